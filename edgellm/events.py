@@ -1,0 +1,117 @@
+"""What a generation reports: pure values, no behaviour beyond conversion to plain dictionaries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+"""stop: a stop token or string; length: max_tokens or the end of the context; cancelled, timeout: as they say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts. cached_tokens of prompt_tokens were reused, not computed."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds and tokens per second.
+
+    ttft_ms: from request to first token, without load. prefill_tokens_per_second counts computed tokens only.
+    """
+
+    load_ms: float = 0.0
+    ttft_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    prefill_tokens_per_second: float = 0.0
+    decode_tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """How much of the prompt was reused, in tokens, and where and why the known prefix ended.
+
+    from_live + from_memory + from_disk + computed is the length of the prompt. broke_at is the token position where
+    the prompt left the nearest known one (None: nothing near was known, or nothing broke); expected and found are
+    the texts on both sides.
+    """
+
+    from_live: int = 0
+    from_memory: int = 0
+    from_disk: int = 0
+    computed: int = 0
+    broke_at: int | None = None
+    expected: str = ""
+    found: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of a token under the model (temperature 1, before filters), and of the likeliest ones."""
+
+    token: int
+    text: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer. `str(completion)` is its text.
+
+    tokens: ids of the answer, without the stop token. dropped: the messages a chat left out to fit the context.
+    """
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    cache: CacheReport
+    backend: str
+    threads: int
+    seed: int
+    logprobs: list[TokenLogprob] | None = None
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `--json` prints: plain lists, dictionaries, strings and numbers."""
+        plain = asdict(self)
+        if self.logprobs is None:
+            del plain["logprobs"]
+        else:
+            plain["logprobs"] = [
+                {
+                    "token": lp.token,
+                    "text": lp.text.decode("utf-8", "replace"),
+                    "logprob": lp.logprob,
+                    "top": [{"token": t, "text": b.decode("utf-8", "replace"), "logprob": p} for t, b, p in lp.top],
+                }
+                for lp in self.logprobs
+            ]
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer as it arrives. The last chunk carries the whole Completion."""
+
+    text: str
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    completion: Completion | None = None
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """None until the last chunk."""
+        return self.completion.finish_reason if self.completion else None
