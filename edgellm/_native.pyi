@@ -1,0 +1,49 @@
+"""What edgellm needs from C. Built from native/ by CMakeLists.txt."""
+
+discard_log: int
+"""Address of a C function in the shape of ggml_log_callback that forgets the line; safe after the interpreter ended."""
+
+class AbortFlag:
+    """A flag that any thread raises and native code reads, without Python in between.
+
+    For `llama_context_params.abort_callback` and its data. The object must outlive the context that reads it.
+    """
+
+    def __init__(self) -> None: ...
+    def set(self) -> None:
+        """Ask the pass in flight to stop."""
+
+    def clear(self) -> None:
+        """Take the request back."""
+
+    @property
+    def is_set(self) -> bool: ...
+    @property
+    def callback(self) -> int:
+        """Address of `bool fn(void *data)`, which reads the flag."""
+
+    @property
+    def data(self) -> int:
+        """Address of the flag, for the `data` of `callback`."""
+
+def cpu_features() -> list[str]:
+    """Instruction sets that the processor has and the operating system lets a process use."""
+
+def cpu_name() -> str:
+    """The processor's own name, or an empty string."""
+
+def amx_permitted() -> bool:
+    """Whether this process already holds the kernel's permission for AMX tile data. Asking changes nothing."""
+
+def physical_cores() -> int:
+    """Physical cores this process may use on macOS and Windows; 0 elsewhere."""
+
+def host_memory() -> tuple[int, int]:
+    """Total and available bytes on macOS and Windows; zeros elsewhere."""
+
+def call_refusing_amx(function: int, argument: int) -> int:
+    """Call the C function `void *fn(void *)` at an address while the Linux kernel refuses AMX to this process.
+
+    Elsewhere, and where the process holds the permission already, a plain call. The interpreter lock is released.
+    Raises RuntimeError when no thread could be prepared.
+    """

@@ -1,0 +1,40 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "abort_flag.h"
+#include "amx_refusal.h"
+#include "cpu.h"
+#include "host.h"
+
+namespace nb = nanobind;
+using edgellm::AbortFlag;
+
+NB_MODULE(_native, m) {
+  m.doc() = "What edgellm needs from C: processor facts, an abort flag for native code, the AMX refusal.";
+
+  m.def("cpu_features", &edgellm::cpu_features);
+  m.def("cpu_name", &edgellm::cpu_name);
+  m.def("amx_permitted", &edgellm::amx_permitted);
+  m.def("physical_cores", &edgellm::physical_cores);
+  m.def("host_memory", [] {
+    const edgellm::HostMemory memory = edgellm::host_memory();
+    return std::pair<uint64_t, uint64_t>(memory.total, memory.available);
+  });
+  m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
+        nb::call_guard<nb::gil_scoped_release>());
+  m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
+
+  nb::class_<AbortFlag>(m, "AbortFlag")
+      .def(nb::init<>())
+      .def("set", [](AbortFlag& flag) { flag.store(true, std::memory_order_relaxed); })
+      .def("clear", [](AbortFlag& flag) { flag.store(false, std::memory_order_relaxed); })
+      .def_prop_ro("is_set", [](const AbortFlag& flag) { return flag.load(std::memory_order_relaxed); })
+      .def_prop_ro("callback",
+                   [](const AbortFlag&) { return reinterpret_cast<uintptr_t>(&edgellm_abort_requested); })
+      .def_prop_ro("data", [](const AbortFlag& flag) { return reinterpret_cast<uintptr_t>(&flag); });
+}
