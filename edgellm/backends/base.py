@@ -1,0 +1,180 @@
+"""The protocols between the engine and whatever computes: Backend, Sequence, Tokenizer.
+
+    Backend ── forward(steps) ──▶ logits rows
+       │ new_sequence()
+       ▼
+    Sequence   the KV state of one token sequence: truncate, fork, save, load
+
+A backend is owned by one thread (the engine's); only `interrupt()` may be called from another. `tokenizer` and `info`
+are read-only and safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]  # (rows, n_vocab) float32
+Buffer = bytes
+DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
+SMALLEST_CTX = 512  # tokens below which a context is of no use
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of an opened artifact.
+
+    n_params counts weights; file_bytes and bits_per_weight are measured on the file. tensor_types maps a storage type
+    to its bytes in the file; quantization is the one that most bytes of the layers have. kv_bytes_per_token is for the
+    KV type in use, summed over layers (full-size windows). fingerprint identifies the weights and their metadata.
+    stop_ids end an answer.
+    """
+
+    path: str
+    format: str
+    architecture: str
+    name: str
+    n_vocab: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_ff: int
+    n_params: int
+    file_bytes: int
+    bits_per_weight: float
+    quantization: str
+    tensor_types: Mapping[str, int]
+    kv_bytes_per_token: int
+    fingerprint: str
+    stop_ids: frozenset[int] = frozenset()
+    bos_id: int | None = None
+    eos_id: int | None = None
+    chat_template: str | None = None
+    license: str | None = None
+    can_truncate: bool = True
+    can_fork: bool = True
+    can_embed: bool = False
+
+
+def memory_needed(info: ModelInfo, ctx: int, micro_batch: int = 512) -> int:
+    """Bytes to run a model with one full context of `ctx` tokens: weights, KV cache and work buffers.
+
+    The work buffers are what attention without flash attention holds for one pass (scores of every head over the whole
+    context, twice) plus the widest activations.
+    """
+    attention = 2 * ctx * info.n_head
+    activations = 4 * info.n_embd + 3 * info.n_ff
+    return info.file_bytes + ctx * info.kv_bytes_per_token + 4 * micro_batch * (attention + activations) + (32 << 20)
+
+
+def context_that_fits(info: ModelInfo, asked: int | None, available: int) -> int:
+    """Tokens one sequence gets: the smaller of what was trained, asked (None: 8,192) and fits in `available` bytes.
+
+    0 when not even `SMALLEST_CTX` tokens, or all that were asked, fit. Above that it is rounded down to 256 tokens.
+    `available` 0 means that the system does not say; then nothing is held back.
+    """
+    wanted = min(asked or DEFAULT_CTX, info.n_ctx_train)
+    least = min(wanted, SMALLEST_CTX)
+    if not available or memory_needed(info, wanted) <= available:
+        return wanted
+    if memory_needed(info, least) > available:
+        return 0
+    low, high = least, wanted
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if memory_needed(info, middle) <= available else (low, middle)
+    return max(low // 256 * 256, least)
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Safe from any thread; hashable, and open to weak references."""
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        """Token ids of `text`. special: parse control tokens written in it. bos: add what the model asks for."""
+        ...
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless `special`."""
+        ...
+
+
+class Sequence(Protocol):
+    """The KV state of ONE token sequence; everything stateful lives here."""
+
+    @property
+    def length(self) -> int:
+        """Tokens it holds."""
+        ...
+
+    def truncate(self, length: int) -> bool:
+        """Keep the first `length` tokens. False: this architecture cannot; the caller feeds it again."""
+        ...
+
+    def fork(self, length: int | None = None) -> Sequence:
+        """A second sequence with the same first `length` tokens; shares memory where the engine can."""
+        ...
+
+    def save(self, start: int, stop: int) -> Buffer:
+        """The state of positions [start, stop) as bytes that `load` takes back exactly."""
+        ...
+
+    def load(self, blocks: list[Buffer]) -> None:
+        """Append saved blocks, in order, to the end of this sequence. All of them, or none and an error."""
+        ...
+
+    def close(self) -> None:
+        """Free its cells. Closing twice is harmless."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One sequence's share of a pass: tokens appended at `sequence.length`, and whose logits are wanted."""
+
+    sequence: Sequence
+    tokens: list[int]
+    logits: Literal["none", "last", "all"]
+
+
+class Backend(Protocol):
+    """An opened model that computes."""
+
+    name: str
+    info: ModelInfo
+    tokenizer: Tokenizer
+    n_ctx: int  # tokens one sequence may hold
+    max_sequences: int  # sequences that may be open at once
+    micro_batch: int  # largest number of tokens in one pass
+    max_rows: int  # largest number of logits rows in one pass
+    threads: int
+
+    def new_sequence(self) -> Sequence:
+        """An empty sequence. Raises Busy when `max_sequences` are open."""
+        ...
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        """One batched pass of at most `micro_batch` tokens; None where logits are "none".
+
+        Rows are valid until the next forward, and read-only.
+
+        Raises Interrupted (read every length again: what was computed whole stays), ContextOverflow, BackendFailed,
+        Closed, and Busy when the memory that all sequences share is full (nothing was computed; close or shorten one).
+        """
+        ...
+
+    def embed(self, batches: list[list[int]]) -> Rows:
+        """Pooled embeddings of token lists: (n, n_embd) float32."""
+        ...
+
+    def interrupt(self) -> None:
+        """From any thread: the pass in flight, or else the next one, raises Interrupted."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Closing twice is harmless."""
+        ...

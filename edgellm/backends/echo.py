@@ -1,0 +1,343 @@
+"""EchoBackend: a deterministic fake model, for tests of edgellm and of programs built on it.
+
+It keeps every rule of the `Backend` protocol and breaks what relies on more: rows are overwritten by the next pass, and
+the logits depend on every cell of the sequence, so a cache that is reused wrongly shows in them.
+
+    tokens   0-255 bytes   256 <|bos|>   257 <|eos|>   258 <|im_start|>   259 <|im_end|>   260 <|reply|>   261… unused
+    cell     (token, hash); hash = mix(total of all hashes before it, position, token)
+    logits   noise in [-1, 1) seeded by the total of all hashes, plus 12 for the token that the reply has next
+
+The reply. In a ChatML prompt it is the content of the last message, then <|im_end|>. Any other prompt is answered by
+<|reply|> (a control token, no text), the prompt without control tokens, and <|eos|>. `script` replaces the text.
+A generation that ignores the end gets the reply again and again.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
+from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.params import LoadParams
+
+BOS, EOS, IM_START, IM_END, REPLY = range(256, 261)
+CONTROLS = {"<|bos|>": BOS, "<|eos|>": EOS, "<|im_start|>": IM_START, "<|im_end|>": IM_END, "<|reply|>": REPLY}
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+N_CTX_TRAIN, DEFAULT_CTX, N_EMBD = 32768, 8192, 32
+BOOST = 12.0  # what the next token of the reply has over the noise
+
+_HEADER = struct.Struct("<8sII")  # magic, first position, cells; the cells follow
+_CELL = np.dtype([("token", "<u4"), ("hash", "<u8")])
+_MAGIC = b"ECHOKV01"
+_BITS = (1 << 64) - 1
+_CONTROL_PATTERN = re.compile("(" + "|".join(map(re.escape, CONTROLS)) + ")")
+_ASSISTANT = list(b"assistant\n")
+
+
+class EchoTokenizer(Tokenizer):
+    """One token per byte, and control tokens."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._names = {token: name.encode() for name, token in CONTROLS.items()}
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        tokens = [BOS] if bos else []
+        try:
+            for part in _CONTROL_PATTERN.split(text) if special else [text]:
+                control = CONTROLS.get(part) if special else None
+                tokens += part.encode() if control is None else [control]
+        except UnicodeEncodeError as error:
+            raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
+        return tokens
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        if not 0 <= token < self._n_vocab:
+            raise InvalidParameter(f"token {token} is outside the vocabulary of {self._n_vocab}")
+        if token < 256:
+            return bytes([token])
+        return self._names.get(token, b"<|unused%d|>" % token) if special else b""
+
+
+class EchoSequence(Sequence):
+    """The cells of one sequence. `totals[i]` is the sum of the hashes before position i, modulo 2**64."""
+
+    def __init__(self, backend: EchoBackend) -> None:
+        self._backend = backend
+        self._closed = False
+        self.tokens: list[int] = []
+        self.hashes: list[int] = []
+        self.totals: list[int] = [0]
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens)
+
+    def append(self, token: int, hash: int | None = None) -> None:
+        """Compute the next cell, or take its hash from a saved block."""
+        if hash is None:
+            hash = _mix(_mix(self.totals[-1] + self.length) + token)
+        self.tokens.append(token)
+        self.hashes.append(hash)
+        self.totals.append((self.totals[-1] + hash) & _BITS)
+
+    def truncate(self, length: int) -> bool:
+        self.check_open()
+        self._check_range(0, length)
+        del self.tokens[length:], self.hashes[length:], self.totals[length + 1 :]
+        return True
+
+    def fork(self, length: int | None = None) -> EchoSequence:
+        self.check_open()
+        length = self.length if length is None else length
+        self._check_range(0, length)
+        twin = self._backend.new_sequence()
+        twin.tokens, twin.hashes = self.tokens[:length], self.hashes[:length]
+        twin.totals = self.totals[: length + 1]
+        return twin
+
+    def save(self, start: int, stop: int) -> Buffer:
+        self.check_open()
+        self._check_range(start, stop)
+        if start == stop:
+            raise BackendFailed(f"cannot save no cells (at position {start})")
+        cells = np.empty(stop - start, _CELL)
+        cells["token"], cells["hash"] = self.tokens[start:stop], self.hashes[start:stop]
+        return _HEADER.pack(_MAGIC, start, stop - start) + cells.tobytes()
+
+    def load(self, blocks: list[Buffer]) -> None:
+        self.check_open()
+        cells: list[tuple[int, int]] = []
+        for block in blocks:
+            if len(block) < _HEADER.size:
+                raise BackendFailed(f"a saved block of {len(block)} bytes is too short to be one")
+            magic, start, count = _HEADER.unpack_from(block)
+            if magic != _MAGIC or len(block) != _HEADER.size + count * _CELL.itemsize:
+                raise BackendFailed(f"a saved block of {len(block)} bytes is damaged, or not of an echo model")
+            here = self.length + len(cells)
+            if start != here:
+                raise BackendFailed(f"a saved block for position {start} does not continue {here} tokens")
+            cells += np.frombuffer(block, _CELL, count, _HEADER.size).tolist()
+        self._backend.check_room(self.length + len(cells))
+        for token, hash in cells:
+            self.append(token, hash)
+
+    def close(self) -> None:
+        self._closed = True
+        self._backend.release(self)
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise Closed("this sequence was closed")
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.length:
+            raise BackendFailed(f"positions {start} to {stop} are not in a sequence of {self.length} tokens")
+
+
+class EchoBackend(Backend):
+    """See `edgellm.backends.base.Backend`.
+
+    delay: seconds that every pass takes, in which `interrupt` wakes it. n_vocab: at least 261. script: the text of
+    every reply; None echoes. A pass of more than `micro_batch` tokens is refused; one that is interrupted computes
+    nothing.
+    """
+
+    name = "echo"
+    threads = 1
+
+    def __init__(
+        self,
+        path: str = "echo",
+        *,
+        n_ctx: int = DEFAULT_CTX,
+        micro_batch: int = 512,
+        max_sequences: int = 8,
+        n_vocab: int = 512,
+        delay: float = 0.0,
+        script: str | None = None,
+    ) -> None:
+        if n_vocab <= REPLY:
+            raise InvalidParameter(f"n_vocab={n_vocab}: must be at least {REPLY + 1}, for the bytes and control tokens")
+        self.tokenizer = EchoTokenizer(n_vocab)
+        self.n_ctx = n_ctx
+        self.micro_batch = self.max_rows = micro_batch
+        self.max_sequences = max_sequences
+        self.info = ModelInfo(
+            path=path,
+            format="echo",
+            architecture="echo",
+            name="echo",
+            n_vocab=n_vocab,
+            n_ctx_train=N_CTX_TRAIN,
+            n_embd=N_EMBD,
+            n_layer=1,
+            n_head=1,
+            n_ff=N_EMBD,
+            n_params=0,
+            file_bytes=0,
+            bits_per_weight=0.0,
+            quantization="none",
+            tensor_types={},
+            kv_bytes_per_token=_CELL.itemsize,
+            fingerprint=f"echo-{n_vocab}",
+            stop_ids=frozenset({EOS, IM_END}),
+            bos_id=BOS,
+            eos_id=EOS,
+            chat_template=CHATML,
+            can_embed=True,
+        )
+        self._delay = delay
+        self._script = None if script is None else list(script.encode())
+        self._open: set[EchoSequence] = set()
+        self._closed = False
+        self._stop = threading.Event()
+        self._rows: Rows = np.full((self.max_rows, n_vocab), np.nan, np.float32)
+
+    def new_sequence(self) -> EchoSequence:
+        self._check_open()
+        if len(self._open) >= self.max_sequences:
+            raise Busy(f"{self.max_sequences} sequences are open; close one first")
+        sequence = EchoSequence(self)
+        self._open.add(sequence)
+        return sequence
+
+    def release(self, sequence: EchoSequence) -> None:
+        """Take back the place of a closed sequence."""
+        self._open.discard(sequence)
+
+    def check_room(self, length: int) -> None:
+        """Raise ContextOverflow if a sequence cannot hold `length` tokens."""
+        if length > self.n_ctx:
+            message = f"{length} tokens do not fit the context of {self.n_ctx}"
+            raise ContextOverflow(message, needed=length, n_ctx=self.n_ctx)
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        self._check_open()
+        sequences = self._check(steps)
+        if self._stop.wait(self._delay):
+            self._stop.clear()
+            raise Interrupted("the pass was interrupted")
+        self._rows.fill(np.nan)  # whoever kept rows of an earlier pass finds nothing in them
+        results: list[Rows | None] = []
+        used = 0
+        for step, sequence in zip(steps, sequences, strict=True):
+            first = used
+            for index, token in enumerate(step.tokens):
+                sequence.append(token)
+                if step.logits == "all" or (step.logits == "last" and index == len(step.tokens) - 1):
+                    self._fill(self._rows[used], sequence)
+                    used += 1
+            rows = self._rows[first:used]
+            rows.flags.writeable = False
+            results.append(rows if used > first else None)
+        return results
+
+    def embed(self, batches: list[list[int]]) -> Rows:
+        self._check_open()
+        vectors = np.empty((len(batches), N_EMBD), np.float32)
+        for vector, tokens in zip(vectors, batches, strict=True):
+            self._check_tokens(tokens)
+            sequence = EchoSequence(self)
+            for token in tokens:
+                sequence.append(token)
+            noise = _noise(sequence.totals[-1], N_EMBD)
+            vector[:] = noise / np.linalg.norm(noise)
+        return vectors
+
+    def interrupt(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        for sequence in list(self._open):
+            sequence.close()
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this model was closed")
+
+    def _check(self, steps: list[Step]) -> list[EchoSequence]:
+        """The sequences of the steps, which are all valid: a pass that is refused changes nothing."""
+        sequences: list[EchoSequence] = []
+        for step in steps:
+            sequence = step.sequence
+            if not isinstance(sequence, EchoSequence):
+                raise BackendFailed("a pass holds a sequence of another backend")
+            sequence.check_open()
+            if sequence not in self._open or sequence in sequences:
+                raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
+            self._check_tokens(step.tokens)
+            self.check_room(sequence.length + len(step.tokens))
+            sequences.append(sequence)
+        count = sum(len(step.tokens) for step in steps)
+        if not 1 <= count <= self.micro_batch:
+            raise BackendFailed(f"a pass holds 1 to {self.micro_batch} tokens, not {count}")
+        return sequences
+
+    def _check_tokens(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise BackendFailed("a pass holds no tokens for one of its sequences")
+        for token in tokens:
+            if not 0 <= token < self.info.n_vocab:
+                raise InvalidParameter(f"token {token} is outside the vocabulary of {self.info.n_vocab}")
+
+    def _fill(self, row: NDArray[np.float32], sequence: EchoSequence) -> None:
+        row[:] = _noise(sequence.totals[-1], self.info.n_vocab)
+        row[_next_token(sequence.tokens, self._script)] += BOOST
+
+
+def open_echo(path: str, params: LoadParams) -> EchoBackend:
+    """The echo model as `backend="echo"` opens it. No file is read: `path` only appears in `info`."""
+    return EchoBackend(path, n_ctx=params.ctx or DEFAULT_CTX, micro_batch=params.micro_batch)
+
+
+def _next_token(tokens: list[int], script: list[int] | None) -> int:
+    """The token that the reply has next, after all of `tokens`."""
+    mark = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] in (REPLY, IM_START)), None)
+    if mark is None:
+        return REPLY
+    if tokens[mark] == REPLY:
+        prompt, begin, end = tokens[:mark], mark + 1, EOS
+    elif tokens[mark + 1 : mark + 1 + len(_ASSISTANT)] == _ASSISTANT:
+        prompt, begin, end = _last_message(tokens[:mark]), mark + 1 + len(_ASSISTANT), IM_END
+    else:
+        return REPLY
+    text = [token for token in prompt if token < 256] if script is None else script
+    reply = [*text, end]
+    return reply[(len(tokens) - begin) % len(reply)]
+
+
+def _last_message(tokens: list[int]) -> list[int]:
+    """The content of the last ChatML message: what follows its first line, up to its end."""
+    start = next((i for i in range(len(tokens) - 1, -1, -1) if tokens[i] == IM_START), -1)
+    message = tokens[start + 1 :]
+    if IM_END in message:
+        message = message[: message.index(IM_END)]
+    return message[message.index(10) + 1 :] if 10 in message else message
+
+
+def _mix(value: int) -> int:
+    """The finalizer of SplitMix64 (Steele, Lea, Flood, 2014): 64 bits to 64 bits, each depending on all."""
+    value = (value + 0x9E3779B97F4A7C15) & _BITS
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _BITS
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _BITS
+    return value ^ (value >> 31)
+
+
+def _noise(seed: int, size: int) -> NDArray[np.float64]:
+    """Numbers in [-1, 1) that depend on every bit of `seed`: SplitMix64 started there."""
+    values = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_mix(seed))
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    noise: NDArray[np.float64] = (values >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+    return noise

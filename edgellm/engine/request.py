@@ -1,0 +1,223 @@
+"""Request: the state machine of one generation.
+
+    waiting ──▶ running (prefill, then decode) ──▶ done
+                   ▲  │ preempted: its state is parked in host memory
+                   └──┘
+
+The engine's thread drives it; the caller reads chunks from it and may cancel it from any thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from edgellm.backends.base import Backend, Buffer, Rows, Sequence
+from edgellm.engine.sampling import Sampler
+from edgellm.engine.stopping import StopStrings
+from edgellm.engine.textstream import TextStream
+from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from edgellm.params import GenerateParams
+
+if TYPE_CHECKING:
+    from edgellm.engine.engine import Engine
+
+Sink = Callable[["Chunk | BaseException"], None]
+
+
+class Request:
+    """One generation: iterate it for chunks, or ask for its `result()`. Closing the iteration early cancels it.
+
+    With `stream=False` only the last chunk is delivered, which spares the caller's thread a wake-up per token.
+    """
+
+    def __init__(
+        self, engine: Engine, prompt: list[int], params: GenerateParams, *, stream: bool, sink: Sink | None
+    ) -> None:
+        backend = engine.backend
+        self.prompt = prompt
+        self.params = params
+        self.tokens: list[int] = []  # the answer
+        self.history = list(prompt)  # prompt and answer
+        self.sequence: Sequence | None = None
+        self.parked: list[Buffer] = []
+        self.reused = 0  # tokens of the prompt that were not computed
+        self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
+        self.sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
+        self._engine = engine
+        self._stream = stream
+        self._text = TextStream()
+        self._stops = StopStrings(params.stop)
+        self._written: list[str] = []
+        self._pending_tokens: list[int] = []
+        self._pending_logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._queue: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
+        self._sink: Sink = sink or self._queue.put
+        self._done = False
+        self._timer: threading.Timer | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self.submitted = time.perf_counter()
+        self._first_token: float | None = None
+        self._prefill_s = 0.0
+
+    # The caller's side
+
+    def __iter__(self) -> Iterator[Chunk]:
+        try:
+            while True:
+                chunk = self._next()
+                yield chunk
+                if chunk.completion is not None:
+                    return
+        finally:
+            self.cancel()
+
+    def result(self) -> Completion:
+        """Wait for the whole answer. Ctrl-C while waiting cancels it."""
+        completion: Completion | None = None
+        for chunk in self:
+            completion = chunk.completion
+        assert completion is not None  # the last chunk always carries it
+        return completion
+
+    def cancel(self, reason: FinishReason = "cancelled") -> None:
+        """End it with what it has, within one micro-batch. From any thread; harmless when it is done."""
+        if not self._done and self.stop_reason is None:
+            self.stop_reason = reason
+            self._engine.stop_now(self)
+
+    def _next(self) -> Chunk:
+        # On Windows a wait without a time limit cannot be interrupted by Ctrl-C.
+        limit = 0.1 if sys.platform == "win32" else None
+        while True:
+            try:
+                item = self._queue.get(timeout=limit)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    # The engine's side
+
+    def start_clock(self, unsubscribe: Callable[[], None]) -> None:
+        """Begin the time limit; `unsubscribe` ends the subscription to the caller's CancelToken."""
+        self._unsubscribe = unsubscribe
+        if self.params.timeout is not None:
+            self._timer = threading.Timer(self.params.timeout, self.cancel, ("timeout",))
+            self._timer.daemon = True
+            self._timer.start()
+
+    @property
+    def pending(self) -> list[int]:
+        """Tokens not yet in the sequence: the rest of the prompt, or the last sampled token."""
+        assert self.sequence is not None
+        return self.history[self.sequence.length :]
+
+    @property
+    def in_prefill(self) -> bool:
+        return self.sequence is None or self.sequence.length < len(self.prompt)
+
+    def prefilled(self, seconds: float) -> None:
+        """Account for a prefill pass."""
+        self._prefill_s += seconds
+
+    def accept(self, row: Rows, backend: Backend) -> None:
+        """Sample from the last row (1, n_vocab) of a pass; finish when that ends the answer."""
+        if self._first_token is None:
+            self._first_token = time.perf_counter()
+        params = self.params
+        if params.max_tokens == 0:
+            self.finish("length", backend)
+            return
+        token = self.sampler.sample(row[0])
+        if token in backend.info.stop_ids and not params.ignore_eos:
+            self.finish("stop", backend)
+            return
+        if params.logprobs is not None:
+            self._pending_logprobs.append(self.sampler.logprobs(row[0], token, params.logprobs))
+        self.sampler.accept(token)
+        self.tokens.append(token)
+        self.history.append(token)
+        self._pending_tokens.append(token)
+        text, stopped = self._stops.push(self._text.push(backend.tokenizer.piece(token)))
+        if text:
+            self._write(text)
+        if stopped:
+            self.finish("stop", backend, held=False)
+        elif len(self.tokens) == params.max_tokens or len(self.history) >= backend.n_ctx:
+            self.finish("length", backend)
+
+    def _write(self, text: str) -> None:
+        self._written.append(text)
+        if self._stream:
+            chunk = Chunk(text, self._pending_tokens, self._take_logprobs())
+            self._pending_tokens = []
+            self._sink(chunk)
+
+    def _take_logprobs(self) -> list[TokenLogprob] | None:
+        if self.params.logprobs is None:
+            return None
+        taken, self._pending_logprobs = self._pending_logprobs, []
+        self._logprobs += taken
+        return taken
+
+    def finish(self, reason: FinishReason, backend: Backend, *, held: bool = True) -> None:
+        """Deliver the rest of the text (what was `held` back, unless a stop string ate it) and the Completion."""
+        rest = ""
+        if held:
+            tail, stopped = self._stops.push(self._text.flush())
+            rest = tail if stopped else tail + self._stops.flush()
+        if rest:
+            self._written.append(rest)
+        logprobs = self._take_logprobs()
+        completion = Completion(
+            text="".join(self._written),
+            tokens=self.tokens,
+            finish_reason=reason,
+            usage=Usage(len(self.prompt), self.reused, len(self.tokens)),
+            timings=self._timings(),
+            cache=CacheReport(from_live=self.reused, computed=len(self.prompt) - self.reused),
+            backend=backend.name,
+            threads=backend.threads,
+            seed=self.sampler.seed,
+            logprobs=self._logprobs if self.params.logprobs is not None else None,
+        )
+        text = rest if self._stream else completion.text
+        tokens = self._pending_tokens if self._stream else self.tokens
+        self._end(Chunk(text, tokens, logprobs if self._stream else completion.logprobs, completion))
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver an error instead of an answer."""
+        self._end(error)
+
+    @property
+    def done(self) -> bool:
+        return self._done
+
+    def _end(self, item: Chunk | BaseException) -> None:
+        self._done = True
+        self._unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sink(item)
+
+    def _timings(self) -> Timings:
+        now = time.perf_counter()
+        first = self._first_token or now
+        decode = now - first
+        computed = len(self.prompt) - self.reused if self._first_token else 0
+        decoded = max(0, len(self.tokens) - 1)
+        return Timings(
+            load_ms=self._engine.load_ms,
+            ttft_ms=1e3 * (first - self.submitted),
+            prefill_ms=1e3 * self._prefill_s,
+            decode_ms=1e3 * decode,
+            prefill_tokens_per_second=computed / self._prefill_s if self._prefill_s else 0.0,
+            decode_tokens_per_second=decoded / decode if decode and decoded else 0.0,
+        )

@@ -1,0 +1,441 @@
+"""The sampling steps against llama.cpp's own samplers, and draws against their distribution."""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import pytest
+
+from edgellm.engine.penalties import breaker_sequences, match_lengths
+from edgellm.engine.sampling import Sampler, _exclude_top_choices, largest
+from edgellm.errors import BackendFailed, InvalidParameter
+from edgellm.params import GenerateParams
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+class ByteTokenizer:
+    """Tokens are bytes, as far as they go."""
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        return bytes([token]) if token < 256 else b"<%d>" % token
+
+
+def rows(n_vocab: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Logits like a model's: a few large ones over a broad base; some rows flat, some with many equal values."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        row = rng.normal(0, rng.uniform(0.5, 3), n_vocab)
+        row[rng.integers(0, n_vocab, 12)] += rng.uniform(0, 10, 12)
+        if index % 5 == 4:
+            row = np.round(row)
+        row = row.astype(np.float32)
+        row.flags.writeable = False
+        yield row
+
+
+def sampler(n_vocab: int = 256, prompt: Sequence[int] = (), **options: Any) -> Sampler:
+    return Sampler(GenerateParams(**{**OFF, "seed": 1, **options}), n_vocab, ByteTokenizer(), prompt)
+
+
+def oracle(row: np.ndarray, *steps: Any, accept: Sequence[int] = ()) -> np.ndarray:
+    """What llama.cpp's samplers, applied in order and then freed, make of a row: a CANDIDATE array."""
+    candidates = np.empty(row.size, CANDIDATE)
+    candidates["id"], candidates["logit"], candidates["p"] = np.arange(row.size), row, 0
+    pointer = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+    array = lib.llama_token_data_array(pointer, row.size, -1, False)
+    for step in steps:
+        assert step
+        for token in accept:
+            lib.llama_sampler_accept(step, token)
+        lib.llama_sampler_apply(step, ctypes.byref(array))
+        lib.llama_sampler_free(step)
+    size = array.size * CANDIDATE.itemsize
+    address = ctypes.cast(array.data, ctypes.c_void_p).value
+    return np.frombuffer(ctypes.string_at(address, size), CANDIDATE).copy()
+
+
+def survivors(row: np.ndarray, exclude: bool = False, **options: Any) -> set[int]:
+    """The ids that a sampler can still draw: those it keeps for a row."""
+    it = sampler(row.size, **options)
+    ids, logits = it._survivors(row, float(row.max()))
+    if exclude:
+        ids, logits = _exclude_top_choices(ids, logits, it._params.xtc_threshold)
+    assert list(zip(-logits, ids, strict=True)) == sorted(zip(-logits, ids, strict=True))
+    return set(ids.tolist())
+
+
+FILTERS: dict[str, tuple[Callable[[float], Any], list[float]]] = {
+    "top_p": (lambda value: lib.llama_sampler_init_top_p(value, 0), [0.0, 0.1, 0.5, 0.9, 0.95, 0.999]),
+    "min_p": (lambda value: lib.llama_sampler_init_min_p(value, 0), [0.001, 0.05, 0.3, 1.0]),
+    "typical_p": (lambda value: lib.llama_sampler_init_typical(value, 0), [0.05, 0.2, 0.5, 0.9, 0.99]),
+    "xtc_threshold": (lambda value: lib.llama_sampler_init_xtc(1.0, value, 0, 0), [0.01, 0.05, 0.1, 0.3, 0.5]),
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_keeps_what_llama_cpp_keeps(name: str) -> None:
+    make, values = FILTERS[name]
+    exact = cases = 0
+    for row in rows(700, 40):
+        if np.unique(row).size < row.size:
+            continue  # which of equal logits stay is arbitrary in llama.cpp
+        for value in values:
+            expected = set(oracle(row, make(value))["id"].tolist())
+            # llama.cpp sums in float32: its set may be that of a value a little to one side.
+            near = [value, value * (1 - 2e-5), min(1.0, value * (1 + 2e-5))]
+            kept = [survivors(row, exclude=name.startswith("xtc"), **{name: other}) for other in near]
+            fewest, most = sorted(kept[1:], key=len)
+            assert fewest <= expected <= most
+            cases += 1
+            exact += expected == kept[0]
+    assert cases > 100
+    assert exact >= 0.97 * cases
+
+
+@pytest.mark.parametrize("k", [1, 2, 40, 699, 700, 5000])
+def test_top_k_keeps_the_largest(k: int) -> None:
+    for row in rows(700, 20):
+        kept = survivors(row, top_k=k)
+        if np.unique(row).size == row.size:
+            assert kept == set(oracle(row, lib.llama_sampler_init_top_k(k))["id"].tolist())
+        assert sorted(kept) == sorted(sorted(range(700), key=lambda token: (-row[token], token))[:k])
+
+
+@pytest.mark.parametrize("n_vocab", [1, 5, 1023, 1024, 1025, 1500, 30000])
+def test_largest_agrees_with_a_full_sort(n_vocab: int) -> None:
+    for row in rows(n_vocab, 10, seed=n_vocab):
+        forbidden = row.copy()
+        forbidden[::2] = -np.inf
+        for values in (row, forbidden):
+            order = sorted(np.flatnonzero(values > -np.inf).tolist(), key=lambda token: (-values[token], token))
+            for k in (0, 1, 3, 40, 600, n_vocab):
+                assert largest(values, k).tolist() == order[:k]
+
+
+CHAINS: list[dict[str, Any]] = [
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+    {"temperature": 1.3, "top_k": 40, "top_p": 0.7, "min_p": 0.01, "typical_p": 0.8},
+    {"temperature": 0.5, "top_k": 0, "top_p": 0.9, "min_p": 0.0},
+    {"temperature": 2.0, "top_k": 0, "top_p": 0.98, "min_p": 0.02},
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.1},
+    {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    {"temperature": 1.0, "top_k": 0, "top_p": 0.9, "min_p": 0.05, "typical_p": 0.9},
+    {"temperature": 0.9, "top_k": 200, "top_p": 1.0, "min_p": 0.0, "xtc_probability": 1.0, "xtc_threshold": 0.05},
+    {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "xtc_probability": 1.0, "xtc_threshold": 0.05},
+]
+
+
+@pytest.mark.parametrize("options", CHAINS)
+def test_the_token_drawn_is_the_one_at_its_point_of_llama_cpps_distribution(options: dict[str, Any]) -> None:
+    near_an_edge = 0
+    for seed, row in enumerate(row for row in rows(2100, 75) if np.unique(row).size == row.size):
+        p = GenerateParams(**{**OFF, **options})
+        chain = [
+            lib.llama_sampler_init_top_k(p.top_k),
+            lib.llama_sampler_init_typical(p.typical_p, 0),
+            lib.llama_sampler_init_top_p(p.top_p, 0),
+            lib.llama_sampler_init_min_p(p.min_p, 0),
+            lib.llama_sampler_init_xtc(p.xtc_probability, p.xtc_threshold, 0, 0),
+            lib.llama_sampler_init_temp(p.temperature),
+            lib.llama_sampler_init_dist(0),
+        ]
+        candidates = np.sort(oracle(row, *chain), order="logit")[::-1]
+        assert candidates["p"].sum() == pytest.approx(1, abs=1e-4)
+        stream = np.random.PCG64(seed)
+        if p.xtc_probability:
+            stream.random_raw()
+        point = (int(stream.random_raw()) >> 11) / 2**53
+        edges = np.cumsum(candidates["p"].astype(np.float64)) / candidates["p"].sum(dtype=np.float64)
+        expected = candidates["id"][bisect.bisect_right(edges, point)]
+        if np.abs(edges - point).min() < 1e-5:  # float32 cannot tell
+            near_an_edge += 1
+            continue
+        assert sampler(row.size, seed=seed, **options).sample(row) == expected
+    assert near_an_edge <= 6
+
+
+def draws(row: np.ndarray, n: int, **options: Any) -> np.ndarray:
+    it = sampler(row.size, seed=12345, **options)
+    return np.bincount([it.sample(row) for _ in range(n)], minlength=row.size)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 16}, {"temperature": 2.0}, {"temperature": 0.5, "top_k": 12}])
+def test_draws_follow_the_distribution(options: dict[str, Any]) -> None:
+    row = np.linspace(0, 3, 16, dtype=np.float32)
+    weights = np.exp(row.astype(np.float64) / options.get("temperature", 1.0))
+    if options.get("top_k") == 12:
+        weights[:4] = 0
+    expected = 20000 * weights / weights.sum()
+    counts = draws(row, 20000, **options)
+    possible = expected > 0
+    assert not counts[~possible].any()
+    chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert chi_square < 37.7  # 15 degrees of freedom, one in a thousand
+
+
+def test_xtc_happens_as_often_as_asked() -> None:
+    row = np.log(np.array([0.5, 0.3, 0.2], np.float32))
+    counts = draws(row, 20000, xtc_probability=0.25, xtc_threshold=0.25)
+    # A quarter of the draws leave out token 0, whose mass is shared by 0.3 and 0.2.
+    expected = 20000 * (0.75 * np.array([0.5, 0.3, 0.2]) + 0.25 * np.array([0, 0.6, 0.4]))
+    assert ((counts - expected) ** 2 / expected).sum() < 13.8  # 2 degrees of freedom, one in a thousand
+
+
+@pytest.mark.parametrize("last_n", [-1, 0, 5, 64])
+@pytest.mark.parametrize(("repeat", "frequency", "presence"), [(1.3, 0, 0), (0.8, 0.5, 0), (1.0, 0.3, -0.4), (2, 1, 1)])
+def test_penalties_give_llama_cpps_logits(last_n: int, repeat: float, frequency: float, presence: float) -> None:
+    history = np.random.default_rng(7).integers(0, 60, 90).tolist()
+    it = sampler(
+        repeat_penalty=repeat,
+        frequency_penalty=frequency,
+        presence_penalty=presence,
+        penalty_last_n=last_n,
+        prompt=history[:50],
+    )
+    for token in history[50:]:
+        it.accept(token)
+    for row in rows(256, 5):
+        size = len(history) if last_n < 0 else last_n
+        step = lib.llama_sampler_init_penalties(256, size, repeat, frequency, presence)
+        expected = oracle(row, step, accept=history)
+        np.testing.assert_allclose(adjusted(it, row), expected["logit"], rtol=1e-6, atol=1e-6)
+
+
+def adjusted(it: Sampler, row: np.ndarray) -> np.ndarray:
+    """The logits after bias, penalties and DRY."""
+    row = row.copy()
+    for adjustment in it._adjustments:
+        adjustment.apply(row)
+    return row
+
+
+def test_bias_adds_and_forbids() -> None:
+    row = np.zeros(256, np.float32)
+    bias = {3: 2.5, 4: -math.inf, 255: -1e300, 7: 1e300}
+    result = adjusted(sampler(logit_bias=bias), row)
+    assert result[[3, 4, 5, 255]].tolist() == [2.5, -math.inf, 0, -math.inf]
+    assert sampler(logit_bias=bias).sample(row) == 7
+    counts = draws(np.zeros(3, np.float32), 300, logit_bias={1: -math.inf})
+    assert counts[1] == 0
+    assert counts.sum() == 300
+    for token in (256, -1):
+        with pytest.raises(InvalidParameter, match=f"{token}.*0 to 255"):
+            sampler(logit_bias={token: 1.0})
+
+
+class LlamaVocabulary:
+    """The vocabulary of a GGUF file through llama.cpp, without its weights."""
+
+    def __init__(self, path: Path) -> None:
+        params = lib.llama_model_default_params()
+        params.vocab_only, params.use_extra_bufts = True, False
+        self.model = lib.llama_model_load_from_file(str(path).encode(), params)
+        assert self.model
+        self.vocab = lib.llama_model_get_vocab(self.model)
+        self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        data = text.encode()
+        tokens = (ctypes.c_int32 * (len(data) + 8))()
+        return tokens[: lib.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), bos, special)]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        buffer = ctypes.create_string_buffer(256)
+        size = lib.llama_token_to_piece(self.vocab, token, buffer, 256, 0, special)
+        return buffer.raw[:size]
+
+
+@pytest.fixture(scope="module")
+def vocabulary(smollm2: Path) -> Iterator[LlamaVocabulary]:
+    opened = LlamaVocabulary(smollm2)
+    yield opened
+    lib.llama_model_free(opened.model)
+
+
+PHRASES = ["the cat sat on the mat", " and", ":", "\n", '"', " the cat", " sat on", "THE END", "HE EN", " a", "the the"]
+BREAKERS: list[tuple[str, ...]] = [(), ("\n", ":", '"', "*"), ("THE END", "cat sat", "on the m"), ("é", " the", "at")]
+
+
+@pytest.mark.parametrize("breakers", BREAKERS)
+def test_dry_gives_llama_cpps_logits(vocabulary: LlamaVocabulary, breakers: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(len(breakers))
+    row = np.zeros(vocabulary.n_vocab, np.float32)
+    penalized = 0
+    for allowed, last_n, base in [(2, -1, 1.75), (0, 40, 1.2), (1, -1, 3.0), (4, 25, 1.0), (0, -1, 1e25), (2, 7, 50.0)]:
+        params = GenerateParams(
+            **{**OFF, "seed": 1},
+            dry_multiplier=0.8,
+            dry_base=base,
+            dry_allowed_length=allowed,
+            dry_last_n=last_n,
+            dry_breakers=breakers,
+        )
+        for length in (1, 3, 10, 30):
+            text = "".join(PHRASES[i] for i in rng.integers(0, len(PHRASES), length))
+            history = vocabulary.encode(text)
+            split = len(history) // 2
+            it = Sampler(params, vocabulary.n_vocab, vocabulary, history[:split])
+            for token in history[split:]:
+                it.accept(token)
+            strings = (ctypes.c_char_p * len(breakers))(*(breaker.encode() for breaker in breakers))
+            size = len(history) if last_n < 0 else last_n
+            step = lib.llama_sampler_init_dry(
+                vocabulary.vocab,
+                0.8,
+                base,
+                allowed,
+                size,
+                ctypes.cast(strings, ctypes.POINTER(ctypes.c_char_p)),
+                len(strings),
+            )
+            expected = np.zeros_like(row)
+            result = oracle(row, step, accept=history)
+            expected[result["id"]] = result["logit"]
+            np.testing.assert_allclose(adjusted(it, row), expected, rtol=1e-5)
+            penalized += int((expected < 0).sum())
+    assert penalized > 15
+
+
+def test_dry_reaches_a_ceiling_in_a_long_loop_and_grows_its_history() -> None:
+    it = sampler(dry_multiplier=1.0, dry_base=2.0, dry_breakers=(), prompt=[5, 6] * 300)
+    for token in [5, 6] * 300:
+        it.accept(token)
+    row = adjusted(it, np.zeros(256, np.float32))
+    assert -math.inf < row[5] < -1e38
+    assert np.count_nonzero(row) == 1
+
+
+def test_match_lengths_agree_with_the_definition() -> None:
+    rng = np.random.default_rng(3)
+    for size in (1, 2, 3, 10, 40):
+        for _ in range(20):
+            window = rng.integers(0, 3, size).astype(np.int32)
+            for limit in (0, 2, size):
+                expected = []
+                for end in range(size - 1):
+                    length = 0
+                    while length < min(limit, end + 1) and window[end - length] == window[size - 1 - length]:
+                        length += 1
+                    expected.append(length)
+                assert match_lengths(window, limit).tolist() == expected
+
+
+def test_breakers_are_found_in_and_across_tokens_once_per_tokenizer() -> None:
+    class Words(ByteTokenizer):
+        calls = 0
+
+        def piece(self, token: int, *, special: bool = False) -> bytes:
+            self.calls += 1
+            return [b"ab", b"xab", b"b", b"abc!", "é".encode(), b"\xc3", b"a", b"c"][token]
+
+        def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+            return {"c": [7], "bc": [2, 7]}[text]
+
+    words = Words()
+    for _ in range(2):
+        found = breaker_sequences(words, 8, ("abc", "é"))
+        assert found == {0: ((7,),), 1: ((7,),), 3: ((),), 4: ((),), 6: ((2, 7),)}
+    assert words.calls == 8
+    assert breaker_sequences(Words(), 8, ("abc",)) != found
+
+
+def test_greedy_takes_the_first_of_the_largest() -> None:
+    row = np.zeros(256, np.float32)
+    row[[9, 200]] = 4
+    assert sampler(temperature=0.0).sample(row) == 9
+    assert sampler(temperature=0.0, logit_bias={200: 0.5}).sample(row) == 200
+    assert sampler(temperature=0.0, top_k=1, typical_p=0.1, xtc_probability=1.0).sample(row) == 9
+
+
+@pytest.mark.parametrize("options", [*CHAINS, {"temperature": 1e-300}, {"temperature": 5e-324, "top_k": 3}])
+def test_the_same_seed_gives_the_same_tokens_and_rows_stay_as_they_are(options: dict[str, Any]) -> None:
+    options = {**options, "repeat_penalty": 1.2, "dry_multiplier": 0.5, "logit_bias": {3: -1.0}}
+    answers = []
+    for seed in (5, 5, 6):
+        it = sampler(300, seed=seed, **options)
+        answer = []
+        for row in rows(300, 30):  # read-only rows
+            answer.append(it.sample(row))
+            it.accept(answer[-1])
+        answers.append(answer)
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) > 1
+
+
+def test_seeds_are_reported_and_differ() -> None:
+    drawn = {Sampler(GenerateParams(), 256, ByteTokenizer(), []).seed for _ in range(8)}
+    assert len(drawn) == 8
+    it = sampler(seed=2**64 - 1)
+    assert it.seed == 2**64 - 1
+    row = next(rows(256, 1))
+    counted = [sampler(seed=seed, temperature=3.0).sample(row) for seed in range(30)]
+    assert len(set(counted)) > 10
+
+
+def test_golden_tokens_of_a_seed() -> None:
+    """The stream of a seed never changes: these draws follow from the PCG64 specification."""
+    row = np.zeros(1000, np.float32)
+    it = sampler(1000, seed=42)
+    generator = np.random.Generator(np.random.PCG64(42))
+    assert (
+        [it.sample(row) for _ in range(5)] == [int(1000 * u) for u in generator.random(5)] == [773, 438, 858, 697, 94]
+    )
+
+
+def test_sample_alone_does_not_count_as_said() -> None:
+    row = np.zeros(256, np.float32)
+    row[7] = 1
+    it = sampler(temperature=0.0, presence_penalty=2.0)
+    assert [it.sample(row), it.sample(row)] == [7, 7]
+    it.accept(7)
+    assert it.sample(row) == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_broken_logits_are_an_error(value: float, temperature: float) -> None:
+    row = np.full(256, value, np.float32)
+    if value != -math.inf:
+        row[1:] = 0
+    with pytest.raises(BackendFailed):
+        sampler(temperature=temperature).sample(row)
+
+
+def test_forbidding_everything_is_an_error() -> None:
+    with pytest.raises(InvalidParameter, match="every token"):
+        sampler(3, logit_bias=dict.fromkeys(range(3), -math.inf)).sample(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("n_vocab", [5, 5000])
+def test_logprobs_are_the_log_softmax_of_the_raw_row(n_vocab: int) -> None:
+    it = sampler(n_vocab, repeat_penalty=1.5, temperature=0.3, top_k=2, prompt=[0, 1, 2])
+    for row in rows(n_vocab, 10):
+        offset = float(row.max()) + math.log(math.fsum(math.exp(float(x) - float(row.max())) for x in row))
+        result = it.logprobs(row, 4, 3)
+        assert (result.token, result.text) == (4, b"\x04")
+        assert result.logprob == pytest.approx(float(row[4]) - offset, abs=2e-6)
+        order = sorted(range(n_vocab), key=lambda token: (-row[token], token))[:3]
+        assert [token for token, _, _ in result.top] == order
+        assert [text for _, text, _ in result.top] == [ByteTokenizer().piece(token) for token in order]
+        assert [p for _, _, p in result.top] == pytest.approx([float(row[t]) - offset for t in order], abs=2e-6)
+    assert it.logprobs(row, 4, 0).top == ()
+
+
+def test_large_logits_overflow_nothing() -> None:
+    row = np.array([3e38, -3e38, 3e38, 0], np.float32)
+    assert set(np.flatnonzero(draws(row, 50)).tolist()) == {0, 2}
+    it = sampler(4, prompt=[0, 1, 3], repeat_penalty=1e300, frequency_penalty=-2.0, top_p=0.9)
+    assert it.sample(row) == 2
+    assert it.logprobs(row, 0, 0).logprob == pytest.approx(-math.log(2), abs=1e-6)
