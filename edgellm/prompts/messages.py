@@ -1,0 +1,99 @@
+"""Messages of a conversation: checked, and made of plain values only, before a template sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edgellm.errors import InvalidParameter
+from edgellm.prompts.meter import MAX_DEPTH
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which a message carries its reasoning; the first is the one that most templates read."""
+
+Message = dict[str, Any]
+
+
+def checked(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Copies of the messages, without fields that are None, and with reasoning under the names templates read.
+
+    A message is a mapping with a `role` and a `content`: a string, or a list of {"type": "text", "text": ...}. An
+    assistant's message may lack content when it has tool calls or reasoning. Raises InvalidParameter.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidParameter(f"messages: a list of messages is needed, not {type(messages).__name__}")
+    if not messages:
+        raise InvalidParameter("messages: the list is empty; give at least one message")
+    return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _checked(message: Mapping[str, Any], where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise InvalidParameter(f"{where}: a mapping with role and content is needed, not {type(message).__name__}")
+    result: Message = plain({key: value for key, value in message.items() if value is not None}, where)
+    role = result.get("role")
+    if not isinstance(role, str) or not role:
+        raise InvalidParameter(f"{where}: role={role!r}: must be a name such as 'system', 'user' or 'assistant'")
+    reasoning = next((result[key] for key in REASONING if key in result), None)
+    content = result.get("content")
+    if content is None:
+        if role != "assistant" or not (result.get("tool_calls") or reasoning):
+            raise InvalidParameter(f"{where}: the message of role {role!r} has no content")
+    elif isinstance(content, (list, tuple)):
+        for index, part in enumerate(content):
+            _check_part(part, f"{where}.content[{index}]")
+    elif not isinstance(content, str):
+        raise InvalidParameter(f"{where}: content must be a text or a list of text parts, not {type(content).__name__}")
+    if reasoning is not None:
+        result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
+    return result
+
+
+def _check_part(part: object, where: str) -> None:
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind != "text":
+        raise InvalidParameter(f"{where}: a part of type {kind!r}; only {{'type': 'text', 'text': ...}} can be given")
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+        raise InvalidParameter(f"{where}: the part has no text")
+
+
+def flattened(message: Message) -> Message:
+    """The message with its parts as one text, a line break between them."""
+    content = message.get("content")
+    if isinstance(content, (list, tuple)):
+        return {**message, "content": "\n".join(part["text"] for part in content)}
+    return message
+
+
+def in_parts(message: Message) -> Message:
+    """The message with its text as a list of one part."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def plain(value: Any, where: str, depth: int = 0) -> Any:
+    """A copy of a value of JSON's kinds (and tuples), made of the builtin types themselves.
+
+    Objects of other types have methods that a template could call. Raises InvalidParameter for them.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if depth >= MAX_DEPTH - 2:
+        raise InvalidParameter(f"{where}: nested more than {MAX_DEPTH - 2} deep")
+    if isinstance(value, Mapping):
+        result = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidParameter(f"{where}: a key of type {type(key).__name__}; only text can be a key")
+            result[str.__str__(key)] = plain(item, where, depth + 1)
+        return result
+    if isinstance(value, (list, tuple)):
+        items = [plain(item, where, depth + 1) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise InvalidParameter(f"{where}: a value of type {type(value).__name__}; templates take text, numbers and lists")
