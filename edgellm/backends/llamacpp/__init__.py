@@ -1,0 +1,69 @@
+"""GGUF models through llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm.backends.llamacpp.reason import reason
+from edgellm.errors import EdgeLLMError, ModelLoadError, UnsupportedArchitecture
+from edgellm.params import LoadParams
+
+if TYPE_CHECKING:
+    from edgellm.backends.llamacpp.backend import LlamaBackend
+
+Progress = Callable[[float], None]
+
+
+def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = None) -> LlamaBackend:
+    """Open a GGUF file. `progress` is called with the loaded share, 0 to 1; an exception it raises stops the load.
+
+    Raises InvalidModelFile, UnsafeModel, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.
+    """
+    from edgellm.backends.llamacpp import library, loading, proof
+    from edgellm.backends.llamacpp.backend import LlamaBackend
+    from edgellm.backends.llamacpp.info import model_info
+    from edgellm.formats.gguf import GGUFFile
+
+    file = GGUFFile.open(path)
+    try:
+        info = model_info(file, params.kv_type)
+        lib = library.load_library()
+        plan = loading.plan(file, info, params)
+        proof.make_safe(file, trust=params.trust, extra_bufts=library.extra_buffers().use)
+        p = library.model_params()
+        p.n_gpu_layers = plan.gpu_layers
+        stopped: list[BaseException] = []
+
+        def report(share: float, _user_data: Any) -> bool:
+            try:
+                if progress is not None:
+                    progress(share)
+            except BaseException as error:
+                stopped.append(error)
+                return False
+            return True
+
+        callback = lib.llama_progress_callback(report)
+        p.progress_callback = callback
+        with library.capture_log() as lines:
+            model = lib.llama_model_load_from_file(str(path).encode(), p)
+        if stopped:
+            if model:
+                lib.llama_model_free(model)
+            raise stopped[0]
+        if not model:
+            raise _load_error(path, reason(lines))
+        return LlamaBackend(model, plan)
+    finally:
+        file.close()
+
+
+def _load_error(path: Path, reason: str) -> EdgeLLMError:
+    reason = reason or "llama.cpp gave no reason"
+    if "unknown model architecture" in reason:
+        return UnsupportedArchitecture(
+            f"{path}: {reason}; this llama.cpp does not know it. A newer edgellm may, or another file of the model"
+        )
+    return ModelLoadError(f"{path}: llama.cpp refused the file: {reason}")

@@ -1,0 +1,302 @@
+"""LlamaBackend: one GGUF model in llama.cpp, through the low-level API of llama-cpp-python.
+
+pool      one llama_context with a unified KV cache of `_cells` cells, shared by every open sequence. It starts
+          small and is rebuilt larger when a pass finds no room (`_grow`), up to `_max_cells`.
+spare id  the sequence id `max_sequences`, never leased: blocks of KV state go out and come in through it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgellm import _native
+from edgellm.backends.base import Backend, Rows, Step
+from edgellm.backends.llamacpp import library
+from edgellm.backends.llamacpp.info import stop_candidates
+from edgellm.backends.llamacpp.loading import Plan
+from edgellm.backends.llamacpp.reason import reason
+from edgellm.backends.llamacpp.sequence import LlamaSequence
+from edgellm.backends.llamacpp.tokenizer import LlamaTokenizer
+from edgellm.errors import BackendFailed, Busy, Closed, Interrupted, ModelLoadError, NotEnoughMemory, Unsupported
+
+log = logging.getLogger("edgellm.llamacpp")
+
+MAX_SEQUENCES = 8
+FIRST_CELLS = 2048  # KV cells of a new context; more are made when they are needed
+MAX_ROW_BYTES = 64 << 20  # logits rows of one pass
+DECODE_ABORTED, DECODE_NO_SLOT = 2, 1  # return values of llama_decode, llama.h
+
+
+class LlamaBackend(Backend):
+    """See `edgellm.backends.base.Backend`. Made by `edgellm.backends.llamacpp.open_llamacpp`."""
+
+    name = "llamacpp"
+
+    def __init__(self, model: int, plan: Plan) -> None:
+        self._lib: Any = library.load_library()
+        self._model: int | None = model
+        self._context: int | None = None
+        self._plan = plan
+        lib = self._lib
+        vocab = lib.llama_model_get_vocab(model)
+        self.tokenizer = LlamaTokenizer(lib, vocab)
+        self.threads = plan.threads
+        self.n_ctx = plan.n_ctx
+        self.max_sequences = MAX_SEQUENCES
+        self.micro_batch = min(plan.params.micro_batch, -(-plan.n_ctx // 4) * 4)
+        n_vocab = lib.llama_vocab_n_tokens(vocab)
+        self.max_rows = max(8, min(self.micro_batch, MAX_ROW_BYTES // (4 * n_vocab)))
+        recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
+        stops = (token for token in stop_candidates(plan.file) if token < n_vocab)
+        self.info = replace(
+            plan.info,
+            n_vocab=n_vocab,
+            stop_ids=frozenset(token for token in stops if lib.llama_vocab_is_eog(vocab, token)),
+            can_truncate=not recurrent,
+        )
+        self.window = lib.llama_model_n_swa(model) or 2**31  # tokens a sliding-window layer looks back
+        self.block_tokens = min(256, self.window)  # tokens of state that leave in one part
+        self.abort = _native.AbortFlag()
+        self._sequences: dict[int, LlamaSequence] = {}
+        self._cells = min(_round_up(plan.n_ctx, 256), FIRST_CELLS)
+        self._max_cells = _round_up(plan.max_cells, 256)
+        self._rows: dict[int, Rows] = {}
+        self._row_address = _address_of_row(lib)
+        self._batch = _Batch(lib, self.micro_batch)
+        try:
+            self._context = self._new_context(self._cells)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def context(self) -> int:
+        """The llama_context pointer."""
+        if self._context is None:
+            raise Closed("this model was closed")
+        return self._context
+
+    @property
+    def lib(self) -> Any:
+        """The llama_cpp module."""
+        return self._lib
+
+    @property
+    def memory(self) -> Any:
+        """The llama_memory_t of the context."""
+        return self._lib.llama_get_memory(self.context)
+
+    @property
+    def spare(self) -> int:
+        """The sequence id that blocks pass through."""
+        return self.max_sequences
+
+    # Sequences
+
+    def new_sequence(self) -> LlamaSequence:
+        context = self.context
+        free = next((i for i in range(self.max_sequences) if i not in self._sequences), None)
+        if free is None:
+            raise Busy(f"{self.max_sequences} sequences are open in {self.info.name}; close one first")
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(context), free, -1, -1)
+        sequence = self._sequences[free] = LlamaSequence(self, free)
+        return sequence
+
+    def release(self, sequence: LlamaSequence) -> None:
+        """Take a sequence's cells and id back."""
+        if self._sequences.get(sequence.id) is sequence:
+            del self._sequences[sequence.id]
+            if self._context is not None:
+                self._lib.llama_memory_seq_rm(self.memory, sequence.id, -1, -1)
+
+    # Passes
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        context = self.context
+        batch, lib = self._batch, self._lib
+        outputs = batch.fill(steps)
+        rows = sum(count for _first, count in outputs)
+        if rows > self.max_rows:  # llama.cpp would abort the process
+            raise BackendFailed(f"a pass gives at most {self.max_rows} rows of logits, not {rows}")
+        with library.capture_log() as lines:
+            code = lib.llama_decode(context, batch.struct)
+            while code == DECODE_NO_SLOT:
+                self._grow()
+                context = self.context
+                code = lib.llama_decode(context, batch.struct)
+        if code == 0:
+            for step in steps:
+                step.sequence.advance(len(step.tokens))  # type: ignore[attr-defined]
+            return [self._view(context, first, count) if count else None for first, count in outputs]
+        for sequence in self._sequences.values():
+            sequence.resync()
+        if code == DECODE_ABORTED:
+            self.abort.clear()
+            raise Interrupted("the pass was interrupted")
+        why = reason(lines) or f"llama_decode returned {code}"
+        raise BackendFailed(f"llama.cpp failed on a pass over {batch.struct.n_tokens} tokens: {why}")
+
+    def embed(self, batches: list[list[int]]) -> Rows:
+        raise Unsupported(f"{self.info.name}: embeddings are not available for GGUF models yet")
+
+    def interrupt(self) -> None:
+        self.abort.set()
+
+    def close(self) -> None:
+        for sequence in list(self._sequences.values()):
+            sequence.close()
+        if self._context is not None:
+            self._lib.llama_free(self._context)
+            self._context = None
+        self._batch.free()
+        self._rows.clear()
+        if self._model is not None:
+            self._lib.llama_model_free(self._model)
+            self._model = None
+
+    def _view(self, context: int, first: int, count: int) -> Rows:
+        """Logits rows [first, first + count) of the pass as an array over llama.cpp's own memory."""
+        address = self._row_address(context, first)
+        if not address:
+            raise BackendFailed("llama.cpp returned no logits for a row that was asked for")
+        n_vocab = self.info.n_vocab
+        if count == 1:
+            rows = self._rows.get(address)
+            if rows is None:
+                rows = self._rows[address] = _array(address, 1, n_vocab)
+            return rows
+        return _array(address, count, n_vocab)
+
+    # The pool of KV cells
+
+    def _new_context(self, cells: int) -> int:
+        lib, plan = self._lib, self._plan
+        p = lib.llama_context_default_params()
+        p.n_ctx = cells
+        p.n_batch = p.n_ubatch = self.micro_batch
+        p.n_seq_max = self.max_sequences + 1
+        p.n_outputs_max = max(self.max_rows, p.n_seq_max)
+        p.n_threads = p.n_threads_batch = self.threads
+        p.flash_attn_type = plan.flash_attention
+        kv_type = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}[plan.params.kv_type]
+        p.type_k = p.type_v = kv_type
+        p.kv_unified = True
+        p.swa_full = True
+        p.no_perf = True
+        p.abort_callback = ctypes.cast(self.abort.callback, lib.ggml_abort_callback)
+        p.abort_callback_data = self.abort.data
+        with library.capture_log() as lines:
+            context = lib.llama_init_from_model(self._model, p)
+        if not context:
+            why = reason(lines) or "llama.cpp gave no reason"
+            message = f"{self.info.path}: no context of {cells} tokens: {why}"
+            if "alloc" in why:
+                raise NotEnoughMemory(f"{message}; ask for a smaller ctx")
+            raise ModelLoadError(message)
+        return int(context)
+
+    def make_room(self, tokens: int) -> None:
+        """llama.cpp had no room for `tokens` more: grow, unless room is not what was missing."""
+        if self._cells - sum(sequence.length for sequence in self._sequences.values()) >= tokens:
+            raise BackendFailed("llama.cpp refused saved state: it is damaged, or of another build or another model")
+        self._grow()
+
+    def _grow(self) -> None:
+        """Rebuild the pool with twice the cells; every open sequence moves, bit for bit.
+
+        Raises Busy when it is already as large as it may be.
+        """
+        if self._cells >= self._max_cells:
+            raise Busy(f"the KV cache of {self.info.name} is full ({self._cells} tokens)")
+        cells = min(2 * self._cells, self._max_cells)
+        held = [(s, s.length, [s.save(0, s.length)] if s.length else []) for s in self._sequences.values()]
+        log.debug("KV cache grows from %d to %d tokens", self._cells, cells)
+        old, self._context = self._context, None
+        self._rows.clear()
+        self._lib.llama_free(old)
+        try:
+            self._context = self._new_context(cells)
+            self._cells = cells
+        except (NotEnoughMemory, ModelLoadError) as error:
+            self._max_cells = self._cells
+            self._context = self._new_context(self._cells)
+            log.warning("the KV cache stays at %d tokens: %s", self._cells, error)
+        for sequence, _length, blocks in held:
+            sequence.length = 0
+            sequence.load(blocks)
+
+
+class _Batch:
+    """A llama_batch with numpy views over its arrays, filled anew for every pass."""
+
+    def __init__(self, lib: Any, size: int) -> None:
+        self._lib = lib
+        self.struct = lib.llama_batch_init(size, 0, 1)
+        view = np.ctypeslib.as_array
+        self._token = view(self.struct.token, (size,))  # (size,) int32
+        self._pos = view(self.struct.pos, (size,))  # (size,) int32
+        self._wanted = view(self.struct.logits, (size,))  # (size,) int8
+        self._size = size
+        view(self.struct.n_seq_id, (size,))[:] = 1
+        # llama.cpp reads seq_id through one pointer per token; we point them all into one flat array.
+        self._seq = np.zeros(size, np.int32)
+        pointers = view(ctypes.cast(self.struct.seq_id, ctypes.POINTER(ctypes.c_size_t)), (size,))
+        self._own_pointers = pointers.copy()
+        self._pointers = pointers
+        pointers[:] = self._seq.ctypes.data + 4 * np.arange(size)
+        self._freed = False
+
+    def fill(self, steps: list[Step]) -> list[tuple[int, int]]:
+        """Write the tokens of all steps; per step the batch index of its first wanted row and how many."""
+        outputs: list[tuple[int, int]] = []
+        at = 0
+        for step in steps:
+            sequence, n = step.sequence, len(step.tokens)
+            sequence.check_open()  # type: ignore[attr-defined]
+            stop = at + n
+            if not 0 < n <= self._size - at:
+                raise BackendFailed(f"a pass holds 1 to {self._size} tokens, not {stop if n else 0}")
+            start = sequence.length
+            if n == 1:
+                self._token[at] = step.tokens[0]
+                self._pos[at] = start
+            else:
+                self._token[at:stop] = step.tokens
+                self._pos[at:stop] = np.arange(start, start + n, dtype=np.int32)
+            self._seq[at:stop] = sequence.id  # type: ignore[attr-defined]
+            self._wanted[at:stop] = step.logits == "all"
+            if step.logits == "last":
+                self._wanted[stop - 1] = 1
+                outputs.append((stop - 1, 1))
+            else:
+                outputs.append((at, n if step.logits == "all" else 0))
+            at = stop
+        self.struct.n_tokens = at
+        return outputs
+
+    def free(self) -> None:
+        if not self._freed:
+            self._freed = True
+            self._pointers[:] = self._own_pointers
+            self._lib.llama_batch_free(self.struct)
+
+
+def _address_of_row(lib: Any) -> Any:
+    """llama_get_logits_ith as a function that returns a plain address."""
+    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    return prototype(("llama_get_logits_ith", lib._lib))
+
+
+def _array(address: int, rows: int, n_vocab: int) -> Rows:
+    view = np.ctypeslib.as_array((ctypes.c_float * (rows * n_vocab)).from_address(address))
+    view.flags.writeable = False
+    return view.reshape(rows, n_vocab)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,113 @@
+"""The few functions of ggml's C API that the AMX guard needs and llama-cpp-python does not bind.
+
+Sources: ggml.h, ggml-backend.h and ggml-cpu.h of the vendored llama.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+from edgellm import _native
+
+CPU_DEVICE = 0  # enum ggml_backend_dev_type
+F32 = 0  # enum ggml_type
+
+
+class InitParams(ctypes.Structure):
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+class Ggml:
+    """ggml inside the loaded llama.cpp, with C prototypes apart from those of llama-cpp-python."""
+
+    def __init__(self, library: Any) -> None:
+        self._lib = ctypes.CDLL(library._lib._name)
+
+    def extra_buffer_names(self, *, refusing: bool) -> list[str]:
+        """Names of the CPU backend's extra buffer types. The first call in a process decides about AMX.
+
+        Raises AttributeError or RuntimeError when this llama.cpp has no such list.
+        """
+        return [self.buffer_name(buffer_type) for buffer_type in self.extra_buffer_types(refusing=refusing)]
+
+    def extra_buffer_types(self, *, refusing: bool) -> list[int]:
+        device = self._call("ggml_backend_dev_by_type", ctypes.c_int(CPU_DEVICE))
+        registry = self._call("ggml_backend_dev_backend_reg", device)
+        listing = self._call("ggml_backend_reg_get_proc_address", registry, b"ggml_backend_dev_get_extra_bufts")
+        if not device or not listing:
+            raise RuntimeError("llama.cpp has no CPU device that lists its extra buffer types")
+        if refusing:
+            address = _native.call_refusing_amx(listing, device)
+        else:
+            address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(listing)(device)
+        return list(_until_null(address))
+
+    def buffer_name(self, buffer_type: int) -> str:
+        function = self._lib.ggml_backend_buft_name
+        function.restype = ctypes.c_char_p
+        return bytes(function(ctypes.c_void_p(buffer_type))).decode()
+
+    def product(self, kind: int, weights: Any, activations: Any, *, through_amx: bool) -> Any:
+        """activations @ weights.T through ggml: (tokens, rows) float32.
+
+        weights: (rows, columns) float32, quantized to `kind` here; activations: (tokens, columns) float32.
+        """
+        import numpy as np
+
+        (rows, columns), tokens = weights.shape, activations.shape[0]
+        packed = (ctypes.c_char * self._size("ggml_row_size", ctypes.c_int(kind), ctypes.c_int64(columns * rows)))()
+        source = np.ascontiguousarray(weights).ctypes.data_as(ctypes.c_void_p)
+        shape = ctypes.c_int64(rows), ctypes.c_int64(columns)
+        self._size("ggml_quantize_chunk", ctypes.c_int(kind), source, packed, ctypes.c_int64(0), *shape, None)
+
+        # The weights alone live in a buffer that the backend allocates: its type chooses the kernel.
+        holder = self._context(no_alloc=True)
+        weight = self._call("ggml_new_tensor_2d", holder, ctypes.c_int(kind), *reversed(shape))
+        buffer_type = self._call("ggml_backend_cpu_buffer_type")
+        if through_amx:
+            buffer_type = next(t for t in self.extra_buffer_types(refusing=False) if self.buffer_name(t) == "AMX")
+        buffer = self._call("ggml_backend_alloc_ctx_tensors_from_buft", holder, buffer_type)
+        self._call("ggml_backend_tensor_set", weight, packed, ctypes.c_size_t(0), ctypes.c_size_t(len(packed)))
+
+        context = self._context(no_alloc=False)
+        given = self._call(
+            "ggml_new_tensor_2d", context, ctypes.c_int(F32), ctypes.c_int64(columns), ctypes.c_int64(tokens)
+        )
+        data = np.ascontiguousarray(activations)
+        ctypes.memmove(self._call("ggml_get_data", given), data.ctypes.data, data.nbytes)
+        output = self._call("ggml_mul_mat", context, weight, given)
+        graph = self._call("ggml_new_graph", context)
+        self._call("ggml_build_forward_expand", graph, output)
+        self._call("ggml_graph_compute_with_ctx", context, graph, ctypes.c_int(2))
+        result = np.empty((tokens, rows), np.float32)
+        ctypes.memmove(result.ctypes.data, self._call("ggml_get_data", output), result.nbytes)
+
+        self._call("ggml_free", context)
+        self._call("ggml_backend_buffer_free", buffer)
+        self._call("ggml_free", holder)
+        return result
+
+    def _context(self, *, no_alloc: bool) -> int:
+        return self._call("ggml_init", InitParams(16 << 20, None, no_alloc))
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        """Call a function that returns a pointer or nothing; whole numbers among the arguments are pointers."""
+        function = self._lib[name]
+        function.restype = ctypes.c_void_p
+        return function(*(ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments)) or 0
+
+    def _size(self, name: str, *arguments: Any) -> int:
+        function = self._lib[name]
+        function.restype = ctypes.c_size_t
+        return int(function(*arguments))
+
+
+def _until_null(address: int) -> Iterator[int]:
+    """The entries of a NULL-terminated array of pointers."""
+    pointers = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))
+    index = 0
+    while pointers[index]:
+        yield int(pointers[index] or 0)
+        index += 1

@@ -1,0 +1,185 @@
+"""The one place that loads llama.cpp: quietly, once, and with AMX left out where this build of it would crash.
+
+    load_library() ──▶ environment ──▶ import ──▶ log sink ──▶ AMX guard (amx.py) ──▶ the low-level module
+    model_params() ──▶ load_library() and default parameters that obey the guard
+
+Every model is loaded with `model_params()`, so none can be loaded before the guard was applied.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from edgellm import _native
+from edgellm.backends.llamacpp import amx
+from edgellm.backends.llamacpp.amx import ExtraBuffers
+from edgellm.errors import EdgeLLMError, Unsupported
+
+DISTRIBUTION = "llama-cpp-python"
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "1000",  # OpenMP threads that spin longer starve every other process on the machine
+    "GGML_NO_BACKTRACE": "1",  # or a failed assertion inside llama.cpp starts a debugger
+}
+KEPT_LINES = 400
+CONTINUES = 5  # enum ggml_log_level: this text goes on where the last one ended
+
+_logger = logging.getLogger("edgellm.llamacpp")
+_lock = threading.RLock()
+_module: Any = None
+_extra: ExtraBuffers | None = None
+
+
+class _Captures(threading.local):
+    """Of one thread: its open captures, and a log line that has not ended yet."""
+
+    def __init__(self) -> None:
+        self.stack: list[deque[str]] = []
+        self.line = ""
+
+
+_captures = _Captures()
+
+
+def load_library() -> Any:
+    """The module `llama_cpp.llama_cpp`, loaded once per process and safe to load models with. From any thread.
+
+    Raises Unsupported when the library is missing or cannot be loaded.
+    """
+    global _extra
+    with _lock:
+        library = _open()
+        if _extra is None:
+            _extra = amx.guard(library, _version() or "unknown")
+            _logger.debug("extra buffer types: %s", _extra.reason)
+        return library
+
+
+def extra_buffers() -> ExtraBuffers:
+    """What was decided about kernels that need weights in a layout of their own. Raises what `load_library` does."""
+    load_library()
+    if _extra is None:
+        raise RuntimeError("load_library() returned without a decision")
+    return _extra
+
+
+def model_params() -> Any:
+    """llama_model_params: llama.cpp's defaults, `use_extra_bufts` from the guard. Raises what `load_library` does."""
+    params = load_library().llama_model_default_params()
+    params.use_extra_bufts = extra_buffers().use
+    return params
+
+
+@contextmanager
+def capture_log() -> Iterator[deque[str]]:
+    """Collects what llama.cpp logs on this thread inside the block, at most the last 400 lines."""
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    _captures.stack.append(lines)
+    try:
+        yield lines
+    finally:
+        _captures.stack.pop()
+
+
+def engine_report() -> dict[str, Any]:
+    """What llama.cpp was built with and how it runs here, as plain values. A library that cannot load is an "error"."""
+    report: dict[str, Any] = {"name": "llama.cpp", "package": DISTRIBUTION, "version": _version()}
+    try:
+        library = load_library()
+    except EdgeLLMError as error:
+        return {**report, "error": str(error)}
+    built_with_amx = amx.built_in(library)
+    return {
+        **report,
+        "library": library._lib._name,
+        "features": parse_system_info(library.llama_print_system_info().decode()),
+        "gpu_offload": bool(library.llama_supports_gpu_offload()),
+        "extra_buffers": asdict(extra_buffers()),
+        "rebuild": rebuild_command(amx.FLAGS_WITHOUT if built_with_amx else ""),
+    }
+
+
+def parse_system_info(text: str) -> dict[str, dict[str, str]]:
+    """`CPU : AVX = 1 | FMA = 1 | ` as {"CPU": {"AVX": "1", "FMA": "1"}}; several backends follow one another."""
+    backends: dict[str, dict[str, str]] = {}
+    current = backends.setdefault("CPU", {})
+    for part in text.split("|"):
+        head, colon, rest = part.partition(" : ")
+        if colon:
+            current = backends.setdefault(head.strip(), {})
+        name, equals, value = (rest if colon else part).partition(" = ")
+        if equals:
+            current[name.strip()] = value.strip()
+    return backends
+
+
+def prove_amx() -> None:
+    """The body of the child process that finds out whether AMX works: see amx.py."""
+    amx.prove(_open())
+
+
+def _open() -> Any:
+    """Import the library, with nothing decided about AMX yet."""
+    global _module
+    with _lock:
+        if _module is not None:
+            return _module
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            from llama_cpp import llama_cpp as module
+        except ImportError as error:
+            raise Unsupported(
+                f"llama.cpp is not installed here: {error}; reinstall edgellm, which brings {DISTRIBUTION}"
+            ) from error
+        except (OSError, RuntimeError) as error:  # its loader turns OSError into RuntimeError
+            raise Unsupported(
+                f"llama.cpp is installed but does not load: {error}; rebuild it for this machine with: "
+                f"{rebuild_command()}"
+            ) from error
+        module.llama_log_set(_sink(module), None)
+        module.llama_backend_init()
+        _module = module
+        return module
+
+
+def _sink(module: Any) -> Any:
+    """The log callback. Kept referenced by the module; replaced by a C function before the interpreter ends."""
+
+    def take(level: int, text: bytes | None, _: Any) -> None:
+        begun = _captures.line if level == CONTINUES else ""
+        *whole, _captures.line = (begun + (text or b"").decode("utf-8", "replace")).split("\n")
+        for line in whole:
+            if line.strip():
+                _logger.debug("%s", line)
+                for lines in _captures.stack:
+                    lines.append(line)
+
+    module.edgellm_log_sink = sink = module.llama_log_callback(take)
+    silent = ctypes.cast(_native.discard_log, module.llama_log_callback)
+    atexit.register(module.llama_log_set, silent, None)
+    return sink
+
+
+def rebuild_command(flags: str = "") -> str:
+    """The command that builds llama.cpp anew on this machine, with compiler flags for C and C++."""
+    variable = f"CMAKE_ARGS=\"-DCMAKE_C_FLAGS='{flags}' -DCMAKE_CXX_FLAGS='{flags}'\" " if flags else ""
+    version = _version()
+    requirement = f"{DISTRIBUTION}=={version}" if version else DISTRIBUTION
+    return f"{variable}pip install --force-reinstall --no-deps --no-cache-dir --no-binary {DISTRIBUTION} {requirement}"
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
