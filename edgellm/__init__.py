@@ -1,0 +1,83 @@
+"""edgellm: run quantized language models on the machine in front of you.
+
+    with edgellm.load("smollm2:135m") as model:
+        print(model.chat().send("Why is the sky blue?"))
+
+The names below load what they need on first use; `import edgellm` alone is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "load": "model",
+    "Model": "model",
+    "Chat": "chat",
+    "CancelToken": "engine.cancel",
+    "inspect": "backends",
+    "context_that_fits": "backends",
+    "memory_needed": "backends",
+    "engines": "backends",
+    "ModelInfo": "backends.base",
+    "GenerateParams": "params",
+    "LoadParams": "params",
+    "CacheReport": "events",
+    "Chunk": "events",
+    "Completion": "events",
+    "Timings": "events",
+    "TokenLogprob": "events",
+    "Usage": "events",
+    "EdgeLLMError": "errors",
+}
+
+__all__ = [
+    "CacheReport",
+    "CancelToken",
+    "Chat",
+    "Chunk",
+    "Completion",
+    "EdgeLLMError",
+    "GenerateParams",
+    "LoadParams",
+    "Model",
+    "ModelInfo",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+    "__version__",
+    "context_that_fits",
+    "engines",
+    "errors",
+    "inspect",
+    "load",
+    "memory_needed",
+]
+
+if TYPE_CHECKING:
+    from edgellm import errors
+    from edgellm.backends import context_that_fits, engines, inspect, memory_needed
+    from edgellm.backends.base import ModelInfo
+    from edgellm.chat import Chat
+    from edgellm.engine.cancel import CancelToken
+    from edgellm.errors import EdgeLLMError
+    from edgellm.events import CacheReport, Chunk, Completion, Timings, TokenLogprob, Usage
+    from edgellm.model import Model, load
+    from edgellm.params import GenerateParams, LoadParams
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("edgellm.errors")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
+    value = getattr(import_module(f"edgellm.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,214 @@
+"""Chat: the messages of a conversation, and the tokens they became."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm.engine.cancel import CancelToken
+from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.events import Chunk, Completion
+from edgellm.home import write_atomically
+from edgellm.params import GenerateParams, build
+from edgellm.prompts.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from edgellm.engine.request import Request
+    from edgellm.model import Model
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A prompt on its way: the messages in it, those dropped to make it fit, its text and its tokens."""
+
+    messages: list[Message]
+    dropped: list[Message]
+    text: str
+    tokens: list[int]
+
+
+class Chat:
+    """A conversation with a model. `messages` holds everything said; nothing is removed from it silently.
+
+    One answer at a time; use one Chat per thread.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, Any]] = (),
+        thinking: bool | None = None,
+    ) -> None:
+        source = model.info.chat_template
+        if source is None:
+            raise Unsupported(
+                f"{model.info.name} has no chat template: it is a base model that completes text; use generate()"
+            )
+        self.model = model
+        self.messages: list[Message] = [dict(message) for message in messages]
+        self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
+        self.thinking = thinking
+        if system is not None:
+            if self.messages and self.messages[0].get("role") == "system":
+                raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
+            self.messages.insert(0, {"role": "system", "content": system})
+        bos, eos = _text_of(model, model.info.bos_id), _text_of(model, model.info.eos_id)
+        self._template = ChatTemplate(source, bos=bos, eos=eos)
+        self._said_text = ""  # rendered prompt and answer of the last exchange
+        self._said_tokens: list[int] = []  # the tokens of that text, as the model saw and produced them
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt."""
+        first = self.messages[0] if self.messages else {}
+        return str(first["content"]) if first.get("role") == "system" else None
+
+    @system.setter
+    def system(self, text: str) -> None:
+        self.messages[: 1 if self.system is not None else 0] = [{"role": "system", "content": text}]
+
+    def send(
+        self,
+        content: str,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Completion:
+        """Say `content` and wait for the answer. Raises ContextOverflow, TemplateError and what generate() raises."""
+        completion: Completion | None = None
+        for chunk in self._exchange(content, params, cancel, options, stream=False):
+            completion = chunk.completion
+        assert completion is not None  # the last chunk always carries it
+        return completion
+
+    def stream(
+        self,
+        content: str,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Iterator[Chunk]:
+        """Say `content` and get the answer piece by piece. Close the iterator to cancel.
+
+        The exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
+        """
+        return self._exchange(content, params, cancel, options, stream=True)
+
+    def reset(self) -> None:
+        """Forget everything but the system prompt."""
+        self.messages = self.messages[: 1 if self.system is not None else 0]
+        self.dropped = []
+        self._said_text, self._said_tokens = "", []
+
+    def fork(self) -> Chat:
+        """An independent conversation with the same past."""
+        twin = Chat(self.model, messages=self.messages, thinking=self.thinking)
+        twin.dropped = [dict(message) for message in self.dropped]
+        twin._said_text, twin._said_tokens = self._said_text, list(self._said_tokens)
+        return twin
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as JSON; the file appears whole or not at all."""
+        content = {"edgellm_chat": 1, "messages": self.messages, "dropped": self.dropped}
+        write_atomically(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+    def restore(self, path: str | Path) -> None:
+        """Take the conversation that `save` wrote in place of this one. Raises InvalidModelFile when it is none."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            messages, dropped = content["messages"], content["dropped"]
+            if content["edgellm_chat"] != 1 or not all(isinstance(m, dict) for m in [*messages, *dropped]):
+                raise ValueError("unknown version")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
+        self.messages, self.dropped = messages, dropped
+        self._said_text, self._said_tokens = "", []
+
+    # How a turn becomes tokens
+
+    def _exchange(
+        self,
+        content: str,
+        params: GenerateParams | None,
+        cancel: CancelToken | None,
+        options: Mapping[str, Any],
+        *,
+        stream: bool,
+    ) -> Iterator[Chunk]:
+        chosen = build(GenerateParams, options, params)
+        turn = self._fit([*self.messages, {"role": "user", "content": content}], chosen)
+        request = self.model.submit(turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel)
+        return self._deliver(request, turn)
+
+    def _deliver(self, request: Request, turn: _Turn) -> Iterator[Chunk]:
+        answer = ""
+        final: Completion | None = None
+        try:
+            for chunk in request:
+                answer += chunk.text
+                if chunk.completion is not None:
+                    final = replace(chunk.completion, dropped=turn.dropped)
+                    chunk = replace(chunk, completion=final)
+                    self._remember(turn, final.text, final.tokens)
+                yield chunk
+        finally:
+            request.cancel()
+            if final is None and answer:
+                self._remember(turn, answer, [])
+
+    def _remember(self, turn: _Turn, answer: str, tokens: list[int]) -> None:
+        self.messages = [*turn.messages, {"role": "assistant", "content": answer}]
+        self.dropped += turn.dropped
+        self._said_text, self._said_tokens = turn.text, turn.tokens
+        if tokens and self.model.decode(tokens) == answer:  # else a stop string or half a character was cut off
+            self._said_text, self._said_tokens = turn.text + answer, turn.tokens + tokens
+
+    def _fit(self, messages: list[Message], params: GenerateParams) -> _Turn:
+        """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit."""
+        dropped: list[Message] = []
+        room = self.model.n_ctx - 1
+        if params.overflow == "drop-oldest":
+            room -= min(params.max_tokens or room // 4, room // 2)
+        while True:
+            text, tokens = self._render(messages)
+            if len(tokens) <= room:
+                return _Turn(messages, dropped, text, tokens)
+            turn = _oldest_turn(messages)
+            if params.overflow == "error" or turn is None:
+                raise ContextOverflow(
+                    f"the conversation has {len(tokens)} tokens and the context holds {self.model.n_ctx}"
+                    + ("" if turn is None else "; start anew, use overflow='drop-oldest', or load with a larger ctx"),
+                    needed=len(tokens) + 1,
+                    n_ctx=self.model.n_ctx,
+                )
+            dropped += messages[turn]
+            messages = messages[: turn.start] + messages[turn.stop :]
+
+    def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
+        """The prompt as text and tokens. What was said before keeps the tokens it had; only the rest is tokenized."""
+        text = self._template.render(messages, thinking=self.thinking)
+        if self._said_text and text.startswith(self._said_text):
+            rest = text[len(self._said_text) :]
+            return text, self._said_tokens + self.model.encode(rest, bos=False)
+        bos = _text_of(self.model, self.model.info.bos_id)
+        return text, self.model.encode(text, bos=not (bos and text.startswith(bos)))
+
+
+def _oldest_turn(messages: Sequence[Message]) -> slice | None:
+    """The oldest user message and the answers to it; None when only the system prompt and the last message are left."""
+    start = next((i for i, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+    stop = next((i for i in range(start + 1, len(messages)) if messages[i].get("role") == "user"), len(messages))
+    return slice(start, stop) if stop < len(messages) else None
+
+
+def _text_of(model: Model, token: int | None) -> str | None:
+    return None if token is None else model.decode([token], special=True)

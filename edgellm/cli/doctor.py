@@ -1,0 +1,199 @@
+"""edgellm doctor: what this machine has, what the engines were built with, what is wrong and the mend."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+SMALL_MEMORY = 1 << 30  # bytes: less leaves no room for the smallest useful model and its context
+SMALL_DISK = 2 << 30
+SPEEDY = {  # instruction set of the CPU -> the name llama.cpp gives it
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "f16c": "F16C",
+    "dotprod": "DOTPROD",
+    "i8mm": "MATMUL_INT8",
+}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Show what this machine has, what the engines were built with, and what is wrong.
+
+    Exits with 1 when something keeps models from running.
+    """
+    import edgellm
+    from edgellm import machine
+    from edgellm.cli.output import print_facts, print_json
+
+    report: dict[str, Any] = {
+        "machine": machine.describe(),
+        "engines": [*edgellm.engines(), _onnxruntime()],
+        "state": _state(),
+    }
+    report["findings"] = findings(report)
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(
+            [*_machine_facts(report["machine"]), *_engine_facts(report["engines"]), _state_fact(report["state"])]
+        )
+        click.echo()
+        for finding in report["findings"]:
+            _say(f"{finding['level'].upper()}: {finding['problem']}. {finding['mend']}", finding["command"])
+        if not any(finding["level"] != "note" for finding in report["findings"]):
+            click.echo("Nothing is wrong.")
+    if any(finding["level"] == "error" for finding in report["findings"]):
+        context.exit(1)
+
+
+def findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What is worth saying about a report, as {"level", "problem", "mend", "command"}; "command" may be empty.
+
+    error: models cannot run. warning: they run worse than they could. note: nothing to do, unless you want to.
+    """
+    found = []
+    for engine in report["engines"]:
+        found += _engine_findings(engine, report["machine"])
+    found += _memory_findings(report["machine"]["memory"])
+    found += _state_findings(report["state"])
+    return found
+
+
+def _engine_findings(engine: Mapping[str, Any], machine: Mapping[str, Any]) -> list[dict[str, str]]:
+    if engine["name"] != "llama.cpp":
+        return []
+    if "error" in engine:
+        return [_finding("error", "llama.cpp does not run here", engine["error"])]
+    found = []
+    has = engine["features"].get("CPU", {})
+    missing = [theirs for ours, theirs in SPEEDY.items() if ours in machine["features"] and has.get(theirs) != "1"]
+    if missing:
+        problem = (
+            f"llama.cpp was built without {', '.join(missing)}, which this CPU has: models run slower than they could"
+        )
+        found.append(_finding("warning", problem, "Build it on this machine:", engine["rebuild"]))
+    extra = engine["extra_buffers"]
+    if extra["amx"] in ("crashes", "wrong", "unproven"):
+        if extra["use"]:
+            mend = "Nothing needs to be done; this would build it without AMX:"
+            found.append(_finding("note", f"in llama.cpp, {extra['reason']}", mend, engine["rebuild"]))
+        else:
+            found.append(
+                _finding("warning", f"in llama.cpp, {extra['reason']}", "Build it without AMX:", engine["rebuild"])
+            )
+    return found
+
+
+def _memory_findings(memory: Mapping[str, Any]) -> list[dict[str, str]]:
+    from edgellm.cli.output import size
+
+    if not memory["total"] or memory["available"] >= SMALL_MEMORY:
+        return []
+    mend = (
+        "Close other programs, or raise the memory limit of this container."
+        if memory["limit"]
+        else "Close other programs."
+    )
+    return [_finding("warning", f"only {size(memory['available'])} of memory are available", mend)]
+
+
+def _state_findings(state: Mapping[str, Any]) -> list[dict[str, str]]:
+    from edgellm.cli.output import size
+
+    if not state["writable"]:
+        mend = "Make it writable, or set EDGELLM_HOME to a folder that is."
+        return [_finding("error", f"the state folder cannot be written: {state['problem']}", mend)]
+    if state["disk_free"] < SMALL_DISK:
+        mend = "`edgellm rm NAME` removes a model; EDGELLM_HOME moves the folder to another disk."
+        return [_finding("warning", f"only {size(state['disk_free'])} are free where models are kept", mend)]
+    return []
+
+
+def _finding(level: str, problem: str, mend: str, command: str = "") -> dict[str, str]:
+    return {"level": level, "problem": problem, "mend": mend, "command": command}
+
+
+def _say(text: str, command: str) -> None:
+    """A paragraph, wrapped in a terminal only, and a command below it that can be copied whole."""
+    if sys.stdout.isatty():
+        text = click.wrap_text(text, shutil.get_terminal_size().columns, subsequent_indent="  ")
+    click.echo(text)
+    if command:
+        click.echo(f"  {command}")
+
+
+def _onnxruntime() -> dict[str, Any]:
+    """Its version from the installed metadata; the library itself is not loaded for this."""
+    from importlib import metadata
+
+    try:
+        version = metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        version = None
+    return {"name": "ONNX Runtime", "package": "onnxruntime", "version": version}
+
+
+def _state() -> dict[str, Any]:
+    """The state folder: where it is, whether it can be written, free bytes on its disk."""
+    import tempfile
+
+    from edgellm.home import home
+
+    try:
+        folder = home()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return {"folder": str(folder), "writable": True, "problem": "", "disk_free": shutil.disk_usage(folder).free}
+    except OSError as error:
+        return {"folder": error.filename, "writable": False, "problem": str(error), "disk_free": 0}
+
+
+def _machine_facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from edgellm.cli.output import size
+
+    cores, memory = machine["cores"], machine["memory"]
+    why = [f"{cores['logical']} hardware threads"]
+    if cores["allowed"] != cores["logical"]:
+        why.append(f"{cores['allowed']} in this process's affinity mask")
+    why.append(f"{cores['physical']} physical cores behind them")
+    if cores["quota"] is not None:
+        why.append(f"a quota of {cores['quota']:g} CPUs")
+    limit = f", limit of the control group {size(memory['limit'])}" if memory["limit"] else ""
+    return [
+        ("CPU", machine["cpu"]),
+        ("instructions", " ".join(machine["features"])),
+        ("cores", f"{cores['usable']} usable: {', '.join(why)}"),
+        ("memory", f"{size(memory['available'])} available of {size(memory['total'])}{limit}"),
+    ]
+
+
+def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    facts = []
+    for engine in engines:
+        lines = [f"{engine['package']} {engine['version']}" if engine["version"] else "not installed"]
+        for device, features in engine.get("features", {}).items():
+            on = [name if value == "1" else f"{name}={value}" for name, value in features.items() if value != "0"]
+            lines.append(f"{device}: {' '.join(on)}")
+        if "gpu_offload" in engine:
+            lines.append(f"GPU: {'yes' if engine['gpu_offload'] else 'none in this build'}")
+        if "extra_buffers" in engine:
+            extra = engine["extra_buffers"]
+            amx = {"absent": "not used", "ok": "used"}.get(extra["amx"], "left out")
+            lines.append(f"AMX: {amx}; repacked kernels: {'on' if extra['use'] else 'off'}")
+        facts.append((engine["name"], "\n".join(lines)))
+    return facts
+
+
+def _state_fact(state: Mapping[str, Any]) -> tuple[str, str]:
+    from edgellm.cli.output import size
+
+    return "state folder", f"{state['folder']}, {size(state['disk_free'])} free" if state["writable"] else state[
+        "problem"
+    ]

@@ -1,0 +1,22 @@
+"""edgellm rm: remove a model from the local store."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("rm")
+@click.argument("name")
+def rm(name: str) -> None:
+    """Remove the model NAME, and what an unfinished pull of it left."""
+    from edgellm import hub
+    from edgellm.cli.output import size
+
+    store = hub.Store()
+    entry = hub.find(name, store)
+    if entry is None and not store.staged(name):
+        from edgellm.hub.catalog import match
+
+        name = match(name, hub.catalog()) or name
+    chosen = entry.name if entry is not None else name
+    click.echo(f"removed {chosen}, {size(store.remove(chosen))} freed")

@@ -1,0 +1,117 @@
+"""edgellm show: what a model file is, and what it needs to run here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgellm import ModelInfo
+
+
+@click.command("show")
+@click.argument("model")
+@click.option("--ctx", type=click.IntRange(min=16), metavar="N", help="Tokens of context to count memory for.")
+@click.option("--template", is_flag=True, help="Print the chat template alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
+    """Describe MODEL, a path or the name of a model that is here; nothing is pulled."""
+    import edgellm
+    from edgellm import machine
+    from edgellm.cli.output import print_facts, print_json, size
+
+    path, licence = _locate(model)
+    info = edgellm.inspect(path)
+    if template:
+        if info.chat_template is None:
+            from edgellm.errors import Unsupported
+
+            raise Unsupported(f"{path.name} has no chat template; it completes text")
+        click.echo(info.chat_template)
+        return
+    available = machine.memory().available  # 0 where the system does not say
+    default = edgellm.context_that_fits(info, None, available)
+    context = min(ctx or default or edgellm.context_that_fits(info, ctx, 0), info.n_ctx_train)
+    needed = edgellm.memory_needed(info, context)
+    licence = info.license or licence
+    shares = sorted(info.tensor_types.items(), key=lambda pair: -pair[1])
+    stored = sum(info.tensor_types.values()) or 1
+    if as_json:
+        print_json(
+            {
+                "path": str(path),
+                "format": info.format,
+                "architecture": info.architecture,
+                "name": info.name,
+                "parameters": info.n_params,
+                "file_bytes": info.file_bytes,
+                "quantization": info.quantization,
+                "tensor_types": dict(shares),
+                "bits_per_weight": info.bits_per_weight,
+                "context": context,
+                "context_default": default,
+                "context_trained": info.n_ctx_train,
+                "kv_bytes_per_token": info.kv_bytes_per_token,
+                "memory_needed": needed,
+                "memory_available": available or None,
+                "layers": info.n_layer,
+                "embedding": info.n_embd,
+                "vocabulary": info.n_vocab,
+                "chat_template": info.chat_template,
+                "license": licence,
+            }
+        )
+        return
+    mix = [f"{kind:<6} {100 * count / stored:5.1f} %  {size(count)}" for kind, count in shares]
+    fits = "" if needed <= available or not available else "; it does not fit"
+    have = f"{size(available)} available" if available else "the system does not say how much is available"
+    cut = "" if ctx is None or ctx == context else f"; {ctx:,} asked, which is more than it was trained for"
+    facts = [
+        ("name", info.name),
+        ("path", str(path)),
+        ("format", info.format),
+        ("architecture", info.architecture),
+        ("parameters", f"{_count(info.n_params)} ({info.n_params:,})"),
+        ("file", f"{size(info.file_bytes)}, {info.bits_per_weight:.2f} bits per weight, mostly {info.quantization}"),
+        ("types", "\n".join(mix)),
+        ("layers", f"{info.n_layer} of width {info.n_embd:,}"),
+        ("vocabulary", f"{info.n_vocab:,} tokens"),
+        ("context", f"{info.n_ctx_train:,} tokens trained, {default:,} by default{cut}"),
+        ("KV cache", f"{info.kv_bytes_per_token:,} bytes per token"),
+        ("memory", f"{size(needed)} needed at {context:,} tokens, {have}{fits}"),
+        ("chat template", _template(info)),
+        ("licence", licence or "not stated"),
+    ]
+    print_facts(facts)
+
+
+def _locate(model: str) -> tuple[Path, str | None]:
+    """The file of a path or of a name that is here, and the licence the store knows; never pulls."""
+    from edgellm import hub
+    from edgellm.errors import ModelNotFound, Offline
+
+    try:
+        path = hub.resolve(model, offline=True)
+    except Offline as error:
+        raise ModelNotFound(f"{model!r} is not here; `edgellm pull {model}` fetches it") from error
+    licences = (entry.license for entry in hub.Store().list() if not entry.problem and entry.path == path)
+    return path, next(licences, None)
+
+
+def _count(number: int) -> str:
+    for unit, scale in (("B", 10**9), ("M", 10**6)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)
+
+
+def _template(info: ModelInfo) -> str:
+    if info.chat_template is None:
+        return "no: a base model, which completes text"
+    first = next((line.strip() for line in info.chat_template.splitlines() if line.strip()), "")
+    if len(first) > 60:
+        first = first[:60] + "…"
+    return f"yes, {len(info.chat_template):,} characters (--template prints it)\n{first}"

@@ -1,0 +1,255 @@
+"""Model: an opened artifact that generates."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.backends import open_backend
+from edgellm.backends.base import Backend, ModelInfo, Step
+from edgellm.engine.cancel import CancelToken
+from edgellm.engine.engine import Engine
+from edgellm.engine.scheduler import prefill_size
+from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
+from edgellm.events import Chunk, Completion
+from edgellm.params import GenerateParams, LoadParams, build
+
+if TYPE_CHECKING:
+    from edgellm.chat import Chat
+    from edgellm.engine.request import Request, Sink
+
+Prompt = str | Sequence[int]
+
+
+def load(
+    model: str | Path,
+    params: LoadParams | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Model:
+    """Open a model: a path to a GGUF file, or a name from the catalog.
+
+    A catalog name that is not here yet is downloaded first, announced on stderr, unless `offline=True`.
+    Keyword options are LoadParams' names. `progress` is called with the loaded share, 0 to 1; an exception it raises
+    stops the load. Raises ModelError, ResourceError, Unsupported, DownloadError, InvalidParameter.
+    """
+    started = time.perf_counter()
+    chosen = build(LoadParams, options, params)
+    if chosen.backend == "echo":
+        path = Path(model)
+    else:
+        from edgellm.hub import resolve
+
+        path = resolve(str(model), offline=chosen.offline)
+    backend = open_backend(path, chosen, progress)
+    return Model(backend, load_ms=1e3 * (time.perf_counter() - started))
+
+
+class Model:
+    """An opened model. Safe from several threads at once; close it, or use it as a context manager.
+
+    Wherever text is taken, token ids are taken too. Generation options are GenerateParams' names, as keywords or as
+    one `params` object (keywords win).
+    """
+
+    def __init__(self, backend: Backend, *, load_ms: float = 0.0) -> None:
+        self._engine = Engine(backend, load_ms=load_ms)
+        self._finalizer = weakref.finalize(self, self._engine.close)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the file."""
+        return self._engine.backend.info
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens one conversation may hold."""
+        return self._engine.backend.n_ctx
+
+    @property
+    def backend(self) -> str:
+        """Name of the engine underneath."""
+        return self._engine.backend.name
+
+    @property
+    def threads(self) -> int:
+        """Compute threads."""
+        return self._engine.backend.threads
+
+    # Text and tokens
+
+    def encode(self, text: str, *, special: bool = True, bos: bool = True) -> list[int]:
+        """Token ids. special: control tokens written in the text count as such; bos: begin as the model asks for."""
+        return self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids; control tokens only when `special`. Invalid UTF-8 becomes U+FFFD."""
+        piece = self._engine.backend.tokenizer.piece
+        return b"".join(piece(token, special=special) for token in tokens).decode("utf-8", "replace")
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens that `text` takes as a prompt."""
+        return len(self.encode(text))
+
+    # Generation
+
+    def generate(
+        self,
+        prompt: Prompt,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Completion:
+        """Continue `prompt`. Raises ContextOverflow, InvalidParameter, Busy, Closed, BackendFailed."""
+        return self.submit(prompt, build(GenerateParams, options, params), stream=False, cancel=cancel).result()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Iterator[Chunk]:
+        """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion."""
+        return iter(self.submit(prompt, build(GenerateParams, options, params), stream=True, cancel=cancel))
+
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> Completion:
+        """`generate` for asyncio; cancelling the task cancels the generation."""
+        completion: Completion | None = None
+        async for chunk in self._adeliver(prompt, build(GenerateParams, options, params), False, cancel):
+            completion = chunk.completion
+        assert completion is not None  # the last chunk always carries it
+        return completion
+
+    def astream(
+        self,
+        prompt: Prompt,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Chunk]:
+        """`stream` for asyncio."""
+        return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel)
+
+    def chat(
+        self,
+        system: str | None = None,
+        *,
+        messages: Sequence[Mapping[str, Any]] = (),
+        thinking: bool | None = None,
+    ) -> Chat:
+        """Begin a conversation. Raises Unsupported when the model has no chat template."""
+        from edgellm.chat import Chat
+
+        return Chat(self, system=system, messages=messages, thinking=thinking)
+
+    def score(self, text: Prompt) -> NDArray[np.float64]:
+        """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
+        tokens = self._tokens(text)
+        if len(tokens) > self.n_ctx:
+            raise ContextOverflow(
+                f"the text has {len(tokens)} tokens and the context holds {self.n_ctx}",
+                needed=len(tokens),
+                n_ctx=self.n_ctx,
+            )
+        return self._engine.call(lambda backend: _score(self._engine, backend, tokens))
+
+    def embed(self, texts: str | Sequence[Prompt]) -> NDArray[np.float32]:
+        """Pooled embeddings: (n, n_embd) float32. Raises Unsupported when the model gives none."""
+        if not self.info.can_embed:
+            raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
+        batches = [self._tokens(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        return self._engine.call(lambda backend: backend.embed(batches))
+
+    def close(self) -> None:
+        """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
+        self._finalizer()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tokens(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        tokens = list(prompt)
+        if not all(isinstance(token, (int, np.integer)) for token in tokens):
+            raise InvalidParameter("a prompt is a string or a list of token ids")
+        return [int(token) for token in tokens]
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: GenerateParams,
+        *,
+        stream: bool = False,
+        cancel: CancelToken | None = None,
+        sink: Sink | None = None,
+    ) -> Request:
+        """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
+
+        Chunks go to `sink`, on the engine's thread, if one is given.
+        """
+        if params.overflow != "error":
+            raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
+        return self._engine.submit(self._tokens(prompt), params, stream=stream, cancel=cancel, sink=sink)
+
+    async def _adeliver(
+        self, prompt: Prompt, params: GenerateParams, stream: bool, cancel: CancelToken | None
+    ) -> AsyncIterator[Chunk]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
+
+        def sink(item: Chunk | BaseException) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        request = self.submit(prompt, params, stream=stream, cancel=cancel, sink=sink)
+        try:
+            while True:
+                item = await arrived.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                if item.completion is not None:
+                    return
+        finally:
+            request.cancel()
+
+
+def _score(engine: Engine, backend: Backend, tokens: list[int]) -> NDArray[np.float64]:
+    scores = np.zeros(max(0, len(tokens) - 1))
+    sequence = backend.new_sequence()
+    try:
+        while sequence.length < len(tokens) - 1:
+            at = sequence.length
+            size = prefill_size(len(tokens) - 1 - at, min(backend.micro_batch, backend.max_rows // 4 * 4))
+            rows = engine.forward([Step(sequence, tokens[at : at + size], "all")])[0]
+            assert rows is not None  # "all" was asked for
+            logits = rows.astype(np.float64)  # (size, n_vocab)
+            logits -= logits.max(axis=1, keepdims=True)
+            chosen = logits[np.arange(size), tokens[at + 1 : at + 1 + size]]
+            scores[at : at + size] = chosen - np.log(np.exp(logits).sum(axis=1))
+    finally:
+        sequence.close()
+    return scores

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from edgellm.cli.list import list_models
+from edgellm.cli.output import print_facts, print_table
+from edgellm.hub import Entry, Store, StoredFile
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    return Store()
+
+
+def put(store: Store, name: str) -> Entry:
+    with store.locked(name, lambda: None) as staging:
+        path = staging / "arrived"
+        path.write_bytes(b"GGUF")
+        file = StoredFile("model.gguf", 4, hashlib.sha256(b"GGUF").hexdigest())
+        entry = replace(store.new_entry(name), type="Q4_1", source="PyPI some-package 1.0", files=(file,))
+        return store.install(entry, [path], staging)
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(list_models, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_empty(store: Store) -> None:
+    out = run()
+    assert out.startswith("No models here yet.")
+    assert "smollm2:135m" in out
+    assert "gemma3:270m" in out
+    told = json.loads(run("--json"))
+    assert told["models"] == []
+    assert {model["name"] for model in told["available"]} >= {"smollm2:135m", "gemma3:270m"}
+
+
+def test_what_is_here_and_what_is_not(store: Store) -> None:
+    entry = put(store, "smollm2:135m")
+    with store.locked("gemma3:270m", lambda: None) as staging:
+        (staging / "x.partial").write_bytes(bytes(64_000_000))
+    here, _, rest = run().partition("\n\n")
+    assert here.splitlines()[0].split() == ["NAME", "SIZE", "TYPE", "PULLED", "SOURCE"]
+    assert here.splitlines()[1].split(maxsplit=5)[:4] == ["smollm2:135m", "4", "bytes", "Q4_1"]
+    assert here.endswith("PyPI some-package 1.0")
+    assert "smollm2:135m" not in rest
+    assert "64.0 MB of an unfinished pull are here" in rest
+    (model,) = json.loads(run("--json"))["models"]
+    assert (model["name"], model["path"], model["problem"]) == ("smollm2:135m", str(entry.path), None)
+    assert model["pulled_at"] == entry.pulled_at
+
+
+def test_damage_is_shown(store: Store) -> None:
+    put(store, "smollm2:135m").path.unlink()
+    assert "damaged: model.gguf is missing" in run()
+    (model,) = json.loads(run("--json"))["models"]
+    assert model["problem"] == "model.gguf is missing"
+    assert model["path"] is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_terminal_tables_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    print_table(("NAME", "SIZE", "TEXT"), [("a:1", "98.4 MB", "word " * 60), ("b", "1", "[red]not markup")], right=(1,))
+    print_facts([("path", "x" * 300), ("types", "one\ntwo")])
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "[red]not markup" in screen.getvalue()
+    assert "one" in lines[-2]
+    assert lines[-1].strip() == "two"
+    assert screen.getvalue().count("word") == 60
+    assert screen.getvalue().count("x") == 300
+
+
+def test_piped_tables_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_table(("NAME", "SIZE", "TEXT"), [("a:1", "98.4 MB", "word " * 60)], right=(1,))
+    print_facts([("path", "x" * 300), ("types", "one\ntwo")])
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == "NAME     SIZE  TEXT"
+    assert lines[1] == "a:1   98.4 MB  " + ("word " * 60).rstrip()
+    assert lines[2:] == ["path   " + "x" * 300, "types  one", "       two"]

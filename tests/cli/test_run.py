@@ -1,0 +1,202 @@
+"""`edgellm run` on the echo backend, and once on a real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ANSWER = r"\x1b\[\?2004l"  # the terminal leaves the line editor: what follows is the program's own output
+ECHO = ["run", "x", "--backend", "echo", "--temperature", "0"]
+
+
+def edgellm(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgellm", *arguments], input=stdin or b"", capture_output=True, check=False, timeout=120
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_the_answer_alone_is_on_stdout() -> None:
+    done = edgellm(*ECHO, "grüße 🙂")
+    assert (done.stdout, done.stderr, done.returncode) == ("grüße 🙂\n", "", 0)
+
+
+def test_the_prompt_can_come_from_stdin() -> None:
+    done = edgellm(*ECHO, stdin="zwei\nZeilen\n".encode())
+    assert done.stdout == "zwei\nZeilen\n"
+    empty = edgellm(*ECHO)
+    assert empty.returncode == 2
+    assert "standard input is empty" in empty.stderr
+
+
+def test_json_has_the_promised_keys() -> None:
+    done = edgellm(*ECHO, "hello", "--json", "--system", "be kind")
+    answer = json.loads(done.stdout)
+    assert answer["text"] == "hello"
+    assert answer["finish_reason"] == "stop"
+    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(answer["timings"]) == {
+        "load_ms",
+        "ttft_ms",
+        "prefill_ms",
+        "decode_ms",
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+    }
+    assert set(answer["cache"]) == {
+        "from_live",
+        "from_memory",
+        "from_disk",
+        "computed",
+        "broke_at",
+        "expected",
+        "found",
+        "reason",
+    }
+    assert answer["backend"] == "echo"
+    assert answer["threads"] == 1
+    assert len(answer["tokens"]) == answer["usage"]["completion_tokens"] == 5
+
+
+def test_raw_continues_the_text_and_stats_go_to_stderr() -> None:
+    done = edgellm(*ECHO, "continue me", "--raw", "--stats", "--max-tokens", "9", "--stop", "zzz")
+    assert done.stdout == "continue\n"
+    assert "12 prompt tokens, 9 answered (length)" in done.stderr
+    assert "echo, 1 threads" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["hi", "--temperature", "-1"], 2, "temperature=-1.0"),
+        (["hi", "--ctx", "3"], 2, "ctx=3"),
+        (["hi", "--raw", "--system", "s"], 2, "--system"),
+        (["hi", "--gpu-layers", "some"], 2, "neither a number nor auto"),
+        (["hi", "--no-such-option"], 2, "No such option"),
+        (["hi " * 9000], 1, "tokens and the context holds"),
+        (["--json"], 2, "standard input is empty"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(arguments: list[str], code: int, message: str) -> None:
+    done = edgellm(*ECHO, *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_model_exits_1_and_verbose_shows_the_traceback() -> None:
+    done = edgellm("run", "/nowhere/x.gguf", "hi")
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgellm: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in edgellm("run", "/nowhere/x.gguf", "hi", "--verbose").stderr
+    assert edgellm("run", "no-such:1b", "hi", "--offline").returncode == 1
+
+
+def test_version_and_help() -> None:
+    assert edgellm("--version").stdout.startswith("edgellm, version 0.")
+    assert "doctor" in edgellm("--help").stdout
+    assert edgellm("nonsense").returncode == 2
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly() -> None:
+    command = f"{sys.executable} -m edgellm {' '.join(ECHO)} {'word ' * 400!r} | head -c 5"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "word "
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_during_a_long_prefill_exits_130(smollm2: Path) -> None:
+    text = "The river runs through the valley and over the stones. " * 600
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edgellm", "run", str(smollm2), "--max-tokens", "5", text[:33000]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    time.sleep(4)
+    assert child.poll() is None, child.communicate()
+    os.kill(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 130, err
+    assert (out, err) == (b"", b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+class TestConversation:
+    @pytest.fixture
+    def terminal(self, tmp_path: Path) -> object:
+        import pexpect
+
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "edgellm", *ECHO],
+            env={**os.environ, "EDGELLM_HOME": str(tmp_path / "home"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            dimensions=(40, 100),
+            timeout=30,
+            encoding="utf-8",
+        )
+        child.expect("lists the commands")
+        yield child
+        child.close(force=True)
+
+    def test_it_answers_remembers_and_leaves(self, terminal: object, tmp_path: Path) -> None:
+        import pexpect
+
+        assert isinstance(terminal, pexpect.spawn)
+        for line, expected in (
+            ("first question", ANSWER + "first question\r\n"),
+            ("/stats", r"\(\d+ reused|\d+ prompt tokens"),
+            (f"/save {tmp_path}/talk.json", "saved 2 messages"),
+            ("/reset", "forgotten"),
+            (f"/load {tmp_path}/talk.json", "loaded 2 messages"),
+            ("/load /no/such/file", "No such file"),
+            ("/system Be brief.", "replaced"),
+            ("/system", "Be brief."),
+            ("/nonsense", "is not a command"),
+            ("/help", "Ctrl-C stops an answer"),
+            ("second", ANSWER + "second\r\n"),
+        ):
+            terminal.expect(">")
+            terminal.send(line + "\r")
+            terminal.expect(expected)
+        saved = json.loads((tmp_path / "talk.json").read_text())
+        assert [message["content"] for message in saved["messages"]] == ["first question", "first question"]
+        terminal.send("/bye\r")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == 0
+        assert (tmp_path / "home" / "history").stat().st_mode & 0o077 == 0
+
+    def test_several_lines_make_one_message(self, terminal: object) -> None:
+        import pexpect
+
+        assert isinstance(terminal, pexpect.spawn)
+        terminal.expect(">")
+        terminal.send("line one\\\rline two\x1b\rline three\r")
+        terminal.expect("line one\r\nline two\r\nline three\r\n")
+
+    def test_ctrl_c_twice_leaves(self, terminal: object) -> None:
+        import pexpect
+
+        assert isinstance(terminal, pexpect.spawn)
+        terminal.expect(">")
+        terminal.send("\x03")
+        terminal.expect("again leaves")
+        terminal.send("text\r")
+        terminal.expect(ANSWER + "text\r\n")
+        terminal.send("\x03")
+        terminal.expect("again leaves")
+        terminal.send("\x03")
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert terminal.exitstatus == 0

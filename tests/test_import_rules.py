@@ -1,0 +1,261 @@
+"""Who may import whom: the rooms of docs/architecture.md, enforced on the syntax tree of every file.
+
+A room is a module or package, named without the leading `edgellm.`; the longest name that fits wins. An import inside a
+function counts like one at the top, except where the table says that it may only stand inside a function.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VALUES = {"errors", "events", "params"}
+TEXT = VALUES | {"formats"}
+PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
+
+BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native"}
+BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
+ABOVE = TEXT | {"backends.base", "backends", "prompts", "tokenizers", "constrain", "kv", "engine", "machine", "hub"}
+COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
+
+# room: the rooms it may import, besides itself and `home`
+RULES: dict[str, set[str]] = {
+    "errors": set(),
+    "events": set(),
+    "home": set(),
+    "_native": set(),
+    "params": {"errors"},
+    "machine": {"errors", "_native"},
+    "formats": {"errors"},
+    "tokenizers": TEXT,
+    "prompts": TEXT,
+    "constrain": TEXT,
+    "backends.base": VALUES,
+    "backends": TEXT | {"backends.base"},
+    **dict.fromkeys(BACKENDS, BACKEND),
+    "kv": VALUES | {"backends.base", "constrain", "engine"},
+    "kv.store": VALUES | {"backends.base", "constrain", "kv"},
+    "engine": VALUES | {"backends.base", "constrain", "kv"},
+    "model": ABOVE | {"chat"},
+    "chat": ABOVE | {"model"},
+    "hub": {"errors", "formats"},
+    "serve": COMMAND,
+    "cli": COMMAND,
+    "__main__": {"cli"},
+    PUBLIC: ABOVE | {"model", "chat"},
+    "converters": {"errors", "formats"},
+    "converters.verify": {"errors", "formats", "converters", PUBLIC},
+    "converters.calibrate": {"errors", "formats", "converters", PUBLIC},
+}
+
+# file or folder: what it may import in addition, inside a function only
+INSIDE_FUNCTIONS: dict[str, set[str]] = {
+    "edgellm/backends/__init__.py": BACKENDS,
+    "edgellm/cli/convert.py": {"converters"},
+}
+
+# other people's packages that belong to one place; None: to no place yet
+OWNED: dict[str, str | None] = {
+    "llama_cpp": "edgellm/backends/llamacpp/library.py",
+    "huggingface_hub": "edgellm/hub/",
+    "prompt_toolkit": "edgellm/cli/",
+    "rich": "edgellm/cli/",
+    "click": "edgellm/cli/",
+    "jinja2": "edgellm/prompts/",
+    "platformdirs": "edgellm/home.py",
+    "onnx": None,
+    "onnxruntime": None,
+    "optimum": None,
+    "tokenizers": None,
+    "torch": None,
+    "transformers": None,
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    line: int
+    inside_function: bool
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(path for folder in ("edgellm", "converters") for path in (root / folder).rglob("*.py"))
+
+
+def module_of(file: Path, root: Path) -> str:
+    """edgellm/kv/store.py is edgellm.kv.store, converters/plan.py is edgellm.converters.plan."""
+    parts = file.relative_to(root).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts if parts[0] == "edgellm" else ("edgellm", *parts))
+
+
+def imports_of(file: Path, root: Path) -> Iterator[Import]:
+    """Every import of a file, with relative ones resolved and submodules named in full."""
+    module = module_of(file, root)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+
+    def visit(node: ast.AST, inside_function: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, inside_function)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield Import(full if is_module(full, root) else base, node.lineno, inside_function)
+        deeper = inside_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, deeper)
+
+    yield from visit(ast.parse(file.read_text(encoding="utf-8")), False)
+
+
+def is_module(name: str, root: Path) -> bool:
+    parts = name.split(".")
+    if parts[0] != "edgellm":
+        return False
+    path = root.joinpath(*parts[1:] if parts[1:2] == ["converters"] else parts)
+    return any(path.with_suffix(suffix).is_file() for suffix in (".py", ".pyi")) or path.is_dir()
+
+
+def room_of(module: str) -> str | None:
+    """The room of one of our modules; None when the table has none for it."""
+    if module == "edgellm":
+        return PUBLIC
+    parts = module.split(".")[1:]
+    names = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    room = next((name for name in names if name in RULES), None)
+    return None if room == "backends" and module != "edgellm.backends" else room
+
+
+def violations(root: Path) -> list[str]:
+    found = []
+    for file in files(root):
+        where = file.relative_to(root).as_posix()
+        room = room_of(module_of(file, root))
+        if room is None:
+            found.append(f"{where}: no room in the table for this file")
+            continue
+        for item in imports_of(file, root):
+            top = item.module.split(".")[0]
+            at = f"{where}:{item.line}"
+            if top in OWNED:
+                place = OWNED[top]
+                if place is None or not where.startswith(place):
+                    found.append(f"{at}: {top} belongs to {place or 'no file yet'}")
+            if top != "edgellm":
+                continue
+            target = room_of(item.module)
+            extra = INSIDE_FUNCTIONS.get(where, set()) if item.inside_function else set()
+            if target is None or target not in {room, "home"} | RULES[room] | extra:
+                found.append(f"{at}: {room} may not import {item.module}")
+    return found
+
+
+def test_every_import_keeps_the_rules() -> None:
+    assert violations(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("edgellm/errors.py", "import edgellm.params", "errors may not import edgellm.params"),
+        ("edgellm/formats/gguf.py", "from ..engine import engine", "formats may not import edgellm.engine.engine"),
+        ("edgellm/formats/gguf.py", "from .. import machine", "formats may not import edgellm.machine"),
+        (
+            "edgellm/engine/engine.py",
+            "def f():\n    from edgellm.backends import echo",
+            "may not import edgellm.backends",
+        ),
+        (
+            "edgellm/engine/engine.py",
+            "from edgellm.backends.llamacpp import library",
+            "may not import edgellm.backends",
+        ),
+        ("edgellm/backends/__init__.py", "from edgellm.backends import echo", "may not import edgellm.backends.echo"),
+        ("edgellm/backends/echo.py", "from edgellm.backends.llamacpp import amx", "may not import edgellm.backends"),
+        ("edgellm/backends/other.py", "", "no room in the table"),
+        ("edgellm/novelty.py", "", "no room in the table"),
+        ("edgellm/cli/run.py", "from edgellm.backends import open_backend", "cli may not import edgellm.backends"),
+        ("edgellm/cli/run.py", "def f():\n    import edgellm.converters.plan", "cli may not import edgellm.converters"),
+        ("edgellm/cli/convert.py", "import edgellm.converters.plan", "cli may not import edgellm.converters.plan"),
+        ("edgellm/model.py", "import edgellm.converters", "model may not import edgellm.converters"),
+        ("converters/plan.py", "import edgellm", "converters may not import edgellm"),
+        ("converters/plan.py", "from edgellm.hub import pull", "converters may not import edgellm.hub"),
+        (
+            "edgellm/model.py",
+            "def f():\n    import llama_cpp.llama_cpp",
+            "llama_cpp belongs to edgellm/backends/llamacpp",
+        ),
+        ("edgellm/prompts/template.py", "from transformers import AutoTokenizer", "transformers belongs to no file"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+    for name in ("engine/engine.py", "backends/echo.py", "backends/llamacpp/amx.py", "machine.py", "params.py"):
+        other = tmp_path / "edgellm" / name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.touch()
+    planted = tmp_path / file
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_text(text, encoding="utf-8")
+    found = violations(tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith(file)
+    assert complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("edgellm/backends/__init__.py", "def f():\n    from edgellm.backends.echo import open_echo"),
+        ("edgellm/cli/convert.py", "def f():\n    from edgellm.converters import plan"),
+        ("edgellm/kv/store.py", "from edgellm.home import home"),
+        ("edgellm/cli/run.py", "import edgellm\nfrom edgellm import load"),
+        ("converters/gguf/write.py", "from ..plan import Plan\nfrom edgellm.formats import gguf"),
+        ("converters/verify.py", "import edgellm"),
+    ],
+)
+def test_an_allowed_import_passes(tmp_path: Path, file: str, text: str) -> None:
+    planted = tmp_path / file
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_text(text, encoding="utf-8")
+    assert violations(tmp_path) == []
+
+
+@pytest.mark.parametrize("start", ["import edgellm", "import edgellm.cli"])
+def test_starting_up_loads_nothing_heavy(start: str) -> None:
+    assert loaded(start) & {"llama_cpp", "onnxruntime", "numpy", "jinja2", "huggingface_hub", "rich"} == set()
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = ['edgellm', '--help']\n"
+        "try:\n    runpy.run_module('edgellm', run_name='__main__')\n"
+        "except SystemExit as leaving:\n    assert not leaving.code, leaving.code\n"
+    )
+    assert loaded(program) & {"llama_cpp", "onnxruntime", "numpy"} == set()
+
+
+def loaded(program: str) -> set[str]:
+    """Top-level names of the modules that a new interpreter has after a program."""
+    tail = (
+        "\nimport json, sys; sys.stderr.write('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + tail], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))

@@ -1,0 +1,176 @@
+"""Model on the echo backend: the public Python interface."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import edgellm
+from edgellm.backends.echo import BOS, EchoBackend
+from edgellm.errors import Closed, ContextOverflow, EdgeLLMError, InvalidParameter, ModelNotFound, Unsupported
+from edgellm.model import Model
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    with edgellm.load("anything", backend="echo", ctx=256) as opened:
+        yield opened
+
+
+def test_every_public_name_is_there() -> None:
+    for name in edgellm.__all__:
+        assert getattr(edgellm, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        edgellm.nothing  # noqa: B018
+
+
+def test_generate_and_stream_say_the_same(model: Model) -> None:
+    done = model.generate("the same text", temperature=0)
+    assert str(done) == done.text == "the same text"
+    assert "".join(chunk.text for chunk in model.stream("the same text", temperature=0)) == done.text
+    assert done.backend == "echo"
+
+
+def test_token_ids_are_accepted_where_text_is(model: Model) -> None:
+    ids = model.encode("ids")
+    assert ids == [BOS, *b"ids"]
+    assert model.generate(ids, temperature=0).text == "ids"
+    assert model.generate(np.array(ids), temperature=0).text == "ids"
+    assert model.decode(ids) == "ids"
+    assert model.decode(ids, special=True) == "<|bos|>ids"
+    assert model.count_tokens("ids") == 4
+    with pytest.raises(InvalidParameter, match="string or a list of token ids"):
+        model.generate(["no"], temperature=0)  # type: ignore[list-item]
+
+
+def test_options_travel_as_keywords_or_as_one_object(model: Model) -> None:
+    params = edgellm.GenerateParams(temperature=0, max_tokens=4)
+    assert len(model.generate("abcdefgh", params).tokens) == 4
+    assert len(model.generate("abcdefgh", params, max_tokens=2).tokens) == 2
+    with pytest.raises(InvalidParameter, match="unknown option 'max_token'; GenerateParams has: max_tokens"):
+        model.generate("a", max_token=3)
+    with pytest.raises(InvalidParameter, match="unknown option 'n_ctx'; LoadParams has: ctx"):
+        edgellm.load("x", n_ctx=5)
+    with pytest.raises(InvalidParameter, match="temperature=-1"):
+        model.generate("a", temperature=-1)
+    with pytest.raises(InvalidParameter, match="no turns"):
+        model.generate("a", overflow="drop-oldest")
+
+
+def test_the_same_seed_gives_the_same_text(model: Model) -> None:
+    first = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=7)
+    again = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=7)
+    other = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=8)
+    drawn = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20)
+    repeated = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=drawn.seed)
+    assert first.tokens == again.tokens != other.tokens
+    assert drawn.tokens == repeated.tokens
+    assert first.seed == 7
+
+
+def test_asyncio_generate_stream_and_cancel() -> None:
+    async def scenario() -> None:
+        with Model(EchoBackend(delay=0.005)) as model:
+            done = await model.agenerate("async text", temperature=0)
+            assert done.text == "async text"
+            pieces = [chunk.text async for chunk in model.astream("async text", temperature=0)]
+            assert "".join(pieces) == "async text"
+            both = await asyncio.gather(*(model.agenerate(f"number {i}", temperature=0) for i in range(5)))
+            assert [done.text for done in both] == [f"number {i}" for i in range(5)]
+            task = asyncio.create_task(model.agenerate("z" * 400, temperature=0))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            token = edgellm.CancelToken()
+            asyncio.get_running_loop().call_later(0.1, token.cancel)
+            cancelled = await model.agenerate("z" * 400, temperature=0, cancel=token)
+            assert cancelled.finish_reason == "cancelled"
+            with pytest.raises(ContextOverflow):
+                await model.agenerate("z" * 9000)
+            assert (await model.agenerate("after", temperature=0)).text == "after"
+
+    asyncio.run(scenario())
+
+
+def test_score_gives_the_log_probability_of_every_token(model: Model) -> None:
+    text = "scored text of some length, longer than one pass of sixteen tokens"
+    scores = model.score(text)
+    tokens = model.encode(text)
+    assert scores.shape == (len(tokens) - 1,)
+    assert (scores < 0).all()
+    done = model.generate(tokens[:20], temperature=0, max_tokens=1, logprobs=100)
+    assert done.logprobs is not None
+    by_token = {token: logprob for token, _, logprob in done.logprobs[0].top}
+    if tokens[20] in by_token:
+        assert scores[19] == pytest.approx(by_token[tokens[20]], abs=1e-5)
+    with pytest.raises(ContextOverflow, match="the context holds 256"):
+        model.score("x" * 300)
+
+
+def test_embeddings_have_a_row_per_text(model: Model) -> None:
+    vectors = model.embed(["a", "b", "a"])
+    assert vectors.shape == (3, model.info.n_embd)
+    assert np.array_equal(vectors[0], vectors[2])
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_a_closed_model_says_so_and_ends_its_thread() -> None:
+    model = edgellm.load("x", backend="echo")
+    thread = model._engine._thread
+    model.close()
+    model.close()
+    assert not thread.is_alive()
+    with pytest.raises(Closed):
+        model.generate("late")
+
+
+def test_a_forgotten_model_is_closed_with_its_thread() -> None:
+    model = edgellm.load("x", backend="echo")
+    thread = model._engine._thread
+    del model
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_missing_and_foreign_files(tmp_path: object) -> None:
+    with pytest.raises(ModelNotFound):
+        edgellm.load("/nowhere/model.gguf")
+    with pytest.raises(ModelNotFound):
+        edgellm.load("no-such-model:1b", offline=True)
+    from pathlib import Path
+
+    foreign = Path(str(tmp_path)) / "model.bin"
+    foreign.write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(Unsupported, match="GGUF"):
+        edgellm.load(foreign)
+    (Path(str(tmp_path)) / "empty.gguf").write_bytes(b"")
+    with pytest.raises(EdgeLLMError):
+        edgellm.load(Path(str(tmp_path)) / "empty.gguf")
+
+
+def test_two_threads_one_cancelled_half_way_many_times() -> None:
+    with Model(EchoBackend(micro_batch=16, delay=0.0005)) as model:
+        for i in range(100):
+            token = edgellm.CancelToken()
+            texts: dict[str, edgellm.Completion] = {}
+
+            def ask(name: str, text: str, cancel: edgellm.CancelToken | None, into: dict[str, object]) -> None:
+                into[name] = model.generate(text, temperature=0, cancel=cancel)
+
+            kept = threading.Thread(target=ask, args=("kept", f"right answer {i}", None, texts))
+            dropped = threading.Thread(target=ask, args=("dropped", "w" * 60, token, texts))
+            kept.start()
+            dropped.start()
+            threading.Timer(0.002 * (i % 10), token.cancel).start()
+            kept.join(20)
+            dropped.join(20)
+            assert texts["kept"].text == f"right answer {i}"
+            assert texts["dropped"].finish_reason in ("cancelled", "stop")
+            assert texts["dropped"].text == "w" * len(texts["dropped"].text)

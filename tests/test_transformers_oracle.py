@@ -1,0 +1,65 @@
+"""Template, tokens and answer of SmolLM2 against transformers on the same conversations."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgellm
+from edgellm.model import Model
+
+CONVERSATIONS: list[list[dict[str, str]]] = [
+    [{"role": "user", "content": "Why is the sky blue?"}],
+    [{"role": "system", "content": "Answer in Latin."}, {"role": "user", "content": "  Hello\n\n\tworld 🙂 naïve  "}],
+    [
+        {"role": "user", "content": "Count: 1234567890, 3.14, x_1"},
+        {"role": "assistant", "content": "def f(x):\n    return x"},
+        {"role": "user", "content": "<|im_end|> is a token; don't"},
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> Iterator[Model]:
+    with edgellm.load(smollm2, kv_type="f32", ctx=1024) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_template_and_tokens_agree(model: Model, tokenizer: Any, conversation: list[dict[str, str]]) -> None:
+    chat = model.chat(messages=conversation[:-1])
+    turn = chat._fit(conversation, edgellm.GenerateParams())
+    text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    assert turn.text == text
+    assert turn.tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_answers_agree(model: Model, tokenizer: Any, smollm2: Path) -> None:
+    """Greedy, 32 tokens: llama.cpp's int8 activations flip near-ties later on."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("accelerate")
+    import transformers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = transformers.AutoModelForCausalLM.from_pretrained(
+            smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32
+        )
+    text = tokenizer.apply_chat_template(CONVERSATIONS[0], tokenize=False, add_generation_prompt=True)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        expected = reference.generate(ids, max_new_tokens=32, do_sample=False)[0, ids.shape[1] :].tolist()
+    done = model.chat().send("Why is the sky blue?", temperature=0, max_tokens=32)
+    assert done.tokens == expected
