@@ -69,6 +69,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
     fits = "" if needed <= available or not available else "; it does not fit"
     have = f"{size(available)} available" if available else "the system does not say how much is available"
     cut = "" if ctx is None or ctx == context else f"; {ctx:,} asked, which is more than it was trained for"
+    unasked = f"{default:,} by default" if default else "none of use fits in memory"
     facts = [
         ("name", info.name),
         ("path", str(path)),
@@ -79,7 +80,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
         ("types", "\n".join(mix)),
         ("layers", f"{info.n_layer} of width {info.n_embd:,}"),
         ("vocabulary", f"{info.n_vocab:,} tokens"),
-        ("context", f"{info.n_ctx_train:,} tokens trained, {default:,} by default{cut}"),
+        ("context", f"{info.n_ctx_train:,} tokens trained, {unasked}{cut}"),
         ("KV cache", f"{info.kv_bytes_per_token:,} bytes per token"),
         ("memory", f"{size(needed)} needed at {context:,} tokens, {have}{fits}"),
         ("chat template", _template(info)),

@@ -22,7 +22,7 @@ TEXT = "The little dog ran through the tall grass and the river sang about old m
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma3"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    opened = open_backend(request.getfixturevalue(request.param), LoadParams(ctx=2048))
+    opened = open_backend(request.getfixturevalue(request.param), LoadParams(ctx=2048, micro_batch=128))
     yield opened
     opened.close()
 
@@ -51,41 +51,41 @@ def prompt(backend: Backend, n: int) -> list[int]:
 
 
 def test_state_saved_in_blocks_and_loaded_gives_the_same_logits(backend: Backend) -> None:
-    tokens = prompt(backend, 700)
+    tokens = prompt(backend, 340)
     original = backend.new_sequence()
-    feed(backend, original, tokens[:680])
-    blocks = [original.save(0, 256), original.save(256, 512), original.save(512, 680)]
-    expected = feed(backend, original, tokens[680:])
+    feed(backend, original, tokens[:320])
+    blocks = [original.save(0, 256), original.save(256, 300), original.save(300, 320)]
+    expected = feed(backend, original, tokens[320:])
     original.close()
     restored = backend.new_sequence()
     restored.load([blocks[0]])
     restored.load(blocks[1:])
-    assert restored.length == 680
-    assert np.array_equal(feed(backend, restored, tokens[680:]), expected)
+    assert restored.length == 320
+    assert np.array_equal(feed(backend, restored, tokens[320:]), expected)
     restored.close()
 
 
 def test_truncated_and_forked_sequences_go_on_like_fresh_ones(backend: Backend) -> None:
-    tokens = prompt(backend, 640)
+    tokens = prompt(backend, 320)
     fresh = backend.new_sequence()
-    feed(backend, fresh, tokens[:600])
-    expected = feed(backend, fresh, tokens[600:])
+    feed(backend, fresh, tokens[:280])
+    expected = feed(backend, fresh, tokens[280:])
     fresh.close()
 
     sequence = backend.new_sequence()
-    feed(backend, sequence, tokens[:600])
-    twin = sequence.fork(600)
+    feed(backend, sequence, tokens[:280])
+    twin = sequence.fork(280)
     feed(backend, sequence, [7] * 20)
-    assert sequence.truncate(600)
-    assert np.array_equal(feed(backend, sequence, tokens[600:]), expected)
+    assert sequence.truncate(280)
+    assert np.array_equal(feed(backend, sequence, tokens[280:]), expected)
     sequence.close()
-    assert twin.length == 600
-    assert np.array_equal(feed(backend, twin, tokens[600:]), expected)
+    assert twin.length == 280
+    assert np.array_equal(feed(backend, twin, tokens[280:]), expected)
     twin.close()
 
 
 def test_several_sequences_in_one_pass_keep_apart(backend: Backend) -> None:
-    first, second = prompt(backend, 64), prompt(backend, 640)[300:360]
+    first, second = prompt(backend, 64), prompt(backend, 400)[300:360]
     alone = []
     for tokens in (first, second):
         sequence = backend.new_sequence()
@@ -112,7 +112,7 @@ def test_the_pool_grows_without_changing_a_logit(smollm2: Path, monkeypatch: pyt
         opened = open_backend(smollm2, LoadParams(ctx=2048, micro_batch=128))
         other, sequence = opened.new_sequence(), opened.new_sequence()
         feed(opened, other, prompt(opened, 40))
-        logits = feed(opened, sequence, prompt(opened, 800))
+        logits = feed(opened, sequence, prompt(opened, 520))
         results.append((logits, feed(opened, other, prompt(opened, 80)[40:])))
         opened.close()
     assert np.array_equal(results[0][0], results[1][0])
@@ -120,21 +120,21 @@ def test_the_pool_grows_without_changing_a_logit(smollm2: Path, monkeypatch: pyt
 
 
 def test_an_interrupted_pass_keeps_whole_micro_batches_and_the_rest_can_be_fed(backend: Backend) -> None:
-    tokens = prompt(backend, 700)
+    tokens = prompt(backend, 160)
     fresh = backend.new_sequence()
-    feed(backend, fresh, tokens[:512])
-    expected = feed(backend, fresh, tokens[512:])
+    feed(backend, fresh, tokens[:128])
+    expected = feed(backend, fresh, tokens[128:])
     fresh.close()
     sequence = backend.new_sequence()
     timer = threading.Timer(0.05, backend.interrupt)
     timer.start()
     with pytest.raises(Interrupted):
-        for _ in range(100):  # some pass is in flight when the timer fires
+        for _ in range(1000):  # some pass is in flight when the timer fires
             sequence.truncate(0)
-            feed(backend, sequence, tokens[:512])
+            feed(backend, sequence, tokens[:128])
     assert sequence.length == 0
-    feed(backend, sequence, tokens[:512])
-    assert np.array_equal(feed(backend, sequence, tokens[512:]), expected)
+    feed(backend, sequence, tokens[:128])
+    assert np.array_equal(feed(backend, sequence, tokens[128:]), expected)
     sequence.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
         callback = lib.llama_progress_callback(report)
         p.progress_callback = callback
         with library.capture_log() as lines:
-            model = lib.llama_model_load_from_file(str(path).encode(), p)
+            model = lib.llama_model_load_from_file(os.fsencode(file.path), p)
         if stopped:
             if model:
                 lib.llama_model_free(model)
