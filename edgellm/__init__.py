@@ -25,6 +25,7 @@ _PLACES = {
     "ModelInfo": "backends.base",
     "GenerateParams": "params",
     "LoadParams": "params",
+    "CacheParams": "params",
     "CacheReport": "events",
     "Chunk": "events",
     "Completion": "events",
@@ -35,6 +36,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "CacheParams",
     "CacheReport",
     "CancelToken",
     "Chat",
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from edgellm.errors import EdgeLLMError
     from edgellm.events import CacheReport, Chunk, Completion, Timings, TokenLogprob, Usage
     from edgellm.model import Model, load
-    from edgellm.params import GenerateParams, LoadParams
+    from edgellm.params import CacheParams, GenerateParams, LoadParams
 
 
 def __getattr__(name: str) -> Any:

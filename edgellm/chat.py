@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgellm.model import Model
 
 Message = dict[str, Any]
+REMEMBERED = 64  # texts of one conversation whose tokens are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Chat:
         system: str | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
         thinking: bool | None = None,
+        private: bool = False,
     ) -> None:
         source = model.info.chat_template
         if source is None:
@@ -55,14 +57,15 @@ class Chat:
         self.messages: list[Message] = [dict(message) for message in messages]
         self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
         self.thinking = thinking
+        self.private = private  # its state never touches the disk
         if system is not None:
             if self.messages and self.messages[0].get("role") == "system":
                 raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
             self.messages.insert(0, {"role": "system", "content": system})
         bos, eos = _text_of(model, model.info.bos_id), _text_of(model, model.info.eos_id)
         self._template = ChatTemplate(source, bos=bos, eos=eos)
-        self._said_text = ""  # rendered prompt and answer of the last exchange
-        self._said_tokens: list[int] = []  # the tokens of that text, as the model saw and produced them
+        # Texts that were prompts, or prompts with their answers, and the tokens the model saw and produced for them.
+        self._said: list[tuple[str, list[int]]] = []
 
     @property
     def system(self) -> str | None:
@@ -103,17 +106,38 @@ class Chat:
         """
         return self._exchange(content, params, cancel, options, stream=True)
 
+    def regenerate(self, params: GenerateParams | None = None, **options: Any) -> Completion:
+        """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
+        asked = next((i for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].get("role") == "user"), None)
+        if asked is None:
+            raise InvalidParameter("nothing was asked yet, so there is no answer to regenerate")
+        return self.edit(asked, str(self.messages[asked]["content"]), params, **options)
+
+    def edit(self, index: int, content: str, params: GenerateParams | None = None, **options: Any) -> Completion:
+        """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it.
+
+        Everything before is reused. The conversation stays as it was when the answer fails.
+        """
+        if not 0 <= index < len(self.messages) or self.messages[index].get("role") != "user":
+            raise InvalidParameter(f"messages[{index}] is not a message of the user")
+        before = self.messages
+        self.messages = self.messages[:index]
+        try:
+            return self.send(content, params, **options)
+        except BaseException:
+            self.messages = before
+            raise
+
     def reset(self) -> None:
         """Forget everything but the system prompt."""
         self.messages = self.messages[: 1 if self.system is not None else 0]
         self.dropped = []
-        self._said_text, self._said_tokens = "", []
 
     def fork(self) -> Chat:
         """An independent conversation with the same past."""
-        twin = Chat(self.model, messages=self.messages, thinking=self.thinking)
+        twin = Chat(self.model, messages=self.messages, thinking=self.thinking, private=self.private)
         twin.dropped = [dict(message) for message in self.dropped]
-        twin._said_text, twin._said_tokens = self._said_text, list(self._said_tokens)
+        twin._said = list(self._said)
         return twin
 
     def save(self, path: str | Path) -> None:
@@ -130,8 +154,7 @@ class Chat:
                 raise ValueError("unknown version")
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
-        self.messages, self.dropped = messages, dropped
-        self._said_text, self._said_tokens = "", []
+        self.messages, self.dropped, self._said = messages, dropped, []
 
     # How a turn becomes tokens
 
@@ -145,6 +168,8 @@ class Chat:
         stream: bool,
     ) -> Iterator[Chunk]:
         chosen = build(GenerateParams, options, params)
+        if self.private and chosen.cache:
+            chosen = replace(chosen, cache="memory")
         turn = self._fit([*self.messages, {"role": "user", "content": content}], chosen)
         request = self.model.submit(turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel)
         return self._deliver(request, turn)
@@ -168,9 +193,10 @@ class Chat:
     def _remember(self, turn: _Turn, answer: str, tokens: list[int]) -> None:
         self.messages = [*turn.messages, {"role": "assistant", "content": answer}]
         self.dropped += turn.dropped
-        self._said_text, self._said_tokens = turn.text, turn.tokens
+        self._said.append((turn.text, turn.tokens))
         if tokens and self.model.decode(tokens) == answer:  # else a stop string or half a character was cut off
-            self._said_text, self._said_tokens = turn.text + answer, turn.tokens + tokens
+            self._said.append((turn.text + answer, turn.tokens + tokens))
+        del self._said[:-REMEMBERED]
 
     def _fit(self, messages: list[Message], params: GenerateParams) -> _Turn:
         """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit."""
@@ -196,9 +222,11 @@ class Chat:
     def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
         """The prompt as text and tokens. What was said before keeps the tokens it had; only the rest is tokenized."""
         text = self._template.render(messages, thinking=self.thinking)
-        if self._said_text and text.startswith(self._said_text):
-            rest = text[len(self._said_text) :]
-            return text, self._said_tokens + self.model.encode(rest, bos=False)
+        said = max(
+            (said for said in self._said if text.startswith(said[0])), key=lambda said: len(said[0]), default=None
+        )
+        if said is not None:
+            return text, said[1] + self.model.encode(text[len(said[0]) :], bos=False)
         bos = _text_of(self.model, self.model.info.bos_id)
         return text, self.model.encode(text, bos=not (bos and text.startswith(bos)))
 

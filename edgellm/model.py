@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import machine
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, ModelInfo, Step
 from edgellm.engine.cancel import CancelToken
@@ -19,7 +20,11 @@ from edgellm.engine.engine import Engine
 from edgellm.engine.scheduler import prefill_size
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
-from edgellm.params import GenerateParams, LoadParams, build
+from edgellm.kv.blocks import root_key
+from edgellm.kv.memory import MemoryTier
+from edgellm.kv.prefixes import PrefixCache
+from edgellm.kv.store import BlockStore, store_path
+from edgellm.params import CacheParams, GenerateParams, LoadParams, build
 
 if TYPE_CHECKING:
     from edgellm.chat import Chat
@@ -50,7 +55,7 @@ def load(
 
         path = resolve(str(model), offline=chosen.offline)
     backend = open_backend(path, chosen, progress)
-    return Model(backend, load_ms=1e3 * (time.perf_counter() - started))
+    return Model(backend, cache=chosen.cache, load_ms=1e3 * (time.perf_counter() - started))
 
 
 class Model:
@@ -60,8 +65,8 @@ class Model:
     one `params` object (keywords win).
     """
 
-    def __init__(self, backend: Backend, *, load_ms: float = 0.0) -> None:
-        self._engine = Engine(backend, load_ms=load_ms)
+    def __init__(self, backend: Backend, *, cache: CacheParams | None = None, load_ms: float = 0.0) -> None:
+        self._engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
         self._finalizer = weakref.finalize(self, self._engine.close)
 
     @property
@@ -155,11 +160,12 @@ class Model:
         *,
         messages: Sequence[Mapping[str, Any]] = (),
         thinking: bool | None = None,
+        private: bool = False,
     ) -> Chat:
-        """Begin a conversation. Raises Unsupported when the model has no chat template."""
+        """Begin a conversation; a private one never touches the disk. Raises Unsupported without a chat template."""
         from edgellm.chat import Chat
 
-        return Chat(self, system=system, messages=messages, thinking=thinking)
+        return Chat(self, system=system, messages=messages, thinking=thinking, private=private)
 
     def score(self, text: Prompt) -> NDArray[np.float64]:
         """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
@@ -235,6 +241,15 @@ class Model:
                     return
         finally:
             request.cancel()
+
+
+def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
+    memory = params.memory
+    if memory is None:
+        memory = min(1 << 30, (machine.memory().available or 8 << 30) // 8)
+    store = None if params.disk == 0 else BlockStore(store_path(), budget=params.disk)
+    root = root_key(backend.info.fingerprint, backend.state_key)
+    return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name)
 
 
 def _score(engine: Engine, backend: Backend, tokens: list[int]) -> NDArray[np.float64]:

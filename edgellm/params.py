@@ -33,6 +33,23 @@ def _is_real(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheParams:
+    """Where the state of earlier prompts is kept. 0 bytes switch a tier off.
+
+    memory: bytes of parked state in host memory; None is 1 GiB, or an eighth of the available memory if that is less.
+    disk: bytes on disk, shared by all models and processes; None is 4 GB, or 10 % of the free space if that is less.
+    """
+
+    memory: int | None = None
+    disk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "disk"):
+            value = getattr(self, name)
+            _check(value is None or (_is_int(value) and value >= 0), name, value, "a number of bytes")
+
+
+@dataclass(frozen=True, slots=True)
 class LoadParams:
     """What needs a reload of the model when it changes.
 
@@ -43,6 +60,7 @@ class LoadParams:
     flash_attention: None chooses per device (off on a CPU, where it was measured slower).
     micro_batch: tokens of one prefill pass; a multiple of 4, at least 16.
     trust: skip the trial load in a child process for files whose header is outside the known-good ranges.
+    cache: where the state of earlier prompts is kept.
     offline: never touch the network, not even for a catalog name that is not here yet.
     """
 
@@ -55,6 +73,7 @@ class LoadParams:
     backend: Literal["auto", "llamacpp", "onnx", "native", "echo"] = "auto"
     trust: bool = False
     offline: bool = False
+    cache: CacheParams = field(default_factory=CacheParams)
 
     def __post_init__(self) -> None:
         if self.ctx is not None:
@@ -87,7 +106,8 @@ class GenerateParams:
     logprobs: None, or how many of the likeliest tokens to report beside the chosen one (0-100).
     overflow: "error", or "drop-oldest" to drop a chat's oldest turns (reported in the Completion).
     timeout: seconds after which the answer ends with finish reason "timeout".
-    cache: whether the sequence of this request may be kept for reuse.
+    cache: whether known state is used and this request's is kept: True, False, or "memory" for what must never reach
+    the disk nor be found by others' prompts.
     """
 
     max_tokens: int | None = None
@@ -114,7 +134,7 @@ class GenerateParams:
     ignore_eos: bool = False
     overflow: Literal["error", "drop-oldest"] = "error"
     timeout: float | None = None
-    cache: bool = True
+    cache: bool | Literal["memory"] = True
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -142,6 +162,7 @@ class GenerateParams:
             _check(_is_int(self.logprobs) and 0 <= self.logprobs <= 100, "logprobs", self.logprobs, "between 0 and 100")
         if self.timeout is not None:
             _check(_is_real(self.timeout) and self.timeout > 0, "timeout", self.timeout, "a positive number of seconds")
+        _check(self.cache in (True, False, "memory"), "cache", self.cache, 'True, False or "memory"')
         _check(self.overflow in OVERFLOW, "overflow", self.overflow, f"one of {', '.join(OVERFLOW)}")
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         object.__setattr__(self, "dry_breakers", _strings("dry_breakers", self.dry_breakers))

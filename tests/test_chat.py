@@ -42,8 +42,8 @@ def test_the_prompt_is_what_the_template_says(model: Model) -> None:
     done = chat.send("Q", temperature=0)
     text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
     assert done.usage.prompt_tokens == len(model.encode(text))
-    assert chat._said_tokens[: len(model.encode(text))] == model.encode(text)
-    assert chat._said_tokens[0] == BOS
+    assert chat._said[0] == (text, model.encode(text))
+    assert chat._said[0][1][0] == BOS
 
 
 def test_streamed_and_cancelled_answers_stay_in_the_conversation() -> None:
@@ -116,6 +116,29 @@ def test_save_and_restore(model: Model, tmp_path: Path) -> None:
         with pytest.raises(InvalidModelFile, match="not a saved conversation"):
             other.restore(tmp_path / "bad.json")
     assert len(other.messages) == 5
+
+
+def test_regenerating_and_editing_compute_only_what_is_new(model: Model) -> None:
+    chat = model.chat("A system prompt of some length, so that there is something to reuse.")
+    for text in ("the first question", "the second question", "the third question"):
+        chat.send(text, temperature=0)
+    again = chat.regenerate(temperature=0)
+    assert again.text == "the third question"
+    assert again.cache.computed <= 12
+    assert len(chat.messages) == 7
+    edited = chat.edit(3, "another second question", temperature=0)
+    assert edited.text == "another second question"
+    assert [message["content"] for message in chat.messages[-2:]] == ["another second question"] * 2
+    assert len(chat.messages) == 5
+    assert edited.cache.computed <= len("another second question<") + 20
+    for index in (0, 2, 99):
+        with pytest.raises(InvalidParameter, match="not a message of the user"):
+            chat.edit(index, "x")
+    with pytest.raises(ContextOverflow):
+        chat.edit(1, "y" * 900)
+    assert len(chat.messages) == 5
+    with pytest.raises(InvalidParameter, match="nothing was asked"):
+        model.chat().regenerate()
 
 
 def test_reset_and_the_system_prompt(model: Model) -> None:

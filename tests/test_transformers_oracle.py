@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
+import transformers
 
 import edgellm
+from edgellm.formats.gguf import GGUFFile
 from edgellm.model import Model
 
 CONVERSATIONS: list[list[dict[str, str]]] = [
@@ -31,10 +35,23 @@ def model(smollm2: Path) -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm2: Path) -> Any:
-    transformers = pytest.importorskip("transformers")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
+    """Hugging Face's tokenizer over the vocabulary in the file: byte-level BPE with single digits, as the model's."""
+    with GGUFFile.open(smollm2) as file:
+        tokens = [token.decode() for token in file.metadata["tokenizer.ggml.tokens"]]
+        merges = [tuple(merge.decode().split(" ")) for merge in file.metadata["tokenizer.ggml.merges"]]
+        control = [tokens[i] for i in np.nonzero(file.metadata["tokenizer.ggml.token_type"] == 3)[0]]
+        template = file.metadata["tokenizer.chat_template"]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    made.add_special_tokens(control)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, bos_token=tokens[1], eos_token=tokens[2])
+    fast.chat_template = template
+    return fast
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
@@ -50,8 +67,6 @@ def test_answers_agree(model: Model, tokenizer: Any, smollm2: Path) -> None:
     """Greedy, 32 tokens: llama.cpp's int8 activations flip near-ties later on."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("accelerate")
-    import transformers
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reference = transformers.AutoModelForCausalLM.from_pretrained(

@@ -152,9 +152,13 @@ class Backend(Protocol):
     micro_batch: int  # largest number of tokens in one pass
     max_rows: int  # largest number of logits rows in one pass
     threads: int
+    state_key: str  # names all that shapes saved state beside the weights: engine, build, KV type, kernels
 
-    def new_sequence(self) -> Sequence:
-        """An empty sequence. Raises Busy when `max_sequences` are open."""
+    def new_sequence(self, expected: int = 0) -> Sequence:
+        """An empty sequence that is expected to hold so many tokens (a hint, to make room for them at once).
+
+        Raises Busy when `max_sequences` are open.
+        """
         ...
 
     def forward(self, steps: list[Step]) -> list[Rows | None]:

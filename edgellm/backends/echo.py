@@ -153,6 +153,7 @@ class EchoBackend(Backend):
 
     name = "echo"
     threads = 1
+    state_key = "echo"
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class EchoBackend(Backend):
         self._stop = threading.Event()
         self._rows: Rows = np.full((self.max_rows, n_vocab), np.nan, np.float32)
 
-    def new_sequence(self) -> EchoSequence:
+    def new_sequence(self, expected: int = 0) -> EchoSequence:
         self._check_open()
         if len(self._open) >= self.max_sequences:
             raise Busy(f"{self.max_sequences} sequences are open; close one first")

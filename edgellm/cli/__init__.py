@@ -24,6 +24,7 @@ COMMANDS = {
     "list": ("list", "list_models", "Models that are here, and models to pull."),
     "show": ("show", "show", "What a model file is and what it needs."),
     "rm": ("rm", "rm", "Remove a downloaded model."),
+    "cache": ("cache", "cache", "The prompts that are known on disk."),
     "bench": ("bench", "bench", "Measure prefill, decode and time to first token."),
     "doctor": ("doctor", "doctor", "What this machine has, and what is wrong."),
 }

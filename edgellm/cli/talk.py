@@ -137,16 +137,22 @@ class Talk:
 
 
 def statistics(done: Completion) -> str:
-    """Token counts and speeds of an answer, in two lines."""
+    """Token counts and speeds of an answer, in a few lines."""
     usage, timings = done.usage, done.timings
     prompt = f"{usage.prompt_tokens} prompt tokens"
+    cache = done.cache
     if usage.cached_tokens:
-        prompt += f" ({usage.cached_tokens} reused, {done.cache.computed} computed)"
+        tiers = (("live", cache.from_live), ("memory", cache.from_memory), ("disk", cache.from_disk))
+        reused = ", ".join(f"{count} from {tier}" for tier, count in tiers if count)
+        prompt += f" ({reused}, {cache.computed} computed)"
+    why = f"\ncache: {cache.reason}"
+    if cache.broke_at is not None:
+        why += f": {cache.expected[:40]!r} was known, {cache.found[:40]!r} came"
     return (
         f"{prompt}, {usage.completion_tokens} answered ({done.finish_reason}); first token after "
         f"{timings.ttft_ms:.0f} ms, loaded in {timings.load_ms:.0f} ms\n"
         f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, decode {timings.decode_tokens_per_second:.1f} "
-        f"tokens/s; {done.backend}, {done.threads} threads, seed {done.seed}"
+        f"tokens/s; {done.backend}, {done.threads} threads, seed {done.seed}{why}"
     )
 
 

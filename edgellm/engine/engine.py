@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.request import Request, Sink
-from edgellm.engine.scheduler import RoundRobin, prefill_size, reusable
+from edgellm.engine.reuse import Reuse
+from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -33,7 +34,8 @@ from edgellm.errors import (
     InvalidParameter,
     NotEnoughMemory,
 )
-from edgellm.kv.prefixes import LivePrefixes
+from edgellm.events import CacheReport
+from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
 
 log = logging.getLogger("edgellm.engine")
@@ -55,10 +57,13 @@ class _Call:
 class Engine:
     """Runs generations on one backend, safe to call from any thread.
 
-    queue_limit: generations that may be unfinished at once; more raise Busy.
+    known: parked state of earlier requests; None keeps none. queue_limit: generations that may be unfinished at once;
+    more raise Busy.
     """
 
-    def __init__(self, backend: Backend, *, load_ms: float = 0.0, queue_limit: int = 256) -> None:
+    def __init__(
+        self, backend: Backend, known: PrefixCache | None = None, *, load_ms: float = 0.0, queue_limit: int = 256
+    ) -> None:
         self.backend = backend
         self.load_ms = load_ms
         self._queue_limit = queue_limit
@@ -66,8 +71,8 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._full = False  # a request was parked for lack of room, and none has finished since
-        self._prefixes = LivePrefixes()
-        self._turns = RoundRobin()
+        self._reuse = Reuse(backend, known)
+        self._scheduler = Scheduler(backend.micro_batch)
         self._lock = threading.Lock()  # guards the three below
         self._open = True
         self._unfinished = 0
@@ -170,7 +175,7 @@ class Engine:
                 self._drop_stopped()
                 self._admit()
                 if self._running:
-                    self._pass(self._turns.next(self._running))
+                    self._pass()
         except BaseException:
             log.exception("the engine stopped")
         finally:
@@ -188,7 +193,7 @@ class Engine:
             if isinstance(item, Request):
                 self._waiting.append(item)
             elif item is not None:
-                self._prefixes.clear()
+                self._reuse.forget_live()
                 item.run(self.backend)
         return False
 
@@ -199,107 +204,98 @@ class Engine:
                 self._retire(request)
 
     def _admit(self) -> None:
-        """Start waiting requests, first come, first served; none while the KV cache is full."""
-        while self._waiting and not self._full and len(self._running) < self.backend.max_sequences:
-            request = self._waiting.popleft()
-            try:
-                self._start(request)
-            except EdgeLLMError as error:
-                if isinstance(error, Busy) and self._running:
-                    self._waiting.appendleft(request)
-                    self._full = True
-                    return
-                request.fail(error)
-                self._retire(request, keep=False)
-            else:
-                self._running.append(request)
+        """Start waiting requests, first come, first served; none while the KV cache is full.
 
-    def _start(self, request: Request) -> None:
-        """Give it a sequence: its own parked state, the longest known prefix, or an empty one."""
-        if request.parked:
-            self._prefixes.clear()
-            sequence = self.backend.new_sequence()
-            try:
-                sequence.load(request.parked)
-            except BaseException:
-                sequence.close()
-                raise
-            request.sequence, request.parked = sequence, []
-            return
-        known, matched = self._prefixes.take(request.prompt)
-        if known is not None:
-            keep = reusable(matched, len(request.prompt))
-            if keep and known.sequence.truncate(keep):
-                request.sequence, request.reused = known.sequence, keep
+        One that shares a long beginning with a prompt that is being read waits until that part is there.
+        """
+        for request in list(self._waiting):
+            if self._full or len(self._running) >= self.backend.max_sequences:
                 return
-            known.sequence.close()
-        request.sequence = self.backend.new_sequence()
+            if request.parked or not self._reuse.is_coming(request, self._running):
+                self._waiting.remove(request)
+                self._start_or_fail(request)
 
-    def _pass(self, request: Request) -> None:
-        backend, sequence = self.backend, request.sequence
-        assert sequence is not None
-        tokens = request.pending
-        prefill = request.in_prefill
-        if prefill:
-            size = prefill_size(len(tokens), backend.micro_batch)
-            last = size == len(tokens)
-            step = Step(sequence, tokens[:size], "last" if last else "none")
+    def _start_or_fail(self, request: Request) -> None:
+        try:
+            self._reuse.start(request, self._running)
+        except Exception as error:
+            if isinstance(error, Busy) and self._running:
+                self._waiting.appendleft(request)
+                self._full = True
+                return
+            request.fail(_as_ours(error, "a request could not start"))
+            self._retire(request, keep=False)
         else:
-            last = True
-            step = Step(sequence, tokens, "last")
+            self._running.append(request)
+
+    def _pass(self) -> None:
+        """One pass: a prefill slice of one request, or the next token of every request that decodes."""
+        shares = [(r, n) for r, n in self._scheduler.next(self._running) if r.stop_reason is None]
+        prefill = bool(shares) and shares[0][0].in_prefill
+        steps = []
+        for request, size in shares:
+            assert request.sequence is not None  # every running request has one
+            tokens = request.pending
+            steps.append(Step(request.sequence, tokens[:size], "last" if size == len(tokens) else "none"))
         with self._lock:
-            if request.stop_reason is not None or not self._open:
+            if not self._open or not shares or (prefill and shares[0][0].stop_reason is not None):
                 return
-            self._in_pass = request
+            # A decode pass is over within a token; only a prefill pass is worth interrupting.
+            self._in_pass = shares[0][0] if prefill else None
         started = time.perf_counter()
         try:
-            rows = backend.forward([step])[0]
+            rows = self.backend.forward(steps)
         except Interrupted:
-            # The sequence knows its new length; whoever was meant is dropped in the next round.
-            if not backend.info.can_truncate:  # a recurrent state is undefined now: begin again
-                sequence.close()
-                request.sequence, request.reused = backend.new_sequence(), 0
+            self._recover([request for request, _ in shares])
             return
         except Busy as error:
-            self._make_room(request, error)
+            self._make_room(error)
             return
         except Exception as error:
-            if not isinstance(error, EdgeLLMError):
-                error = BackendFailed(f"the engine failed on a pass: {type(error).__name__}: {error}")
-            request.fail(error)
-            self._retire(request, keep=False)
+            for request, _ in shares:
+                request.fail(_as_ours(error, "the engine failed on a pass"))
+                self._retire(request, keep=False)
             return
         finally:
             with self._lock:
                 self._in_pass = None
         if prefill:
-            request.prefilled(time.perf_counter() - started)
-        if last and rows is not None:
-            self._sample(request, rows)
+            shares[0][0].prefilled(time.perf_counter() - started)
+        for (request, _), row in zip(shares, rows, strict=True):
+            if row is not None:
+                self._sample(request, row)
+
+    def _recover(self, requests: list[Request]) -> None:
+        """After an interrupted pass: sequences know their new length; whoever was meant is dropped next."""
+        if self.backend.info.can_truncate:
+            return
+        for request in requests:  # a recurrent state is undefined now: begin again
+            assert request.sequence is not None
+            request.sequence.close()
+            request.sequence, request.reused = self.backend.new_sequence(), 0
+            request.cache = CacheReport(computed=len(request.prompt), reason="an interruption undid the known state")
 
     def _sample(self, request: Request, rows: Rows) -> None:
         try:
             request.accept(rows, self.backend)
         except Exception as error:
             log.debug("a generation failed while sampling", exc_info=True)
-            if not isinstance(error, EdgeLLMError):
-                error = BackendFailed(f"sampling failed: {type(error).__name__}: {error}")
-            request.fail(error)
+            request.fail(_as_ours(error, "sampling failed"))
         if request.done:
             self._retire(request)
 
-    def _make_room(self, request: Request, full: Busy) -> None:
-        """The KV cache is full: forget the kept prefix, else park the youngest request in host memory.
+    def _make_room(self, full: Busy) -> None:
+        """The KV cache is full: forget the kept sequence, else park the youngest request in host memory.
 
         So the oldest always goes on, and what is parked comes back when another has finished.
         """
-        if self._prefixes.clear():
-            return
-        if len(self._running) == 1:
-            request.fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
-            self._retire(request, keep=False)
+        if self._reuse.forget_live():
             return
         youngest = max(self._running, key=lambda running: running.submitted)
+        if len(self._running) == 1:
+            youngest.fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
+            self._retire(youngest, keep=False)
+            return
         sequence = youngest.sequence
         assert sequence is not None  # every running request has one
         if sequence.length:
@@ -311,19 +307,19 @@ class Engine:
         self._full = True
 
     def _retire(self, request: Request, *, keep: bool = True) -> None:
-        """Forget a finished request; its sequence stays for reuse when it is the last one and may be kept."""
+        """Forget a finished request. Its state is parked for reuse; the last one's sequence stays alive as well."""
         self._full = False
         if request in self._running:
             self._running.remove(request)
         elif request in self._waiting:
             self._waiting.remove(request)
-        sequence, request.sequence = request.sequence, None
-        request.parked = []
+        sequence, request.parked = request.sequence, []
         if sequence is not None:
-            if keep and request.params.cache and not self._running and sequence.length:
-                self._prefixes.put(request.history[: sequence.length], sequence)
+            if keep and request.params.cache and sequence.length:
+                self._reuse.keep(request, alone=not self._running)
             else:
                 sequence.close()
+                request.sequence = None
         with self._lock:
             self._unfinished -= 1
 
@@ -341,5 +337,11 @@ class Engine:
         for request in [*self._running, *self._waiting]:
             request.fail(closed)
             self._retire(request, keep=False)
-        self._prefixes.clear()
+        self._reuse.close()
         self.backend.close()
+
+
+def _as_ours(error: Exception, what: str) -> EdgeLLMError:
+    if isinstance(error, EdgeLLMError):
+        return error
+    return BackendFailed(f"{what}: {type(error).__name__}: {error}")

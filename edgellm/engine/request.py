@@ -26,6 +26,8 @@ from edgellm.params import GenerateParams
 if TYPE_CHECKING:
     from edgellm.engine.engine import Engine
 
+USUAL_ANSWER = 512  # tokens
+
 Sink = Callable[["Chunk | BaseException"], None]
 
 
@@ -46,6 +48,7 @@ class Request:
         self.sequence: Sequence | None = None
         self.parked: list[Buffer] = []
         self.reused = 0  # tokens of the prompt that were not computed
+        self.cache = CacheReport()
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
         self._engine = engine
@@ -120,6 +123,16 @@ class Request:
         return self.history[self.sequence.length :]
 
     @property
+    def expected(self) -> int:
+        """Tokens that its sequence will probably hold."""
+        return len(self.prompt) + min(self.params.max_tokens or USUAL_ANSWER, USUAL_ANSWER)
+
+    @property
+    def private(self) -> bool:
+        """Its state never reaches the disk, and nobody else's prompt finds it."""
+        return self.params.cache == "memory"
+
+    @property
     def in_prefill(self) -> bool:
         return self.sequence is None or self.sequence.length < len(self.prompt)
 
@@ -182,7 +195,7 @@ class Request:
             finish_reason=reason,
             usage=Usage(len(self.prompt), self.reused, len(self.tokens)),
             timings=self._timings(),
-            cache=CacheReport(from_live=self.reused, computed=len(self.prompt) - self.reused),
+            cache=self.cache,
             backend=backend.name,
             threads=backend.threads,
             seed=self.sampler.seed,

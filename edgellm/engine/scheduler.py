@@ -1,8 +1,12 @@
-"""Which tokens of which request go into the next pass.
+"""Which tokens of which requests go into the next pass.
 
 The pass shape is what makes reuse exact. The same token computed in a pass of another size gives other logits (other
 kernels), but prefill passes that start at a multiple of `ALIGN` and hold at least `SHORTEST` tokens agree bit for bit
-on llama.cpp. So every prefill pass does, and a known prefix is cut (`reusable`) so that the passes after it can.
+on llama.cpp. So every prefill pass does, holds the tokens of one request alone, and a known prefix is cut (`reusable`)
+so that the passes after it can.
+
+Decode steps of all running requests share a pass: it reads the weights once for all of them. With both kinds waiting,
+they take turns, and prefill passes are short, so that running answers go on.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 ALIGN = 4  # tokens; a prefill pass starts at a multiple of it
 SHORTEST = 8  # tokens; no prefill pass is shorter, unless the whole prompt is
+SLICE = 128  # tokens of a prefill pass while other requests decode
 
 
 def prefill_size(pending: int, micro_batch: int) -> int:
@@ -29,20 +34,21 @@ def reusable(matched: int, prompt: int) -> int:
     return max(0, min(matched, prompt - SHORTEST)) // ALIGN * ALIGN
 
 
-class RoundRobin:
-    """One request's share per pass, in turn: a long prompt holds the others up for one micro-batch at most.
+class Scheduler:
+    """Alternates between one prefill pass and one decode pass; prefills take turns by arrival."""
 
-    A request that runs alone therefore always sees the same passes, and gives the same text for the same seed.
-    """
+    def __init__(self, micro_batch: int) -> None:
+        self._micro_batch = micro_batch
+        self._prefilled_last = False
 
-    def __init__(self) -> None:
-        self._last: Request | None = None
-
-    def next(self, running: Sequence[Request]) -> Request:
-        """The request after the one served last. `running` is not empty."""
-        if len(running) > 1 and self._last in running:
-            at = running.index(self._last) + 1
-            self._last = running[at % len(running)]
-        else:
-            self._last = running[0]
-        return self._last
+    def next(self, running: Sequence[Request]) -> list[tuple[Request, int]]:
+        """The requests of the next pass and how many tokens of each. `running` is not empty."""
+        prefilling = [request for request in running if request.in_prefill]
+        decoding = [request for request in running if not request.in_prefill]
+        if not prefilling or (decoding and self._prefilled_last):
+            self._prefilled_last = False
+            return [(request, 1) for request in decoding]
+        self._prefilled_last = True
+        first = min(prefilling, key=lambda request: request.submitted)
+        limit = min(SLICE, self._micro_batch) if decoding else self._micro_batch
+        return [(first, prefill_size(len(first.pending), limit))]

@@ -1,49 +1,167 @@
-"""The sequences that finished requests leave behind, and the longest known prefix of a new prompt among them."""
+"""What is known of a prompt: the longest prefix over blocks in memory and on disk.
+
+Blocks form a tree under a root that names the model and everything that shapes its state. A block continues its parent
+from any position in it, so two conversations that part in the middle of a block share everything before, and the
+second stores only its own tokens:
+
+    root ── [0, 256) ── [256, 512) ── [512, 700)                  first conversation
+                             └── (from 300) [300, 420)            second conversation
+
+A block is loaded whole and truncated to where the path leaves it. Models whose sequences cannot be truncated keep
+checkpoints instead: blocks that begin at 0 and are used whole or not at all.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgellm.backends.base import Sequence
+from edgellm.kv.blocks import BLOCK_TOKENS, Block, make_block
+from edgellm.kv.memory import MemoryTier
+from edgellm.kv.store import BlockStore
+
+log = logging.getLogger("edgellm.kv")
+
+SHORTEST_ON_DISK = 64  # tokens; shorter conversations are not worth a file
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A sequence and the tokens whose state it holds."""
+class Hit:
+    """A block on the path of a prompt, the tokens of it that agree, and where it lies."""
 
-    tokens: list[int]
-    sequence: Sequence
-
-
-class LivePrefixes:
-    """Keeps the most recent finished sequence alive; more of them would slow every pass of the others down."""
-
-    def __init__(self) -> None:
-        self._known: Known | None = None
-
-    def put(self, tokens: list[int], sequence: Sequence) -> None:
-        """Keep `sequence`, which holds `tokens`; the one kept before is closed."""
-        self.clear()
-        self._known = Known(tokens, sequence)
-
-    def take(self, prompt: list[int]) -> tuple[Known | None, int]:
-        """The kept sequence and how many tokens it has in common with `prompt`; it is the caller's from now on."""
-        known, self._known = self._known, None
-        return known, common_prefix(known.tokens, prompt) if known else 0
-
-    def clear(self) -> bool:
-        """Close what is kept. False when there was nothing."""
-        known, self._known = self._known, None
-        if known is None:
-            return False
-        known.sequence.close()
-        return True
+    block: Block
+    taken: int
+    on_disk: bool
 
 
-def common_prefix(a: Tokens[int], b: Tokens[int]) -> int:
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The known prefix of a prompt: `length` tokens. next_known: what followed in the nearest known sequence."""
+
+    hits: list[Hit]
+    length: int
+    next_known: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Tokens that came back, by tier. damaged: stored blocks that could not be used."""
+
+    from_memory: int = 0
+    from_disk: int = 0
+    damaged: int = 0
+
+
+class PrefixCache:
+    """The parked state of one model. For the engine's thread alone.
+
+    root: the key that all its blocks descend from. store: None keeps everything off the disk.
+    """
+
+    def __init__(self, root: bytes, memory: MemoryTier, store: BlockStore | None, *, label: str) -> None:
+        self.memory = memory
+        self.store = store
+        self._root = root
+        self._private_root = make_block(root, 0, [-1]).key  # no token is -1: nothing public descends from it
+        self._label = label
+
+    def match(self, prompt: Tokens[int], *, private: bool = False, whole: bool = False) -> Match:
+        """The longest known prefix. whole: only blocks that agree to their last token count."""
+        tokens = np.asarray(prompt, np.int32)
+        node, at = (self._private_root if private else self._root), 0
+        hits: list[Hit] = []
+        rest: list[int] = []
+        while at < len(tokens):
+            best: Hit | None = None
+            for candidate, on_disk in self._children(node, private):
+                if candidate.start != at:
+                    continue
+                taken = common_prefix(candidate.tokens, tokens[at:])
+                if whole and taken < len(candidate.tokens):
+                    continue
+                if best is None or taken > best.taken:
+                    best = Hit(candidate, taken, on_disk)
+            if best is not None and (best.taken or not rest):
+                rest = [int(token) for token in best.block.tokens[best.taken :]]
+            if best is None or not best.taken:
+                break
+            hits.append(best)
+            at += best.taken
+            node = best.block.key
+        return Match(hits, at, rest)
+
+    def load(self, match: Match, keep: int, sequence: Sequence) -> Loaded:
+        """Bring the first `keep` tokens of a match into an empty sequence; fewer when a block turns out damaged."""
+        memory = disk = damaged = 0
+        for hit in match.hits:
+            if hit.block.start >= keep:
+                break
+            payload = self.memory.read(hit.block.key)
+            came_from_disk = payload is None
+            if payload is None and self.store is not None:
+                payload = self.store.read(hit.block.key)
+            if payload is None:
+                damaged += 1
+                break
+            sequence.load([payload])
+            if came_from_disk:
+                self.memory.write(hit.block, payload)
+            wanted = min(hit.block.start + hit.taken, keep)
+            if sequence.length > wanted and not sequence.truncate(wanted):
+                break
+            if came_from_disk:
+                disk += wanted - hit.block.start
+            else:
+                memory += wanted - hit.block.start
+        return Loaded(memory, disk, damaged)
+
+    def park(self, tokens: list[int], sequence: Sequence, words: str, *, private: bool, whole: bool) -> None:
+        """Keep the state of a sequence that holds `tokens`: what is not known yet is saved, and written to disk."""
+        match = self.match(tokens, private=private, whole=whole)
+        disk = self.store if not private and len(tokens) >= SHORTEST_ON_DISK else None
+        for hit in match.hits:
+            payload = self.memory.read(hit.block.key)
+            if disk is not None and payload is not None and not hit.on_disk:
+                disk.write(hit.block, payload, label=self._label, words=words)
+        if disk is not None:
+            disk.touch([hit.block.key for hit in match.hits])
+        at = match.length
+        if at == len(tokens):
+            return
+        if whole:
+            at, node, step = 0, (self._private_root if private else self._root), len(tokens)
+        else:
+            node = match.hits[-1].block.key if match.hits else (self._private_root if private else self._root)
+            step = BLOCK_TOKENS
+        while at < len(tokens):
+            stop = min(at + step, len(tokens))
+            new = make_block(node, at, tokens[at:stop])
+            payload = sequence.save(at, stop)
+            self.memory.write(new, payload)
+            if disk is not None:
+                disk.write(new, payload, label=self._label, words=words)
+            at, node = stop, new.key
+
+    def close(self) -> None:
+        """Finish writing and let everything go."""
+        self.memory.clear()
+        if self.store is not None:
+            self.store.close()
+
+    def _children(self, node: bytes, private: bool) -> list[tuple[Block, bool]]:
+        here = {child.key: (child, False) for child in self.memory.children(node)}
+        if self.store is not None and not private:
+            for child in self.store.children(node):
+                here[child.key] = (child, True)
+        return list(here.values())
+
+
+def common_prefix(a: Tokens[int] | NDArray[np.int32], b: Tokens[int] | NDArray[np.int32]) -> int:
     """Number of leading tokens that `a` and `b` share."""
     n = min(len(a), len(b))
     different = np.nonzero(np.asarray(a[:n], np.int64) != np.asarray(b[:n], np.int64))[0]

@@ -128,10 +128,14 @@ def test_an_interrupted_pass_keeps_whole_micro_batches_and_the_rest_can_be_fed(b
     sequence = backend.new_sequence()
     timer = threading.Timer(0.05, backend.interrupt)
     timer.start()
-    with pytest.raises(Interrupted):
+
+    def feed_again_and_again() -> None:
         for _ in range(1000):  # some pass is in flight when the timer fires
             sequence.truncate(0)
             feed(backend, sequence, tokens[:128])
+
+    with pytest.raises(Interrupted):
+        feed_again_and_again()
     assert sequence.length == 0
     feed(backend, sequence, tokens[:128])
     assert np.array_equal(feed(backend, sequence, tokens[128:]), expected)

@@ -29,7 +29,7 @@ def test_the_answer_alone_is_on_stdout() -> None:
 
 
 def test_the_prompt_can_come_from_stdin() -> None:
-    done = edgellm(*ECHO, stdin="zwei\nZeilen\n".encode())
+    done = edgellm(*ECHO, stdin=b"zwei\nZeilen\n")
     assert done.stdout == "zwei\nZeilen\n"
     empty = edgellm(*ECHO)
     assert empty.returncode == 2

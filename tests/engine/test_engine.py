@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 
@@ -233,7 +234,7 @@ def test_a_long_prompt_does_not_hold_the_others_up() -> None:
     long.result()
     kinds = ["prefill" if n > 1 else "decode" for _, n, _ in backend_of(engine).passes]
     decodes = [i for i, kind in enumerate(kinds) if kind == "decode"]
-    gaps = [b - a for a, b in zip(decodes, decodes[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(decodes)]
     assert max(gaps) <= 2
     engine.close()
 
@@ -307,7 +308,7 @@ def test_call_runs_on_the_thread_and_passes_errors_on(engine: Engine) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_a_forked_child_is_told_instead_of_hanging(engine: Engine) -> None:
     reader, writer = os.pipe()
-    with pytest.warns(DeprecationWarning) if sys.version_info >= (3, 12) else nullcontext():
+    with pytest.warns(DeprecationWarning, match="fork") if sys.version_info >= (3, 12) else nullcontext():
         child = os.fork()
     if child == 0:  # pragma: no cover
         try:

@@ -46,6 +46,9 @@ class LlamaBackend(Backend):
         vocab = lib.llama_model_get_vocab(model)
         self.tokenizer = LlamaTokenizer(lib, vocab)
         self.threads = plan.threads
+        self.state_key = "|".join(
+            map(str, (library.build_name(), plan.params.kv_type, plan.flash_attention, plan.gpu_layers))
+        )
         self.n_ctx = plan.n_ctx
         self.max_sequences = MAX_SEQUENCES
         self.micro_batch = min(plan.params.micro_batch, -(-plan.n_ctx // 4) * 4)
@@ -98,8 +101,11 @@ class LlamaBackend(Backend):
 
     # Sequences
 
-    def new_sequence(self) -> LlamaSequence:
+    def new_sequence(self, expected: int = 0) -> LlamaSequence:
         context = self.context
+        if self._used() + expected > self._cells:
+            self._grow(min(self._used() + expected, self._max_cells))
+            context = self.context
         free = next((i for i in range(self.max_sequences) if i not in self._sequences), None)
         if free is None:
             raise Busy(f"{self.max_sequences} sequences are open in {self.info.name}; close one first")
@@ -126,7 +132,7 @@ class LlamaBackend(Backend):
         with library.capture_log() as lines:
             code = lib.llama_decode(context, batch.struct)
             while code == DECODE_NO_SLOT:
-                self._grow()
+                self._grow(self._cells + 1)
                 context = self.context
                 code = lib.llama_decode(context, batch.struct)
         if code == 0:
@@ -202,18 +208,23 @@ class LlamaBackend(Backend):
 
     def make_room(self, tokens: int) -> None:
         """llama.cpp had no room for `tokens` more: grow, unless room is not what was missing."""
-        if self._cells - sum(sequence.length for sequence in self._sequences.values()) >= tokens:
+        if self._cells - self._used() >= tokens:
             raise BackendFailed("llama.cpp refused saved state: it is damaged, or of another build or another model")
-        self._grow()
+        self._grow(self._cells + 1)
 
-    def _grow(self) -> None:
-        """Rebuild the pool with twice the cells; every open sequence moves, bit for bit.
+    def _used(self) -> int:
+        return sum(sequence.length for sequence in self._sequences.values())
+
+    def _grow(self, needed: int) -> None:
+        """Rebuild the pool if it has fewer cells than `needed`; every open sequence moves, bit for bit.
 
         Raises Busy when it is already as large as it may be.
         """
+        if needed <= self._cells:
+            return
         if self._cells >= self._max_cells:
             raise Busy(f"the KV cache of {self.info.name} is full ({self._cells} tokens)")
-        cells = min(2 * self._cells, self._max_cells)
+        cells = min(max(2 * self._cells, _round_up(needed, 256)), self._max_cells)
         held = [(s, s.length, [s.save(0, s.length)] if s.length else []) for s in self._sequences.values()]
         log.debug("KV cache grows from %d to %d tokens", self._cells, cells)
         old, self._context = self._context, None

@@ -90,6 +90,12 @@ def capture_log() -> Iterator[deque[str]]:
         _captures.stack.pop()
 
 
+def build_name() -> str:
+    """Names this build of llama.cpp, the CPU, and the kernels that are on: all that shapes computed state."""
+    library, extra = load_library(), extra_buffers()
+    return f"{amx.build_key(library, _version() or 'unknown')} {extra.use} {extra.without_amx}"
+
+
 def engine_report() -> dict[str, Any]:
     """What llama.cpp was built with and how it runs here, as plain values. A library that cannot load is an "error"."""
     report: dict[str, Any] = {"name": "llama.cpp", "package": DISTRIBUTION, "version": _version()}

@@ -1,0 +1,189 @@
+"""Where the state of a request comes from, and where it goes.
+
+start(request)   its own parked state │ the live sequence or the parked blocks that share most │ nothing
+keep(request)    parked as blocks; if it was the only one running, its sequence also stays live
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Many
+from dataclasses import replace
+
+from edgellm.backends.base import Backend
+from edgellm.engine.request import Request
+from edgellm.engine.scheduler import reusable
+from edgellm.errors import BackendFailed, EdgeLLMError, Unsupported
+from edgellm.events import CacheReport
+from edgellm.kv.explain import explain
+from edgellm.kv.prefixes import Match, PrefixCache, common_prefix
+
+log = logging.getLogger("edgellm.engine")
+
+WORTH_WAITING = 64  # tokens that a running prefill will hold and this prompt shares
+WORDS = 64  # tokens of a conversation that people are shown
+
+
+class Reuse:
+    """For the engine's thread alone. known: parked state; None keeps none."""
+
+    def __init__(self, backend: Backend, known: PrefixCache | None) -> None:
+        self._backend = backend
+        self._known = known
+        self._live: Request | None = None  # finished last; its sequence is still in the KV cache
+        self._whole = not backend.info.can_truncate
+
+    def start(self, request: Request, running: Many[Request]) -> None:
+        """Give `request` a sequence and its cache report. Raises Busy and what the backend raises."""
+        if request.parked:
+            self.forget_live()
+            self._restore_parked(request)
+            return
+        if not request.params.cache:
+            self.forget_live()
+            request.sequence = self._backend.new_sequence(request.expected)
+            request.cache = CacheReport(computed=len(request.prompt), reason="the cache was switched off")
+            return
+        match = Match([], 0, [])
+        if self._known is not None:
+            match = self._known.match(request.prompt, private=request.private, whole=self._whole)
+        live, shared = self._nearest_live(request, running)
+        keep = self._keep(shared, request)
+        if (
+            live is not None
+            and keep >= max(1, self._keep(match.length, request))
+            and self._take_live(request, live, keep)
+        ):
+            report = CacheReport(from_live=request.reused)
+            request.cache = self._report(request, report, shared, live.history[shared:])
+            return
+        self.forget_live()
+        self._load(request, match)
+
+    def is_coming(self, request: Request, running: Many[Request]) -> bool:
+        """Whether a prompt that is being read will soon hold much more of this one than it does now."""
+        if not request.params.cache or self._whole:
+            return False
+        for other in running:
+            if other.in_prefill and other.params.cache and other.private == request.private:
+                held = other.sequence.length if other.sequence is not None else 0
+                if self._keep(common_prefix(request.prompt, other.prompt), request) - held >= WORTH_WAITING:
+                    return True
+        return False
+
+    def keep(self, request: Request, *, alone: bool) -> None:
+        """Park the state of a finished request, and leave its sequence alive when it was the only one running."""
+        sequence = request.sequence
+        assert sequence is not None  # the caller has looked
+        if self._known is not None:
+            tokens = request.history[: sequence.length]
+            try:
+                self._known.park(
+                    tokens, sequence, self._text(tokens[:WORDS]), private=request.private, whole=self._whole
+                )
+            except EdgeLLMError as error:
+                log.warning("the state of a finished request could not be kept: %s", error)
+        if alone:
+            self.forget_live()
+            self._live = request
+        else:
+            sequence.close()
+            request.sequence = None
+
+    def forget_live(self) -> bool:
+        """Free the cells of the sequence that was kept alive. False when there was none."""
+        live, self._live = self._live, None
+        if live is None or live.sequence is None:
+            return False
+        live.sequence.close()
+        live.sequence = None
+        return True
+
+    def close(self) -> None:
+        """Finish writing what is parked."""
+        self.forget_live()
+        if self._known is not None:
+            self._known.close()
+
+    def _keep(self, matched: int, request: Request) -> int:
+        """Tokens of a match to keep: see `reusable`; a checkpoint is kept whole or not at all."""
+        if self._whole:
+            return matched if matched < len(request.prompt) else 0
+        return reusable(matched, len(request.prompt))
+
+    def _nearest_live(self, request: Request, running: Many[Request]) -> tuple[Request | None, int]:
+        """The running or last finished request whose sequence shares most with this prompt, and how many tokens."""
+        best: Request | None = None
+        most = 0
+        for other in running if self._live is None else [*running, self._live]:
+            if other.sequence is None or not other.params.cache or other.private != request.private:
+                continue
+            shared = min(common_prefix(other.history, request.prompt), other.sequence.length)
+            if self._whole and shared < other.sequence.length:
+                continue
+            if shared > most:
+                best, most = other, shared
+        return best, most
+
+    def _take_live(self, request: Request, live: Request, keep: int) -> bool:
+        """Continue the kept sequence, or fork a running one, at `keep` tokens. False when that cannot be."""
+        assert live.sequence is not None  # _nearest_live chose one that has
+        if live is self._live:
+            if not live.sequence.truncate(keep):
+                return False
+            request.sequence, live.sequence, self._live = live.sequence, None, None
+        else:
+            try:
+                request.sequence = live.sequence.fork(keep)
+            except Unsupported:
+                return False
+        request.reused = keep
+        return True
+
+    def _load(self, request: Request, match: Match) -> None:
+        """A new sequence with what the parked blocks hold of the prompt."""
+        sequence = request.sequence = self._backend.new_sequence(request.expected)
+        keep = self._keep(match.length, request)
+        from_disk, damaged = 0, False
+        if keep and self._known is not None:
+            try:
+                loaded = self._known.load(match, keep, sequence)
+                from_disk, damaged = loaded.from_disk, bool(loaded.damaged)
+            except BackendFailed as error:
+                log.warning("stored state could not be loaded and is computed again: %s", error)
+                damaged = True
+            aligned = self._keep(sequence.length, request)
+            if aligned < sequence.length and not sequence.truncate(aligned):
+                sequence.close()
+                request.sequence = self._backend.new_sequence()
+                aligned = 0
+            request.reused = aligned
+        from_disk = min(from_disk, request.reused)
+        report = CacheReport(from_memory=request.reused - from_disk, from_disk=from_disk)
+        request.cache = self._report(request, report, match.length, match.next_known)
+        if damaged:
+            request.cache = replace(request.cache, reason="a stored block was damaged and is computed again")
+
+    def _restore_parked(self, request: Request) -> None:
+        sequence = self._backend.new_sequence(request.expected)
+        try:
+            sequence.load(request.parked)
+        except BaseException:
+            sequence.close()
+            raise
+        request.sequence, request.parked = sequence, []
+
+    def _report(self, request: Request, report: CacheReport, matched: int, next_known: list[int]) -> CacheReport:
+        broke = explain(request.prompt, matched, next_known, self._text)
+        return replace(
+            report,
+            computed=len(request.prompt) - request.reused,
+            broke_at=broke.at,
+            expected=broke.expected,
+            found=broke.found,
+            reason=broke.reason,
+        )
+
+    def _text(self, tokens: list[int]) -> str:
+        piece = self._backend.tokenizer.piece
+        return b"".join(piece(token, special=True) for token in tokens).decode("utf-8", "replace")

@@ -1,0 +1,68 @@
+"""Why a known prefix ended where it did, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SHOWN = 16  # tokens of text on each side of the break
+CONTEXT = 24  # tokens before the break that are looked at for what surrounds it
+
+_DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}|\d{1,2}[:.]\d{2}|\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b|\b20\d\d\b", re.I
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a prompt left the nearest known text. at None: nothing near was known, or nothing broke."""
+
+    at: int | None = None
+    expected: str = ""
+    found: str = ""
+    reason: str = ""
+
+
+def explain(prompt: list[int], matched: int, next_known: list[int], decode: Callable[[list[int]], str]) -> Break:
+    """Compare what was known after `matched` tokens with what the prompt has there.
+
+    decode: token ids to text, control tokens included.
+    """
+    if not matched and not next_known:
+        return Break(reason="nothing that begins like this prompt is known")
+    if matched >= len(prompt):
+        return Break(reason="the whole prompt is known")
+    if not next_known:
+        return Break(reason="the prompt goes on where the known text ends")
+    before = decode(prompt[max(0, matched - CONTEXT) : matched])
+    expected, found = decode(next_known[:SHOWN]), decode(prompt[matched : matched + SHOWN])
+    return Break(matched, expected, found, f"{_cause(before, expected, found)} at token {matched}")
+
+
+def _cause(before: str, expected: str, found: str) -> str:
+    if _date_across(before, expected) and _date_across(before, found):
+        return "the template or the prompt put another date or time"
+    role = _last_role(before)
+    if role:
+        return f"the {role} differs"
+    return "the text differs"
+
+
+def _date_across(before: str, after: str) -> bool:
+    """Whether a date or a time begins at the end of `before` or at once in `after`, and goes on into `after`."""
+    tail = before[-12:]
+    return any(m.end() > len(tail) and m.start() <= len(tail) + 1 for m in _DATE.finditer(tail + after))
+
+
+def _last_role(before: str) -> str:
+    """The part of a conversation that the end of `before` lies in, by the role names templates write."""
+    names = {
+        "system": "system prompt",
+        "user": "user's message",
+        "assistant": "assistant's answer",
+        "tool": "tool result",
+    }
+    places = {before.rfind(name): said for name, said in names.items()}
+    last = max(places)
+    return places[last] if last >= 0 else ""
