@@ -23,7 +23,19 @@ PUBLIC = "edgellm"  # the package itself: its public names, from whichever room 
 
 BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
-ABOVE = TEXT | {"backends.base", "backends", "prompts", "tokenizers", "constrain", "kv", "engine", "machine", "hub"}
+ABOVE = TEXT | {"backends.base", "backends", "prompts", "tokenizers", "constrain", "kv", "kv.store", "engine", "machine"}
+ABOVE |= {"hub"}
+    "backends.base",
+    "backends",
+    "prompts",
+    "tokenizers",
+    "constrain",
+    "kv",
+    "kv.store",
+    "engine",
+    "machine",
+    "hub",
+}
 COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 
 # room: the rooms it may import, besides itself and `home`
@@ -41,7 +53,7 @@ RULES: dict[str, set[str]] = {
     "backends.base": VALUES,
     "backends": TEXT | {"backends.base"},
     **dict.fromkeys(BACKENDS, BACKEND),
-    "kv": VALUES | {"backends.base", "constrain", "engine"},
+    "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},
     "kv.store": VALUES | {"backends.base", "constrain", "kv"},
     "engine": VALUES | {"backends.base", "constrain", "kv"},
     "model": ABOVE | {"chat"},

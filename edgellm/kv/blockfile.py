@@ -31,6 +31,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -142,12 +143,9 @@ def write_block(path: Path, head: bytes, payload: bytes, stop: Callable[[], bool
     cannot be deleted, which does the same). Raises OSError, Stopped.
     """
     make_folder(path.parent)
-    name = path.with_name(f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(name, flags, 0o600), "wb", buffering=0)
+    name, file = _temporary(path)
     try:
         with file:
-            _lock(file)
             view = memoryview(payload)
             for piece in [memoryview(head), *(view[at : at + CHUNK] for at in range(0, len(view), CHUNK))]:
                 if stop():
@@ -164,6 +162,18 @@ def write_block(path: Path, head: bytes, payload: bytes, stop: Callable[[], bool
             os.unlink(name)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[Path, FileIO]:
+    """A new temporary file beside `path`, locked where locks are known."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    while True:
+        name = path.with_name(f"{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{UNFINISHED}")
+        file = FileIO(os.open(name, flags, 0o600), "w")
+        _lock(file)
+        if name.exists():
+            return name, file
+        file.close()  # between opening and locking, another process took it for a leftover
 
 
 def remove_leftover(path: Path) -> bool:
