@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -48,9 +47,8 @@ def load(
     """
     started = time.perf_counter()
     chosen = build(LoadParams, options, params)
-    if chosen.backend == "echo":
-        path = Path(model)
-    else:
+    path = Path(model)
+    if chosen.backend != "echo" and not path.is_file():
         from edgellm.hub import resolve
 
         path = resolve(str(model), offline=chosen.offline)
@@ -223,6 +221,8 @@ class Model:
     async def _adeliver(
         self, prompt: Prompt, params: GenerateParams, stream: bool, cancel: CancelToken | None
     ) -> AsyncIterator[Chunk]:
+        import asyncio  # costs 90 ms that only its users should pay
+
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
 

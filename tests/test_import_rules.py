@@ -23,19 +23,8 @@ PUBLIC = "edgellm"  # the package itself: its public names, from whichever room 
 
 BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
-ABOVE = TEXT | {"backends.base", "backends", "prompts", "tokenizers", "constrain", "kv", "kv.store", "engine", "machine"}
-ABOVE |= {"hub"}
-    "backends.base",
-    "backends",
-    "prompts",
-    "tokenizers",
-    "constrain",
-    "kv",
-    "kv.store",
-    "engine",
-    "machine",
-    "hub",
-}
+ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
+ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 
 # room: the rooms it may import, besides itself and `home`

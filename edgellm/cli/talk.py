@@ -23,21 +23,28 @@ HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) n
 def open_model(name: str, params: LoadParams) -> Iterator[Model]:
     """Load a model by path or name, fetching a catalog name that is not here, with progress on stderr."""
     import edgellm
+
+    path = Path(name)
+    if params.backend != "echo" and not path.is_file():
+        path = _resolved(name, params)
+    with _loading(path) as report, edgellm.load(path, params, progress=report) as model:
+        report(1.0)
+        yield model
+
+
+def _resolved(name: str, params: LoadParams) -> Path:
     from edgellm import hub
     from edgellm.errors import Offline
 
     try:
-        path = Path(name) if params.backend == "echo" else hub.resolve(name, offline=True)
+        return hub.resolve(name, offline=True)
     except Offline:
         if params.offline:
             raise
         from edgellm.cli.output import pull_progress
 
         with pull_progress() as progress:
-            path = hub.resolve(name, progress=progress)
-    with _loading(path) as report, edgellm.load(path, params, progress=report) as model:
-        report(1.0)
-        yield model
+            return hub.resolve(name, progress=progress)
 
 
 class _loading:  # noqa: N801 (a context manager that is also the progress callback)

@@ -16,7 +16,7 @@ needs one exponential per token of the vocabulary, and sorts as much as a flat r
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -71,7 +71,7 @@ class Sampler:
     """
 
     def __init__(self, params: GenerateParams, n_vocab: int, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self.seed = secrets.randbits(32) if params.seed is None else params.seed
+        self.seed = int.from_bytes(os.urandom(4), "little") if params.seed is None else params.seed
         self._params = params
         self._tokenizer = tokenizer
         self._stream = np.random.PCG64(self.seed)

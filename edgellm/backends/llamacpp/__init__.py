@@ -24,41 +24,36 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
     """
     from edgellm.backends.llamacpp import library, loading, proof
     from edgellm.backends.llamacpp.backend import LlamaBackend
-    from edgellm.backends.llamacpp.info import model_info
     from edgellm.formats.gguf import GGUFFile
 
-    file = GGUFFile.open(path)
-    try:
-        info = model_info(file, params.kv_type)
-        lib = library.load_library()
-        plan = loading.plan(file, info, params)
+    lib = library.load_library()
+    with GGUFFile.open(path) as file:  # closed before llama.cpp maps the same pages
+        plan = loading.plan(file, params)
         proof.make_safe(file, trust=params.trust, extra_bufts=library.extra_buffers().use)
-        p = library.model_params()
-        p.n_gpu_layers = plan.gpu_layers
-        stopped: list[BaseException] = []
+    p = library.model_params()
+    p.n_gpu_layers = plan.gpu_layers
+    stopped: list[BaseException] = []
 
-        def report(share: float, _user_data: Any) -> bool:
-            try:
-                if progress is not None:
-                    progress(share)
-            except BaseException as error:
-                stopped.append(error)
-                return False
-            return True
+    def report(share: float, _user_data: Any) -> bool:
+        try:
+            if progress is not None:
+                progress(share)
+        except BaseException as error:
+            stopped.append(error)
+            return False
+        return True
 
-        callback = lib.llama_progress_callback(report)
-        p.progress_callback = callback
-        with library.capture_log() as lines:
-            model = lib.llama_model_load_from_file(os.fsencode(file.path), p)
-        if stopped:
-            if model:
-                lib.llama_model_free(model)
-            raise stopped[0]
-        if not model:
-            raise _load_error(path, reason(lines))
-        return LlamaBackend(model, plan)
-    finally:
-        file.close()
+    callback = lib.llama_progress_callback(report)  # referenced here while llama.cpp may call it
+    p.progress_callback = callback
+    with library.capture_log() as lines:
+        model = lib.llama_model_load_from_file(os.fsencode(plan.path), p)
+    if stopped:
+        if model:
+            lib.llama_model_free(model)
+        raise stopped[0]
+    if not model:
+        raise _load_error(path, reason(lines))
+    return LlamaBackend(model, plan)
 
 
 def _load_error(path: Path, reason: str) -> EdgeLLMError:

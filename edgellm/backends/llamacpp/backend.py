@@ -17,7 +17,6 @@ import numpy as np
 from edgellm import _native
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.backends.llamacpp import library
-from edgellm.backends.llamacpp.info import stop_candidates
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.reason import reason
 from edgellm.backends.llamacpp.sequence import LlamaSequence
@@ -55,7 +54,7 @@ class LlamaBackend(Backend):
         n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.max_rows = max(8, min(self.micro_batch, MAX_ROW_BYTES // (4 * n_vocab)))
         recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
-        stops = (token for token in stop_candidates(plan.file) if token < n_vocab)
+        stops = (token for token in plan.stop_candidates if token < n_vocab)
         self.info = replace(
             plan.info,
             n_vocab=n_vocab,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgellm import machine
 from edgellm.backends.base import DEFAULT_CTX, SMALLEST_CTX, ModelInfo, context_that_fits, memory_needed
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.gpu import gpu_layers
+from edgellm.backends.llamacpp.info import model_info, stop_candidates
 from edgellm.errors import InvalidModelFile, InvalidParameter, NotEnoughMemory
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
@@ -22,8 +24,9 @@ SHARED_CONTEXTS = 4  # the pool that all sequences share holds at most this many
 class Plan:
     """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens)."""
 
-    file: GGUFFile
+    path: Path  # of the first shard
     info: ModelInfo
+    stop_candidates: list[int]  # tokens that may end an answer
     params: LoadParams
     n_ctx: int
     max_cells: int
@@ -32,8 +35,9 @@ class Plan:
     flash_attention: int
 
 
-def plan(file: GGUFFile, info: ModelInfo, params: LoadParams) -> Plan:
+def plan(file: GGUFFile, params: LoadParams) -> Plan:
     """Decide. Raises NotEnoughMemory with the numbers, InvalidParameter, Unsupported, InvalidModelFile."""
+    info = model_info(file, params.kv_type)
     if params.kv_type == "q8_0" and params.flash_attention is False:
         raise InvalidParameter("kv_type='q8_0' needs flash attention in llama.cpp; drop flash_attention=False")
     if info.n_ctx_train <= 0:
@@ -48,8 +52,9 @@ def plan(file: GGUFFile, info: ModelInfo, params: LoadParams) -> Plan:
     else:
         flash = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return Plan(
-        file=file,
+        path=file.path,
         info=info,
+        stop_candidates=stop_candidates(file),
         params=params,
         n_ctx=n_ctx,
         max_cells=max_cells,
