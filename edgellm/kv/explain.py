@@ -7,11 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 SHOWN = 16  # tokens of text on each side of the break
-CONTEXT = 24  # tokens before the break that are looked at for what surrounds it
+CONTEXT = 64  # tokens before the break that are looked at for what surrounds it
 
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _DATE = re.compile(
-    r"\d{4}-\d{2}-\d{2}|\d{1,2}[:.]\d{2}|\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b|\b20\d\d\b", re.I
+    rf"\d{{4}}-\d\d-\d\d|\d{{1,2}}[:.]\d\d|(?:\d{{1,2}}\.? )?\b{_MONTH}\b(?: \d{{1,2}})?|\b20\d\d\b", re.I
 )
+_ROLE = re.compile(
+    r"(?:^|[<>\[\]|}\n])\s*(system|user|assistant|model|tool)\b"
+)  # as templates write it, behind a marker
+_NAMES = {
+    "system": "the system prompt",
+    "user": "the user's message",
+    "assistant": "the assistant's answer",
+    "model": "the assistant's answer",
+    "tool": "the tool's result",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +54,11 @@ def explain(prompt: list[int], matched: int, next_known: list[int], decode: Call
 def _cause(before: str, expected: str, found: str) -> str:
     if _date_across(before, expected) and _date_across(before, found):
         return "the template or the prompt put another date or time"
-    role = _last_role(before)
-    if role:
-        return f"the {role} differs"
-    return "the text differs"
+    roles = _ROLE.findall(before)
+    return f"{_NAMES[roles[-1]] if roles else 'the text'} differs"
 
 
 def _date_across(before: str, after: str) -> bool:
     """Whether a date or a time begins at the end of `before` or at once in `after`, and goes on into `after`."""
     tail = before[-12:]
     return any(m.end() > len(tail) and m.start() <= len(tail) + 1 for m in _DATE.finditer(tail + after))
-
-
-def _last_role(before: str) -> str:
-    """The part of a conversation that the end of `before` lies in, by the role names templates write."""
-    names = {
-        "system": "system prompt",
-        "user": "user's message",
-        "assistant": "assistant's answer",
-        "tool": "tool result",
-    }
-    places = {before.rfind(name): said for name, said in names.items()}
-    last = max(places)
-    return places[last] if last >= 0 else ""

@@ -19,6 +19,12 @@ def break_of(known: str, prompt: str) -> Break:
     ("known", "prompt", "reason"),
     [
         ("Today is 2026-11-21. Hi", "Today is 2026-11-22. Hi", "another date or time at token 18"),
+        ("Today is 21 November.\n", "Today is 22 November.\n", "another date or time at token 10"),
+        (
+            "<|s|>system\nA helpful assistant, kind",
+            "<|s|>system\nA helpful assistant, bold",
+            "the system prompt differs at token 33",
+        ),
         ("<system>Be brief.", "<system>Be long.", "the system prompt differs at token 11"),
         ("<user>What is red?", "<user>What is blue?", "the user's message differs at token 14"),
         ("<assistant>yes", "<assistant>no", "the assistant's answer differs at token 11"),
