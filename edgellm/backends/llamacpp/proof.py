@@ -29,7 +29,7 @@ from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.checks import EDITION, check_header
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.gguf import GGUFFile
-from edgellm.home import home
+from edgellm.home import home, write_atomically
 
 VERDICTS = "verdicts.json"
 KEPT_VERDICTS = 4096
@@ -179,18 +179,8 @@ def _verdicts() -> dict[str, str]:
 def _remember(key: str, verdict: str) -> None:
     """Add a verdict. Of two writers at once the later one wins, and the other's file is tried again some day."""
     kept = [(k, v) for k, v in _verdicts().items() if k != key][1 - KEPT_VERDICTS :]
-    target = home(VERDICTS)
     try:
-        handle, name = tempfile.mkstemp(prefix=VERDICTS, dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({**dict(kept), key: verdict}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_atomically(home(VERDICTS), json.dumps({**dict(kept), key: verdict}).encode())
     except OSError as error:  # a full or read-only disk, or a reader on Windows: the file will be tried again
         _logger.warning("the verdict on a model file was not kept: %s", error)
 
