@@ -12,11 +12,17 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def edgellm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state folder of the test run's own: the user's is never touched."""
+    """A state folder of the test run's own: the user's is never touched.
+
+    The working folder is elsewhere too, so that child processes import the installed package and not the sources.
+    """
     home = tmp_path_factory.mktemp("home")
     before = os.environ.get("EDGELLM_HOME")
     os.environ["EDGELLM_HOME"] = str(home)
+    started_in = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield home
+    os.chdir(started_in)
     if before is None:
         del os.environ["EDGELLM_HOME"]
     else:
