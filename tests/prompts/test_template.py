@@ -76,12 +76,17 @@ def reference() -> Iterator[Any]:
     patch.undo()
 
 
+ALIASES = "5.21"  # the first transformers that gives reasoning fields the name a template reads; needs Python 3.11
+
+
 def _template(source: str | Mapping[str, str], **options: Any) -> ChatTemplate:
     return ChatTemplate(source, bos="<s>", eos="</s>", now=lambda: NOW, **options)
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_equals_transformers(name: str, reference: Any) -> None:
+    if name == "channels":
+        pytest.importorskip("transformers", minversion=ALIASES)
     template = _template(TEMPLATES[name])
     compared = 0
     for messages in CONVERSATIONS.values():
@@ -125,6 +130,7 @@ def test_documents_and_other_variables(reference: Any) -> None:
 
 
 def test_reasoning_has_the_name_the_template_reads(reference: Any) -> None:
+    pytest.importorskip("transformers", minversion=ALIASES)
     for field in ("reasoning_content", "thinking", "reasoning"):
         messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", field: "Hm"}]
         for name in ("channels", "thinking"):
