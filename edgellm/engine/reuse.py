@@ -13,7 +13,7 @@ from dataclasses import replace
 from edgellm.backends.base import Backend
 from edgellm.engine.request import Request
 from edgellm.engine.scheduler import reusable
-from edgellm.errors import BackendFailed, EdgeLLMError, Unsupported
+from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
 from edgellm.kv.explain import explain
 from edgellm.kv.prefixes import Match, PrefixCache, common_prefix
@@ -149,6 +149,10 @@ class Reuse:
             try:
                 loaded = self._known.load(match, keep, sequence)
                 from_disk, damaged = loaded.from_disk, bool(loaded.damaged)
+            except Busy:  # no cells for it now: the engine tries again when another request has finished
+                sequence.close()
+                request.sequence = None
+                raise
             except BackendFailed as error:
                 log.warning("stored state could not be loaded and is computed again: %s", error)
                 damaged = True

@@ -12,12 +12,15 @@ from itertools import pairwise
 
 import pytest
 
-from edgellm.backends.base import Rows, Step
-from edgellm.backends.echo import BOS, EchoBackend
+from edgellm.backends.base import Buffer, Rows, Step
+from edgellm.backends.echo import BOS, EchoBackend, EchoSequence
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine, _Call
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.kv.blocks import root_key
+from edgellm.kv.memory import MemoryTier
+from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
 
 GREEDY = GenerateParams(temperature=0)
@@ -251,6 +254,40 @@ def test_a_full_cache_parks_the_youngest_request_and_brings_it_back() -> None:
     gate.set()
     assert first.result().text == "the first request, a long one"
     assert second.result().text == "the second one"
+    engine.close()
+
+
+def test_stored_state_that_finds_no_room_waits_and_leaks_no_sequence() -> None:
+    class Crowded(EchoSequence):
+        full = 0
+
+        def load(self, blocks: list[Buffer]) -> None:
+            if Crowded.full:
+                Crowded.full -= 1
+                raise Busy("the KV cache is full")
+            super().load(blocks)
+
+    class Backend(EchoBackend):
+        def new_sequence(self, expected: int = 0) -> EchoSequence:
+            made = super().new_sequence(expected)
+            made.__class__ = Crowded
+            return made
+
+    backend = Backend(max_sequences=2, delay=0.001)
+    known = PrefixCache(root_key("test"), MemoryTier(1 << 20), None, label="echo")
+    engine = Engine(backend, known)
+    engine.submit(tokens("a beginning that is stored. one"), GREEDY).result()
+    engine.submit(tokens("something else altogether"), GREEDY).result()
+    Crowded.full = 1
+    running = engine.submit(tokens("x" * 60), GREEDY)
+    again = engine.submit(tokens("a beginning that is stored. two"), GREEDY)
+    assert running.result().text == "x" * 60
+    done = again.result()
+    assert done.text == "a beginning that is stored. two"
+    assert done.cache.from_memory > 0
+    assert Crowded.full == 0
+    engine.call(lambda made: [made.new_sequence().close() for _ in range(3)])
+    engine.call(lambda made: [sequence.close() for sequence in [made.new_sequence(), made.new_sequence()]])
     engine.close()
 
 
