@@ -22,16 +22,16 @@ import numpy as np
 from edgellm.kv.blockfile import Header
 from edgellm.kv.blocks import Block, block_key
 
-SCHEMA = 1  # user_version of the database
+SCHEMA = 2  # user_version of the database
 BUSY_SECONDS = 10.0  # how long a change waits for another process's
 READ_SECONDS = 0.2  # how long a question waits, which it does only while the index is being recovered
 
 _TABLE = f"""
 CREATE TABLE block(
-    key BLOB PRIMARY KEY, parent BLOB NOT NULL, start INTEGER NOT NULL, n INTEGER NOT NULL, tokens BLOB NOT NULL,
-    nbytes INTEGER NOT NULL, label TEXT NOT NULL, words TEXT NOT NULL,
+    key BLOB PRIMARY KEY, parent BLOB NOT NULL, start INTEGER NOT NULL, first INTEGER NOT NULL, n INTEGER NOT NULL,
+    tokens BLOB NOT NULL, nbytes INTEGER NOT NULL, label TEXT NOT NULL, words TEXT NOT NULL,
     used INTEGER NOT NULL, created REAL NOT NULL, seen REAL NOT NULL);
-CREATE INDEX block_parent ON block(parent, n);
+CREATE INDEX block_parent ON block(parent, start, first);
 CREATE INDEX block_recency ON block(used, start DESC, nbytes);
 PRAGMA user_version = {SCHEMA};
 """
@@ -80,9 +80,17 @@ class Index:
             self._writer.executescript(_TABLE)
             self._reader, self._read_lock = self._writer, self._write_lock
 
-    def children(self, parent: bytes) -> list[Stored]:
-        """Blocks that follow the prefix `parent`, the longest first."""
-        rows = self._rows("SELECT key, start, tokens, nbytes FROM block WHERE parent = ? ORDER BY n DESC", parent)
+    def children(
+        self, parent: bytes, at: int | None = None, token: int | None = None, *, limit: int = -1
+    ) -> list[Stored]:
+        """Blocks that follow the prefix `parent`, the longest first; only those that begin at `at` and with `token`."""
+        sql = "SELECT key, start, tokens, nbytes FROM block WHERE parent = ?"
+        values: list[bytes | int] = [parent]
+        for column, value in (("start", at), ("first", token)):
+            if value is not None:
+                sql += f" AND {column} = ?"
+                values.append(value)
+        rows = self._rows(f"{sql} ORDER BY n DESC LIMIT {limit}", *values)
         found = []
         for key, start, data, nbytes in rows:
             tokens = np.frombuffer(data[: len(data) // 4 * 4], "<i4").astype(np.int32, copy=False)
@@ -134,12 +142,13 @@ class Index:
         """Insert a row, as the most recently used. Inside a transaction."""
         block, tokens = header.block, header.block.tokens.astype("<i4", copy=False).tobytes()
         self._writer.execute(
-            "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, "
+            "INSERT OR REPLACE INTO block VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, "
             "(SELECT COALESCE(MAX(used), 0) + 1 FROM block), ?, ?)",
             (
                 block.key,
                 block.parent,
                 block.start,
+                int(block.tokens[0]),
                 len(block.tokens),
                 tokens,
                 header.size,
@@ -170,7 +179,7 @@ class Index:
                 self._reader.close()
                 self._writer.close()
 
-    def _rows(self, sql: str, *values: bytes) -> list[Any]:
+    def _rows(self, sql: str, *values: bytes | int) -> list[Any]:
         with self._read_lock:
             return [] if self._closed else self._reader.execute(sql, values).fetchall()
 

@@ -78,18 +78,16 @@ class PrefixCache:
         rest: list[int] = []
         while at < len(tokens):
             best: Hit | None = None
-            for candidate, on_disk in self._children(node, private):
-                if candidate.start != at:
-                    continue
+            for candidate, on_disk in self._children(node, at, int(tokens[at]), private):
                 taken = common_prefix(candidate.tokens, tokens[at:])
                 if whole and taken < len(candidate.tokens):
                     continue
                 if best is None or taken > best.taken:
                     best = Hit(candidate, taken, on_disk)
-            if best is not None and (best.taken or not rest):
-                rest = [int(token) for token in best.block.tokens[best.taken :]]
-            if best is None or not best.taken:
+            if best is None:
+                rest = rest or self._any_after(node, at, private)
                 break
+            rest = [int(token) for token in best.block.tokens[best.taken :]]
             hits.append(best)
             at += best.taken
             node = best.block.key
@@ -153,12 +151,20 @@ class PrefixCache:
         if self.store is not None:
             self.store.close()
 
-    def _children(self, node: bytes, private: bool) -> list[tuple[Block, bool]]:
-        here = {child.key: (child, False) for child in self.memory.children(node)}
+    def _children(self, node: bytes, at: int, token: int, private: bool) -> list[tuple[Block, bool]]:
+        """Blocks that continue `node` at this position with this token, and whether they are on disk."""
+        here = {child.key: (child, False) for child in self.memory.children(node, at, token)}
         if self.store is not None and not private:
-            for child in self.store.children(node):
+            for child in self.store.children(node, at, token):
                 here[child.key] = (child, True)
         return list(here.values())
+
+    def _any_after(self, node: bytes, at: int, private: bool) -> list[int]:
+        """The tokens of one block that continues `node` at this position, whatever they are."""
+        found = self.memory.children(node, at, limit=1)
+        if not found and self.store is not None and not private:
+            found = self.store.children(node, at, limit=1)
+        return [int(token) for block in found for token in block.tokens]
 
 
 def common_prefix(a: Tokens[int] | NDArray[np.int32], b: Tokens[int] | NDArray[np.int32]) -> int:

@@ -95,10 +95,15 @@ class BlockStore:
 
     # Reading
 
-    def children(self, parent: bytes) -> list[Block]:
-        """Blocks on disk that follow the prefix `parent`, the longest first."""
+    def children(
+        self, parent: bytes, at: int | None = None, token: int | None = None, *, limit: int = -1
+    ) -> list[Block]:
+        """Blocks on disk that follow the prefix `parent`, the longest first.
+
+        at, token: only those that begin at this position, with this token. limit: at most so many are looked at.
+        """
         try:
-            found = self._index.children(parent)
+            found = self._index.children(parent, at, token, limit=limit)
         except sqlite3.Error as error:
             self._fail(f"the index in {self.folder} cannot be read ({error})")
             return []
