@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, ModelInfo, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
-from edgellm.engine.scheduler import prefill_size
-from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
+from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
+from edgellm.errors import Closed, ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
@@ -168,13 +170,36 @@ class Model:
     def score(self, text: Prompt) -> NDArray[np.float64]:
         """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
         tokens = self._tokens(text)
+        if len(tokens) < 2:
+            return np.zeros(0)
+        scores: list[NDArray[np.float64]] = []
+        following = iter(tokens[1:])
+        for rows in self.logits(tokens[:-1]):
+            logits = rows.astype(np.float64)  # (n, n_vocab)
+            logits -= logits.max(axis=1, keepdims=True)
+            chosen = logits[np.arange(len(rows)), list(islice(following, len(rows)))]
+            scores.append(chosen - np.log(np.exp(logits).sum(axis=1)))
+        return np.concatenate(scores)
+
+    def logits(self, text: Prompt, *, start: int = 0) -> Generator[NDArray[np.float32]]:
+        """Logits after every token of `text` from position `start` on, given the tokens before it.
+
+        Yields them in order, in slices of (n, n_vocab) float32 of at most 64 MiB. Close the iterator to stop early.
+        Raises ContextOverflow, InvalidParameter, Closed, BackendFailed.
+        """
+        tokens = self._tokens(text)
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(
                 f"the text has {len(tokens)} tokens and the context holds {self.n_ctx}",
                 needed=len(tokens),
                 n_ctx=self.n_ctx,
             )
-        return self._engine.call(lambda backend: _score(self._engine, backend, tokens))
+        if not 0 <= start < len(tokens):
+            raise InvalidParameter(f"start={start!r}: must be one of the {len(tokens)} positions of the text")
+        bad = next((token for token in tokens if not 0 <= token < self.info.n_vocab), None)
+        if bad is not None:
+            raise InvalidParameter(f"token {bad} is outside the vocabulary of {self.info.n_vocab}")
+        return _logits(self._engine, tokens, start)
 
     def embed(self, texts: str | Sequence[Prompt]) -> NDArray[np.float32]:
         """Pooled embeddings: (n, n_embd) float32. Raises Unsupported when the model gives none."""
@@ -249,22 +274,31 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
         memory = min(1 << 30, (machine.memory().available or 8 << 30) // 8)
     store = None if params.disk == 0 else BlockStore(store_path(), budget=params.disk)
     root = root_key(backend.info.fingerprint, backend.state_key)
-    return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name)
+    whole = not backend.info.can_truncate
+    return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name, whole=whole)
 
 
-def _score(engine: Engine, backend: Backend, tokens: list[int]) -> NDArray[np.float64]:
-    scores = np.zeros(max(0, len(tokens) - 1))
-    sequence = backend.new_sequence()
+def _logits(engine: Engine, tokens: list[int], start: int) -> Generator[NDArray[np.float32]]:
+    """One pass per slice, between the passes of other requests. Prefill passes keep the pass shape (`scheduler`)."""
+    sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)))
+    first = reusable(start, len(tokens)) // SHORTEST * SHORTEST  # where rows are asked for
+
+    def forward(backend: Backend) -> NDArray[np.float32] | None:
+        at = sequence.length
+        if at < first:
+            engine.forward([Step(sequence, tokens[at : at + prefill_size(first - at, backend.micro_batch)], "none")])
+            return None
+        size = prefill_size(len(tokens) - at, min(backend.micro_batch, backend.max_rows // ALIGN * ALIGN))
+        rows = engine.forward([Step(sequence, tokens[at : at + size], "all")])[0]
+        assert rows is not None  # "all" was asked for
+        wanted: NDArray[np.float32] = rows[max(0, start - at) :].copy()
+        return wanted
+
     try:
-        while sequence.length < len(tokens) - 1:
-            at = sequence.length
-            size = prefill_size(len(tokens) - 1 - at, min(backend.micro_batch, backend.max_rows // 4 * 4))
-            rows = engine.forward([Step(sequence, tokens[at : at + size], "all")])[0]
-            assert rows is not None  # "all" was asked for
-            logits = rows.astype(np.float64)  # (size, n_vocab)
-            logits -= logits.max(axis=1, keepdims=True)
-            chosen = logits[np.arange(size), tokens[at + 1 : at + 1 + size]]
-            scores[at : at + size] = chosen - np.log(np.exp(logits).sum(axis=1))
+        while sequence.length < len(tokens):
+            rows = engine.call(forward)
+            if rows is not None and len(rows):
+                yield rows
     finally:
-        sequence.close()
-    return scores
+        with suppress(Closed):  # a closed backend has closed its sequences
+            engine.call(lambda backend: sequence.close())

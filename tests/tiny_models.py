@@ -97,7 +97,8 @@ def tiny(
     seed: int = 0,
 ) -> Tiny:
     """A random model of `arch`: llama, mixtral (llama with experts), qwen2, qwen3, qwen3moe, granite, smollm3, olmo2,
-    phi3, gemma, gemma2, gemma3. The Gemmas have a SentencePiece vocabulary, the others byte-level BPE.
+    phi3, gemma, gemma2, gemma3, mamba (recurrent), lfm2 (its first layer is a convolution, the others attend).
+    The Gemmas have a SentencePiece vocabulary, the others byte-level BPE.
     """
     rng = np.random.default_rng(seed)
     family = "llama" if arch == "mixtral" else arch
@@ -130,10 +131,19 @@ def tiny(
         metadata |= {"granite.logit_scale": 8.0, "granite.residual_scale": 0.2, "granite.embedding_scale": 12.0}
     if arch in ("gemma2", "gemma3"):
         metadata[f"{arch}.attention.sliding_window"] = 16
+    if arch == "mamba":
+        inner, state, rank, kernel = 2 * hidden, 8, 4, 4
+        metadata |= {"mamba.ssm.conv_kernel": kernel, "mamba.ssm.inner_size": inner, "mamba.ssm.state_size": state}
+        metadata |= {"mamba.ssm.time_step_rank": rank, "mamba.attention.head_count": 0}
+        metadata |= {"mamba.attention.head_count_kv": 0, "mamba.feed_forward_length": 0}
+    if arch == "lfm2":
+        metadata["lfm2.shortconv.l_cache"] = 3
+        metadata["lfm2.attention.head_count_kv"] = [0] + [kv_heads] * (layers - 1)
     metadata |= vocabulary
     rows = len(vocabulary["tokenizer.ggml.tokens"])
 
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (rows, hidden), "output_norm.weight": (hidden,)}
+    norm = "token_embd_norm" if arch == "lfm2" else "output_norm"
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (rows, hidden), f"{norm}.weight": (hidden,)}
     if arch in ("llama", "olmo2", "qwen3"):
         shapes["output.weight"] = (rows, hidden)
     for i in range(layers):
@@ -159,10 +169,24 @@ def tiny(
             layer |= {"attn_q_norm.weight": (q,), "attn_k_norm.weight": (k,)}
         if arch == "qwen2":
             layer |= {"attn_q.bias": (q,), "attn_k.bias": (k,), "attn_v.bias": (k,)}
+        if arch == "lfm2" and i == 0:
+            layer = {role: shape for role, shape in layer.items() if not role.startswith("attn_") or "norm" in role}
+            layer |= {"shortconv.conv.weight": (hidden, 3), "shortconv.in_proj.weight": (3 * hidden, hidden)}
+            layer["shortconv.out_proj.weight"] = (hidden, hidden)
+        elif arch == "lfm2":
+            layer |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
+        if arch == "mamba":
+            layer = {"attn_norm.weight": (hidden,), "ssm_in.weight": (2 * inner, hidden)}
+            layer |= {"ssm_conv1d.weight": (inner, kernel), "ssm_conv1d.bias": (inner,)}
+            layer |= {"ssm_x.weight": (rank + 2 * state, inner), "ssm_dt.weight": (inner, rank)}
+            layer |= {"ssm_dt.bias": (inner,), "ssm_a": (inner, state), "ssm_d": (inner,)}
+            layer["ssm_out.weight"] = (hidden, inner)
         shapes |= {f"blk.{i}.{role}": shape for role, shape in layer.items()}
     tensors = {}
     for name, shape in shapes.items():
         values = rng.standard_normal(shape).astype(np.float32) * np.float32(hidden**-0.5)
+        if name.endswith("ssm_a"):
+            values = -np.exp(values)  # a state that decays
         small = len(shape) == 1 or shape[-1] % weights.block_size != 0 or "gate_inp" in name
         kind = GGMLType.F32 if small else weights
         tensors[name] = (shape, kind, quantize(values, kind))

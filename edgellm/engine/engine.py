@@ -260,7 +260,10 @@ class Engine:
             with self._lock:
                 self._in_pass = None
         if prefill:
-            shares[0][0].prefilled(time.perf_counter() - started)
+            request = shares[0][0]
+            request.prefilled(time.perf_counter() - started)
+            if request.sequence is not None and request.sequence.length in request.checkpoints:
+                self._reuse.checkpoint(request)
         for (request, _), row in zip(shares, rows, strict=True):
             if row is not None:
                 self._sample(request, row)

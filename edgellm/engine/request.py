@@ -48,6 +48,7 @@ class Request:
         self.sequence: Sequence | None = None
         self.parked: list[Buffer] = []
         self.reused = 0  # tokens of the prompt that were not computed
+        self.checkpoints: list[int] = []  # positions in the prompt where a pass ends and the state is parked
         self.cache = CacheReport()
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
@@ -121,6 +122,13 @@ class Request:
         """Tokens not yet in the sequence: the rest of the prompt, or the last sampled token."""
         assert self.sequence is not None
         return self.history[self.sequence.length :]
+
+    @property
+    def before_checkpoint(self) -> int:
+        """Tokens to feed before the next checkpoint, or before all are fed."""
+        assert self.sequence is not None
+        length = self.sequence.length
+        return next((at for at in self.checkpoints if at > length), len(self.history)) - length
 
     @property
     def expected(self) -> int:

@@ -1,7 +1,8 @@
 """Where the state of a request comes from, and where it goes.
 
-start(request)   its own parked state │ the live sequence or the parked blocks that share most │ nothing
-keep(request)    parked as blocks; if it was the only one running, its sequence also stays live
+start(request)        its own parked state │ the live sequence or the parked blocks that share most │ nothing
+checkpoint(request)   parked in the middle of a prompt, where a sequence cannot be truncated to later
+keep(request)         parked as blocks; if it was the only one running, its sequence also stays live
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import replace
 
 from edgellm.backends.base import Backend
 from edgellm.engine.request import Request
-from edgellm.engine.scheduler import reusable
+from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
 from edgellm.kv.explain import explain
-from edgellm.kv.prefixes import Match, PrefixCache, common_prefix
+from edgellm.kv.prefixes import NOTHING, Match, PrefixCache, common_prefix
 
 log = logging.getLogger("edgellm.engine")
 
@@ -44,9 +45,11 @@ class Reuse:
             request.sequence = self._backend.new_sequence(request.expected)
             request.cache = CacheReport(computed=len(request.prompt), reason="the cache was switched off")
             return
-        match = Match([], 0, [])
+        match = NOTHING
         if self._known is not None:
-            match = self._known.match(request.prompt, private=request.private, whole=self._whole)
+            match = self._known.match(request.prompt, private=request.private, feed=SHORTEST)
+            if self._whole:
+                request.checkpoints = self._worth_a_checkpoint(request, match.agreed)
         live, shared = self._nearest_live(request, running)
         keep = self._keep(shared, request)
         if (
@@ -55,7 +58,8 @@ class Reuse:
             and self._take_live(request, live, keep)
         ):
             report = CacheReport(from_live=request.reused)
-            request.cache = self._report(request, report, shared, live.history[shared:])
+            agreed = common_prefix(live.history, request.prompt)  # the last sampled token has no state yet
+            request.cache = self._report(request, report, agreed, live.history[agreed:])
             return
         self.forget_live()
         self._load(request, match)
@@ -71,18 +75,22 @@ class Reuse:
                     return True
         return False
 
-    def keep(self, request: Request, *, alone: bool) -> None:
-        """Park the state of a finished request, and leave its sequence alive when it was the only one running."""
+    def checkpoint(self, request: Request) -> None:
+        """Park the state of a request that goes on."""
         sequence = request.sequence
         assert sequence is not None  # the caller has looked
-        if self._known is not None:
+        if self._known is not None and request.params.cache:
             tokens = request.history[: sequence.length]
             try:
-                self._known.park(
-                    tokens, sequence, self._text(tokens[:WORDS]), private=request.private, whole=self._whole
-                )
+                self._known.park(tokens, sequence, self._text(tokens[:WORDS]), private=request.private)
             except EdgeLLMError as error:
-                log.warning("the state of a finished request could not be kept: %s", error)
+                log.warning("the state of a request could not be kept: %s", error)
+
+    def keep(self, request: Request, *, alone: bool) -> None:
+        """Park the state of a finished request, and leave its sequence alive when it was the only one running."""
+        self.checkpoint(request)
+        sequence = request.sequence
+        assert sequence is not None  # the caller has looked
         if alone:
             self.forget_live()
             self._live = request
@@ -105,10 +113,19 @@ class Reuse:
         if self._known is not None:
             self._known.close()
 
+    def _worth_a_checkpoint(self, request: Request, agreed: int) -> list[int]:
+        """Positions in a prompt, in tokens: where it leaves what is known, and just before its end.
+
+        So what several prompts begin with is kept from the second one on, and the same prompt can be asked again.
+        """
+        length = len(request.prompt)
+        end, shared = reusable(length, length), reusable(agreed, length)
+        return [at for at in (shared if shared <= end - WORTH_WAITING else 0, end) if at >= SHORTEST]
+
     def _keep(self, matched: int, request: Request) -> int:
         """Tokens of a match to keep: see `reusable`; a checkpoint is kept whole or not at all."""
         if self._whole:
-            return matched if matched < len(request.prompt) else 0
+            return matched if matched <= len(request.prompt) - SHORTEST else 0
         return reusable(matched, len(request.prompt))
 
     def _nearest_live(self, request: Request, running: Many[Request]) -> tuple[Request | None, int]:
@@ -164,7 +181,7 @@ class Reuse:
             request.reused = aligned
         from_disk = min(from_disk, request.reused)
         report = CacheReport(from_memory=request.reused - from_disk, from_disk=from_disk)
-        request.cache = self._report(request, report, match.length, match.next_known)
+        request.cache = self._report(request, report, match.agreed, match.next_known)
         if damaged:
             request.cache = replace(request.cache, reason="a stored block was damaged and is computed again")
 
@@ -179,6 +196,9 @@ class Reuse:
 
     def _report(self, request: Request, report: CacheReport, matched: int, next_known: list[int]) -> CacheReport:
         broke = explain(request.prompt, matched, next_known, self._text)
+        if self._whole and matched - request.reused > SHORTEST + ALIGN:
+            note = f"this model goes on only from a checkpoint, the nearest one at token {request.reused}"
+            broke = replace(broke, reason=f"{broke.reason}; {note}")
         return replace(
             report,
             computed=len(request.prompt) - request.reused,

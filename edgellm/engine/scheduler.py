@@ -51,4 +51,4 @@ class Scheduler:
         self._prefilled_last = True
         first = min(prefilling, key=lambda request: request.submitted)
         limit = min(SLICE, self._micro_batch) if decoding else self._micro_batch
-        return [(first, prefill_size(len(first.pending), limit))]
+        return [(first, prefill_size(first.before_checkpoint, limit))]

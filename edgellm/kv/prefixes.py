@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,11 +41,19 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The known prefix of a prompt: `length` tokens. next_known: what followed in the nearest known sequence."""
+    """The known prefix of a prompt: `length` tokens whose state can be had.
+
+    agreed: tokens that the prompt shares with the nearest known text, of which checkpoints may hold less. next_known:
+    what followed there.
+    """
 
     hits: list[Hit]
     length: int
+    agreed: int
     next_known: list[int]
+
+
+NOTHING = Match([], 0, 0, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +68,32 @@ class Loaded:
 class PrefixCache:
     """The parked state of one model. For the engine's thread alone.
 
-    root: the key that all its blocks descend from. store: None keeps everything off the disk.
+    root: the key that all its blocks descend from. store: None keeps everything off the disk. whole: sequences cannot
+    be truncated, so blocks are checkpoints.
     """
 
-    def __init__(self, root: bytes, memory: MemoryTier, store: BlockStore | None, *, label: str) -> None:
+    def __init__(
+        self, root: bytes, memory: MemoryTier, store: BlockStore | None, *, label: str, whole: bool = False
+    ) -> None:
         self.memory = memory
         self.store = store
         self._root = root
         self._private_root = make_block(root, 0, [-1]).key  # no token is -1: nothing public descends from it
         self._label = label
+        self._whole = whole
 
-    def match(self, prompt: Tokens[int], *, private: bool = False, whole: bool = False) -> Match:
-        """The longest known prefix. whole: only blocks that agree to their last token count."""
+    def match(self, prompt: Tokens[int], *, private: bool = False, feed: int = 1) -> Match:
+        """The longest known prefix. feed: tokens at the end of the prompt that a checkpoint must not hold."""
         tokens = np.asarray(prompt, np.int32)
-        node, at = (self._private_root if private else self._root), 0
+        node, at = self._top(private), 0
+        if self._whole:
+            return self._match_checkpoint(node, tokens, private, len(tokens) - feed)
         hits: list[Hit] = []
         rest: list[int] = []
         while at < len(tokens):
             best: Hit | None = None
             for candidate, on_disk in self._children(node, at, int(tokens[at]), private):
                 taken = common_prefix(candidate.tokens, tokens[at:])
-                if whole and taken < len(candidate.tokens):
-                    continue
                 if best is None or taken > best.taken:
                     best = Hit(candidate, taken, on_disk)
             if best is None:
@@ -91,7 +103,21 @@ class PrefixCache:
             hits.append(best)
             at += best.taken
             node = best.block.key
-        return Match(hits, at, rest)
+        return Match(hits, at, at, rest)
+
+    def _match_checkpoint(self, root: bytes, tokens: NDArray[np.int32], private: bool, limit: int) -> Match:
+        """The longest checkpoint of at most `limit` tokens that the prompt begins with."""
+        found = NOTHING
+        for block, on_disk in self._children(root, 0, int(tokens[0]), private):
+            shared = common_prefix(block.tokens, tokens)
+            hits, length = found.hits, found.length
+            if length < shared == len(block.tokens) <= limit:
+                hits, length = [Hit(block, shared, on_disk)], shared
+            if shared > found.agreed:
+                found = Match(hits, length, shared, [int(token) for token in block.tokens[shared:]])
+            else:
+                found = replace(found, hits=hits, length=length)
+        return found
 
     def load(self, match: Match, keep: int, sequence: Sequence) -> Loaded:
         """Bring the first `keep` tokens of a match into an empty sequence; fewer when a block turns out damaged."""
@@ -118,9 +144,9 @@ class PrefixCache:
                 memory += wanted - hit.block.start
         return Loaded(memory, disk, damaged)
 
-    def park(self, tokens: list[int], sequence: Sequence, words: str, *, private: bool, whole: bool) -> None:
+    def park(self, tokens: list[int], sequence: Sequence, words: str, *, private: bool) -> None:
         """Keep the state of a sequence that holds `tokens`: what is not known yet is saved, and written to disk."""
-        match = self.match(tokens, private=private, whole=whole)
+        match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
         disk = self.store if not private and len(tokens) >= SHORTEST_ON_DISK else None
         for hit in match.hits:
             payload = self.memory.read(hit.block.key)
@@ -131,11 +157,8 @@ class PrefixCache:
         at = match.length
         if at == len(tokens):
             return
-        if whole:
-            at, node, step = 0, (self._private_root if private else self._root), len(tokens)
-        else:
-            node = match.hits[-1].block.key if match.hits else (self._private_root if private else self._root)
-            step = BLOCK_TOKENS
+        node = match.hits[-1].block.key if match.hits else self._top(private)
+        step = len(tokens) if self._whole else BLOCK_TOKENS
         while at < len(tokens):
             stop = min(at + step, len(tokens))
             new = make_block(node, at, tokens[at:stop])
@@ -150,6 +173,18 @@ class PrefixCache:
         self.memory.clear()
         if self.store is not None:
             self.store.close()
+
+    def _top(self, private: bool) -> bytes:
+        return self._private_root if private else self._root
+
+    def _known_checkpoint(self, tokens: list[int], private: bool) -> Match:
+        """The checkpoint of exactly these tokens, if there is one."""
+        wanted = make_block(self._top(private), 0, tokens)
+        in_memory = self.memory.read(wanted.key) is not None
+        on_disk = self.store is not None and not private and self.store.has(wanted.key)
+        if not in_memory and not on_disk:
+            return NOTHING
+        return Match([Hit(wanted, len(tokens), on_disk)], len(tokens), len(tokens), [])
 
     def _children(self, node: bytes, at: int, token: int, private: bool) -> list[tuple[Block, bool]]:
         """Blocks that continue `node` at this position with this token, and whether they are on disk."""

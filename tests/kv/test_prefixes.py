@@ -47,7 +47,7 @@ def logits(backend: EchoBackend, sequence: Sequence, tokens: list[int]) -> NDArr
 
 def park(known: PrefixCache, backend: EchoBackend, tokens: list[int], *, private: bool = False) -> None:
     sequence = fed(backend, tokens)
-    known.park(tokens, sequence, "words", private=private, whole=False)
+    known.park(tokens, sequence, "words", private=private)
     sequence.close()
 
 

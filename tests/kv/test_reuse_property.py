@@ -120,7 +120,7 @@ class Conversations(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-@pytest.mark.parametrize("kind", ["echo", "llama", "gemma3"])
+@pytest.mark.parametrize("kind", ["echo", "llama", "gemma3", "lfm2", "mamba"])
 def test_reuse_never_changes_an_answer(kind: str, tmp_path: Path) -> None:
     if kind == "echo":
         opener: Callable[[], Backend] = lambda: EchoBackend(n_ctx=500, micro_batch=64)  # noqa: E731

@@ -102,8 +102,9 @@ class LlamaBackend(Backend):
 
     def new_sequence(self, expected: int = 0) -> LlamaSequence:
         context = self.context
-        if self._used() + expected > self._cells:
-            self._grow(min(self._used() + expected, self._max_cells))
+        needed = min(self._used() + min(expected, self.n_ctx), self._max_cells)
+        if needed > self._cells:
+            self._grow(needed, len(self._sequences) + 1)
             context = self.context
         free = next((i for i in range(self.max_sequences) if i not in self._sequences), None)
         if free is None:
@@ -131,7 +132,7 @@ class LlamaBackend(Backend):
         with library.capture_log() as lines:
             code = lib.llama_decode(context, batch.struct)
             while code == DECODE_NO_SLOT:
-                self._grow(self._cells + 1)
+                self._grow(self._cells + 1, len(self._sequences))
                 context = self.context
                 code = lib.llama_decode(context, batch.struct)
         if code == 0:
@@ -209,21 +210,23 @@ class LlamaBackend(Backend):
         """llama.cpp had no room for `tokens` more: grow, unless room is not what was missing."""
         if self._cells - self._used() >= tokens:
             raise BackendFailed("llama.cpp refused saved state: it is damaged, or of another build or another model")
-        self._grow(self._cells + 1)
+        self._grow(self._cells + 1, len(self._sequences))
 
     def _used(self) -> int:
         return sum(sequence.length for sequence in self._sequences.values())
 
-    def _grow(self, needed: int) -> None:
+    def _grow(self, needed: int, sequences: int) -> None:
         """Rebuild the pool if it has fewer cells than `needed`; every open sequence moves, bit for bit.
 
-        Raises Busy when it is already as large as it may be.
+        It doubles, but never beyond what that many `sequences` can fill. Raises Busy when it is already as large as it
+        may be.
         """
         if needed <= self._cells:
             return
         if self._cells >= self._max_cells:
             raise Busy(f"the KV cache of {self.info.name} is full ({self._cells} tokens)")
-        cells = min(max(2 * self._cells, _round_up(needed, 256)), self._max_cells)
+        usable = min(2 * self._cells, sequences * self.n_ctx)
+        cells = min(_round_up(max(usable, needed), 256), self._max_cells)
         held = [(s, s.length, [s.save(0, s.length)] if s.length else []) for s in self._sequences.values()]
         log.debug("KV cache grows from %d to %d tokens", self._cells, cells)
         old, self._context = self._context, None
