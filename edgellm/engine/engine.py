@@ -260,8 +260,10 @@ class Engine:
             with self._lock:
                 self._in_pass = None
         if prefill:
-            request = shares[0][0]
-            request.prefilled(time.perf_counter() - started)
+            request, size = shares[0]
+            taken = time.perf_counter() - started
+            request.prefilled(taken)
+            self._scheduler.prefilled(size, taken)
             if request.sequence is not None and request.sequence.length in request.checkpoints:
                 self._reuse.checkpoint(request)
         for (request, _), row in zip(shares, rows, strict=True):

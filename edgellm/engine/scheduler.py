@@ -6,7 +6,8 @@ on llama.cpp. So every prefill pass does, holds the tokens of one request alone,
 so that the passes after it can.
 
 Decode steps of all running requests share a pass: it reads the weights once for all of them. With both kinds waiting,
-they take turns, and prefill passes are short, so that running answers go on.
+they take turns, and a prefill pass holds only what is read in about `SLICE_SECONDS` at the speed of the one before, so
+that running answers go on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 ALIGN = 4  # tokens; a prefill pass starts at a multiple of it
 SHORTEST = 8  # tokens; no prefill pass is shorter, unless the whole prompt is
-SLICE = 128  # tokens of a prefill pass while other requests decode
+SLICE = 128  # most tokens of a prefill pass while other requests decode
+SLICE_SECONDS = 0.2  # that it should take
 
 
 def prefill_size(pending: int, micro_batch: int) -> int:
@@ -40,6 +42,7 @@ class Scheduler:
     def __init__(self, micro_batch: int) -> None:
         self._micro_batch = micro_batch
         self._prefilled_last = False
+        self._slice = SLICE // 4  # tokens that SLICE_SECONDS are enough for
 
     def next(self, running: Sequence[Request]) -> list[tuple[Request, int]]:
         """The requests of the next pass and how many tokens of each. `running` is not empty."""
@@ -50,5 +53,10 @@ class Scheduler:
             return [(request, 1) for request in decoding]
         self._prefilled_last = True
         first = min(prefilling, key=lambda request: request.submitted)
-        limit = min(SLICE, self._micro_batch) if decoding else self._micro_batch
+        limit = min(self._slice, self._micro_batch) if decoding else self._micro_batch
         return [(first, prefill_size(first.before_checkpoint, limit))]
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """A prefill pass of so many tokens took so long."""
+        fits = int(tokens * SLICE_SECONDS / max(seconds, 1e-6))
+        self._slice = min(max(2 * SHORTEST, fits), SLICE) // ALIGN * ALIGN
