@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgellm.engine.cancel import CancelToken
 from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
-from edgellm.home import write_atomically
+from edgellm.kv.archive import read_archive, write_archive
 from edgellm.params import GenerateParams, build
 from edgellm.prompts.template import ChatTemplate
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from edgellm.engine.request import Request
     from edgellm.model import Model
 
+log = logging.getLogger("edgellm.chat")
 Message = dict[str, Any]
+Said = list[tuple[str, list[int]]]
+VERSION = 2  # of a saved conversation
 REMEMBERED = 64  # texts of one conversation whose tokens are kept
 
 
@@ -65,7 +68,8 @@ class Chat:
         bos, eos = _text_of(model, model.info.bos_id), _text_of(model, model.info.eos_id)
         self._template = ChatTemplate(source, bos=bos, eos=eos)
         # Texts that were prompts, or prompts with their answers, and the tokens the model saw and produced for them.
-        self._said: list[tuple[str, list[int]]] = []
+        self._said: Said = []
+        self.unused_state = ""  # why the state of a restored conversation could not be used
 
     @property
     def system(self) -> str | None:
@@ -140,21 +144,52 @@ class Chat:
         twin._said = list(self._said)
         return twin
 
-    def save(self, path: str | Path) -> None:
-        """Write the conversation as JSON; the file appears whole or not at all."""
-        content = {"edgellm_chat": 1, "messages": self.messages, "dropped": self.dropped}
-        write_atomically(Path(path), json.dumps(content, ensure_ascii=False, indent=1).encode())
+    def save(self, path: str | Path, *, state: bool = False) -> None:
+        """Write the conversation to a file, readable by its owner only, that appears whole or not at all.
+
+        Without `state` it is JSON: messages and tokens. With it, a ZIP archive that also holds what the model knows of
+        the conversation (`info.kv_bytes_per_token` bytes a token), so that another process or another machine with the
+        same model and build goes on without reading it again. Raises OSError.
+        """
+        content = {
+            "edgellm_chat": VERSION,
+            "model": self.model.info.name,
+            "messages": self.messages,
+            "dropped": self.dropped,
+            "thinking": self.thinking,
+            "private": self.private,
+            "said": _packed(self._said),
+        }
+        blocks = self.model._engine.export(self._said[-1][1], private=self.private) if state and self._said else []
+        write_archive(Path(path), content, blocks, self.model.info.name)
 
     def restore(self, path: str | Path) -> None:
-        """Take the conversation that `save` wrote in place of this one. Raises InvalidModelFile when it is none."""
+        """Take the conversation that `save` wrote in place of this one. Raises InvalidModelFile, OSError.
+
+        `unused_state` says why the state in the file is of no use here, and is "" otherwise.
+        """
+        content, blocks, damage = read_archive(Path(path))
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             messages, dropped = content["messages"], content["dropped"]
-            if content["edgellm_chat"] != 1 or not all(isinstance(m, dict) for m in [*messages, *dropped]):
+            if content["edgellm_chat"] != VERSION or not all(isinstance(m, dict) for m in [*messages, *dropped]):
                 raise ValueError("unknown version")
-        except (ValueError, KeyError, TypeError) as error:
+            said = _unpacked(content["said"])
+            thinking, private = content["thinking"], bool(content["private"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
-        self.messages, self.dropped, self._said = messages, dropped, []
+        self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private
+        own = max(said, key=lambda pair: len(pair[1]), default=("", []))
+        if (
+            any(not 0 <= token < self.model.info.n_vocab for token in own[1])
+            or self.model.info.name != content["model"]
+        ):
+            said = []  # another model's tokens
+        self._said = said
+        self.unused_state = damage
+        if blocks and not self.model._engine.adopt(blocks, private=private):
+            self.unused_state = "the saved state is of another model, another engine build or another KV type"
+        if self.unused_state:
+            log.warning("%s: %s; the conversation will be read again", path, self.unused_state)
 
     # How a turn becomes tokens
 
@@ -229,6 +264,28 @@ class Chat:
             return text, said[1] + self.model.encode(text[len(said[0]) :], bos=False)
         bos = _text_of(self.model, self.model.info.bos_id)
         return text, self.model.encode(text, bos=not (bos and text.startswith(bos)))
+
+
+def _packed(said: Said) -> list[Any]:
+    """The last text and its tokens, then the others: how much of them, in characters and tokens, or in full."""
+    if not said:
+        return []
+    text, tokens = said[-1]
+    return [
+        [text, tokens],
+        *([len(t), len(ids)] if text.startswith(t) and tokens[: len(ids)] == ids else [t, ids] for t, ids in said[:-1]),
+    ]
+
+
+def _unpacked(packed: Any) -> Said:
+    if not packed:
+        return []
+    [text, tokens], *rest = packed
+    said: Said = [(text[:t], tokens[:ids]) if isinstance(t, int) else (t, ids) for t, ids in rest]
+    said.append((text, tokens))
+    if not all(isinstance(t, str) and all(type(token) is int for token in ids) for t, ids in said):
+        raise ValueError("its tokens are not numbers")
+    return said
 
 
 def _oldest_turn(messages: Sequence[Message]) -> slice | None:

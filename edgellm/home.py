@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
 def home(*parts: str) -> Path:
@@ -20,13 +22,19 @@ def home(*parts: str) -> Path:
     return root.joinpath(*parts)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file whole or not at all: temporary name in the same folder, fsync, rename."""
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file whole or not at all: temporary name in the same folder, fsync, rename.
+
+    data: its bytes, or a function that writes them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)

@@ -167,6 +167,18 @@ class Model:
 
         return Chat(self, system=system, messages=messages, thinking=thinking, private=private)
 
+    def load_chat(self, path: str | Path) -> Chat:
+        """The conversation that `Chat.save` wrote, with its state if the file holds it and this model can use it.
+
+        State goes to the engine as it is: open such files only from people you trust. Raises InvalidModelFile,
+        Unsupported without a chat template, OSError.
+        """
+        from edgellm.chat import Chat
+
+        chat = Chat(self)
+        chat.restore(path)
+        return chat
+
     def score(self, text: Prompt) -> NDArray[np.float64]:
         """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
         tokens = self._tokens(text)

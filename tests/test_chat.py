@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 import edgellm
 from edgellm.backends.echo import BOS, EchoBackend
+from edgellm.chat import Chat
 from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.kv.archive import read_archive
 from edgellm.model import Model
 
 
@@ -111,11 +115,94 @@ def test_save_and_restore(model: Model, tmp_path: Path) -> None:
     assert other.messages == chat.messages
     assert other.send("more", temperature=0).text == "more"
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
-    for bad in ("{}", "[]", "not json", json.dumps({"edgellm_chat": 1, "messages": ["x"], "dropped": []})):
+    assert (tmp_path / "talk.json").stat().st_mode & 0o077 == 0 or os.name == "nt"
+    for bad in ("{}", "[]", "not json", json.dumps({"edgellm_chat": 2, "messages": ["x"], "dropped": []})):
         (tmp_path / "bad.json").write_text(bad)
         with pytest.raises(InvalidModelFile, match="not a saved conversation"):
             other.restore(tmp_path / "bad.json")
     assert len(other.messages) == 5
+
+
+def talked(model: Model) -> Chat:
+    chat = model.chat("A system prompt of some length, so that there is something to reuse.")
+    for text in ("the first question", "the second question", "the third question"):
+        chat.send(text, temperature=0)
+    return chat
+
+
+def forget(model: Model) -> None:
+    """Everything the model knows of earlier prompts."""
+    model._engine.call(lambda backend: model._engine._reuse._known.memory.clear())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_saved_conversation_brings_its_state_along(model: Model, tmp_path: Path, private: bool) -> None:
+    chat = talked(model)
+    chat.private = private
+    chat.send("a fourth question", temperature=0)
+    chat.save(tmp_path / "talk.chat", state=True)
+    chat.save(tmp_path / "light.chat")
+    expected = chat.send("go on", temperature=0, max_tokens=20)
+    forget(model)
+    without = model.load_chat(tmp_path / "light.chat").send("go on", temperature=0, max_tokens=20, cache="memory")
+    forget(model)
+    restored = model.load_chat(tmp_path / "talk.chat")
+    assert (restored.unused_state, restored.private, restored.messages) == ("", private, without_last(chat))
+    done = restored.send("go on", temperature=0, max_tokens=20, cache="memory" if private else True)
+    assert done.tokens == expected.tokens == without.tokens
+    assert without.cache.computed == without.usage.prompt_tokens
+    assert done.cache.from_memory > 150
+    assert done.cache.computed < 40
+
+
+def without_last(chat: Chat) -> list[dict[str, object]]:
+    return chat.messages[:-2]
+
+
+def test_the_state_in_a_file_is_of_nothing_but_the_conversation(model: Model, tmp_path: Path) -> None:
+    """Blocks are shared with other conversations; their tokens must not leave with this one."""
+    model.generate("<|im_start|>user\na shared beginning, and then somebody's secret", max_tokens=1)
+    chat = model.chat(messages=[])
+    chat.send("a shared beginning and nothing else", temperature=0)
+    chat.save(tmp_path / "talk.chat", state=True)
+    content, state, problem = read_archive(tmp_path / "talk.chat")
+    tokens = [int(token) for block, _ in state for token in block.tokens]
+    assert problem == ""
+    assert tokens == content["said"][0][1][: len(tokens)]
+    assert len(tokens) > 30
+
+
+def test_state_that_cannot_be_used_is_said_to_be(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "talk.chat"
+    talked(model).save(path, state=True)
+    with Model(EchoBackend(n_vocab=600)) as other:
+        chat = other.load_chat(path)
+        assert chat.unused_state.startswith("the saved state is of another model")
+        assert chat.send("go on", temperature=0).text == "go on"
+    whole = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        at = archive.infolist()[-1].header_offset
+    whole[at + 500] ^= 1
+    path.write_bytes(whole)
+    chat = model.load_chat(path)
+    assert "is damaged" in chat.unused_state
+    assert len(chat.messages) == 7
+    for cut in (100, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InvalidModelFile, match="not a saved conversation"):
+            model.load_chat(path)
+
+
+def test_editing_after_a_restore_reuses_what_was_said(model: Model, tmp_path: Path) -> None:
+    chat = talked(model)
+    chat.save(tmp_path / "talk.chat")
+    restored = model.load_chat(tmp_path / "talk.chat")
+    assert restored._said == chat._said
+    index = [i for i, message in enumerate(chat.messages) if message["role"] == "user"][1]
+    done = restored.edit(index, "another second question", temperature=0)
+    assert done.cache.computed < 50 < done.usage.cached_tokens
 
 
 def test_regenerating_and_editing_compute_only_what_is_new(model: Model) -> None:

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edgellm.backends.base import Backend, Rows, Step
+from edgellm.backends.base import Backend, Buffer, Rows, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.request import Request, Sink
 from edgellm.engine.reuse import Reuse
@@ -35,6 +35,7 @@ from edgellm.errors import (
     NotEnoughMemory,
 )
 from edgellm.events import CacheReport
+from edgellm.kv.blocks import Block
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
 
@@ -117,6 +118,14 @@ class Engine:
             self._inbox.put(call)
         result: T = call.future.result()
         return result
+
+    def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
+        """The state that is known of the beginning of `tokens`: consecutive blocks of nothing but them."""
+        return self.call(lambda backend: self._reuse.export(tokens, private=private))
+
+    def adopt(self, blocks: list[tuple[Block, Buffer]], *, private: bool) -> bool:
+        """Know what `export` gave. False when it belongs to another model, engine build or kind of cache."""
+        return self.call(lambda backend: self._reuse.adopt(blocks, private=private))
 
     def stop_now(self, request: Request) -> None:
         """`request` has a stop reason: interrupt its pass if it is in one, and wake the thread."""

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Sequence as Many
 from dataclasses import replace
 
-from edgellm.backends.base import Backend
+from edgellm.backends.base import Backend, Buffer
 from edgellm.engine.request import Request
 from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
+from edgellm.kv.blocks import Block
 from edgellm.kv.explain import explain
 from edgellm.kv.prefixes import NOTHING, Match, PrefixCache, common_prefix
 
@@ -97,6 +98,22 @@ class Reuse:
         else:
             sequence.close()
             request.sequence = None
+
+    def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
+        """What is known of the beginning of `tokens`, as blocks of nothing but them."""
+        if self._known is None:
+            return []
+        match = self._known.match(tokens, private=private, feed=0)
+        sequence = self._backend.new_sequence(match.length)
+        try:
+            self._known.load(match, match.length, sequence)
+            return self._known.export(tokens[: sequence.length], sequence, private=private)
+        finally:
+            sequence.close()
+
+    def adopt(self, blocks: Many[tuple[Block, Buffer]], *, private: bool) -> bool:
+        """Know what `export` gave. False when it belongs to another model, engine build or kind of cache."""
+        return self._known is not None and self._known.adopt(blocks, private=private)
 
     def forget_live(self) -> bool:
         """Free the cells of the sequence that was kept alive. False when there was none."""

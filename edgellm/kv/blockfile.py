@@ -89,12 +89,11 @@ def encode(block: Block, payload: bytes, label: str, words: str) -> bytes:
     return head + _CRC.pack(zlib.crc32(head))
 
 
-def read_header(file: BinaryIO) -> Header:
-    """The header of a file that is open at its beginning and unbuffered; checks all but the payload's bytes.
+def read_header(file: BinaryIO, size: int) -> Header:
+    """The header of a file of `size` bytes that is open at its beginning; checks all but the payload's bytes.
 
     Raises Damaged, OSError.
     """
-    size = os.fstat(file.fileno()).st_size
     prologue = file.read(_PROLOGUE.size)
     if len(prologue) < _PROLOGUE.size:
         raise Damaged("truncated")
@@ -125,7 +124,7 @@ def read_header(file: BinaryIO) -> Header:
 def read_block(path: Path, key: bytes) -> bytes:
     """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them)."""
     with path.open("rb", buffering=0) as file:
-        header = read_header(file)
+        header = read_header(file, os.fstat(file.fileno()).st_size)
         if header.block.key != key:
             raise Damaged("it holds another block")
         payload = file.read(header.size - header.payload_start)

@@ -14,13 +14,14 @@ checkpoints instead: blocks that begin at 0 and are used whole or not at all.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Sequence
+from edgellm.backends.base import Buffer, Sequence
 from edgellm.kv.blocks import BLOCK_TOKENS, Block, make_block
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.store import BlockStore
@@ -158,21 +159,39 @@ class PrefixCache:
         if at == len(tokens):
             return
         node = match.hits[-1].block.key if match.hits else self._top(private)
-        step = len(tokens) if self._whole else BLOCK_TOKENS
-        while at < len(tokens):
-            stop = min(at + step, len(tokens))
-            new = make_block(node, at, tokens[at:stop])
-            payload = sequence.save(at, stop)
+        for new, payload in self._saved(node, at, tokens, sequence):
             self.memory.write(new, payload)
             if disk is not None:
                 disk.write(new, payload, label=self._label, words=words)
-            at, node = stop, new.key
+
+    def export(self, tokens: list[int], sequence: Sequence, *, private: bool) -> list[tuple[Block, Buffer]]:
+        """The state of a sequence that holds `tokens`, as blocks of nothing but these tokens."""
+        return list(self._saved(self._top(private), 0, tokens, sequence))
+
+    def adopt(self, blocks: Tokens[tuple[Block, Buffer]], *, private: bool) -> bool:
+        """Keep what `export` gave. False when it belongs to another model, engine build or kind of cache."""
+        node = self._top(private)
+        for block, _payload in blocks:
+            if block.parent != node:
+                return False
+            node = block.key
+        for block, payload in blocks:
+            self.memory.write(block, payload)
+        return True
 
     def close(self) -> None:
         """Finish writing and let everything go."""
         self.memory.clear()
         if self.store is not None:
             self.store.close()
+
+    def _saved(self, node: bytes, at: int, tokens: list[int], sequence: Sequence) -> Iterator[tuple[Block, Buffer]]:
+        step = len(tokens) if self._whole else BLOCK_TOKENS
+        while at < len(tokens):
+            stop = min(at + step, len(tokens))
+            new = make_block(node, at, tokens[at:stop])
+            yield new, sequence.save(at, stop)
+            at, node = stop, new.key
 
     def _top(self, private: bool) -> bytes:
         return self._private_root if private else self._root

@@ -132,7 +132,7 @@ class Shelf:
         """A row for a file; a file that is no block is deleted. Inside a transaction."""
         try:
             with path.open("rb", buffering=0) as file:
-                header = read_header(file)
+                header = read_header(file, path.stat().st_size)
             if self._path(header.block.key) != path:
                 raise Damaged("it holds another block")
         except FileNotFoundError:
