@@ -44,7 +44,7 @@ class _Node:
 
 
 class MemoryTier:
-    """Keeps blocks up to `budget` bytes. The least recently used leaf goes first, so shared prefixes go last.
+    """Keeps blocks up to `budget` bytes, of which `nbytes` are state. The least recently used leaf goes first, so shared prefixes go last.
 
     For one thread. Every operation takes the same time however many blocks there are.
     """
@@ -83,9 +83,9 @@ class MemoryTier:
         if block.key not in self._held:
             self._held[block.key] = _Held(block, payload)
             self._after.setdefault(block.parent, _Node()).add(block)
-            self.nbytes += len(payload) + OVERHEAD
+            self.nbytes += len(payload)
         self.read(block.key)
-        while self.nbytes > self.budget and self._held:
+        while self._held and self.nbytes + OVERHEAD * len(self._held) > self.budget:
             self._evict()
 
     def clear(self) -> None:
@@ -104,7 +104,7 @@ class MemoryTier:
         self._remove(held.block)
 
     def _remove(self, block: Block) -> None:
-        self.nbytes -= len(self._held.pop(block.key).payload) + OVERHEAD
+        self.nbytes -= len(self._held.pop(block.key).payload)
         node = self._after[block.parent]
         node.remove(block)
         if not node.at:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgellm.backends.base import Sequence, Step
 from edgellm.backends.echo import EchoBackend
 from edgellm.kv.blocks import root_key
-from edgellm.kv.memory import MemoryTier
+from edgellm.kv.memory import OVERHEAD, MemoryTier
 from edgellm.kv.prefixes import PrefixCache, common_prefix
 from edgellm.kv.store import BlockStore
 
@@ -111,7 +111,10 @@ def test_a_growing_conversation_stores_each_token_once(backend: EchoBackend) -> 
     assert known.match(tokens).length == 2000
 
 
-def test_eviction_takes_the_oldest_leaf_and_shared_prefixes_last(backend: EchoBackend) -> None:
+def test_eviction_takes_the_oldest_leaf_and_shared_prefixes_last(
+    backend: EchoBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgellm.kv.memory.OVERHEAD", 0)
     known, system = cache(budget=12 * 1500), text(3, 800)
     tails = [text(200 + i, 200) for i in range(6)]
     for tail in tails:
@@ -178,3 +181,12 @@ def test_state_survives_on_disk_and_damage_is_computed_again(backend: EchoBacken
     if half.length:
         assert np.array_equal(logits(backend, half, [1]), logits(backend, fresh, [1]))
     third.close()
+
+
+def test_many_small_blocks_are_charged_for_what_they_cost_beside_their_state(backend: EchoBackend) -> None:
+    known = cache(budget=100 * OVERHEAD)
+    for i in range(200):
+        park(known, backend, text(1000 + i, 3))
+    assert 90 < len(known.memory._held) < 100
+    assert known.match(text(1199, 3)).length == 3
+    assert known.match(text(1000, 3)).length < 3
