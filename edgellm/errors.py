@@ -11,6 +11,7 @@
     │   └── ModelLoadError          the engine refused it; carries the engine's own words
     ├── ResourceError
     │   ├── NotEnoughMemory         with what is needed and what is there
+    │   ├── CannotWrite             no space, no permission, no such folder (also an OSError)
     │   └── Busy                    the queue is full; try again
     ├── GenerationError
     │   ├── ContextOverflow         the prompt does not fit; carries the numbers
@@ -70,6 +71,10 @@ class ResourceError(EdgeLLMError):
 
 class NotEnoughMemory(ResourceError):
     """The model or its context does not fit in the memory that is available."""
+
+
+class CannotWrite(ResourceError, OSError):
+    """A file cannot be written: no space is left, the folder is missing or may not be written to."""
 
 
 class Busy(ResourceError):

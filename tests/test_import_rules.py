@@ -27,6 +27,9 @@ ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 
+PARTS = ("", ".quant", ".convert", ".evaluate", ".verify", ".calibrate")
+CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
+
 # room: the rooms it may import, besides itself and `home`
 RULES: dict[str, set[str]] = {
     "errors": set(),
@@ -54,15 +57,19 @@ RULES: dict[str, set[str]] = {
     "cli.bench": COMMAND | {"bench", "cli"},
     "__main__": {"cli"},
     PUBLIC: ABOVE | {"model", "chat"},
-    "converters": {"errors", "formats"},
-    "converters.verify": {"errors", "formats", "converters", PUBLIC},
-    "converters.calibrate": {"errors", "formats", "converters", PUBLIC},
+    "converters": CONVERT,
+    "converters.quant": CONVERT | {"machine"},
+    "converters.convert": CONVERT | {PUBLIC},
+    "converters.evaluate": CONVERT | {PUBLIC},
+    "converters.verify": CONVERT | {PUBLIC},
+    "converters.calibrate": CONVERT | {"machine", "backends.llamacpp", PUBLIC},
 }
 
-# file or folder: what it may import in addition, inside a function only
+# file or folder: what it may import in addition, inside a function (or for type hints) only
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "edgellm/backends/__init__.py": BACKENDS,
-    "edgellm/cli/convert.py": {"converters"},
+    "edgellm/cli/convert.py": {"converters", "converters.convert"},
+    "edgellm/cli/eval.py": {"converters", "converters.evaluate"},
 }
 
 # other people's packages that belong to one place; None: to no place yet
@@ -122,6 +129,8 @@ def imports_of(file: Path, root: Path) -> Iterator[Import]:
             for alias in node.names:
                 full = f"{base}.{alias.name}"
                 yield Import(full if is_module(full, root) else base, node.lineno, inside_function)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            inside_function = True  # nor does it run when the file is imported
         deeper = inside_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
             yield from visit(child, deeper)

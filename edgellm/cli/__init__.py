@@ -25,6 +25,8 @@ COMMANDS = {
     "show": ("show", "show", "What a model file is and what it needs."),
     "rm": ("rm", "rm", "Remove a downloaded model."),
     "cache": ("cache", "cache", "The prompts that are known on disk."),
+    "convert": ("convert", "convert", "Make a GGUF file of a checkpoint, or a checkpoint of a GGUF file."),
+    "eval": ("eval", "evaluate", "Measure how well models predict a text, and how far from another."),
     "bench": ("bench", "bench", "Measure prefill, decode and time to first token."),
     "doctor": ("doctor", "doctor", "What this machine has, and what is wrong."),
 }

@@ -13,6 +13,7 @@ pass over its lengths. Versions 2 and 3, little-endian: https://github.com/ggml-
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -410,6 +411,17 @@ class GGUFFile:
         """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
         info = self.tensors[name]
         return np.frombuffer(self._shards[info.shard].buffer, np.uint8, info.nbytes, info.offset)
+
+    def release(self, name: str) -> None:
+        """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
+
+        Without it, the resident memory of a program that streams through a file grows to the size of the file.
+        """
+        info = self.tensors[name]
+        if hasattr(mmap, "MADV_DONTNEED"):
+            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            with contextlib.suppress(OSError):
+                self._shards[info.shard].buffer.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import struct
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.writing import Data, whole_file, write_data
 
-Data = Union[bytes, bytearray, memoryview, "NDArray[Any]", Callable[[], Iterable[Any]]]
 Tensor = tuple[str, Sequence[int], GGMLType, Data]
 
 _VALUE_TYPES = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
@@ -35,45 +31,41 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
     The file appears under its name only when it is complete and on disk; after an error nothing is left.
     `general.alignment` is honoured (a power of two, at least 8; 32 without it).
 
-    Raises InvalidParameter for what GGUF cannot hold.
+    Raises InvalidParameter for what GGUF cannot hold, CannotWrite.
     """
-    target = Path(path)
     listed = list(tensors)
+    alignment = _alignment(metadata)
+    header = _header(metadata, [(name, shape, kind) for name, shape, kind, _ in listed], alignment)
+    with whole_file(path) as file:
+        file.write(header)
+        for name, shape, kind, data in listed:
+            file.write(b"\0" * (-file.tell() % alignment))
+            write_data(file, name, data, kind.nbytes(tuple(shape)))
+        file.write(b"\0" * (-file.tell() % alignment))
+
+
+def gguf_bytes(metadata: Mapping[str, Any], tensors: Iterable[tuple[str, Sequence[int], GGMLType]]) -> int:
+    """The size of the file that `write_gguf` would make of tensors given as (name, shape in numpy order, type)."""
+    listed = list(tensors)
+    alignment = _alignment(metadata)
+    sizes = [len(_header(metadata, listed, alignment)), *(kind.nbytes(tuple(shape)) for _, shape, kind in listed)]
+    return sum(-(-size // alignment) * alignment for size in sizes)
+
+
+def _alignment(metadata: Mapping[str, Any]) -> int:
     alignment = int(metadata.get("general.alignment", 32))
     if alignment < 8 or alignment & (alignment - 1):
         raise InvalidParameter(f"general.alignment={alignment}: must be a power of two, at least 8")
-    header = _header(metadata, listed, alignment)
-    handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            for tensor in listed:
-                file.write(b"\0" * (-file.tell() % alignment))
-                _write_tensor(file, tensor)
-            file.write(b"\0" * (-file.tell() % alignment))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+    return alignment
 
 
-def _umask() -> int:
-    """The process's umask, which `mkstemp` ignores; reading it means setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _header(metadata: Mapping[str, Any], tensors: list[Tensor], alignment: int) -> bytes:
+def _header(metadata: Mapping[str, Any], tensors: list[tuple[str, Sequence[int], GGMLType]], alignment: int) -> bytes:
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_string(key), _value(key, value)]
     offset = 0
     seen = set()
-    for name, shape, kind, _ in tensors:
+    for name, shape, kind in tensors:
         raw = name.encode()
         if not 0 < len(raw) <= _MAX_NAME or name in seen:
             raise InvalidParameter(f"tensor name {name!r}: must be new and have 1 to {_MAX_NAME} bytes")
@@ -119,17 +111,3 @@ def _dtype(value: Any) -> str | None:
     if isinstance(value, Sequence) and not isinstance(value[0], bool):
         return "f4" if any(isinstance(item, float) for item in value) else "i4"
     return None
-
-
-def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
-    name, shape, kind, data = tensor
-    expected, written = kind.nbytes(tuple(shape)), 0
-    for chunk in data() if callable(data) else (data,):
-        view = memoryview(np.ascontiguousarray(chunk).data if isinstance(chunk, np.ndarray) else chunk).cast("B")
-        written += view.nbytes
-        if written > expected:
-            break
-        file.write(view)
-    if written != expected:
-        size = math.prod(shape)
-        raise InvalidParameter(f"tensor {name!r}: {written} bytes given, {size} {kind.name} weights need {expected}")

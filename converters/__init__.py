@@ -1,0 +1,27 @@
+"""Converters: checkpoints become the files that edgellm runs, in one streaming pass.
+
+from edgellm.converters import ConvertParams, convert, plan
+
+wanted = ConvertParams(quant="q4_k_m")
+print(plan("SmolLM2-135M", wanted).file_bytes)
+convert("SmolLM2-135M", "smollm2.gguf", wanted)
+"""
+
+from __future__ import annotations
+
+from .checkpoint import open_checkpoint
+from .convert import Conversion, convert, plan
+from .plan import ConvertParams, LeftOut, Plan, Planned
+from .verify import Verification
+
+__all__ = [
+    "Conversion",
+    "ConvertParams",
+    "LeftOut",
+    "Plan",
+    "Planned",
+    "Verification",
+    "convert",
+    "open_checkpoint",
+    "plan",
+]

@@ -1,0 +1,90 @@
+"""Architectures: how each family's configuration and tensors are written by Hugging Face and in GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from edgellm.errors import InvalidModelFile, UnsupportedArchitecture
+from edgellm.formats.gguf import GGUFFile
+
+from .architecture import Architecture
+from .bert import BERT, DISTILBERT, pooling_of
+from .gemma2 import GEMMA2
+from .gemma3 import GEMMA3
+from .gpt2 import GPT2
+from .gpt_neox import GPT_NEOX
+from .granite import GRANITE
+from .hyper import Hyper
+from .llama import LLAMA, MISTRAL, MIXTRAL
+from .olmo2 import OLMO2
+from .phi3 import PHI3
+from .qwen2 import QWEN2
+from .qwen3 import QWEN3, QWEN3MOE
+from .relation import Part, Relation, to_gguf, to_hf
+from .rope import Rope
+from .smollm3 import SMOLLM3
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3MOE,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    SMOLLM3,
+    GRANITE,
+    OLMO2,
+    GPT2,
+    GPT_NEOX,
+    BERT,
+    DISTILBERT,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Hyper",
+    "Part",
+    "Relation",
+    "Rope",
+    "from_config",
+    "from_metadata",
+    "to_gguf",
+    "to_hf",
+]
+
+
+def from_config(config: Mapping[str, Any], pooling: dict[str, Any] | None = None) -> tuple[Architecture, Hyper]:
+    """The family and the numbers of a config.json; of a model that also sees, those of its text part.
+
+    pooling: 1_Pooling/config.json of a folder that has one; it says how an embedding is made of the tokens' ones.
+    Raises UnsupportedArchitecture, Unsupported (a key that would change the mathematics), InvalidModelFile.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise InvalidModelFile("config.json: 'model_type' is missing; it names the architecture")
+    for architecture in ARCHITECTURES:
+        if model_type in (architecture.model_type, *architecture.other_types):
+            text = config.get("text_config")
+            values = dict(config)
+            if isinstance(text, dict):
+                shared = ("quantization_config", "tie_word_embeddings")
+                values = {key: config[key] for key in shared if key in config} | text
+            return architecture, replace(architecture.hyper_from_config(values), **pooling_of(pooling))
+    known = ", ".join(sorted(one.model_type for one in ARCHITECTURES))
+    raise UnsupportedArchitecture(f"config.json: model_type {model_type!r} cannot be converted; these can: {known}")
+
+
+def from_metadata(file: GGUFFile) -> tuple[Architecture, Hyper]:
+    """The family and the numbers of a GGUF file. Raises UnsupportedArchitecture, Unsupported, InvalidModelFile."""
+    name = file.get("general.architecture", str, "")
+    for architecture in ARCHITECTURES:
+        if name == architecture.gguf and architecture.recognises(file):
+            return architecture, architecture.hyper_from_metadata(file)
+    known = ", ".join(sorted({one.gguf for one in ARCHITECTURES}))
+    raise UnsupportedArchitecture(f"{file.path}: architecture {name!r} cannot be converted; these can: {known}")

@@ -1,0 +1,155 @@
+"""BERT and DistilBERT, for embeddings: MiniLM, BGE, E5. In GGUF both are `bert`; what they predict with is left out.
+
+The configurations say `gelu`, the exact one; llama.cpp computes its tanh approximation, which differs by up to 5e-4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgellm.errors import Unsupported
+from edgellm.formats.gguf import GGUFFile
+
+from .architecture import Architecture, Key
+from .config import Config
+from .hyper import Hyper
+from .table import Either, Line, Weight, biased, weight
+
+POOLINGS = ("none", "mean", "cls", "last")  # llama.cpp's numbers
+SHARED = (
+    Key("attention.head_count_kv", "n_head_kv", None, 0),
+    Key("vocab_size", "n_vocab", "vocab_size", 0),
+    Key("context_length", "n_ctx_train", "max_position_embeddings"),
+)
+GELU = ("gelu", "gelu_new", "gelu_pytorch_tanh")
+
+
+def pooling_of(folder: dict[str, Any] | None) -> dict[str, Any]:
+    """The `pooling` field from a sentence-transformers 1_Pooling/config.json. Raises Unsupported for other kinds."""
+    if folder is None:
+        return {}
+    names = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "last"}
+    mode = folder.get("pooling_mode")
+    on = [
+        key.removeprefix("pooling_mode_") for key, value in folder.items() if key.startswith("pooling_mode_") and value
+    ]
+    kind = mode if isinstance(mode, str) else names.get(on[0]) if len(on) == 1 else None
+    if kind not in POOLINGS:
+        raise Unsupported(f"1_Pooling/config.json: pooling {mode or on}; llama.cpp pools by mean, cls or last")
+    return {"pooling": kind}
+
+
+def _norm(gguf: str, hf: str) -> Either:
+    """A norm, under the names of today or under those of the first checkpoints."""
+    old = ((".weight", ".gamma"), (".bias", ".beta"))
+    return Either(
+        biased(gguf, hf, "embd"),
+        tuple(Weight(((gguf + new, "embd"),), ((hf + name, "embd"),)) for new, name in old),
+    )
+
+
+def _layer(
+    base: str, q: str, k: str, v: str, output: str, norm: str, up: str, down: str, last: str
+) -> tuple[Line, ...]:
+    return (
+        *biased("blk.{i}.attn_q", base + q, "q embd"),
+        *biased("blk.{i}.attn_k", base + k, "kv embd"),
+        *biased("blk.{i}.attn_v", base + v, "kv embd"),
+        *biased("blk.{i}.attn_output", base + output, "embd q"),
+        _norm("blk.{i}.attn_output_norm", base + norm),
+        *biased("blk.{i}.ffn_up", base + up, "ff embd"),
+        *biased("blk.{i}.ffn_down", base + down, "embd ff"),
+        _norm("blk.{i}.layer_output_norm", base + last),
+    )
+
+
+EMBEDDING: tuple[Line, ...] = (
+    weight("token_embd", "{m}embeddings.word_embeddings", "vocab embd"),
+    weight("position_embd", "{m}embeddings.position_embeddings", "ctx embd"),
+)
+EMBEDDING_NORM = _norm("token_embd_norm", "{m}embeddings.LayerNorm")
+
+
+def _write_metadata(hyper: Hyper) -> dict[str, Any]:
+    pooled = {} if hyper.pooling is None else {"pooling_type": POOLINGS.index(hyper.pooling)}
+    return {"attention.causal": False, **pooled}
+
+
+def _read_metadata(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    number = config.maybe("pooling_type", int)
+    pooled = {} if number is None or not 0 <= number < len(POOLINGS) else {"pooling": POOLINGS[number]}
+    return {"tied": True, **pooled}
+
+
+def _has_types(file: GGUFFile) -> bool:
+    return "token_types.weight" in file.tensors
+
+
+CONSTANTS = {"activation": "gelu", "attention_bias": True, "mlp_bias": True, "causal": False}
+
+BERT = Architecture(
+    gguf="bert",
+    model_type="bert",
+    classname="BertModel",
+    before=(
+        *EMBEDDING,
+        weight("token_types", "{m}embeddings.token_type_embeddings", "types embd"),
+        EMBEDDING_NORM,
+    ),
+    layer=_layer(
+        "{m}encoder.layer.{i}.",
+        *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        *("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+    ),
+    after=(),
+    keys=(
+        Key("block_count", "n_layer", "num_hidden_layers"),
+        Key("embedding_length", "n_embd", "hidden_size"),
+        Key("feed_forward_length", "n_ff", "intermediate_size"),
+        Key("attention.head_count", "n_head", "num_attention_heads"),
+        Key("attention.layer_norm_epsilon", "norm_eps", "layer_norm_eps"),
+        Key(None, "n_token_types", "type_vocab_size", 2),
+        *SHARED,
+    ),
+    expect={"hidden_act": GELU},
+    tolerate={"position_embedding_type": ("absolute", None)},
+    constants=CONSTANTS,
+    scalings=frozenset(),
+    tied=True,
+    read_metadata=_read_metadata,
+    write_metadata=_write_metadata,
+    recognises=_has_types,
+    prefixes=("", "bert."),
+    skip=(r"embeddings\.position_ids$", r"^(bert\.)?pooler\.", r"^cls\."),
+)
+
+DISTILBERT = Architecture(
+    gguf="bert",
+    model_type="distilbert",
+    classname="DistilBertModel",
+    before=(*EMBEDDING, EMBEDDING_NORM),
+    layer=_layer(
+        "{m}transformer.layer.{i}.",
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+        *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
+    ),
+    after=(),
+    keys=(
+        Key("block_count", "n_layer", "n_layers"),
+        Key("embedding_length", "n_embd", "dim"),
+        Key("feed_forward_length", "n_ff", "hidden_dim"),
+        Key("attention.head_count", "n_head", "n_heads"),
+        Key("attention.layer_norm_epsilon", "norm_eps", None),
+        *SHARED,
+    ),
+    expect={"activation": GELU, "sinusoidal_pos_embds": (False,)},
+    constants={**CONSTANTS, "n_token_types": 1},
+    scalings=frozenset(),
+    tied=True,
+    read_config=lambda config, fields: {"norm_eps": 1e-12},
+    read_metadata=_read_metadata,
+    write_metadata=_write_metadata,
+    recognises=lambda file: not _has_types(file),
+    prefixes=("", "distilbert."),
+    skip=(r"embeddings\.position_ids$", r"^vocab_", r"^(pre_)?classifier\.", r"^qa_outputs\."),
+)

@@ -1,0 +1,294 @@
+"""open_checkpoint: where weights come from, a Hugging Face folder or a GGUF file, as tensors that are read lazily.
+
+    folder/                               folder/
+      config.json                           config.json
+      generation_config.json (optional)     model.safetensors.index.json    {"weight_map": {name: file}}
+      model.safetensors                     model-00001-of-00002.safetensors ...
+
+Nothing outside the folder is read, and nothing in it is believed: names, sizes, offsets and the index are checked
+when it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.safetensors import SafetensorsFile
+from edgellm.formats.strict_json import parse_object
+
+from .fp8 import scaled_tensors
+from .numbers import WIDTH, decode
+from .tensor import Tensor, n_rows
+
+MAX_CONFIG = 16 << 20  # bytes
+MAX_INDEX = 64 << 20
+MAX_SHARDS = 512
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class Checkpoint(Protocol):
+    """What every source looks like. fingerprint: 32 hex digits of its contents."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def format(self) -> Literal["huggingface", "gguf"]: ...
+    @property
+    def tensors(self) -> Mapping[str, Tensor]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def close(self) -> None: ...
+
+
+def open_checkpoint(path: str | Path) -> HuggingFace | GGUF:
+    """Open a Hugging Face folder (or any of its configuration and weight files), or a GGUF file.
+
+    Raises ModelNotFound, InvalidModelFile, and Unsupported for pickles and for formats that are not read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return HuggingFace(path)
+    if not path.exists():
+        raise ModelNotFound(f"{path}: no such file or folder; check the path")
+    if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
+        return GGUF(path)
+    if path.suffix in _PICKLES:
+        raise _pickle(path)
+    if path.suffix in (".json", ".safetensors"):
+        found = HuggingFace(path.parent)
+        if path.suffix == ".json" or path.name in found.files:
+            return found
+        found.close()
+        raise Unsupported(f"{path}: not one of the weight files of {path.parent} ({', '.join(found.files)})")
+    raise Unsupported(f"{path}: neither a Hugging Face folder nor a .gguf file; those two are read")
+
+
+class SafetensorsTensor:
+    """A tensor of a safetensors file. A scalar has the shape (1,)."""
+
+    def __init__(self, file: SafetensorsFile, name: str) -> None:
+        info = file.tensors[name]
+        self.shape, self.stored = info.shape or (1,), info.dtype
+        self._file, self._name = file, name
+        if not info.nbytes:
+            raise InvalidModelFile(f"{file.path}: tensor {name!r} of shape {info.shape} is empty; save the model again")
+
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """See Tensor. Raises Unsupported for integers and other types that are no weights."""
+        if self.stored not in WIDTH:
+            raise Unsupported(
+                f"{self._file.path}: tensor {self._name!r} is {self.stored}; weights of {', '.join(WIDTH)} are read"
+            )
+        values = decode(self.stored, self._file.data(self._name).reshape(n_rows(self), -1)[which])
+        self._file.release(self._name)
+        return values
+
+
+class HuggingFace:
+    """A folder of config.json and safetensors.
+
+    config and generation are config.json and generation_config.json ({} without one). files are the weight files by
+    name. dropped are the tensors that scale activations of fp8 models: they have no place in the weights, and are not
+    in tensors; neither are scales of weights, which `rows` applies.
+    """
+
+    format: Literal["huggingface"] = "huggingface"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = self.folder = folder
+        config = read_json(folder, "config.json", MAX_CONFIG)
+        if config is None:
+            raise ModelNotFound(
+                f"{folder}: no config.json; give the folder of a Hugging Face checkpoint, or a .gguf file"
+            )
+        self.config = config
+        self.generation = read_json(folder, "generation_config.json", MAX_CONFIG) or {}
+        self.files: dict[str, SafetensorsFile] = {}
+        try:
+            stored = self._open_shards()
+            self.tensors, self.dropped = scaled_tensors(folder, config, stored)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_shards(self) -> dict[str, Tensor]:
+        weight_map = self._weight_map()
+        if weight_map is None:
+            file = self.files[SINGLE] = SafetensorsFile.open(file_in(self.folder, SINGLE))
+            return {name: SafetensorsTensor(file, name) for name in file.tensors}
+        expected: dict[str, set[str]] = {}
+        for name, shard in weight_map.items():
+            expected.setdefault(shard, set()).add(name)
+        if len(expected) > MAX_SHARDS:
+            raise InvalidModelFile(f"{self.folder / INDEX}: {len(expected)} files, at most {MAX_SHARDS} are read")
+        for shard, names in sorted(expected.items()):
+            try:
+                file = self.files[shard] = SafetensorsFile.open(file_in(self.folder, shard))
+            except ModelNotFound:
+                raise ModelNotFound(
+                    f"{self.folder / shard}: this shard is missing; fetch all {len(expected)} that {INDEX} names"
+                ) from None
+            for name in sorted(names.symmetric_difference(file.tensors)):
+                what = "is not in this shard, where" if name in names else "is in this shard, but not where"
+                raise InvalidModelFile(f"{file.path}: tensor {name[:200]!r} {what} {INDEX} says; fetch both again")
+        return {name: SafetensorsTensor(self.files[shard], name) for name, shard in weight_map.items()}
+
+    def _weight_map(self) -> dict[str, str] | None:
+        """Tensor to file, as the index says; None for a single file."""
+        index = read_json(self.folder, INDEX, MAX_INDEX)
+        single = (self.folder / SINGLE).exists()
+        if index is None:
+            if single:
+                return None
+            raise self._no_weights()
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InvalidModelFile(f"{self.folder / INDEX}: no weight_map; fetch or write the file again")
+        for name, shard in weight_map.items():
+            if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+                raise InvalidModelFile(
+                    f"{self.folder / INDEX}: {name[:100]!r} is in {str(shard)[:100]!r}, not in a .safetensors file"
+                )
+        if single and SINGLE not in weight_map.values():
+            raise InvalidModelFile(f"{self.folder}: holds {SINGLE} and the index of another set; remove one of them")
+        return weight_map
+
+    def _no_weights(self) -> Exception:
+        """Why there is neither a single file nor an index."""
+        names = sorted(path.name for path in self.folder.iterdir())
+        others = [name for name in names if name.endswith(".safetensors")]
+        pickles = [name for name in names if name.endswith(_PICKLES)]
+        if any(name.startswith("adapter_model") for name in names):
+            return Unsupported(f"{self.folder}: only an adapter; merge it into its base model and save that")
+        if others:
+            return Unsupported(
+                f"{self.folder}: {others[0]!r} is not named {SINGLE} or in {INDEX}; original layouts (consolidated) "
+                "and variants are not read: take the files that transformers loads, or save the model with it"
+            )
+        if pickles:
+            return _pickle(self.folder / pickles[0])
+        return ModelNotFound(f"{self.folder}: neither {SINGLE} nor {INDEX}; fetch the weights")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that a copy of the folder shares and another configuration or other weights change.
+
+        BLAKE2b over both configurations and the fingerprint of each file.
+        """
+        parts = [self.config, self.generation, {name: file.fingerprint for name, file in self.files.items()}]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def close(self) -> None:
+        """Unmap the files."""
+        for file in self.files.values():
+            file.close()
+
+
+class GGUFTensor:
+    """A tensor of a GGUF file."""
+
+    def __init__(self, file: GGUFFile, name: str) -> None:
+        info = file.tensors[name]
+        self.shape, self.stored, self.type = info.shape, info.type.name, info.type
+        self._file, self._name = file, name
+
+    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The stored bytes of rows: (n, bytes of a row) uint8; a view of the file for a slice."""
+        return self._file.data(self._name).reshape(n_rows(self), -1)[which]
+
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """See Tensor. Raises Unsupported for integers."""
+        if self.stored in WIDTH:
+            values = decode(self.stored, self.raw(which))
+            self.release()
+            return values
+        if self.stored.startswith("I") and self.type.block_size == 1:
+            raise Unsupported(f"{self._file.path}: tensor {self._name!r} holds integers ({self.stored}), no weights")
+        from .quant.ggml import dequantize
+
+        values = dequantize(self.type, self.raw(which), self.shape[-1])
+        self.release()
+        return values
+
+    def release(self) -> None:
+        """The tensor's pages may leave memory."""
+        self._file.release(self._name)
+
+
+class GGUF:
+    """A GGUF file, or all parts of a split one. file is its reader."""
+
+    format: Literal["gguf"] = "gguf"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = GGUFFile.open(path)
+        self.tensors = {name: GGUFTensor(self.file, name) for name in self.file.tensors}
+
+    @property
+    def fingerprint(self) -> str:
+        """See GGUFFile."""
+        return self.file.fingerprint
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self.file.close()
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """The path of a file of the folder, whether it exists or not.
+
+    Links may lead to other files of the folder, and from a snapshot of the Hugging Face cache to its blobs.
+    Raises InvalidModelFile for names and links that lead out of it.
+    """
+    plain = name.isprintable() and PurePosixPath(name).name == name == PureWindowsPath(name).name
+    if not plain or name in ("", ".."):
+        raise InvalidModelFile(f"{folder}: {name[:200]!r} is not the plain name of a file in this folder")
+    try:
+        root, target = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        raise InvalidModelFile(f"{folder / name}: cannot be followed to a file") from None
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    if not target.is_relative_to(root) and not target.is_relative_to(blobs):
+        raise InvalidModelFile(f"{folder / name}: a link that leaves the folder; put the file itself there")
+    return folder / name
+
+
+def read_json(folder: Path, name: str, limit: int) -> dict[str, Any] | None:
+    """The JSON object in a file of at most `limit` bytes; None when there is no such file. Raises InvalidModelFile."""
+    path = file_in(folder, name)
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file() or path.stat().st_size > limit:
+        raise InvalidModelFile(f"{path}: not a regular file of at most {limit} bytes; fetch or write it again")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parse_object(raw, str(path))
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _pickle(path: Path) -> Unsupported:
+    return Unsupported(
+        f"{path}: a pickle, which can run any code when it is opened; take the model's safetensors files, or load it "
+        "in transformers and save it with save_pretrained"
+    )

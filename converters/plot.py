@@ -1,0 +1,206 @@
+"""A report of several models: file size against quality, and speed against quality.
+
+    write("report.html", points, "mean KL divergence")
+
+HTML holds the picture as inline SVG and the figures as a table, and needs nothing else. PNG needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import importlib.util
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm.errors import InvalidParameter, Unsupported
+from edgellm.home import write_atomically
+
+WIDTH, HEIGHT = 460, 340  # of a panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 62, 18, 34, 46  # margins around the plot of a panel
+LOG_FROM = 10.0  # largest / smallest value from which the quality axis is logarithmic
+SIZE, SPEED = "file size, MB", "decode speed, tokens/s"
+
+_STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }
+body { color: #1b1f24; background: #fff; }
+svg { max-width: 100%; height: auto; }
+svg text { font-size: 12px; fill: currentColor; }
+svg .title { font-weight: 600; }
+svg .axis { stroke: currentColor; }
+svg .grid { stroke: currentColor; opacity: 0.15; }
+svg .error { stroke: #2563a8; stroke-width: 1.5; }
+svg circle { fill: #2563a8; }
+table { border-collapse: collapse; }
+th, td { padding: 0.2em 1em 0.2em 0; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e6e8eb; background: #16181c; }
+  svg circle { fill: #6db3f2; }
+  svg .error { stroke: #6db3f2; }
+}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One model. file_bytes: its size; quality: lower is better, with its standard error; speed: tokens per second."""
+
+    label: str
+    file_bytes: int
+    quality: float
+    error: float
+    speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Maps values to [0, 1]. ticks: (value, its text)."""
+
+    low: float
+    high: float
+    logarithmic: bool
+    ticks: list[tuple[float, str]]
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Whether `write` can make this file, before there are figures. Raises InvalidParameter, Unsupported."""
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".png"):
+        raise InvalidParameter(f"{path}: a report is an .html or a .png file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InvalidParameter(f"{path}: {path.parent} is not a folder that can be written to")
+    if path.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
+        raise Unsupported(f"{path}: a PNG needs matplotlib, which is not installed; name an .html file or install it")
+
+
+def write(path: str | os.PathLike[str], points: Sequence[Point], quality: str, title: str = "") -> None:
+    """Write the report; quality names the figure. The file appears under its name only when it is complete.
+
+    Raises InvalidParameter (no points, another kind of file), Unsupported (PNG without matplotlib).
+    """
+    check(path)
+    path = Path(path)
+    if not points:
+        raise InvalidParameter(f"{path}: there is nothing to show")
+    make = _png if path.suffix.lower() == ".png" else _page
+    write_atomically(path, make(points, quality, title))
+
+
+def _page(points: Sequence[Point], quality: str, title: str) -> bytes:
+    heading = html.escape(title or "Size, quality and speed")
+    rows = "\n".join(
+        f"<tr><td>{html.escape(p.label)}</td><td>{p.file_bytes / 1e6:.1f}</td><td>{p.quality:.5g} ± {p.error:.2g}</td>"
+        f"<td>{p.speed:.1f}</td></tr>"
+        for p in points
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>
+<style>
+{_STYLE}
+</style></head><body>
+<h1>{heading}</h1>
+{_svg(points, quality)}
+<p>Further down is better, further left in the first panel, further right in the second. Bars are standard errors.</p>
+<table>
+<tr><th>model</th><th>{SIZE}</th><th>{html.escape(quality)}</th><th>{SPEED}</th></tr>
+{rows}
+</table>
+</body></html>
+""".encode()
+
+
+def _svg(points: Sequence[Point], quality: str) -> str:
+    y = _quality_axis(points)
+    sizes = _panel(points, quality, y, SIZE, lambda p: p.file_bytes / 1e6, 0)
+    speeds = _panel(points, quality, y, SPEED, lambda p: p.speed, WIDTH)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(quality)} against file size and decode speed">\n{sizes}\n{speeds}\n</svg>'
+    )
+
+
+def _panel(
+    points: Sequence[Point], quality: str, y: _Axis, what: str, value: Callable[[Point], float], offset: int
+) -> str:
+    """One scatter, `offset` pixels from the left."""
+    x = _linear_axis([value(p) for p in points])
+    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    bottom = TOP + down
+
+    def at_x(number: float) -> float:
+        return offset + LEFT + x(number) * across
+
+    def at_y(number: float) -> float:
+        return bottom - y(number) * down
+
+    left, right = offset + LEFT, offset + LEFT + across
+    parts = [f'<text class="title" x="{left}" y="20">{html.escape(quality)} / {html.escape(what)}</text>']
+    for tick, text in y.ticks:
+        at = f"{at_y(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{left - 6}" y="{at}" text-anchor="end" dominant-baseline="middle">{text}</text>')
+    for tick, text in x.ticks:
+        parts.append(f'<text x="{at_x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
+    parts.append(f'<path class="axis" fill="none" d="M{left} {TOP}V{bottom}H{right}"/>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(what)}</text>')
+    for p in points:
+        px, py = at_x(value(p)), at_y(p.quality)
+        low, high = at_y(p.quality - p.error), at_y(p.quality + p.error)
+        parts.append(f'<line class="error" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
+        side, move = ("end", -8) if x(value(p)) > 0.6 else ("start", 8)
+        parts.append(f'<text x="{px + move:.1f}" y="{py - 6:.1f}" text-anchor="{side}">{html.escape(p.label)}</text>')
+    return "\n".join(parts)
+
+
+def _quality_axis(points: Sequence[Point]) -> _Axis:
+    values = [p.quality for p in points]
+    if min(values) <= 0 or max(values) / min(values) < LOG_FROM:
+        return _linear_axis([v for p in points for v in (p.quality - p.error, p.quality + p.error)])
+    low, high = min(values) / 1.5, max(values) * 1.5
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
+    return _Axis(low, high, True, [(tick, f"{tick:g}") for tick in ticks if low <= tick <= high])
+
+
+def _linear_axis(values: Sequence[float]) -> _Axis:
+    """A tenth of space on either side, and three to eight round ticks."""
+    low, high = min(values), max(values)
+    space = (high - low) / 10 or abs(high) / 10 or 1.0
+    low, high = low - space, high + space
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    while (high - low) / step > 8:
+        step *= 2 if round(math.log10(step) % 1, 3) != 0.301 else 2.5
+    first = math.ceil(low / step)
+    ticks = [index * step for index in range(first, math.floor(high / step) + 1)]
+    return _Axis(low, high, False, [(tick, f"{tick:.6g}") for tick in ticks])
+
+
+def _png(points: Sequence[Point], quality: str, title: str) -> bytes:
+    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(11, 4.5), layout="constrained")
+    figure.suptitle(title)
+    y = _quality_axis(points)
+    for axes, what, value in zip(
+        figure.subplots(1, 2, sharey=True),
+        (SIZE, SPEED),
+        ([p.file_bytes / 1e6 for p in points], [p.speed for p in points]),
+        strict=True,
+    ):
+        axes.errorbar(value, [p.quality for p in points], yerr=[p.error for p in points], fmt="o")
+        for p, x in zip(points, value, strict=True):
+            axes.annotate(p.label, (x, p.quality), xytext=(5, 5), textcoords="offset points")
+        axes.set(xlabel=what, ylabel=quality, yscale="log" if y.logarithmic else "linear")
+        axes.grid(alpha=0.2)
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=150)
+    return made.getvalue()

@@ -1,0 +1,295 @@
+"""Quantizers: rows go to a child process that quantizes them on all cores; stored bytes come back, in order.
+
+    parent                                       child
+    rows ──▶ memory that both have mapped        one thread per core, each takes some of the rows
+    {"kind", "rows", "columns", "slot", …} ──▶   quantizes from the slot's first part to its second
+    stored bytes ◀────────── {"ok"} ─────────    or {"error"}
+
+    shared memory: two slots, so that one is filled and emptied while the other is computed
+
+    | importance (columns) | rows (n, columns) float32 … | stored bytes … |   × 2
+     ◀────────────── PIECE bytes ──────────────────────▶ ◀─ STORED bytes ─▶
+
+ggml stops its process when an assertion fails; here that costs a conversion, not the application. The memory has no
+name (on Windows: none that outlives its processes), and the child ends when its input does: whatever becomes of the
+parent, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import BackendFailed, Closed, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.machine import usable_cores
+
+from . import ggml
+
+PIECE = 8 << 20  # bytes of float32 that the child gets at once
+STORED = PIECE * 5 // 16  # the largest quantized type has 34 bytes for 32 weights
+SLOTS = 2
+SHARES = 4  # of a piece's rows per thread: the threads end together
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from edgellm.converters.quant.pool import main; main(*sys.argv[2:])"
+)
+
+
+class Quantizers:
+    """A context manager. After an error, and after `close`, it refuses with Closed.
+
+    threads: of the child process; by default one for each core that this process may use.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise InvalidParameter(f"threads={threads}: must be at least 1")
+        self._threads = threads or usable_cores()
+        self._child: _Child | None = None
+        self._closed = False
+
+    def run(
+        self,
+        name: str,
+        kind: GGMLType,
+        chunks: Iterable[NDArray[np.float32]],
+        importance: NDArray[np.float32] | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Stored bytes of a tensor, in order and a few megabytes at a time: (n, bytes of a row) uint8.
+
+        name: of the tensor, for errors. chunks: its rows, (n, columns) float32 each; they are asked for while the ones
+        before are being quantized. importance: (columns,) float32, or None; stacked experts have one each, so every
+        expert is a run of its own. F32, F16 and BF16 are stored right here. One run at a time: a run that is abandoned
+        closes the quantizers.
+
+        Raises InvalidModelFile for weights that are not finite or do not fit the type, BackendFailed when the child
+        dies, and what `ggml.quantize` raises.
+        """
+        pending: deque[tuple[int, int, int]] = deque()  # slot, rows, bytes of a row
+        try:
+            for count, piece in enumerate(self._pieces(name, kind, chunks, importance)):
+                if kind in ggml.FLOATS:
+                    yield _named(name, kind, piece)
+                    continue
+                if len(pending) == SLOTS:
+                    yield self._open().receive(name, kind, *pending.popleft())
+                slot = count % SLOTS
+                self._open().send(name, kind, slot, piece, importance)
+                pending.append((slot, len(piece), kind.nbytes(piece.shape[-1:])))
+            while pending:
+                yield self._open().receive(name, kind, *pending.popleft())
+        except BaseException:  # GeneratorExit too: an answer that nobody takes would be the next tensor's
+            self.close()
+            raise
+
+    def _pieces(
+        self, name: str, kind: GGMLType, chunks: Iterable[NDArray[np.float32]], importance: NDArray[np.float32] | None
+    ) -> Iterator[NDArray[np.float32]]:
+        if self._closed:
+            raise Closed("these quantizers were closed, by close() or by an error before; open new ones")
+        ggml.offered(kind)
+        for chunk in chunks:
+            ggml.check(kind, chunk.shape[-1], importance)
+            step = PIECE // (4 * chunk.shape[-1]) - (importance is not None)
+            if step < 1:
+                raise Unsupported(f"{name}: rows of {chunk.shape[-1]} weights are longer than the quantizers take")
+            for start in range(0, len(chunk), step):
+                piece = chunk[start : start + step]
+                if not ggml.finite(piece):
+                    raise InvalidModelFile(f"{name}: a weight is infinite or not a number; the checkpoint is damaged")
+                yield piece
+
+    def _open(self) -> _Child:
+        if self._child is None:
+            self._child = _Child(self._threads)
+        return self._child
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        self._closed = True
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __enter__(self) -> Quantizers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _named(name: str, kind: GGMLType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    try:
+        return ggml.quantize(kind, rows)
+    except InvalidModelFile as error:
+        raise InvalidModelFile(f"{name}: {error}") from None
+
+
+class _Child:
+    """The parent's end of the child process and of the memory they share."""
+
+    def __init__(self, threads: int) -> None:
+        if getattr(sys, "frozen", False) or not sys.executable:
+            raise Unsupported(
+                "quantizing runs in a Python process of its own, and a frozen application has no interpreter to start; "
+                "convert with the edgellm command of an ordinary installation"
+            )
+        self._library = str(ggml.library_file())
+        size = SLOTS * (PIECE + STORED)
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        options: dict[str, Any] = {}
+        if sys.platform == "win32":
+            where = f"edgellm-{os.getpid()}-{id(self)}"
+            self._memory = mmap.mmap(-1, size, tagname=where)
+        else:
+            handle = _anonymous_file(size)
+            try:
+                self._memory = mmap.mmap(handle, size)
+            except BaseException:
+                os.close(handle)
+                raise
+            where, options = str(handle), {"pass_fds": (handle,)}
+        paths = json.dumps([path for path in sys.path if path])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", PROGRAM, paths, where, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # or a failed assertion starts a debugger
+                **options,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise BackendFailed(f"the process that quantizes cannot be started: {error}") from error
+        finally:
+            if sys.platform != "win32":
+                os.close(handle)
+
+    def send(
+        self,
+        name: str,
+        kind: GGMLType,
+        slot: int,
+        rows: NDArray[np.float32],
+        importance: NDArray[np.float32] | None,
+    ) -> None:
+        start = slot * (PIECE + STORED)
+        if importance is not None:
+            self._floats(start, importance.size)[:] = importance
+            start += 4 * importance.size
+        self._floats(start, rows.size)[:] = rows.reshape(-1)
+        job = {"kind": int(kind), "slot": slot, "shape": rows.shape, "importance": importance is not None}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # receive() tells why it is gone
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, name: str, kind: GGMLType, slot: int, rows: int, row_bytes: int) -> NDArray[np.uint8]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._errors.seek(0)
+            words = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise BackendFailed(
+                f"{name}: the process that quantizes it to {kind.name} ended with code {code}"
+                f"{': ' if words else ''}{''.join(words)}; check the memory that is left, or choose another type"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise BackendFailed(f"{name}: quantizing it to {kind.name} failed: {answer['error']}")
+        if not answer["ok"]:
+            raise InvalidModelFile(f"{name}: weights too large for {kind.name}; choose bf16 or f32 for this model")
+        start = slot * (PIECE + STORED) + PIECE
+        stored: NDArray[np.uint8] = np.frombuffer(self._memory, np.uint8, rows * row_bytes, start).copy()
+        return stored.reshape(rows, row_bytes)
+
+    def _floats(self, start: int, count: int) -> NDArray[np.float32]:
+        return np.frombuffer(self._memory, np.float32, count, start)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+        with contextlib.suppress(BufferError):  # an array of a run that is being abandoned; it goes with that
+            self._memory.close()
+
+
+def _anonymous_file(size: int) -> int:
+    """The descriptor of a file without a name: in memory where the system has such files."""
+    if sys.platform == "linux":
+        handle = os.memfd_create("edgellm-quantize")
+    else:
+        handle, path = tempfile.mkstemp(prefix="edgellm-")
+        os.unlink(path)
+    try:
+        os.ftruncate(handle, size)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def main(where: str, threads: str) -> None:
+    """The child: quantize until the input ends. What ggml prints goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    size = SLOTS * (PIECE + STORED)
+    if sys.platform == "win32":
+        memory = mmap.mmap(-1, size, tagname=where)
+    else:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        memory = mmap.mmap(int(where), size)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    with os.fdopen(os.dup(1), "wb") as answers, ThreadPoolExecutor(int(threads)) as executor:
+        os.dup2(2, 1)
+        for line in sys.stdin.buffer:
+            try:
+                answer: dict[str, Any] = {"ok": _compute(executor, int(threads), base, **json.loads(line))}
+            except Exception as error:
+                answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+        os._exit(0)  # nothing is left to clean up
+
+
+def _compute(
+    executor: ThreadPoolExecutor, threads: int, base: int, *, kind: int, slot: int, shape: list[int], importance: bool
+) -> bool:
+    rows, columns = shape
+    start = base + slot * (PIECE + STORED)
+    source, stored = start + 4 * columns * importance, start + PIECE
+    row_bytes = GGMLType(kind).nbytes((columns,))
+    step = max(1, -(-rows // (threads * SHARES)))
+
+    def share(first: int) -> bool:
+        count = min(step, rows - first)
+        return ggml.quantize_at(
+            GGMLType(kind),
+            source + 4 * columns * first,
+            stored + row_bytes * first,
+            (count, columns),
+            start if importance else 0,
+        )
+
+    return all(list(executor.map(share, range(0, rows, step))))

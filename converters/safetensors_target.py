@@ -1,0 +1,163 @@
+"""A GGUF file as a Hugging Face folder: weights turned into floats, names and order as transformers has them.
+
+config.json  generation_config.json  tokenizer.json  tokenizer_config.json  chat_template.jinja
+model.safetensors, or model-00001-of-00003.safetensors ... and model.safetensors.index.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import InvalidModelFile
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.safetensors import write_safetensors
+from edgellm.formats.writing import Data, whole_file, writing
+
+from .arch import from_metadata, to_hf
+from .checkpoint import GGUF, INDEX, SINGLE
+from .plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
+from .quant.ggml import dequantize, quantize
+from .quant.pool import Quantizers
+from .quant.recipes import quantizable
+from .tensor import Tensor, chunks
+from .tokens import Vocabulary, read_gguf, read_huggingface, to_files
+
+SHARD_BYTES = 5 * 10**9  # of a file, unless one tensor alone is larger
+_TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a Hugging Face folder will hold. texts: its small files by name; tensors: in order, all stored as dtype.
+
+    exact: the tensors whose numbers stay the same.
+    """
+
+    architecture: str
+    dtype: str
+    texts: dict[str, str]
+    tensors: dict[str, Tensor]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    exact: frozenset[str]
+    vocabulary: Vocabulary
+
+    @property
+    def shards(self) -> list[list[str]]:
+        """The names of the tensors of each weight file."""
+        width = GGMLType[self.dtype].block_bytes
+        found: list[list[str]] = [[]]
+        size = 0
+        for name, tensor in self.tensors.items():
+            nbytes = width * math.prod(tensor.shape)
+            if found[-1] and size + nbytes > SHARD_BYTES:
+                found.append([])
+                size = 0
+            found[-1].append(name)
+            size += nbytes
+        return found
+
+
+def from_gguf(checkpoint: GGUF, quant: str) -> Folder:
+    """The folder that a GGUF file becomes; quant: f32, f16, bf16, or keep: the type that float weights have, f32 for
+    quantized ones, since nothing less holds the numbers they stand for.
+
+    Raises UnsupportedArchitecture, Unsupported, InvalidModelFile.
+    """
+    file, stored = checkpoint.file, checkpoint.tensors
+    architecture, hyper = from_metadata(file)
+    dtype = kept_type(stored) if quant == KEEP else quant.upper()
+    tensors: dict[str, Tensor] = {}
+    exact = set()
+    for relation in architecture.relations(hyper, list(stored)):
+        made = to_hf(relation, stored)
+        tensors |= {part.name: tensor for part, tensor in made}
+        before = [stored[part.name] for part in relation.gguf]
+        shifted = bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
+        widened = not all(quantizable(part.name, part.shape) for part in relation.gguf)  # F32, whatever it was before
+        for part, tensor in made:
+            fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, dtype))
+            if fits and not shifted:
+                exact.add(part.name)
+    left_out = [LeftOut(name, "computed from config.json") for name, _ in architecture.extra(hyper) if name in stored]
+    vocabulary = read_gguf(file)
+    texts = to_files(vocabulary)
+    ids = {f"{name}_token_id": number for name, number in vocabulary.special.items() if name in ("bos", "eos", "pad")}
+    config = {**architecture.config(hyper), **ids, "torch_dtype": _TORCH[dtype]}
+    texts["config.json"] = json.dumps(config, indent=2)
+    return Folder(
+        architecture.model_type, dtype, texts, tensors, tuple(left_out), vocabulary.notes, frozenset(exact), vocabulary
+    )
+
+
+def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callable[[int], None]) -> None:
+    """Write all files into a folder that is there; record: kept in the weight files' metadata.
+
+    Raises InvalidModelFile (weights that are not finite, or do not fit f16), CannotWrite.
+    """
+    for name, text in made.texts.items():
+        path = folder / name
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as file:
+            file.write(text.encode())
+    shards = made.shards
+    names = [SINGLE]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(GGMLType[made.dtype].nbytes(tensor.shape) for tensor in made.tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        with whole_file(folder / INDEX) as file:
+            file.write(json.dumps(index, indent=2).encode())
+    metadata = {"format": "pt", **{f"edgellm.convert.{key}": str(value) for key, value in record.items()}}
+    with Quantizers() as quantizers:
+        for name, shard in zip(names, shards, strict=True):
+            write_safetensors(folder / name, _entries(made, shard, quantizers, advance), metadata)
+
+
+def check_tokenizer(folder: Path, made: Folder) -> None:
+    """Compare the tokenizer files, read again, with the vocabulary they were made of. Raises InvalidModelFile."""
+    back = read_huggingface(folder, len(made.vocabulary.tokens), pre=made.vocabulary.pre)
+    if back.tokens != made.vocabulary.tokens:
+        differing = sum(a != b for a, b in zip(back.tokens, made.vocabulary.tokens, strict=True))
+        raise InvalidModelFile(
+            f"{folder}: {differing} tokens of tokenizer.json differ from those of the GGUF file; please report this"
+        )
+
+
+def _entries(
+    made: Folder, names: Sequence[str], quantizers: Quantizers, advance: Callable[[int], None]
+) -> list[tuple[str, str, tuple[int, ...], Data]]:
+    kind = GGMLType[made.dtype]
+
+    def data(name: str, tensor: Tensor) -> Callable[[], Iterator[NDArray[np.uint8]]]:
+        def stream() -> Iterator[NDArray[np.uint8]]:
+            for piece in quantizers.run(name, kind, map(tensor.rows, chunks(tensor))):
+                yield piece
+                advance(piece.nbytes)
+
+        return stream
+
+    return [(name, made.dtype, made.tensors[name].shape, data(name, made.tensors[name])) for name in names]
+
+
+def _fits(tensor: Tensor, dtype: str) -> bool:
+    """Whether all numbers exist in the type."""
+    kind = GGMLType[dtype]
+    try:
+        for part in chunks(tensor):
+            values = tensor.rows(part)
+            if not np.array_equal(dequantize(kind, quantize(kind, values), values.shape[-1]), values):
+                return False
+    except InvalidModelFile:  # beyond f16: writing it will say so
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""Tensor: a weight that is read when it is asked for, a few rows at a time.
+
+A tensor of shape (..., columns) is seen as rows: (n_rows, columns). One dimension counts as a single row. Whatever
+transforms or stores a model goes through chunks of rows, so its memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import InvalidModelFile
+
+CHUNK_BYTES = 32 << 20  # float32 bytes of a chunk of rows
+
+
+class Tensor(Protocol):
+    """shape: in numpy order. stored: the storage type in capitals, as safetensors or ggml name it: F32, BF16, Q4_K."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def stored(self) -> str: ...
+
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows `which` names, in that order: (n, columns) float32."""
+        ...
+
+
+def columns(tensor: Tensor) -> int:
+    """Elements of a row."""
+    return tensor.shape[-1]
+
+
+def n_rows(tensor: Tensor) -> int:
+    """Rows of the flattened tensor; 1 for one dimension."""
+    return math.prod(tensor.shape[:-1])
+
+
+def chunks(tensor: Tensor) -> Iterator[slice]:
+    """Slices of at most CHUNK_BYTES (but at least one row) that cover all rows in order."""
+    total, step = n_rows(tensor), max(1, CHUNK_BYTES // (4 * columns(tensor)))
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def check_finite(name: str, rows: NDArray[np.float32]) -> None:
+    """Refuse weights that would spoil every answer of the model. Raises InvalidModelFile."""
+    finite = np.isfinite(rows)
+    if not finite.all():
+        bad = rows.size - int(np.count_nonzero(finite))
+        raise InvalidModelFile(
+            f"tensor {name!r}: {bad} of {rows.size} weights read are NaN, infinite or beyond float32; "
+            "the checkpoint is damaged: fetch or train it again"
+        )

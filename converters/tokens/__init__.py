@@ -1,0 +1,10 @@
+"""Tokenizers: Hugging Face folders and GGUF files to one Vocabulary, and back."""
+
+from __future__ import annotations
+
+from .files import to_files
+from .gguf import read_gguf, to_metadata
+from .huggingface import read_huggingface
+from .vocabulary import TokenType, Vocabulary
+
+__all__ = ["TokenType", "Vocabulary", "read_gguf", "read_huggingface", "to_files", "to_metadata"]

@@ -1,0 +1,171 @@
+"""`edgellm convert`: a checkpoint becomes a GGUF file, or a GGUF file a Hugging Face folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellm.cli.cache import parse_size
+
+if TYPE_CHECKING:
+    from edgellm.converters import Conversion, Plan
+    from edgellm.converters.convert import Progress
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command("convert")
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", metavar="DST", type=FILE, help="The file, or the folder, to write.")
+@click.option("--to", type=click.Choice(("gguf", "safetensors")), default="gguf", show_default=True)
+@click.option("--quant", metavar="TYPE|keep", default="keep", help="q4_k_m, q8_0, f16 ...; default: the types of SRC.")
+@click.option("--fit", metavar="SIZE", callback=parse_size, help="The best mix of types for a file of this size.")
+@click.option("--for", "machine", type=click.Choice(("cpu",)), help="No types whose kernels are slow on x86.")
+@click.option("--imatrix", metavar="FILE", type=FILE, help="An importance matrix to quantize with.")
+@click.option("--calibrate", metavar="TEXT", type=FILE, help="Collect one first, on this UTF-8 text.")
+@click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, where it is not recognised.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what every tensor would become.")
+@click.option("--strict", is_flag=True, help="Refuse to store a tensor in another type than the recipe's.")
+@click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")
+@click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def convert(
+    source: str,
+    *,
+    output: Path | None,
+    machine: str | None,
+    dry_run: bool,
+    no_verify: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Convert SRC: a Hugging Face folder, a GGUF file, or the name of a model that is here.
+
+    The result is compared with SRC, tensor by tensor, and run, before it gets its name. Prints its path.
+    """
+    from edgellm import converters
+    from edgellm.cli.output import note, print_json
+
+    params = converters.ConvertParams(fast_on_cpu=machine == "cpu", verify=not no_verify, **options)
+    path = _locate(source)
+    if dry_run:
+        found = converters.plan(path, params)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            _print_plan(found)
+        return
+    if output is None:
+        raise click.UsageError("say where to write with -o DST, or ask for --dry-run.")
+    try:
+        with _progress() as progress:
+            done = converters.convert(path, output, params, progress=progress)
+    except KeyboardInterrupt:
+        note("stopped; nothing was left behind")
+        raise
+    _report(done)
+    if as_json:
+        verified = done.verified.to_dict() if done.verified else None
+        print_json({"path": str(done.path), "seconds": done.seconds, "plan": done.plan.to_dict(), "verified": verified})
+    else:
+        click.echo(str(done.path))
+
+
+def _locate(source: str) -> Path:
+    """A path as it is; else the file of a model that is here."""
+    from edgellm import hub
+    from edgellm.errors import ModelNotFound, Offline
+
+    if Path(source).exists():
+        return Path(source)
+    try:
+        return hub.resolve(source, offline=True)
+    except Offline as error:
+        raise ModelNotFound(f"{source!r} is not here; `edgellm pull {source}` fetches it") from error
+
+
+def _print_plan(plan: Plan) -> None:
+    """Every tensor, what is left out, and the totals."""
+    from edgellm.cli.output import print_facts, print_table, size
+
+    rows = []
+    for one in plan.tensors:
+        what = "exact" if one.exact else "lossy"
+        what += f", {one.fallback_from} does not fit its rows" if one.fallback_from else ""
+        rows.append((one.name, "×".join(map(str, one.shape)), one.source, one.target, f"{one.nbytes:,}", what))
+    print_table(("TENSOR", "SHAPE", "FROM", "TO", "BYTES", ""), rows, right=(4,))
+    click.echo("")
+    lossy = [one for one in plan.tensors if not one.exact]
+    kinds = ", ".join(sorted({one.source for one in lossy}))
+    facts = [
+        ("recipe", plan.recipe),
+        ("file", f"{size(plan.file_bytes)}, {plan.bits_per_weight:.2f} bits per weight"),
+        ("weights", f"{plan.n_params:,} in {len(plan.tensors)} tensors"),
+        ("loss", f"{len(lossy)} tensors are lossy (from {kinds})" if lossy else "none: every tensor is exact"),
+    ]
+    if plan.fallbacks:
+        facts.append(("fallbacks", f"{len(plan.fallbacks)} tensors; --strict refuses them"))
+    if plan.memory is not None:
+        facts.append(("memory", f"{size(plan.memory)} to run it with {plan.memory_ctx:,} tokens of context"))
+    facts += [("left out", f"{one.name}: {one.why}") for one in plan.left_out]
+    facts += [("note", text) for text in plan.notes]
+    print_facts(facts)
+
+
+def _report(done: Conversion) -> None:
+    """What is to be known, on stderr."""
+    from edgellm.cli.output import note, size
+
+    plan = done.plan
+    for one in plan.left_out:
+        note(f"left out {one.name}: {one.why}")
+    for text in plan.notes:
+        note(f"note: {text}")
+    if plan.fallbacks:
+        first = plan.fallbacks[0]
+        note(
+            f"fallbacks: {len(plan.fallbacks)} of {len(plan.tensors)} tensors, whose rows are no whole blocks; the "
+            f"first is {first.name}, {first.target} instead of {first.fallback_from}"
+        )
+    note(f"{plan.recipe}: {size(plan.file_bytes)}, {plan.bits_per_weight:.2f} bits per weight, in {done.seconds:.1f} s")
+    note(f"verified: {done.verified.summary}" if done.verified else "not verified")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar for each stage on a terminal's stderr, else a line for each."""
+    from edgellm.cli.output import note
+
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def plain(what: str, _done: int, _total: int) -> None:
+            if what not in seen:
+                seen.add(what)
+                note(what)
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def draw(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield draw

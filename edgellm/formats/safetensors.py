@@ -1,0 +1,230 @@
+"""SafetensorsFile: a memory-mapped reader of safetensors files that trusts nothing; write_safetensors: the writer.
+
+    length u64 | header: JSON of that many bytes | data
+    header: {"__metadata__": {text: text}, name: {"dtype": "BF16", "shape": [2, 64], "data_offsets": [0, 256]}}
+
+Offsets count from the start of the data, and the tensors fill it without holes or overlaps. Numbers are little-endian.
+https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
+from edgellm.formats.strict_json import parse_object
+from edgellm.formats.writing import Data, whole_file, write_data
+
+MAX_HEADER = 100_000_000  # bytes; the reference reader has the same limit
+MAX_DIMS = 16
+MAX_SIZE = 1 << 48  # of one dimension
+_ADVICE = "the file is damaged or incomplete: fetch or convert it again"
+_U64 = struct.Struct("<Q")
+
+# bits of an element
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies. shape is in numpy order, () for a scalar; offset is from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class SafetensorsFile:
+    """An opened safetensors file. tensors are in the header's order; metadata is its `__metadata__`, {} without one."""
+
+    def __init__(self, path: Path, buffer: mmap.mmap) -> None:
+        self.path = path
+        self.tensors: dict[str, TensorInfo] = {}
+        self.metadata: dict[str, str] = {}
+        self._buffer = buffer
+        self._size = len(buffer)
+        self._data_start = 0
+        self._read()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
+        """Open and check a file. Raises ModelNotFound, InvalidModelFile."""
+        path = Path(path)
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidModelFile(f"{path}: not a regular file; give the path of a .safetensors file")
+            if status.st_size < 10:
+                raise InvalidModelFile(f"{path}: {status.st_size} bytes are too few for a safetensors file; {_ADVICE}")
+            with open(path, "rb") as file:
+                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise ModelNotFound(f"{path}: no such file; check the path") from None
+        except OSError as error:
+            raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from None
+        try:
+            return cls(path, buffer)
+        except BaseException:
+            buffer.close()
+            raise
+
+    def _error(self, what: str) -> InvalidModelFile:
+        return InvalidModelFile(f"{self.path}: {what[:400]}; {_ADVICE}")
+
+    def _read(self) -> None:
+        length: int = _U64.unpack_from(self._buffer)[0]
+        if not 2 <= length <= min(MAX_HEADER, self._size - 8):
+            raise self._error(
+                f"a header of {length} bytes is announced (2 to {MAX_HEADER} are allowed, the file has {self._size})"
+            )
+        self._data_start = 8 + length
+        raw = self._buffer[8 : self._data_start]
+        if raw[:1] != b"{":
+            raise InvalidModelFile(f"{self.path}: its header is not a JSON object; this is not a safetensors file")
+        header = parse_object(raw, f"{self.path}, header")
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise self._error("__metadata__ is not a table of texts")
+        self.metadata = metadata
+        self.tensors = {name: self._info(name, entry) for name, entry in header.items()}
+        end = self._data_start
+        for info in sorted(self.tensors.values(), key=lambda info: (info.offset, info.nbytes)):
+            if info.offset != end:
+                what = "overlaps the one before it" if info.offset < end else "leaves a hole before it"
+                raise self._error(f"tensor {info.name!r} at byte {info.offset} {what}")
+            end += info.nbytes
+        if end != self._size:
+            raise self._error(f"the tensors end at byte {end}, the file at {self._size}")
+
+    def _info(self, name: str, entry: Any) -> TensorInfo:
+        if not name or not name.isprintable():
+            raise self._error(f"tensor name {name!r} is empty or not printable")
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise self._error(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _BITS:
+            raise self._error(f"tensor {name!r} has the unknown type {dtype!r}")
+        if not _counts(shape) or len(shape) > MAX_DIMS or max(shape, default=0) > MAX_SIZE:
+            raise self._error(f"tensor {name!r} has the impossible shape {shape!r}")
+        if not _counts(offsets) or len(offsets) != 2:
+            raise self._error(f"tensor {name!r} has the impossible offsets {offsets!r}")
+        start, stop = offsets
+        bits = math.prod(shape) * _BITS[dtype]
+        if (stop - start) * 8 != bits:
+            raise self._error(f"tensor {name!r} has {stop - start} bytes, {dtype} {shape} needs {bits / 8:g}")
+        if self._data_start + stop > self._size:
+            raise self._error(f"tensor {name!r} reaches beyond the end of the file ({self._size} bytes)")
+        return TensorInfo(name, dtype, tuple(shape), self._data_start + start, stop - start)
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
+        info = self.tensors[name]
+        if not info.nbytes:
+            return np.empty(0, np.uint8)
+        return np.frombuffer(self._buffer, np.uint8, info.nbytes, info.offset)
+
+    def release(self, name: str) -> None:
+        """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
+
+        Without it, the resident memory of a program that streams through a file grows to the size of the file.
+        """
+        info = self.tensors[name]
+        if info.nbytes and hasattr(mmap, "MADV_DONTNEED"):
+            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            with contextlib.suppress(OSError):
+                self._buffer.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that a copy of the file shares and another header or other weights change.
+
+        BLAKE2b over the file's size, the header, and the first and last 4 KiB of each tensor.
+        """
+        digest = hashlib.blake2b(_U64.pack(self._size), digest_size=16)
+        digest.update(self._buffer[: self._data_start])
+        for info in self.tensors.values():
+            stop = info.offset + info.nbytes
+            digest.update(self._buffer[info.offset : min(info.offset + 4096, stop)])
+            digest.update(self._buffer[max(info.offset, stop - 4096) : stop])
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Unmap the file once no array of it is in use any more. Closing twice is harmless."""
+        with contextlib.suppress(BufferError):  # an array still looks at it; the map goes with the last one
+            self._buffer.close()
+
+    def __enter__(self) -> SafetensorsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _counts(value: Any) -> bool:
+    """A list of integers, none negative."""
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Iterable[tuple[str, str, Sequence[int], Data]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file.
+
+    tensors: (name, dtype as the header spells it, shape in numpy order, data); data is the stored bytes, an array that
+    holds exactly them, or a function that returns chunks of them, called when their turn comes. The widest types come
+    first, otherwise the order is kept: so every tensor is aligned to its elements, though holes are forbidden.
+
+    The file appears under its name only when it is complete and on disk; after an error nothing is left.
+    Raises InvalidParameter for what safetensors cannot hold.
+    """
+    listed = list(tensors)
+    for name, dtype, _, _ in listed:
+        if dtype not in _BITS:
+            raise InvalidParameter(f"tensor {name!r}: safetensors has no type {dtype!r}; it has {', '.join(_BITS)}")
+    listed.sort(key=lambda tensor: -_BITS[tensor[1]])
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    start, sizes = 0, []
+    for name, dtype, shape, _ in listed:
+        shape = [int(size) for size in shape]
+        bits = math.prod(shape) * _BITS[dtype]
+        if not name or not name.isprintable() or name in header or name == "__metadata__":
+            raise InvalidParameter(f"tensor name {name!r}: must be new and printable")
+        if min(shape, default=0) < 0 or len(shape) > MAX_DIMS or bits % 8:
+            raise InvalidParameter(f"tensor {name!r}: {dtype} cannot store the shape {tuple(shape)}")
+        sizes.append(bits // 8)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + sizes[-1]]}
+        start += sizes[-1]
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    if len(raw) > MAX_HEADER:
+        raise InvalidParameter(f"{path}: a header of {len(raw)} bytes, {MAX_HEADER} are allowed; write several files")
+    with whole_file(path) as file:
+        file.write(_U64.pack(len(raw)) + raw)
+        for (name, _, _, data), size in zip(listed, sizes, strict=True):
+            write_data(file, name, data, size)

@@ -1,0 +1,81 @@
+"""What the writers of containers share: files that appear whole or not at all, and data that comes in chunks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import CannotWrite, EdgeLLMError, InvalidParameter
+
+_ADVICE = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some of your quota, or write to another disk",
+    errno.EFBIG: "the file system takes no file of this size: write to another one",
+}
+Data = Union[bytes, bytearray, memoryview, "NDArray[Any]", Callable[[], Iterable[Any]]]
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new file that gets its name, complete and on disk, when the block ends; after an error nothing is left.
+
+    Raises CannotWrite, also for an OSError of the block.
+    """
+    target = Path(path)
+    with writing(target):
+        handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~umask())
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """An OSError inside becomes CannotWrite, which names `target`."""
+    try:
+        yield
+    except EdgeLLMError:
+        raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        advice = _ADVICE.get(error.errno or 0, "check the folder, its permissions and its disk")
+        raise CannotWrite(f"{target}: cannot be written: {why}; nothing was left there: {advice}") from error
+
+
+def umask() -> int:
+    """The process's umask, which `mkstemp` ignores; reading it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_data(file: BinaryIO, name: str, data: Data, expected: int) -> None:
+    """Append a tensor: its stored bytes, an array that holds exactly them, or a function that returns chunks of them.
+
+    Raises InvalidParameter unless they are `expected` bytes.
+    """
+    written = 0
+    for chunk in data() if callable(data) else (data,):
+        view = memoryview(np.ascontiguousarray(chunk).data if isinstance(chunk, np.ndarray) else chunk)
+        written += view.nbytes
+        if written > expected:
+            break
+        if view.nbytes:
+            file.write(view.cast("B"))
+    if written != expected:
+        raise InvalidParameter(f"tensor {name!r}: {written} bytes given, its type and shape need {expected}")

@@ -1,0 +1,285 @@
+"""Small checkpoints of every architecture: their config.json, random tensors, and the GGUF file that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tiny_models import bpe_vocabulary
+
+import edgellm
+from edgellm.backends.base import Step
+from edgellm.backends.llamacpp.library import load_library
+from edgellm.converters.arch import Architecture, Hyper, from_config, to_gguf, to_hf
+from edgellm.converters.tensor import Tensor, chunks
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_writer import write_gguf
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 271,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "pad_token_id": 2,
+}
+SHORT, LONG = [1.0, 1.1, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0], [1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0]
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+GEMMA = {"tie_word_embeddings": True, "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16}
+NEOX = {"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
+LONGROPE = {
+    **COMMON,
+    "model_type": "phi3",
+    "hidden_size": 96,
+    "partial_rotary_factor": 2 / 3,
+    "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
+}
+LLAMA = {**COMMON, "model_type": "llama"}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "llama-tied-biases": {**LLAMA, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "llama-heads": {**LLAMA, "head_dim": 32, "num_key_value_heads": 4},
+    "llama-llama3": {**LLAMA, "rope_theta": 500000.0, "rope_scaling": LLAMA3},
+    "llama-linear": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "llama-yarn": {**LLAMA, "rope_scaling": YARN},
+    "llama-yarn-factor": {**LLAMA, "rope_scaling": {**YARN, "attention_factor": 1.3}},
+    "mistral": {**COMMON, "model_type": "mistral", "sliding_window": None},
+    "mixtral": {**COMMON, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2": {**COMMON, "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {**COMMON, "model_type": "qwen3", "head_dim": 32},
+    "qwen3moe": {
+        **COMMON,
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
+    "gemma2": {**COMMON, **GEMMA, "model_type": "gemma2", "query_pre_attn_scalar": 32, "final_logit_softcapping": 30.0}
+    | {"attn_logit_softcapping": 50.0},
+    "gemma3": {
+        **COMMON,
+        **GEMMA,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 7,
+        "query_pre_attn_scalar": 32,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+    "gemma3-pattern": {
+        **COMMON,
+        **GEMMA,
+        "model_type": "gemma3_text",
+        "query_pre_attn_scalar": 32,
+        "rope_theta": 1e6,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_local_base_freq": 20000.0,
+    },
+    "phi3": {**COMMON, "model_type": "phi3", "original_max_position_embeddings": 128},
+    "phi3-longrope": {**LONGROPE, "max_position_embeddings": 2048, "original_max_position_embeddings": 512},
+    "phi3-longrope-long": {**LONGROPE, "original_max_position_embeddings": 32},
+    "smollm3": {**COMMON, "model_type": "smollm3", "num_hidden_layers": 5, "tie_word_embeddings": True},
+    "granite": {
+        **COMMON,
+        "model_type": "granite",
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 4.0,
+    },
+    "olmo2": {**COMMON, "model_type": "olmo2"},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 271,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "bos_token_id": 1,
+        "eos_token_id": 0,
+    },
+    "gpt_neox": {**COMMON, **NEOX, "model_type": "gpt_neox", "use_parallel_residual": True},
+    "gpt_neox-serial": {**COMMON, **NEOX, "model_type": "gpt_neox", "use_parallel_residual": False},
+    "bert": {
+        **COMMON,
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+    },
+    "distilbert": {
+        "model_type": "distilbert",
+        "vocab_size": 271,
+        "dim": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 96,
+        "max_position_embeddings": 128,
+        "activation": "gelu",
+        "pad_token_id": 2,
+    },
+}
+for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
+    for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
+        del CONFIGS[_name][_key]
+del CONFIGS["bert"]["tie_word_embeddings"]
+EMBEDDERS = ("bert", "distilbert")
+
+
+@dataclass(frozen=True)
+class Array:
+    """A Tensor over an array."""
+
+    values: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def stored(self) -> str:
+        return "F32"
+
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.values.reshape(-1, self.values.shape[-1])[which]
+
+
+def arrays(values: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    return {name: Array(value) for name, value in values.items()}
+
+
+def whole(tensor: Tensor) -> NDArray[np.float32]:
+    """All of a tensor, read in chunks of rows."""
+    return np.concatenate([tensor.rows(chunk) for chunk in chunks(tensor)]).reshape(tensor.shape)
+
+
+class _Biases(Collection[str]):
+    """Names that are there: biases, if the model has them."""
+
+    def __init__(self, hyper: Hyper) -> None:
+        self._hyper = hyper
+
+    def __contains__(self, name: object) -> bool:
+        text = str(name)
+        there = self._hyper.attention_bias if "attn" in text else self._hyper.mlp_bias
+        return text.endswith(".bias") and there
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def checkpoint(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Random Hugging Face tensors of a config.json, by name."""
+    architecture, hyper = from_config(config)
+    rng = np.random.default_rng(seed)
+    made = {}
+    for relation in architecture.relations(hyper, _Biases(hyper)):
+        for part in relation.hf:
+            values = rng.integers(-128, 128, part.shape).astype(np.float32) / np.float32(512)  # the same everywhere
+            made[part.name] = values + np.float32(1.0) if part.name.endswith("norm.weight") else values
+    return made
+
+
+def vocabulary(architecture: Architecture) -> dict[str, Any]:
+    """What tokenizes for the model: byte-level BPE, or WordPiece for BERT."""
+    if architecture.gguf != "bert":
+        return bpe_vocabulary()
+    special = ["[UNK]", "[CLS]", "[PAD]", "[SEP]", "[MASK]"]
+    tokens = special + ["▁" + chr(0x4E00 + i) for i in range(271 - len(special))]
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": np.array([3] * len(special) + [1] * (len(tokens) - len(special)), np.int32),
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.cls_token_id": 1,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.padding_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.mask_token_id": 4,
+    }
+
+
+def convert(
+    config: dict[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    path: Path,
+    pooling: dict[str, Any] | None = None,
+) -> Path:
+    """The checkpoint as a GGUF file of F32 tensors."""
+    architecture, hyper = from_config(config, pooling)
+    written = [(name, values.shape, GGMLType.F32, values) for name, values in architecture.extra(hyper)]
+    for relation in architecture.relations(hyper, list(tensors)):
+        written += [
+            (part.name, part.shape, GGMLType.F32, whole(tensor)) for part, tensor in to_gguf(relation, arrays(tensors))
+        ]
+    general = {"general.architecture": architecture.gguf, "general.name": "tiny", "general.file_type": 0}
+    write_gguf(path, {**general, **architecture.metadata(hyper), **vocabulary(architecture)}, written)
+    return path
+
+
+def embeddings(path: Path, tokens: list[int]) -> NDArray[np.float32]:
+    """What llama.cpp makes of each token, before pooling: (n, n_embd) float32."""
+    load_library()
+    import llama_cpp
+
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+    params = llama_cpp.llama_context_default_params()
+    params.embeddings, params.pooling_type, params.n_ctx = True, 0, 128
+    context = llama_cpp.llama_init_from_model(model, params)
+    ids = (llama_cpp.llama_token * len(tokens))(*tokens)
+    code = llama_cpp.llama_encode(context, llama_cpp.llama_batch_get_one(ids, len(tokens)))
+    size = llama_cpp.llama_model_n_embd(model)
+    rows = [llama_cpp.llama_get_embeddings_ith(context, i)[:size] for i in range(len(tokens))]
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    if code:
+        raise AssertionError(f"llama_encode returned {code}")
+    return np.array(rows, np.float32)
+
+
+def logits(path: Path, tokens: list[int], ctx: int = 128) -> NDArray[np.float32]:
+    """llama.cpp's logits with an f32 cache: (n, n_vocab) float32."""
+    with edgellm.load(path, ctx=ctx, kv_type="f32", trust=True) as model:
+
+        def run(backend: Any) -> NDArray[np.float32]:
+            rows = backend.forward([Step(backend.new_sequence(), tokens, "all")])[0]
+            return np.array(rows)
+
+        return model._engine.call(run)
+
+
+def read_back(architecture: Architecture, hyper: Hyper, file: GGUFFile) -> dict[str, NDArray[np.float32]]:
+    """The Hugging Face tensors of a GGUF file of F32 tensors."""
+    stored = {name: file.data(name).view(np.float32).reshape(info.shape) for name, info in file.tensors.items()}
+    found = {}
+    for relation in architecture.relations(hyper, list(stored)):
+        found |= {part.name: whole(tensor) for part, tensor in to_hf(relation, arrays(stored))}
+    return found

@@ -1,0 +1,111 @@
+"""`edgellm convert` on tiny random models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hf_models import UNALIGNED, folder_of
+from tiny_models import tiny
+
+from edgellm.cli import main
+from edgellm.cli.convert import convert as command
+from edgellm.errors import InvalidParameter, ModelNotFound, Unsupported
+from edgellm.formats.gguf import GGUFFile
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "source", UNALIGNED)
+
+
+def test_the_path_is_the_answer_and_the_rest_goes_to_stderr(source: Path, tmp_path: Path) -> None:
+    result = call(source, "-o", tmp_path / "model.gguf", "--quant", "Q4_K_M")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'model.gguf'}\n"
+    lines = result.stderr.splitlines()
+    assert lines[:2] == ["converting", "verifying"]
+    assert lines[2].startswith("fallbacks: ")
+    assert lines[2].endswith("the first is token_embd.weight, Q5_0 instead of Q4_K")
+    assert lines[3].startswith("q4_k_m: ")
+    assert " bits per weight, in " in lines[3]
+    assert lines[4].startswith("verified: ")
+    assert lines[4].endswith("it runs, 128 tokens give finite logits")
+
+
+def test_json(source: Path, tmp_path: Path) -> None:
+    told = json.loads(call(source, "-o", tmp_path / "model.gguf", "--json").stdout)
+    assert told["path"] == str(tmp_path / "model.gguf")
+    assert told["verified"]["grade"] == "lossless"
+    assert told["plan"]["file_bytes"] == (tmp_path / "model.gguf").stat().st_size
+    again = json.loads(call(source, "-o", tmp_path / "other.gguf", "--json", "--no-verify").stdout)
+    assert again["verified"] is None
+
+
+def test_dry_run_prints_every_tensor_and_writes_nothing(source: Path, tmp_path: Path) -> None:
+    result = call(source, "--quant", "q4_k_m", "--dry-run")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    table, facts = result.stdout.split("\n\n")
+    rows = {line.split()[0]: line.split(maxsplit=5)[1:] for line in table.splitlines()}
+    assert rows["blk.0.attn_q.weight"] == ["288×288", "BF16", "Q5_0", "57,024", "lossy, Q4_K does not fit its rows"]
+    assert rows["blk.0.attn_norm.weight"] == ["288", "BF16", "F32", "1,152", "exact"]
+    told = dict(line.split(maxsplit=1) for line in facts.splitlines())
+    assert told["recipe"] == "q4_k_m"
+    assert told["fallbacks"].endswith("tensors; --strict refuses them")
+    assert "to run it with 128 tokens of context" in told["memory"]
+    planned = json.loads(call(source, "--quant", "q4_k_m", "--dry-run", "--json").stdout)
+    assert planned["fallbacks"] == int(told["fallbacks"].split()[0])
+    assert len(planned["tensors"]) == len(rows) - 1
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_to_safetensors_and_a_size(source: Path, tmp_path: Path) -> None:
+    assert call(source, "-o", tmp_path / "fit.gguf", "--fit", "2.2MB", "--for", "cpu").exit_code == 0
+    assert (tmp_path / "fit.gguf").stat().st_size <= 2_200_000
+    with GGUFFile.open(tmp_path / "fit.gguf") as file:
+        assert file.metadata["edgellm.convert.target"] == "fit 2200000"
+    result = call(tmp_path / "fit.gguf", "-o", tmp_path / "back", "--to", "safetensors", "--quant", "f16")
+    assert result.exit_code == 0, result.stderr
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "back").iterdir()
+    }
+
+
+def test_errors(source: Path, tmp_path: Path) -> None:
+    assert isinstance(call(source, "--quant", "q4_k_m", "--strict", "--dry-run").exception, Unsupported)
+    assert isinstance(call(tmp_path / "nothing.gguf", "-o", tmp_path / "a.gguf").exception, ModelNotFound)
+    (tmp_path / "a.gguf").touch()
+    assert isinstance(call(source, "-o", tmp_path / "a.gguf").exception, InvalidParameter)
+    assert isinstance(call(source, "-o", tmp_path / "b.gguf", "--quant", "q9").exception, InvalidParameter)
+    nowhere = call(source)
+    assert nowhere.exit_code == 2
+    assert "-o DST" in nowhere.stderr
+    assert call(source, "-o", tmp_path / "a.gguf", "--force").exit_code == 0
+
+
+def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tiny()
+    made.metadata["general.type"] = "adapter"
+    path = made.write(tmp_path / "adapter.gguf")
+    with pytest.raises(SystemExit) as leaving:
+        main(["convert", str(path), "-o", str(tmp_path / "a.gguf")])
+    assert leaving.value.code == 1
+    assert capsys.readouterr().err.startswith("edgellm: ")
+
+
+def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgellm.converters.verify.compare", stop)
+    result = call(source, "-o", tmp_path / "model.gguf")
+    assert result.exit_code != 0
+    assert "stopped; nothing was left behind" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

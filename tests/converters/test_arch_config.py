@@ -1,0 +1,325 @@
+"""Configurations: both spellings mean the same, the real models' keys are known, and what would be lost stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from arch_models import COMMON, CONFIGS, LLAMA3, YARN, checkpoint, convert
+from numpy.typing import NDArray
+from tiny_models import tiny
+
+from edgellm.converters.arch import Hyper, from_config, from_metadata
+from edgellm.converters.arch.rope import Rope, llama3_factors, share
+from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported, UnsupportedArchitecture
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.gguf import GGUFFile
+
+
+def hyper(name: str, **changed: Any) -> Hyper:
+    """The configuration with keys changed, or removed with an ellipsis."""
+    values = {key: value for key, value in {**CONFIGS[name], **changed}.items() if value is not ...}
+    return from_config(values)[1]
+
+
+def rope(name: str, **changed: Any) -> Rope:
+    found = hyper(name, **changed).rope
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "word"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+        ("llama", {"new_attention_trick": 3}, "new_attention_trick"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ("llama", {"rope_scaling": {**YARN, "beta_fast": 16}}, "beta_fast"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "twist": 1}}, "twist"),
+        ("qwen2", {"rope_scaling": LLAMA3}, "llama3"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "sliding window"),
+        ("qwen3", {"attention_bias": True}, "attention_bias"),
+        ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("qwen3moe", {"norm_topk_prob": ...}, "norm_topk_prob"),
+        ("qwen3moe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar"),
+        ("gemma2", {"sliding_window": None}, "sliding_window"),
+        ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping"),
+        ("gemma3", {"sliding_window": None}, "sliding_window"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 0, 1]}, "no_rope_layers"),
+        ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function"),
+        ("gpt_neox", {"attention_bias": False}, "attention_bias"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+    ],
+)
+def test_what_would_change_the_model_stops(name: str, changed: dict[str, Any], word: str) -> None:
+    with pytest.raises(Unsupported, match=word):
+        hyper(name, **changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"hidden_size": None}, "'hidden_size' is missing"),
+        ({"hidden_size": "64"}, "'hidden_size' is '64'"),
+        ({"num_hidden_layers": 10**9}, "n_layer"),
+        ({"num_key_value_heads": 3}, "do not divide"),
+        ({"num_attention_heads": 0}, "n_head"),
+        ({"vocab_size": True}, "vocab_size"),
+        ({"rope_theta": -1.0}, "rotary"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}}, "original context"),
+    ],
+)
+def test_a_config_that_lies(changed: dict[str, Any], word: str) -> None:
+    with pytest.raises(InvalidModelFile, match=word):
+        hyper("llama", **changed)
+
+
+def test_unknown_architectures() -> None:
+    with pytest.raises(UnsupportedArchitecture, match=r"'mamba'.*llama"):
+        from_config({"model_type": "mamba"})
+    with pytest.raises(InvalidModelFile, match="model_type"):
+        from_config({})
+
+
+def test_spellings_of_rope() -> None:
+    for scaling in (LLAMA3, YARN, {"rope_type": "linear", "factor": 2.0}):
+        new = {"rope_theta": 10000.0, **scaling}
+        assert rope("llama", rope_theta=None, rope_parameters=new) == rope("llama", rope_scaling=scaling)
+    old = rope("gemma3")
+    full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    nested = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    bare = {"rope_theta": None, "rope_local_base_freq": None, "rope_scaling": None}
+    assert rope("gemma3", **bare, rope_parameters=nested) == old
+    new = {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_type": "default"}
+    assert rope("gpt_neox", rotary_pct=None, rotary_emb_base=None, rope_parameters=new) == rope("gpt_neox")
+
+
+def test_yarn_magnitude_from_mscale() -> None:
+    scaling = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}
+    expected = (0.1 * np.log(4.0) + 1.0) / (0.05 * np.log(4.0) + 1.0)
+    assert rope("llama", rope_scaling=scaling).magnitude == pytest.approx(expected)
+
+
+def test_windows_that_llama_cpp_ignores_limit_the_context() -> None:
+    assert hyper("mistral", sliding_window=48).n_ctx_train == 48
+    assert hyper("mixtral", sliding_window=4096).n_ctx_train == 128
+    assert hyper("phi3", sliding_window=100).n_ctx_train == 100
+    assert hyper("mistral", sliding_window=..., max_position_embeddings=32768).n_ctx_train == 4096
+
+
+@pytest.mark.parametrize("low", [1.0, 0.5])
+@pytest.mark.parametrize("known", [True, False])
+def test_llama3_scaling_is_recognised(low: float, known: bool, tmp_path: Path) -> None:
+    """Files of other converters hold the factors alone."""
+    wanted = Rope(500000.0, 64, scaling="llama3", factor=32.0, original=8192, low=low, high=4.0)
+    model = tiny("llama", hidden=256)
+    model.metadata |= {"llama.rope.freq_base": 500000.0, "llama.rope.dimension_count": 64}
+    if known:
+        model.metadata["llama.rope.scaling.original_context_length"] = 8192
+    model.tensors["rope_freqs.weight"] = ((32,), GGMLType.F32, llama3_factors(wanted))
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file:
+        found = from_metadata(file)[1].rope
+    assert found is not None
+    np.testing.assert_allclose(llama3_factors(found), llama3_factors(wanted), rtol=1e-6)
+    assert (found.factor, found.low, found.high) == (32.0, low, 4.0)
+
+
+def test_other_factors_are_not_llama3(tmp_path: Path) -> None:
+    model = tiny("llama", hidden=256)
+    model.metadata["llama.rope.dimension_count"] = 64
+    model.tensors["rope_freqs.weight"] = ((32,), GGMLType.F32, np.linspace(1, 9, 32, dtype=np.float32) ** 2)
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file, pytest.raises(Unsupported, match="llama3"):
+        from_metadata(file)
+
+
+def test_unknown_keys_and_tensors_of_a_gguf_file(tmp_path: Path) -> None:
+    model = tiny("llama")
+    model.metadata["llama.attention.trick"] = 1
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file, pytest.raises(Unsupported, match=r"attention\.trick"):
+        from_metadata(file)
+    model = tiny("llama")
+    model.tensors["blk.0.attn_sinks.weight"] = ((4,), GGMLType.F32, np.zeros(4, np.float32))
+    with GGUFFile.open(model.write(tmp_path / "b.gguf")) as file:
+        architecture, numbers = from_metadata(file)
+        with pytest.raises(Unsupported, match="attn_sinks"):
+            architecture.relations(numbers, list(file.tensors))
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2"])
+def test_files_by_others_are_read(name: str, tmp_path: Path) -> None:
+    """What the key-values of our own files say, the fewer ones of the tests' tiny models say as well."""
+    with GGUFFile.open(tiny(name).write(tmp_path / "a.gguf")) as file:
+        architecture, numbers = from_metadata(file)
+        known = {part.name for one in architecture.relations(numbers, list(file.tensors)) for part in one.gguf}
+        assert known == set(file.tensors)
+    assert from_config(architecture.config(numbers))[1] == numbers
+
+
+def test_a_gguf_head_that_the_family_has_not_is_no_silent_loss(tmp_path: Path) -> None:
+    """Names that a Hugging Face checkpoint may leave out are not skipped in GGUF."""
+    path = convert(CONFIGS["bert"], checkpoint(CONFIGS["bert"]), tmp_path / "a.gguf")
+    with GGUFFile.open(path) as file:
+        architecture, numbers = from_metadata(file)
+        with pytest.raises(Unsupported, match=r"cls\.weight"):
+            architecture.relations(numbers, [*file.tensors, "cls.weight"])
+
+
+def test_what_llama_cpp_fills_in_is_read(tmp_path: Path) -> None:
+    with GGUFFile.open(tiny("gemma2").write(tmp_path / "a.gguf")) as file:
+        found = from_metadata(file)[1]
+    assert (found.attention_softcap, found.final_softcap, found.windowed) == (50.0, 30.0, (True, False))
+    with GGUFFile.open(tiny("gemma3").write(tmp_path / "b.gguf")) as file:
+        rotary = from_metadata(file)[1].rope
+    assert rotary == Rope(10000.0, 16, 10000.0)
+    with GGUFFile.open(tiny("granite").write(tmp_path / "c.gguf")) as file:
+        assert from_metadata(file)[1].attention_scale == 0.25
+
+
+def _bytes(config: dict[str, Any], tensors: dict[str, NDArray[np.float32]], path: Path) -> bytes:
+    return convert(config, tensors, path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("mixtral", ("w1", "w3", "w2")), ("qwen3moe", ("gate_proj", "up_proj", "down_proj"))]
+)
+def test_fused_experts(name: str, names: tuple[str, str, str], tmp_path: Path) -> None:
+    config, tensors = CONFIGS[name], checkpoint(CONFIGS[name])
+    fused = {key: value for key, value in tensors.items() if ".experts." not in key}
+    fused = {key.replace("block_sparse_moe.", "mlp."): value for key, value in fused.items()}
+    module = "block_sparse_moe" if name == "mixtral" else "mlp"
+    for i in range(2):
+        base = f"model.layers.{i}."
+        gate, up, down = (
+            np.stack([tensors[f"{base}{module}.experts.{e}.{one}.weight"] for e in range(4)]) for one in names
+        )
+        fused[f"{base}mlp.experts.gate_up_proj"] = np.concatenate([gate, up], axis=1)
+        fused[f"{base}mlp.experts.down_proj"] = down
+    assert _bytes(config, fused, tmp_path / "b.gguf") == _bytes(config, tensors, tmp_path / "a.gguf")
+
+
+def test_prefixes_old_names_and_parts_that_carry_nothing(tmp_path: Path) -> None:
+    config, tensors = CONFIGS["bert"], checkpoint(CONFIGS["bert"])
+    old = {
+        "bert." + key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in tensors.items()
+    }
+    old |= {"cls.predictions.bias": np.zeros(3, np.float32), "bert.pooler.dense.bias": np.zeros(64, np.float32)}
+    assert _bytes(config, old, tmp_path / "b.gguf") == _bytes(config, tensors, tmp_path / "a.gguf")
+    old["bert.encoder.layer.0.adapter.weight"] = np.zeros((2, 2), np.float32)
+    with pytest.raises(Unsupported, match=r"adapter\.weight"):
+        convert(config, old, tmp_path / "c.gguf")
+
+
+def test_gemma_that_also_sees(tmp_path: Path) -> None:
+    text, tensors = CONFIGS["gemma3"], checkpoint(CONFIGS["gemma3"])
+    config = {"model_type": "gemma3", "text_config": text, "vision_config": {"a": 1}, "image_token_index": 3}
+    seeing = {"language_model." + key: value for key, value in tensors.items()}
+    seeing["vision_tower.vision_model.x.weight"] = np.zeros((2, 2), np.float32)
+    assert _bytes(config, seeing, tmp_path / "b.gguf") == _bytes(text, tensors, tmp_path / "a.gguf")
+
+
+def test_a_tied_head_that_was_stored_is_named(tmp_path: Path) -> None:
+    config, tensors = CONFIGS["qwen2"], checkpoint(CONFIGS["qwen2"])
+    architecture, numbers = from_config(config)
+    assert architecture.duplicates(numbers, list(tensors)) == []
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    assert architecture.duplicates(numbers, list(tensors)) == [("lm_head.weight", "model.embed_tokens.weight")]
+    with GGUFFile.open(convert(config, tensors, tmp_path / "a.gguf")) as file:
+        assert "output.weight" not in file.tensors
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        (None, None),
+        ({"word_embedding_dimension": 64, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_max_tokens": False}, "cls"),
+        ({"pooling_mode": "mean"}, "mean"),
+    ],
+)
+def test_pooling(folder: dict[str, Any] | None, expected: str | None) -> None:
+    assert from_config(CONFIGS["bert"], folder)[1].pooling == expected
+
+
+def test_pooling_that_llama_cpp_has_not() -> None:
+    with pytest.raises(Unsupported, match="max_tokens"):
+        from_config(CONFIGS["bert"], {"pooling_mode_max_tokens": True})
+
+
+REAL: dict[str, dict[str, Any]] = {  # keys of published configurations beyond those above
+    "llama": {
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "transformers.js_config": {},
+        "rope_scaling": None,
+        "pretraining_tp": 1,
+        "mlp_bias": False,
+        "torch_dtype": "bfloat16",
+        "_name_or_path": "x",
+    },
+    "qwen2": {"max_window_layers": 21, "sliding_window": 32768, "use_mrope": False, "use_sliding_window": False},
+    "qwen3moe": {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "output_router_logits": False,
+        "max_window_layers": 4,
+    },
+    "gemma2": {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh", "attention_bias": False},
+    "gemma3": {"_sliding_window_pattern": 6, "use_bidirectional_attention": False, "attn_logit_softcapping": None},
+    "phi3": {
+        "auto_map": {},
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+        "sliding_window": 262144,
+    },
+    "smollm3": {"max_window_layers": 28, "pretraining_tp": 2, "no_rope_layer_interval": 4, "use_sliding_window": False},
+    "gpt2": {
+        "n_ctx": 128,
+        "task_specific_params": {},
+        "summary_type": "cls_index",
+        "attn_pdrop": 0.1,
+        "_num_labels": 1,
+    },
+    "gpt_neox": {"custom_pipelines": {}, "gradient_checkpointing": False, "hidden_dropout": 0.0},
+    "bert": {"position_embedding_type": "absolute", "classifier_dropout": None, "hidden_dropout_prob": 0.1},
+    "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True, "qa_dropout": 0.1, "seq_classif_dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_keys_of_published_models_are_known(name: str) -> None:
+    assert hyper(name, **REAL[name]) == hyper(name)
+
+
+def test_real_files_are_explained(smollm2: Path, gemma3: Path) -> None:
+    for path, model_type, window in ((smollm2, "llama", None), (gemma3, "gemma3_text", 512)):
+        with GGUFFile.open(path) as file:
+            architecture, numbers = from_metadata(file)
+            parts = {p.name: p.shape for one in architecture.relations(numbers, list(file.tensors)) for p in one.gguf}
+            assert parts == {name: info.shape for name, info in file.tensors.items()}
+        assert (architecture.model_type, numbers.window, numbers.tied) == (model_type, window, True)
+        assert from_config(architecture.config(numbers))[1] == numbers
+
+
+def test_the_rotated_share_comes_back() -> None:
+    pairs = [(dim, head) for head in range(2, 258, 2) for dim in range(2, head + 1, 2)]
+    assert [pair for pair in pairs if int(pair[1] * share(Rope(1e4, pair[0]), pair[1])) != pair[0]] == []
+
+
+def test_defaults_of_sparse_configurations() -> None:
+    sparse = {key: COMMON[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")}
+    sparse |= {"model_type": "llama", "num_attention_heads": 4, "max_position_embeddings": 128, "rms_norm_eps": 1e-5}
+    found = from_config(sparse)[1]
+    assert (found.n_head_kv, found.head_dim, found.tied, found.rope) == (4, 16, False, Rope(10000.0, 16))
+    assert issubclass(Unsupported, EdgeLLMError)
