@@ -1,19 +1,21 @@
 """Converting a checkpoint to q4_k_m: wall time and peak resident memory, beside llama.cpp's two steps.
 
-    python benchmarks/convert_speed.py FOLDER [--layers 16] [--vocab 128256] [--quant q4_k_m] [--rounds 3]
+    python benchmarks/convert_speed.py FOLDER --tokenizer FOLDER [--layers 16] [--quant q4_k_m] [--rounds 3]
         [--llama-cpp DIR] [--verify] [--json]
 
-FOLDER gets a random llama checkpoint of the shape of Llama 3.2 1B in bf16 (2.5 GB, unless it is there already) and
-the converted files. Each conversion runs in a process of its own, edgellm and llama.cpp in turn; the memory is that of
-the process and its children together, sampled every 20 ms (resident set, pages of mapped files included). With
-`--llama-cpp DIR` (a source tree with build/bin), DIR/convert_hf_to_gguf.py followed by llama-quantize is the other
-side; the ratio is that of the medians, and the bytes of all tensors are compared.
+FOLDER gets a random llama checkpoint of the shape of Llama 3.2 1B in bf16, with the tokenizer files of another folder
+(2.1 GB with SmolLM2's, unless it is there already), and the converted files. Each conversion runs in a process of its
+own, edgellm and llama.cpp in turn; the memory is that of the process and its children together, sampled every 20 ms
+(resident set, pages of mapped files included). With `--llama-cpp DIR` (a source tree with build/bin),
+DIR/convert_hf_to_gguf.py followed by llama-quantize is the other side; the ratio is that of the medians, and the
+bytes of all tensors are compared.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,8 +42,9 @@ print(done.verified.summary if done.verified else "not verified")
 """
 
 
-def make(folder: Path, layers: int, vocab: int) -> None:
-    """Write the checkpoint: config.json, model.safetensors, and a byte-level tokenizer of `vocab` tokens."""
+def make(folder: Path, layers: int, tokenizer: Path) -> None:
+    """Write the checkpoint: config.json, model.safetensors, and the files of the tokenizer."""
+    vocab = json.loads((tokenizer / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     folder.mkdir(parents=True, exist_ok=True)
     head = HIDDEN // HEADS
     config = {
@@ -52,7 +55,8 @@ def make(folder: Path, layers: int, vocab: int) -> None:
         "bos_token_id": 0, "eos_token_id": 1, "attention_bias": False, "mlp_bias": False,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_tokenizer(folder, vocab)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, HIDDEN), "model.norm.weight": (HIDDEN,)}
     kv = KV_HEADS * head
     for i in range(layers):
@@ -72,31 +76,6 @@ def make(folder: Path, layers: int, vocab: int) -> None:
 
     listed = [(name, "BF16", shape, lambda shape=shape: rows(shape)) for name, shape in shapes.items()]
     write_safetensors(folder / "model.safetensors", listed, {"format": "pt"})
-
-
-def write_tokenizer(folder: Path, vocab: int) -> None:
-    """GPT-2's 256 characters, two special tokens, and words that no text has up to `vocab`."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    special = ["<|begin_of_text|>", "<|end_of_text|>"]
-    characters = [chr(byte if byte in shown else 256 + hidden.index(byte)) for byte in range(256)]
-    tokens = [*special, *characters, *(f"word{i}" for i in range(vocab - 258))]
-    document = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": i, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-            | {"special": True}
-            for i, text in enumerate(special)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": {text: i for i, text in enumerate(tokens)}, "merges": []},
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special[0], "eos_token": special[1]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def measure(*commands: list[str]) -> dict[str, Any]:
@@ -131,16 +110,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--vocab", type=int, default=128256)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a Hugging Face folder of a llama model")
     parser.add_argument("--quant", default="q4_k_m")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--llama-cpp", type=Path, metavar="DIR")
     parser.add_argument("--verify", action="store_true", help="verify too; loads the result, which counts as memory")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    source = options.folder / f"llama-{options.layers}-{options.vocab}"
+    source = options.folder / f"llama-{options.layers}"
     if not (source / "model.safetensors").exists():
-        make(source, options.layers, options.vocab)
+        make(source, options.layers, options.tokenizer)
     ours, theirs = options.folder / "edgellm.gguf", options.folder / "llama.cpp.gguf"
     plain = options.folder / "llama.cpp-bf16.gguf"
     verify = "yes" if options.verify else "no"

@@ -1,10 +1,11 @@
 """A real GGUF file to a Hugging Face folder and back: are the logits equal?
 
-    python benchmarks/roundtrip.py MODEL.gguf --text FILE [--positions 2000] [--json]
+    python benchmarks/roundtrip.py MODEL.gguf --text FILE [--positions 2000] [--context 500] [--json]
 
 MODEL → safetensors f32 → transformers, and that folder → GGUF f32 → llama.cpp with an f32 KV cache, flash attention
-off: the largest difference of a logit, and the KL divergence, over the positions. Beside it MODEL itself in llama.cpp,
-which differs by what its quantized kernels round (8-bit activations). Needs torch and transformers.
+off: the largest difference of a logit, and the KL divergence, over the positions, in contexts of `--context` tokens.
+Beside it MODEL itself in llama.cpp, which differs by what its quantized kernels round (8-bit activations). Needs torch
+and transformers.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--positions", type=int, default=2000)
+    parser.add_argument("--context", type=int, default=500)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     import torch
@@ -71,13 +73,17 @@ def main() -> None:
             tokens = f32.encode(text)[: options.positions]
             report["same_tokens"] = AutoTokenizer.from_pretrained(folder)(text).input_ids[: len(tokens)] == tokens
             compared = {"f32 against transformers": Compared(), "original against transformers": Compared()}
-            with torch.no_grad():
-                base = reference(torch.tensor([tokens])).logits[0].numpy()  # (positions, n_vocab) float32
-            for one, model in zip(compared.values(), (f32, original), strict=True):
-                at = 0
-                for rows in model.logits(tokens):
-                    one.add(base[at : at + len(rows)], rows)
-                    at += len(rows)
+            bos = [] if f32.info.bos_id is None or tokens[0] != f32.info.bos_id else tokens[:1]
+            step = options.context - len(bos)
+            for start in range(len(bos), len(tokens), step):
+                part = bos + tokens[start : start + step]
+                with torch.no_grad():
+                    base = reference(torch.tensor([part])).logits[0].numpy()  # (len(part), n_vocab) float32
+                for one, model in zip(compared.values(), (f32, original), strict=True):
+                    at = 0
+                    for rows in model.logits(part):
+                        one.add(base[at : at + len(rows)], rows)
+                        at += len(rows)
     report |= {name: one.to_dict() for name, one in compared.items()}
     print(json.dumps(report, indent=None if options.json else 1))
 
