@@ -151,6 +151,7 @@ class Backend(Protocol):
     max_sequences: int  # sequences that may be open at once
     micro_batch: int  # largest number of tokens in one pass
     max_rows: int  # largest number of logits rows in one pass
+    window: int  # newest tokens of a sequence whose state it surely keeps; n_ctx or more where it keeps all
     threads: int
     state_key: str  # names all that shapes saved state beside the weights: engine, build, KV type, kernels
 

@@ -169,7 +169,7 @@ class EchoBackend(Backend):
         if n_vocab <= REPLY:
             raise InvalidParameter(f"n_vocab={n_vocab}: must be at least {REPLY + 1}, for the bytes and control tokens")
         self.tokenizer = EchoTokenizer(n_vocab)
-        self.n_ctx = n_ctx
+        self.n_ctx = self.window = n_ctx
         self.micro_batch = self.max_rows = micro_batch
         self.max_sequences = max_sequences
         self.info = ModelInfo(

@@ -23,7 +23,7 @@ from edgellm.backends.base import Backend, Buffer, Rows, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.request import Request, Sink
 from edgellm.engine.reuse import Reuse
-from edgellm.engine.scheduler import Scheduler
+from edgellm.engine.scheduler import UNLIMITED, Scheduler
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -42,6 +42,9 @@ from edgellm.params import GenerateParams
 log = logging.getLogger("edgellm.engine")
 T = TypeVar("T")
 
+TURN_SECONDS = 0.5  # after which a request that waits for its turn takes the place of one that decodes
+TURN_SWAPS = 32  # times what that took must pass before the next one
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
@@ -59,18 +62,30 @@ class Engine:
     """Runs generations on one backend, safe to call from any thread.
 
     known: parked state of earlier requests; None keeps none. queue_limit: generations that may be unfinished at once;
-    more raise Busy.
+    more raise Busy. clock: seconds, to measure passes and turns.
     """
 
     def __init__(
-        self, backend: Backend, known: PrefixCache | None = None, *, load_ms: float = 0.0, queue_limit: int = 256
+        self,
+        backend: Backend,
+        known: PrefixCache | None = None,
+        *,
+        load_ms: float = 0.0,
+        queue_limit: int = 256,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.backend = backend
         self.load_ms = load_ms
         self._queue_limit = queue_limit
         self._inbox: queue.SimpleQueue[Request | _Call | None] = queue.SimpleQueue()
         self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
+        self._running: list[Request] = []  # the one that has had a sequence for longest comes first
+        self._shared: dict[Request, int] = {}  # tokens whose cells a running request shares with another one
+        self._clock = clock
+        self._limit = UNLIMITED  # requests that decode at once
+        # State is parked only where it can be saved for sure: a sliding window gives away the cells behind it.
+        self._turns = backend.window >= backend.n_ctx
+        self._turn_ends = 0.0
         self._full = False  # a request was parked for lack of room, and none has finished since
         self._reuse = Reuse(backend, known)
         self._scheduler = Scheduler(backend.micro_batch)
@@ -182,6 +197,7 @@ class Engine:
         try:
             while self._take():
                 self._drop_stopped()
+                self._take_turns()
                 self._admit()
                 if self._running:
                     self._pass()
@@ -215,16 +231,65 @@ class Engine:
     def _admit(self) -> None:
         """Start waiting requests, first come, first served; none while the KV cache is full.
 
-        One that shares a long beginning with a prompt that is being read waits until that part is there.
+        One that shares a long beginning with a prompt that is being read waits until that part is there. Where not all
+        may decode at once, prompts are started one at a time, as they are read, and hold no cells before. Parked ones
+        come back one per pass, as long as the limit lets more decode; so every number of them is measured.
         """
+        decoding = sum(not request.in_prefill for request in self._running)
+        started = len(self._running) + sum(bool(request.parked) for request in self._waiting)
+        room = self.backend.max_sequences - started  # parked state is bounded as well: it counts like a sequence
+        if self._limit < UNLIMITED:
+            room = min(room, 1 - (len(self._running) - decoding))
+        back = int(decoding < self._limit)
         for request in list(self._waiting):
             if self._full or len(self._running) >= self.backend.max_sequences:
                 return
-            if request.parked or not self._reuse.is_coming(request, self._running):
-                self._waiting.remove(request)
-                self._start_or_fail(request)
+            if request.parked and back:
+                back -= 1
+            elif not request.parked and room > 0 and not self._reuse.is_coming(request, self._running):
+                room -= 1
+            else:
+                continue
+            self._waiting.remove(request)
+            self._start_or_fail(request)
+
+    def _take_turns(self) -> None:
+        """Park who decodes beyond the limit; after a turn, who has decoded longest makes way for who waits longest."""
+        decoding = [request for request in self._running if not request.in_prefill]
+        parked = [request for request in self._waiting if request.parked]
+        lengths = [len(request.history) for request in (*self._running, *parked)]
+        self._limit = self._scheduler.limit(lengths, None if parked else self._cells()) if self._turns else UNLIMITED
+        beyond = decoding[self._limit :]
+        if beyond:
+            # Where several go, all do: those that come back fill the KV cache from its beginning, and llama.cpp scans
+            # it up to the last cell in use.
+            for request in beyond if len(beyond) == 1 else decoding:
+                self._wait_for_a_turn(request)
+            if not parked:
+                self._turn_ends = self._clock() + TURN_SECONDS
+        elif parked and len(decoding) == self._limit and not self._full and self._clock() >= self._turn_ends:
+            started = self._clock()
+            self._wait_for_a_turn(decoding[0])
+            self._waiting.remove(parked[0])
+            self._start_or_fail(parked[0])
+            now = self._clock()
+            self._turn_ends = now + max(TURN_SECONDS, TURN_SWAPS * (now - started))
+
+    def _wait_for_a_turn(self, request: Request) -> None:
+        """Park a request behind the others that wait. Where that cannot be, nobody takes turns from now on."""
+        if self._park(request):
+            self._waiting.append(request)
+            self._full = False
+        else:
+            self._turns = False
+
+    def _cells(self) -> int:
+        """Cells of the KV cache that the running requests use."""
+        used = sum(request.sequence.length for request in self._running if request.sequence is not None)
+        return used - sum(self._shared.values())
 
     def _start_or_fail(self, request: Request) -> None:
+        new = not request.parked
         try:
             self._reuse.start(request, self._running)
         except Exception as error:
@@ -235,7 +300,19 @@ class Engine:
             request.fail(_as_ours(error, "a request could not start"))
             self._retire(request, keep=False)
         else:
+            if new and self._running and request.cache.from_live:  # forked: no other sequence is alive then
+                self._shared[request] = request.cache.from_live
             self._running.append(request)
+            if request.row is not None and not request.pending:  # the logits after its prompt are known
+                self._sample(request, request.row)
+
+    def _leave(self, request: Request) -> None:
+        """`request` runs no more. If others share its cells, those now belong to the one that shares most."""
+        self._running.remove(request)
+        shared = self._shared.pop(request, 0)
+        heir = max(self._shared, key=self._shared.__getitem__, default=None)
+        if heir is not None:
+            self._shared[heir] = min(self._shared[heir], shared)
 
     def _pass(self) -> None:
         """One pass: a prefill slice of one request, or the next token of every request that decodes."""
@@ -251,7 +328,7 @@ class Engine:
                 return
             # A decode pass is over within a token; only a prefill pass is worth interrupting.
             self._in_pass = shares[0][0] if prefill else None
-        started = time.perf_counter()
+        started = self._clock()
         try:
             rows = self.backend.forward(steps)
         except Interrupted:
@@ -268,13 +345,15 @@ class Engine:
         finally:
             with self._lock:
                 self._in_pass = None
+        taken = self._clock() - started
         if prefill:
             request, size = shares[0]
-            taken = time.perf_counter() - started
             request.prefilled(taken)
             self._scheduler.prefilled(size, taken)
             if request.sequence is not None and request.sequence.length in request.checkpoints:
                 self._reuse.checkpoint(request)
+        else:
+            self._scheduler.decoded(len(shares), self._cells(), taken)
         for (request, _), row in zip(shares, rows, strict=True):
             if row is not None:
                 self._sample(request, row)
@@ -305,26 +384,35 @@ class Engine:
         """
         if self._reuse.forget_live():
             return
-        youngest = max(self._running, key=lambda running: running.submitted)
-        if len(self._running) == 1:
-            youngest.fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
-            self._retire(youngest, keep=False)
-            return
-        sequence = youngest.sequence
+        youngest_first = sorted(self._running, key=lambda running: running.submitted, reverse=True)
+        for request in youngest_first if len(self._running) > 1 else []:
+            if self._park(request):
+                self._waiting.appendleft(request)
+                self._full = True
+                return
+        youngest_first[0].fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
+        self._retire(youngest_first[0], keep=False)
+
+    def _park(self, request: Request) -> bool:
+        """Move the state of a running request to host memory; it runs no more. False when its state cannot be saved."""
+        sequence = request.sequence
         assert sequence is not None  # every running request has one
         if sequence.length:
-            youngest.parked = [sequence.save(0, sequence.length)]
+            try:
+                request.parked = [sequence.save(0, sequence.length)]
+            except BackendFailed as error:
+                log.debug("a request could not be parked: %s", error)
+                return False
         sequence.close()
-        youngest.sequence = None
-        self._running.remove(youngest)
-        self._waiting.appendleft(youngest)
-        self._full = True
+        request.sequence = None
+        self._leave(request)
+        return True
 
     def _retire(self, request: Request, *, keep: bool = True) -> None:
         """Forget a finished request. Its state is parked for reuse; the last one's sequence stays alive as well."""
         self._full = False
         if request in self._running:
-            self._running.remove(request)
+            self._leave(request)
         elif request in self._waiting:
             self._waiting.remove(request)
         sequence, request.parked = request.sequence, []

@@ -48,6 +48,7 @@ class Request:
         self.sequence: Sequence | None = None
         self.parked: list[Buffer] = []
         self.reused = 0  # tokens of the prompt that were not computed
+        self.row: Rows | None = None  # (1, n_vocab): the logits after the prompt, computed here or known
         self.checkpoints: list[int] = []  # positions in the prompt where a pass ends and the state is parked
         self.cache = CacheReport()
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
@@ -152,6 +153,7 @@ class Request:
         """Sample from the last row (1, n_vocab) of a pass; finish when that ends the answer."""
         if self._first_token is None:
             self._first_token = time.perf_counter()
+            self.row = row.copy()
         params = self.params
         if params.max_tokens == 0:
             self.finish("length", backend)

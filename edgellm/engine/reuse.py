@@ -11,6 +11,8 @@ import logging
 from collections.abc import Sequence as Many
 from dataclasses import replace
 
+import numpy as np
+
 from edgellm.backends.base import Backend, Buffer
 from edgellm.engine.request import Request
 from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
@@ -24,6 +26,7 @@ log = logging.getLogger("edgellm.engine")
 
 WORTH_WAITING = 64  # tokens that a running prefill will hold and this prompt shares
 WORDS = 64  # tokens of a conversation that people are shown
+LOGITS_SHARE = 20  # logits are kept when the state that was computed before them takes so many times their bytes
 
 
 class Reuse:
@@ -51,6 +54,8 @@ class Reuse:
             match = self._known.match(request.prompt, private=request.private, feed=SHORTEST)
             if self._whole:
                 request.checkpoints = self._worth_a_checkpoint(request, match.agreed)
+        if self._start_at_end(request, match, running):
+            return
         live, shared = self._nearest_live(request, running)
         keep = self._keep(shared, request)
         if (
@@ -63,7 +68,26 @@ class Reuse:
             request.cache = self._report(request, report, agreed, live.history[agreed:])
             return
         self.forget_live()
-        self._load(request, match)
+        self._load(request, match, self._keep(match.length, request))
+
+    def _start_at_end(self, request: Request, match: Match, running: Many[Request]) -> bool:
+        """Whether the very same prompt is known with the logits after it: then nothing is left to compute."""
+        if self._known is None or match.logits is None:
+            return False
+        row = self._known.logits(match)
+        n_vocab = self._backend.info.n_vocab
+        if row is None or len(row) != 4 * n_vocab:
+            return False
+        length = len(request.prompt)
+        live, shared = self._nearest_live(request, running)
+        if live is not None and shared == length and self._take_live(request, live, length):
+            request.cache = self._report(request, CacheReport(from_live=length), length, [])
+        else:
+            self.forget_live()
+            self._load(request, match, length)
+        if request.reused == length:
+            request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
+        return True
 
     def is_coming(self, request: Request, running: Many[Request]) -> bool:
         """Whether a prompt that is being read will soon hold much more of this one than it does now."""
@@ -83,7 +107,11 @@ class Reuse:
         if self._known is not None and request.params.cache:
             tokens = request.history[: sequence.length]
             try:
-                self._known.park(tokens, sequence, self._text(tokens[:WORDS]), private=request.private)
+                words = self._text(tokens[:WORDS])
+                self._known.park(tokens, sequence, words, private=request.private)
+                if self._worth_keeping_logits(request):
+                    assert request.row is not None  # the line above has looked
+                    self._known.park_logits(request.prompt, request.row.tobytes(), words, private=request.private)
             except EdgeLLMError as error:
                 log.warning("the state of a request could not be kept: %s", error)
 
@@ -130,6 +158,13 @@ class Reuse:
         if self._known is not None:
             self._known.close()
 
+    def _worth_keeping_logits(self, request: Request) -> bool:
+        """Whether the logits after a prompt take little beside the state that was computed for it."""
+        if request.row is None or self._whole or request.sequence is None:
+            return False
+        computed = (len(request.prompt) - request.reused) * self._backend.info.kv_bytes_per_token
+        return request.sequence.length >= len(request.prompt) and computed >= LOGITS_SHARE * request.row.nbytes
+
     def _worth_a_checkpoint(self, request: Request, agreed: int) -> list[int]:
         """Positions in a prompt, in tokens: where it leaves what is known, and just before its end.
 
@@ -174,10 +209,9 @@ class Reuse:
         request.reused = keep
         return True
 
-    def _load(self, request: Request, match: Match) -> None:
-        """A new sequence with what the parked blocks hold of the prompt."""
+    def _load(self, request: Request, match: Match, keep: int) -> None:
+        """A new sequence with the first `keep` tokens of the prompt, from parked blocks; fewer where one is damaged."""
         sequence = request.sequence = self._backend.new_sequence(request.expected)
-        keep = self._keep(match.length, request)
         from_disk, damaged = 0, False
         if keep and self._known is not None:
             try:
@@ -190,7 +224,7 @@ class Reuse:
             except BackendFailed as error:
                 log.warning("stored state could not be loaded and is computed again: %s", error)
                 damaged = True
-            aligned = self._keep(sequence.length, request)
+            aligned = keep if sequence.length == keep else self._keep(sequence.length, request)
             if aligned < sequence.length and not sequence.truncate(aligned):
                 sequence.close()
                 request.sequence = self._backend.new_sequence()

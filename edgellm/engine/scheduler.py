@@ -8,12 +8,17 @@ so that the passes after it can.
 Decode steps of all running requests share a pass: it reads the weights once for all of them. With both kinds waiting,
 they take turns, and a prefill pass holds only what is read in about `SLICE_SECONDS` at the speed of the one before, so
 that running answers go on.
+
+How many requests decode at once is limited to where that is fastest (`cost.py`); the engine lets the others wait for
+their turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from edgellm.engine.cost import CostModel, sequences_at_once
 
 if TYPE_CHECKING:
     from edgellm.engine.request import Request
@@ -22,6 +27,8 @@ ALIGN = 4  # tokens; a prefill pass starts at a multiple of it
 SHORTEST = 8  # tokens; no prefill pass is shorter, unless the whole prompt is
 SLICE = 128  # most tokens of a prefill pass while other requests decode
 SLICE_SECONDS = 0.2  # that it should take
+JUDGED = 8  # decode passes after which the limit is looked at again
+UNLIMITED = 1 << 30
 
 
 def prefill_size(pending: int, micro_batch: int) -> int:
@@ -43,6 +50,9 @@ class Scheduler:
         self._micro_batch = micro_batch
         self._prefilled_last = False
         self._slice = SLICE // 4  # tokens that SLICE_SECONDS are enough for
+        self._cost = CostModel()
+        self._decoded = 0  # decode passes since the limit was looked at
+        self._limit = UNLIMITED
 
     def next(self, running: Sequence[Request]) -> list[tuple[Request, int]]:
         """The requests of the next pass and how many tokens of each. `running` is not empty."""
@@ -60,3 +70,29 @@ class Scheduler:
         """A prefill pass of so many tokens took so long."""
         fits = int(tokens * SLICE_SECONDS / max(seconds, 1e-6))
         self._slice = min(max(2 * SHORTEST, fits), SLICE) // ALIGN * ALIGN
+
+    def decoded(self, rows: int, cells: int, seconds: float) -> None:
+        """A decode pass of so many requests took so long with so many cells of the KV cache in use."""
+        self._cost.observe(rows, cells, seconds)
+        self._decoded += 1
+
+    def limit(self, lengths: Sequence[int], cells: int | None) -> int:
+        """How many requests should decode at once.
+
+        lengths: tokens of each that decodes or waits for its turn. cells: in use, where all of them decode; None where
+        some wait. Before enough is known nothing is limited, and what was learned is forgotten after a while: a limit
+        that is wrong by now goes with it.
+        """
+        count = len(lengths)
+        if count < 2 or self._decoded < JUDGED:
+            return self._limit
+        self._decoded = 0
+        together, now = sum(lengths) if cells is None else cells, min(self._limit, count)
+        cost = self._cost.fit()
+        if cost is None:
+            self._limit = UNLIMITED
+        elif now < count or self._cost.seen(count, together):
+            best = sequences_at_once(cost, now, count, sum(lengths) / count, together)
+            if best != now:
+                self._limit = best if best < count else UNLIMITED
+        return self._limit

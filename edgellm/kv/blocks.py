@@ -20,6 +20,7 @@ from edgellm.errors import InvalidParameter
 
 BLOCK_TOKENS = 256
 KEY_BYTES = 32
+LOGITS = -2  # stands for a token in a block that holds the logits after the prompt before it
 
 Tokens = NDArray[np.int32]  # (n,) int32
 

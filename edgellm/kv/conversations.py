@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from edgellm.kv.blocks import LOGITS
 from edgellm.kv.index import Row
 
 
@@ -28,7 +29,8 @@ class Entry:
 
 
 def conversations(rows: list[Row]) -> list[Entry]:
-    """Entries in the order of the rows of their last blocks."""
+    """Entries in the order of the rows of their last blocks. Logits after a prompt are no part of one."""
+    rows = [row for row in rows if row.first != LOGITS]
     by_key = {row.key: row for row in rows}
     followed = {(row.parent, row.start) for row in rows}
     chains = [_upwards(row, by_key) for row in rows if (row.key, row.start + row.n) not in followed]

@@ -53,6 +53,7 @@ class Row:
     key: bytes
     parent: bytes
     start: int
+    first: int
     n: int
     nbytes: int
     label: str
@@ -107,7 +108,8 @@ class Index:
 
     def rows(self) -> list[Row]:
         """Every row, the most recently used first."""
-        sql = "SELECT key, parent, start, n, nbytes, label, words, created, seen FROM block ORDER BY used DESC, start"
+        what = "key, parent, start, first, n, nbytes, label, words, created, seen"
+        sql = f"SELECT {what} FROM block ORDER BY used DESC, start"
         return [Row(*row) for row in self._rows(sql)]
 
     def total(self) -> tuple[int, int]:

@@ -44,8 +44,9 @@ class _Node:
 
 
 class MemoryTier:
-    """Keeps blocks up to `budget` bytes, of which `nbytes` are state. The least recently used leaf goes first, so shared prefixes go last.
+    """Keeps blocks up to `budget` bytes, of which `nbytes` are state.
 
+    The least recently used leaf goes first, so shared prefixes go last.
     For one thread. Every operation takes the same time however many blocks there are.
     """
 

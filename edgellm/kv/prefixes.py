@@ -9,6 +9,9 @@ second stores only its own tokens:
 
 A block is loaded whole and truncated to where the path leaves it. Models whose sequences cannot be truncated keep
 checkpoints instead: blocks that begin at 0 and are used whole or not at all.
+
+The logits after a whole prompt are a leaf of this tree too, a block of the one token LOGITS: then the same prompt costs
+nothing at all.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Buffer, Sequence
-from edgellm.kv.blocks import BLOCK_TOKENS, Block, make_block
+from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, make_block
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.store import BlockStore
 
@@ -45,13 +48,14 @@ class Match:
     """The known prefix of a prompt: `length` tokens whose state can be had.
 
     agreed: tokens that the prompt shares with the nearest known text, of which checkpoints may hold less. next_known:
-    what followed there.
+    what followed there. logits: the block of the logits after the whole prompt.
     """
 
     hits: list[Hit]
     length: int
     agreed: int
     next_known: list[int]
+    logits: Block | None = None
 
 
 NOTHING = Match([], 0, 0, [])
@@ -104,7 +108,8 @@ class PrefixCache:
             hits.append(best)
             at += best.taken
             node = best.block.key
-        return Match(hits, at, at, rest)
+        ends = self._children(node, at, LOGITS, private) if hits and at == len(tokens) else []
+        return Match(hits, at, at, rest, ends[0][0] if ends else None)
 
     def _match_checkpoint(self, root: bytes, tokens: NDArray[np.int32], private: bool, limit: int) -> Match:
         """The longest checkpoint of at most `limit` tokens that the prompt begins with."""
@@ -119,6 +124,27 @@ class PrefixCache:
             else:
                 found = replace(found, hits=hits, length=length)
         return found
+
+    def logits(self, match: Match) -> Buffer | None:
+        """The bytes that `park_logits` got for exactly this prompt; None where there are none, or damaged ones."""
+        if match.logits is None:
+            return None
+        known = self.memory.read(match.logits.key)
+        if known is None and self.store is not None:
+            known = self.store.read(match.logits.key)
+            if known is not None:
+                self.memory.write(match.logits, known)
+        return known
+
+    def park_logits(self, prompt: list[int], row: bytes, words: str, *, private: bool) -> None:
+        """Keep the logits after a prompt whose state is parked."""
+        match = self.match(prompt, private=private)
+        if match.length < len(prompt) or match.logits is not None:
+            return
+        block = make_block(match.hits[-1].block.key, len(prompt), [LOGITS])
+        self.memory.write(block, row)
+        if self.store is not None and not private and len(prompt) >= SHORTEST_ON_DISK:
+            self.store.write(block, row, label=self._label, words=words)
 
     def load(self, match: Match, keep: int, sequence: Sequence) -> Loaded:
         """Bring the first `keep` tokens of a match into an empty sequence; fewer when a block turns out damaged."""
@@ -215,10 +241,11 @@ class PrefixCache:
 
     def _any_after(self, node: bytes, at: int, private: bool) -> list[int]:
         """The tokens of one block that continues `node` at this position, whatever they are."""
-        found = self.memory.children(node, at, limit=1)
+        found = self.memory.children(node, at, limit=2)  # one of them may be logits
         if not found and self.store is not None and not private:
-            found = self.store.children(node, at, limit=1)
-        return [int(token) for block in found for token in block.tokens]
+            found = self.store.children(node, at, limit=2)
+        texts = [block.tokens for block in found if block.tokens[0] != LOGITS]
+        return [int(token) for token in texts[0]] if texts else []
 
 
 def common_prefix(a: Tokens[int] | NDArray[np.int32], b: Tokens[int] | NDArray[np.int32]) -> int:

@@ -16,7 +16,8 @@ from tiny_models import tiny
 import edgellm
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Sequence, Step
-from edgellm.errors import Closed
+from edgellm.backends.llamacpp.sequence import LlamaSequence
+from edgellm.errors import BackendFailed, Closed
 from edgellm.model import Model
 from edgellm.params import LoadParams
 
@@ -123,6 +124,28 @@ def test_a_request_that_waits_for_room_is_parked_and_gives_the_same_answer(llama
         for thread in threads:
             thread.join(60)
         assert together == dict(enumerate(alone))
+
+
+def test_a_sequence_that_cannot_be_saved_while_the_pool_grows_is_read_again(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgellm.backends.llamacpp.backend.FIRST_CELLS", 256)
+    with edgellm.load(llama, ctx=512) as model:
+        prompt = (model.encode("one two three ") * 100)[:230]
+        expected = model.generate(prompt, temperature=0, max_tokens=60, ignore_eos=True, cache=False).tokens
+    with edgellm.load(llama, ctx=512) as model:
+        lost = []
+
+        def save(self: LlamaSequence, start: int, stop: int) -> bytes:
+            lost.append(stop)
+            raise BackendFailed("the window has moved on")
+
+        monkeypatch.setattr("edgellm.engine.request.USUAL_ANSWER", 1)  # so that room is not made at once
+        with monkeypatch.context() as patch:
+            patch.setattr(LlamaSequence, "save", save)
+            done = model.generate(prompt, temperature=0, max_tokens=60, ignore_eos=True, cache=False)
+        assert lost == [256]
+        assert done.tokens == expected
 
 
 def test_closing_returns_the_memory(llama: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgellm import _native
-from edgellm.backends.base import Backend, Rows, Step
+from edgellm.backends.base import Backend, Buffer, Rows, Step
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.reason import reason
@@ -132,7 +132,8 @@ class LlamaBackend(Backend):
         with library.capture_log() as lines:
             code = lib.llama_decode(context, batch.struct)
             while code == DECODE_NO_SLOT:
-                self._grow(self._cells + 1, len(self._sequences))
+                if not self._grow(self._cells + 1, len(self._sequences)):
+                    raise Interrupted("the state of a sequence was lost while the KV cache grew")
                 context = self.context
                 code = lib.llama_decode(context, batch.struct)
         if code == 0:
@@ -215,19 +216,28 @@ class LlamaBackend(Backend):
     def _used(self) -> int:
         return sum(sequence.length for sequence in self._sequences.values())
 
-    def _grow(self, needed: int, sequences: int) -> None:
+    def _grow(self, needed: int, sequences: int) -> bool:
         """Rebuild the pool if it has fewer cells than `needed`; every open sequence moves, bit for bit.
 
-        It doubles, but never beyond what that many `sequences` can fill. Raises Busy when it is already as large as it
-        may be.
+        It doubles, but never beyond what that many `sequences` can fill. A sequence that gave away cells behind its
+        sliding window cannot be saved: it is empty afterwards, to be fed again, and the result is False. Raises Busy
+        when the pool is already as large as it may be.
         """
         if needed <= self._cells:
-            return
+            return True
         if self._cells >= self._max_cells:
             raise Busy(f"the KV cache of {self.info.name} is full ({self._cells} tokens)")
         usable = min(2 * self._cells, sequences * self.n_ctx)
         cells = min(_round_up(max(usable, needed), 256), self._max_cells)
-        held = [(s, s.length, [s.save(0, s.length)] if s.length else []) for s in self._sequences.values()]
+        held: list[tuple[LlamaSequence, list[Buffer]]] = []
+        lost = 0
+        for sequence in self._sequences.values():
+            try:
+                held.append((sequence, [sequence.save(0, sequence.length)] if sequence.length else []))
+            except BackendFailed as error:
+                log.warning("%d tokens are computed again: %s", sequence.length, error)
+                held.append((sequence, []))
+                lost += 1
         log.debug("KV cache grows from %d to %d tokens", self._cells, cells)
         old, self._context = self._context, None
         self._rows.clear()
@@ -239,9 +249,10 @@ class LlamaBackend(Backend):
             self._max_cells = self._cells
             self._context = self._new_context(self._cells)
             log.warning("the KV cache stays at %d tokens: %s", self._cells, error)
-        for sequence, _length, blocks in held:
+        for sequence, blocks in held:
             sequence.length = 0
             sequence.load(blocks)
+        return not lost
 
 
 class _Batch:

@@ -1,0 +1,98 @@
+"""The logits after a prompt are kept, so that the very same prompt costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny
+
+import edgellm
+from edgellm.kv.store import BlockStore, store_path
+from edgellm.model import Model
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path / "home"))
+    return tiny("llama").write(tmp_path / "model.gguf")
+
+
+def ask(model: Model, prompt: list[int], **options: object) -> edgellm.Completion:
+    return model.generate(prompt, temperature=0, max_tokens=6, ignore_eos=True, logprobs=3, **options)  # type: ignore[arg-type]
+
+
+def load(path: Path) -> Model:
+    return edgellm.load(path, ctx=500, micro_batch=64)
+
+
+def text(model: Model, count: int) -> list[int]:
+    return (model.encode("hello world, one two three ") * count)[:count]
+
+
+def test_the_same_prompt_costs_nothing_in_any_tier(path: Path) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+        live = ask(model, prompt)
+        model._engine.call(lambda backend: None)  # nothing stays live
+        memory = ask(model, prompt)
+        fresh = ask(model, prompt, cache=False)
+        one_longer = ask(model, [*prompt, 70])
+    with load(path) as model:
+        disk = ask(model, prompt)
+    assert [done.cache.computed for done in (first, live, memory, disk)] == [300, 0, 0, 0]
+    assert (live.cache.from_live, memory.cache.from_memory, disk.cache.from_disk) == (300, 300, 300)
+    assert live.cache.reason == "the whole prompt is known"
+    assert first.logprobs == live.logprobs == memory.logprobs == disk.logprobs == fresh.logprobs
+    assert one_longer.cache.computed == 9
+    assert (live.usage.prompt_tokens, live.usage.cached_tokens) == (300, 300)
+
+
+def test_other_samples_of_the_same_prompt_cost_nothing_either(path: Path) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        options = {"temperature": 1.0, "max_tokens": 8, "ignore_eos": True}
+        model.generate(prompt, max_tokens=1)
+        done = [model.generate(prompt, seed=seed, **options) for seed in (1, 2, 1)]
+        fresh = model.generate(prompt, seed=1, cache=False, **options)
+        assert [one.cache.computed for one in done] == [0, 0, 0]
+        assert done[0].tokens == done[2].tokens == fresh.tokens != done[1].tokens
+
+
+def test_logits_are_kept_only_where_they_are_small_beside_the_state(path: Path) -> None:
+    with load(path) as model:
+        short = text(model, 40)
+        ask(model, short)
+        assert ask(model, short).cache.computed == 8
+
+
+def test_private_logits_stay_private_and_listings_know_conversations_only(path: Path) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        ask(model, prompt, cache="memory")
+        assert ask(model, prompt, cache="memory").cache.computed == 0
+        assert ask(model, prompt).cache.computed == 300
+    store = BlockStore(store_path())
+    [entry] = store.entries()
+    assert entry.tokens == 305  # of prompt and answer but for the last token, which was sampled and not fed
+    store.close()
+
+
+def test_damaged_logits_are_computed_again(path: Path) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+    size = 4 * first_vocab(path)
+    [file] = [f for f in store_path().glob("??/*.kv") if abs(f.stat().st_size - size) < 400]
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with load(path) as model:
+        again = ask(model, prompt)
+        assert (again.cache.from_disk, again.cache.computed) == (292, 8)
+        assert again.logprobs == first.logprobs
+
+
+def first_vocab(path: Path) -> int:
+    return edgellm.inspect(path).n_vocab
