@@ -102,6 +102,8 @@ class BlockStore:
 
         at, token: only those that begin at this position, with this token. limit: at most so many are looked at.
         """
+        with self._changed:
+            doubted = set(self._doubted)  # as of now: the thread may delete one and forget that it was doubted
         try:
             found = self._index.children(parent, at, token, limit=limit)
         except sqlite3.Error as error:
@@ -111,7 +113,8 @@ class BlockStore:
             if not child.valid:
                 self._doubt(child.block.key, "its row in the index is damaged")
         with self._changed:
-            return [child.block for child in found if child.block.key not in self._doubted]
+            doubted |= self._doubted
+        return [child.block for child in found if child.block.key not in doubted]
 
     def has(self, key: bytes) -> bool:
         """Whether the block is on disk or about to be: then its payload need not be made."""

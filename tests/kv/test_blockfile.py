@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 def test_what_was_written_comes_back(path: Path) -> None:
     assert read_block(path, block().key) == PAYLOAD
     with path.open("rb", buffering=0) as file:
-        header = read_header(file)
+        header = read_header(file, path.stat().st_size)
     assert header.block == block()
     assert header.block.parent == ROOT
     assert header.block.start == 0
