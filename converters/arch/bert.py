@@ -48,9 +48,9 @@ def _norm(gguf: str, hf: str) -> Either:
     )
 
 
-def _layer(
-    base: str, q: str, k: str, v: str, output: str, norm: str, up: str, down: str, last: str
-) -> tuple[Line, ...]:
+def _layer(base: str, *names: str) -> tuple[Line, ...]:
+    """names: what follows `base` for q, k, v, the output and its norm, up, down, and the last norm."""
+    q, k, v, output, norm, up, down, last = names
     return (
         *biased("blk.{i}.attn_q", base + q, "q embd"),
         *biased("blk.{i}.attn_k", base + k, "kv embd"),

@@ -153,7 +153,8 @@ class Request:
         """Sample from the last row (1, n_vocab) of a pass; finish when that ends the answer."""
         if self._first_token is None:
             self._first_token = time.perf_counter()
-            self.row = row.copy()
+            if self.params.cache and self.row is None:
+                self.row = row.copy()
         params = self.params
         if params.max_tokens == 0:
             self.finish("length", backend)
