@@ -69,17 +69,22 @@ class Worker:
     def receive(self, limit: float | None = None) -> dict[str, Any]:
         """Wait for the next line, `limit` seconds at most: then the child is ended."""
         assert self._process.stdout is not None
-        timer = threading.Timer(limit or 0.0, self._process.kill)
+        given_up = threading.Event()
+
+        def give_up() -> None:
+            given_up.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit or 0.0, give_up)
         timer.daemon = True
         if limit is not None:
             timer.start()
-        started = time.perf_counter()
         try:
             line = self._process.stdout.readline()
         finally:
             timer.cancel()
         if not line:
-            if limit is not None and time.perf_counter() - started >= limit:
+            if limit is not None and given_up.is_set():
                 raise BackendFailed(f"it was given up after {limit:.0f} seconds without an answer")
             code = self._process.wait()
             self._errors.seek(0)

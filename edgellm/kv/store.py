@@ -114,7 +114,8 @@ class BlockStore:
                 self._doubt(child.block.key, "its row in the index is damaged")
         with self._changed:
             doubted |= self._doubted
-        return [child.block for child in found if child.block.key not in doubted]
+        # A row that was wrong is not offered even when the thread has mended it meanwhile: `found` was read before.
+        return [child.block for child in found if child.valid and child.block.key not in doubted]
 
     def has(self, key: bytes) -> bool:
         """Whether the block is on disk or about to be: then its payload need not be made."""

@@ -430,6 +430,24 @@ def test_a_damaged_row_is_not_believed(folder: Path) -> None:
         assert match(store, [1, 2, 3]) == ([block.key], 3)  # mended from the file
 
 
+def test_a_damaged_row_that_is_mended_at_once_is_not_offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may mend the row between the reader's look at it and the reader's answer."""
+    doubt = BlockStore._doubt
+
+    def doubt_and_wait(self: BlockStore, key: bytes, reason: str | None) -> None:
+        doubt(self, key, reason)
+        assert self.flush(30)
+
+    monkeypatch.setattr(BlockStore, "_doubt", doubt_and_wait)
+    with opened(folder) as store:
+        [block] = put(store, [1, 2, 3])
+        with sqlite3.connect(folder / "index-1.db") as other:
+            other.execute("UPDATE block SET tokens = ?", (np.array([1, 2, 4], "<i4").tobytes(),))
+        other.close()
+        assert match(store, [1, 2, 4])[1] == 0
+        assert match(store, [1, 2, 3]) == ([block.key], 3)
+
+
 @pytest.mark.parametrize("damage", ["missing", "garbage", "empty", "another schema", "torn"])
 def test_the_index_is_rebuilt_from_the_files(folder: Path, damage: str) -> None:
     tokens = list(range(30))
