@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
-from edgellm.formats.strict_json import parse_object
 
-from .arch import Hyper, from_config, to_gguf
+from .arch import to_gguf
 from .checkpoint import GGUF, GGUFTensor, HuggingFace
+from .description import describe
 from .plan import LeftOut, shifts_exactly
 from .quant.imatrix import ImportanceMatrix
 from .quant.pool import Quantizers
@@ -77,15 +77,11 @@ def from_huggingface(checkpoint: HuggingFace, pre: str | None) -> Draft:
 
     Raises Unsupported, InvalidModelFile: for whatever would be lost, is missing, or contradicts the configuration.
     """
-    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}  # already applied
-    architecture, hyper = from_config(config, _pooling(checkpoint.folder))
-    stored = checkpoint.tensors
-    left_out = [LeftOut(name, "a scale for 8-bit activations, which are not used") for name in checkpoint.dropped]
-    left_out += [LeftOut(name, "no part of the model that is converted") for name in stored if architecture.skips(name)]
-    hyper, head = _head(hyper, architecture.duplicates(hyper, list(stored)), stored)
+    found = describe(checkpoint)
+    architecture, hyper, stored = found.architecture, found.hyper, checkpoint.tensors
     tensors: dict[str, Tensor] = {name: Computed(values) for name, values in architecture.extra(hyper)}
     computed, rounded = frozenset(tensors), set()
-    for relation in architecture.relations(hyper, list(stored)):
+    for relation in found.relations:
         made = to_gguf(relation, stored)
         tensors |= {part.name: tensor for part, tensor in made}
         before = [stored[part.name] for part in relation.hf]
@@ -102,8 +98,8 @@ def from_huggingface(checkpoint: HuggingFace, pre: str | None) -> Draft:
     return Draft(
         {**general, **architecture.metadata(hyper), **to_metadata(vocabulary)},
         tensors,
-        (*left_out, *([head] if isinstance(head, LeftOut) else [])),
-        (*vocabulary.notes, *([head] if isinstance(head, str) else [])),
+        found.left_out,
+        (*vocabulary.notes, *found.notes),
         computed,
         frozenset(rounded),
     )
@@ -217,34 +213,10 @@ def _copied(name: str, tensor: GGUFTensor) -> Iterator[NDArray[np.uint8]]:
     tensor.release()
 
 
-def _head(
-    hyper: Hyper, pairs: list[tuple[str, str]], stored: Mapping[str, Tensor]
-) -> tuple[Hyper, LeftOut | str | None]:
-    """The numbers, and what becomes of an output that the configuration calls a copy of the embedding: some
-    checkpoints store one that differs, and that is what they were trained with."""
-    for name, other in pairs:
-        if _equal(stored[name], stored[other]):
-            return hyper, LeftOut(name, f"equal to {other}, which serves as both")
-        note = f"{name} differs from {other} although config.json says that they are one: it is kept"
-        return replace(hyper, tied=False), note
-    return hyper, None
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    return all(np.array_equal(one.rows(part), other.rows(part)) for part in chunks(one))
-
-
 def _typed(file: GGUFFile, key: str) -> Any:
     """A value that `write_gguf` stores in the type that it has."""
     value, kind = file.metadata[key], file.kind(key)
     return _SCALARS[kind](value) if kind in _SCALARS else value
-
-
-def _pooling(folder: Path) -> dict[str, Any] | None:
-    path = folder / "1_Pooling" / "config.json"
-    return parse_object(path.read_bytes(), str(path)) if path.is_file() else None
 
 
 def _name(folder: Path) -> str:

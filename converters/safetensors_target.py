@@ -21,8 +21,9 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.safetensors import write_safetensors
 from edgellm.formats.writing import Data, whole_file, writing
 
-from .arch import from_metadata, to_hf
+from .arch import to_hf
 from .checkpoint import GGUF, INDEX, SINGLE
+from .description import describe
 from .plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
 from .quant.ggml import dequantize, quantize
 from .quant.pool import Quantizers
@@ -73,11 +74,12 @@ def from_gguf(checkpoint: GGUF, quant: str) -> Folder:
     Raises UnsupportedArchitecture, Unsupported, InvalidModelFile.
     """
     file, stored = checkpoint.file, checkpoint.tensors
-    architecture, hyper = from_metadata(file)
+    found = describe(checkpoint)
+    architecture, hyper = found.architecture, found.hyper
     dtype = kept_type(stored) if quant == KEEP else quant.upper()
     tensors: dict[str, Tensor] = {}
     exact = set()
-    for relation in architecture.relations(hyper, list(stored)):
+    for relation in found.relations:
         made = to_hf(relation, stored)
         tensors |= {part.name: tensor for part, tensor in made}
         before = [stored[part.name] for part in relation.gguf]
@@ -87,14 +89,13 @@ def from_gguf(checkpoint: GGUF, quant: str) -> Folder:
             fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, dtype))
             if fits and not shifted:
                 exact.add(part.name)
-    left_out = [LeftOut(name, "computed from config.json") for name, _ in architecture.extra(hyper) if name in stored]
     vocabulary = read_gguf(file)
     texts = to_files(vocabulary)
     ids = {f"{name}_token_id": number for name, number in vocabulary.special.items() if name in ("bos", "eos", "pad")}
     config = {**architecture.config(hyper), **ids, "torch_dtype": _TORCH[dtype]}
     texts["config.json"] = json.dumps(config, indent=2)
     return Folder(
-        architecture.model_type, dtype, texts, tensors, tuple(left_out), vocabulary.notes, frozenset(exact), vocabulary
+        architecture.model_type, dtype, texts, tensors, found.left_out, vocabulary.notes, frozenset(exact), vocabulary
     )
 
 
