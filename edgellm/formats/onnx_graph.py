@@ -1,0 +1,147 @@
+"""Graph: what an ONNX model says, as plain values that the reader gives and the writer takes.
+
+Names and meanings are those of the ONNX specification (https://github.com/onnx/onnx/blob/main/docs/IR.md) and of its
+onnx.proto. Weights are not here: an Initializer says what one is, and where its bytes come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+# numpy has no bfloat16, nothing of 8 bits or less but integers: these are seen as the bytes that hold them
+WIDTH: dict[str, float] = {
+    "FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "INT64": 8, "INT32": 4, "INT16": 2, "INT8": 1,
+    "UINT64": 8, "UINT32": 4, "UINT16": 2, "UINT8": 1, "BOOL": 1, "UINT4": 0.5, "INT4": 0.5,
+    "FLOAT8E4M3FN": 1, "FLOAT8E4M3FNUZ": 1, "FLOAT8E5M2": 1, "FLOAT8E5M2FNUZ": 1, "FLOAT8E8M0": 1, "FLOAT4E2M1": 0.5,
+    "UINT2": 0.25, "INT2": 0.25,
+}  # fmt: skip
+"""Bytes of an element, by the name that TensorProto.DataType gives the type."""
+
+NUMPY: dict[str, str] = {
+    "FLOAT": "<f4", "DOUBLE": "<f8", "FLOAT16": "<f2", "BFLOAT16": "<u2", "INT64": "<i8", "INT32": "<i4",
+    "INT16": "<i2", "INT8": "i1", "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "u1", "BOOL": "?",
+    "UINT4": "u1", "INT4": "u1",
+    "FLOAT8E4M3FN": "u1", "FLOAT8E4M3FNUZ": "u1", "FLOAT8E5M2": "u1", "FLOAT8E5M2FNUZ": "u1", "FLOAT8E8M0": "u1",
+    "FLOAT4E2M1": "u1", "UINT2": "u1", "INT2": "u1",
+}  # fmt: skip
+"""The numpy type of an element; of the packed bytes for types of less than 8 bits."""
+
+FOREIGN = {name for name, width in WIDTH.items() if width < 1 or name.startswith(("BFLOAT", "FLOAT8"))}
+"""The types that numpy does not have."""
+
+DATA_TYPES: dict[str, int] = {
+    "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8, "BOOL": 9,
+    "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13, "COMPLEX64": 14, "COMPLEX128": 15, "BFLOAT16": 16,
+    "FLOAT8E4M3FN": 17, "FLOAT8E4M3FNUZ": 18, "FLOAT8E5M2": 19, "FLOAT8E5M2FNUZ": 20, "UINT4": 21, "INT4": 22,
+    "FLOAT4E2M1": 23, "FLOAT8E8M0": 24, "UINT2": 25, "INT2": 26,
+}  # fmt: skip
+"""TensorProto.DataType, but UNDEFINED (0)."""
+
+ATTRIBUTE_TYPES: dict[str, int] = {
+    "FLOAT": 1, "INT": 2, "STRING": 3, "TENSOR": 4, "GRAPH": 5, "FLOATS": 6, "INTS": 7, "STRINGS": 8,
+}  # fmt: skip
+"""AttributeProto.AttributeType, those that an Attribute can be."""
+
+UNKNOWN: tuple[str, ...] = ("...",)
+"""The shape of a value that does not even say how many dimensions it has."""
+
+Attribute = Union[
+    int, float, str, "tuple[int, ...]", "tuple[float, ...]", "tuple[str, ...]", "Graph", NDArray[np.generic]
+]
+"""An attribute of a node: an array stands for a tensor, a Graph for a branch of If."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or an output. dtype: as in DATA_TYPES; "UNDEFINED" for a value of a branch that does not say it.
+
+    shape: sizes, and names of those that are only known when it runs ("" for one without a name); or UNKNOWN.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operation; "" among the inputs or outputs stands for one that is left out."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: str = ""
+    name: str = ""
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Initializer:
+    """A weight or a constant. shape: in elements. data: makes its bytes anew on each call, in pieces of any shape whose
+    bytes follow one another (little-endian; types of less than 8 bits packed, the low bits first)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: Callable[[], Iterator[NDArray[np.generic]]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return math.ceil(math.prod(self.shape) * WIDTH[self.dtype])
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model's graph, or a branch of If (which has no inputs and sees the values around it).
+
+    An initializer of the name of an input is that input's default: it then need not be fed.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    initializers: tuple[Initializer, ...] = ()
+
+
+def broken(graph: Graph) -> str:
+    """What is wrong with how the nodes hang together, "" if nothing is: every name has one origin, which comes before
+    its uses (so no value depends on itself). A branch also sees what was there before the node that it belongs to."""
+    return _broken(graph, ())
+
+
+def _broken(graph: Graph, around: tuple[set[str], ...]) -> str:
+    inputs = [value.name for value in graph.inputs]
+    initial = [initializer.name for initializer in graph.initializers]
+    known = {*inputs, *initial}
+    scopes = (known, *around)
+    for kind, names in (("inputs", inputs), ("initializers", initial)):
+        if len(set(names)) != len(names):
+            twice = Counter(names).most_common(1)[0][0]
+            return f"two {kind} are named {twice[:200]!r}"
+        if "" in names:
+            return f"one of the {kind} has no name"
+    for node in graph.nodes:
+        label = f"node {node.name[:200]!r} ({node.op[:100]})"
+        for name in node.inputs:
+            if name and not any(name in scope for scope in scopes):
+                return f"{label} reads {name[:200]!r}, which nothing before it makes"
+        for name, value in node.attributes.items():
+            if isinstance(value, Graph) and (why := _broken(value, scopes)):
+                return f"{why}, in {name[:100]!r} of {label}"
+        for name in filter(None, node.outputs):
+            if name in known:
+                return f"{label} makes {name[:200]!r}, which is there already"
+            known.add(name)
+    for output in graph.outputs:
+        if not any(output.name in scope for scope in scopes):
+            return f"nothing makes the output {output.name[:200]!r}"
+    return ""
