@@ -19,7 +19,7 @@ from edgellm.backends.base import Backend, ModelInfo, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
-from edgellm.errors import Closed, ContextOverflow, InvalidParameter, Unsupported
+from edgellm.errors import Closed, ContextOverflow, Interrupted, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgellm.engine.request import Request, Sink
 
 Prompt = str | Sequence[int]
+EMBED_AT_ONCE = 64  # texts that are embedded before other requests have their turn
 
 
 def load(
@@ -214,11 +215,26 @@ class Model:
         return _logits(self._engine, tokens, start)
 
     def embed(self, texts: str | Sequence[Prompt]) -> NDArray[np.float32]:
-        """Pooled embeddings: (n, n_embd) float32. Raises Unsupported when the model gives none."""
+        """Vectors of texts, pooled as the model says: (n, n_embd) float32. A GGUF model's have the length 1.
+
+        A text that does not fit the context is refused, never cut. Other requests go on between some texts and the
+        next ones. Raises Unsupported when the model gives none, ContextOverflow, InvalidParameter, Closed,
+        BackendFailed.
+        """
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
         batches = [self._tokens(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        return self._engine.call(lambda backend: backend.embed(batches))
+        for at, tokens in enumerate(batches):
+            if not tokens:
+                raise InvalidParameter(f"text {at} has no tokens, and so no vector; leave it out")
+            if len(tokens) > self.n_ctx:
+                raise ContextOverflow(
+                    f"text {at} has {len(tokens)} tokens and {self.info.name} takes at most {self.n_ctx}; split it",
+                    needed=len(tokens),
+                    n_ctx=self.n_ctx,
+                )
+        groups = [batches[at : at + EMBED_AT_ONCE] for at in range(0, len(batches), EMBED_AT_ONCE)]
+        return np.concatenate([_embed(self._engine, group) for group in groups or [[]]])
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
@@ -288,6 +304,13 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
     root = root_key(backend.info.fingerprint, backend.state_key)
     whole = not backend.info.can_truncate
     return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name, whole=whole)
+
+
+def _embed(engine: Engine, batches: list[list[int]]) -> NDArray[np.float32]:
+    """Vectors of some texts. An interruption meant for others only repeats it; a closed engine ends it."""
+    while True:
+        with suppress(Interrupted):
+            return engine.call(lambda backend: backend.embed(batches))
 
 
 def _logits(engine: Engine, tokens: list[int], start: int) -> Generator[NDArray[np.float32]]:

@@ -54,7 +54,7 @@ class LoadParams:
     """What needs a reload of the model when it changes.
 
     ctx: tokens one sequence may hold; None is the smaller of the trained length, 8,192 and what fits in memory.
-    kv_type: element type of the KV cache.
+    kv_type: element type of the KV cache; None is f16 with llama.cpp, and what the graph has with ONNX Runtime.
     threads: compute threads; None is the number of physical cores this process may use.
     gpu_layers: layers offloaded to a GPU the engine was built for; "auto" offloads what fits.
     flash_attention: None chooses per device (off on a CPU, where it was measured slower).
@@ -65,7 +65,7 @@ class LoadParams:
     """
 
     ctx: int | None = None
-    kv_type: Literal["f16", "f32", "q8_0"] = "f16"
+    kv_type: Literal["f16", "f32", "q8_0"] | None = None
     threads: int | None = None
     gpu_layers: int | Literal["auto"] = "auto"
     flash_attention: bool | None = None
@@ -80,7 +80,8 @@ class LoadParams:
             _check(
                 _is_int(self.ctx) and 16 <= self.ctx < 2**31, "ctx", self.ctx, "a whole number of tokens, at least 16"
             )
-        _check(self.kv_type in KV_TYPES, "kv_type", self.kv_type, f"one of {', '.join(KV_TYPES)}")
+        ok = self.kv_type is None or self.kv_type in KV_TYPES
+        _check(ok, "kv_type", self.kv_type, f"one of {', '.join(KV_TYPES)}")
         if self.threads is not None:
             _check(_is_int(self.threads) and 1 <= self.threads <= 512, "threads", self.threads, "between 1 and 512")
         if self.gpu_layers != "auto":

@@ -82,9 +82,9 @@ OWNED: dict[str, str | None] = {
     "jinja2": "edgellm/prompts/",
     "platformdirs": "edgellm/home.py",
     "onnx": None,
-    "onnxruntime": None,
-    "optimum": None,
-    "tokenizers": None,
+    "onnxruntime": "edgellm/backends/onnx/library.py",
+    "optimum": "converters/optimum.py",
+    "tokenizers": "edgellm/tokenizers/text.py",
     "torch": None,
     "transformers": None,
 }

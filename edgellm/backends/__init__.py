@@ -25,24 +25,35 @@ def open_backend(path: Path, params: LoadParams, progress: Callable[[float], Non
 
         return open_echo(str(path), params)
     kind = _format(path)
-    if params.backend in ("onnx", "native") or kind != "gguf":
-        asked = params.backend if params.backend in ("onnx", "native") else kind
+    if kind == "onnx" and params.backend in ("auto", "onnx"):
+        from edgellm.backends.onnx import open_onnx
+
+        return open_onnx(path, params, progress)
+    if kind != "gguf" or params.backend not in ("auto", "llamacpp"):
+        asked = kind if params.backend == "auto" else f"{kind} with {params.backend}"
         raise Unsupported(
-            f"{path}: this version of edgellm runs GGUF files with llama.cpp; it has no engine for {asked}"
+            f"{path}: edgellm runs GGUF files with llama.cpp, and .onnx files and their folders with ONNX Runtime; "
+            f"it has no engine for {asked}"
         )
     from edgellm.backends.llamacpp import open_llamacpp
 
     return open_llamacpp(path, params, progress)
 
 
-def inspect(path: str | Path, kv_type: str = "f16") -> ModelInfo:
-    """What the header of a model file says, without loading the model.
+def inspect(path: str | Path, kv_type: str | None = None) -> ModelInfo:
+    """What the files of a model say, without loading it. kv_type: of the cache to count memory for; the graph of an
+    ONNX model decides itself.
 
     Raises ModelNotFound, InvalidModelFile, Unsupported.
     """
     path = Path(path)
-    if _format(path) != "gguf":
-        raise Unsupported(f"{path}: not a GGUF file")
+    kind = _format(path)
+    if kind == "onnx":
+        from edgellm.backends.onnx import inspect_onnx
+
+        return inspect_onnx(path)
+    if kind != "gguf":
+        raise Unsupported(f"{path}: neither a GGUF file nor an ONNX model")
     from edgellm.backends.llamacpp.info import model_info
     from edgellm.formats.gguf import GGUFFile
 
@@ -52,14 +63,18 @@ def inspect(path: str | Path, kv_type: str = "f16") -> ModelInfo:
 
 def engines() -> list[dict[str, Any]]:
     """What each engine installed here was built with; for `edgellm doctor`."""
-    from edgellm.backends.llamacpp.library import engine_report
+    from edgellm.backends.llamacpp import library as llamacpp
+    from edgellm.backends.onnx import library as onnx
 
-    return [engine_report()]
+    return [llamacpp.engine_report(), onnx.engine_report()]
 
 
 def _format(path: Path) -> str:
+    """What a file is: "gguf", "onnx", or in words what else."""
     if path.is_dir():
-        return "a folder"
+        from edgellm.backends.onnx.folder import holds_model
+
+        return "onnx" if holds_model(path) else "a folder without a .onnx file"
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -67,4 +82,6 @@ def _format(path: Path) -> str:
         raise ModelNotFound(f"{path}: no such file") from None
     except OSError as error:
         raise ModelNotFound(f"{path}: cannot be read: {error.strerror}") from error
-    return "gguf" if magic == GGUF_MAGIC or path.suffix.lower() == ".gguf" else "this kind of file"
+    if magic == GGUF_MAGIC or path.suffix.lower() == ".gguf":
+        return "gguf"
+    return "onnx" if path.suffix.lower() == ".onnx" else "this kind of file"

@@ -59,6 +59,7 @@ class ModelInfo:
     can_truncate: bool = True
     can_fork: bool = True
     can_embed: bool = False
+    can_generate: bool = True
 
 
 def memory_needed(info: ModelInfo, ctx: int, micro_batch: int = 512) -> int:

@@ -34,7 +34,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
     report: dict[str, Any] = {
         "machine": machine.describe(),
-        "engines": [*edgellm.engines(), _onnxruntime()],
+        "engines": edgellm.engines(),
         "state": _state(),
     }
     report["findings"] = findings(report)
@@ -127,17 +127,6 @@ def _say(text: str, command: str) -> None:
     click.echo(text)
     if command:
         click.echo(f"  {command}")
-
-
-def _onnxruntime() -> dict[str, Any]:
-    """Its version from the installed metadata; the library itself is not loaded for this."""
-    from importlib import metadata
-
-    try:
-        version = metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:
-        version = None
-    return {"name": "ONNX Runtime", "package": "onnxruntime", "version": version}
 
 
 def _state() -> dict[str, Any]:

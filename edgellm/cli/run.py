@@ -40,7 +40,7 @@ LOAD_OPTIONS = {"ctx", "kv_type", "threads", "gpu_layers", "offline", "trust", "
     "--overflow", type=click.Choice(OVERFLOW), help="When a conversation outgrows the context; default error."
 )
 @click.option("--ctx", type=int, help="Context in tokens; default the smaller of 8192, trained and what fits.")
-@click.option("--kv-type", type=click.Choice(KV_TYPES), help="Type of the KV cache; default f16.")
+@click.option("--kv-type", type=click.Choice(KV_TYPES), help="Type of the KV cache; default: the engine's usual.")
 @click.option("--threads", type=int, help="Default: the physical cores this process may use.")
 @click.option("--gpu-layers", metavar="N|auto", callback=_layers, help="Layers on the GPU; default auto.")
 @click.option("--backend", type=click.Choice(BACKENDS), help="Engine; default auto.")

@@ -55,6 +55,8 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
                 "context_default": default,
                 "context_trained": info.n_ctx_train,
                 "kv_bytes_per_token": info.kv_bytes_per_token,
+                "generates": info.can_generate,
+                "embeds": info.can_embed,
                 "memory_needed": needed,
                 "memory_available": available or None,
                 "layers": info.n_layer,
@@ -84,6 +86,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
         ("KV cache", f"{info.kv_bytes_per_token:,} bytes per token"),
         ("memory", f"{size(needed)} needed at {context:,} tokens, {have}{fits}"),
         ("chat template", _template(info)),
+        ("embeddings", "yes" if info.can_embed else "no"),
         ("licence", licence or "not stated"),
     ]
     print_facts(facts)
@@ -110,6 +113,8 @@ def _count(number: int) -> str:
 
 
 def _template(info: ModelInfo) -> str:
+    if not info.can_generate:
+        return "no: an encoder, which gives vectors (model.embed) and no text"
     if info.chat_template is None:
         return "no: a base model, which completes text"
     first = next((line.strip() for line in info.chat_template.splitlines() if line.strip()), "")

@@ -11,7 +11,7 @@ import pytest
 
 from edgellm.backends.base import Step
 from edgellm.backends.echo import BOS, EOS, IM_END, REPLY, EchoBackend, EchoSequence, open_echo
-from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, EdgeLLMError, Interrupted, InvalidParameter
+from edgellm.errors import Interrupted, InvalidParameter
 from edgellm.params import LoadParams
 
 
@@ -103,24 +103,6 @@ def test_splitting_a_prompt_changes_nothing(echo: EchoBackend) -> None:
         assert np.array_equal(feed(echo, other, [token]), all_rows[position])
 
 
-def test_truncate_fork_save_and_load_are_exact(echo: EchoBackend) -> None:
-    prompt = list(range(60))
-    row = fresh(echo, prompt)
-    sequence = echo.new_sequence()
-    feed(echo, sequence, [*prompt[:50], 9, 9])
-    assert sequence.truncate(50)
-    twin = sequence.fork(20)
-    assert np.array_equal(feed(echo, sequence, prompt[50:]), row)
-    assert np.array_equal(feed(echo, twin, prompt[20:]), row)
-    blocks = [sequence.save(at, at + 10) for at in range(0, 50, 10)]
-    twin.close()
-    restored = echo.new_sequence()
-    restored.load(blocks[:2])
-    restored.load(blocks[2:])
-    assert restored.length == 50
-    assert np.array_equal(feed(echo, restored, prompt[50:]), row)
-
-
 def test_a_block_of_another_prefix_shows_in_the_logits(echo: EchoBackend) -> None:
     right, wrong = echo.new_sequence(), echo.new_sequence()
     prompt = list(range(30))
@@ -134,45 +116,6 @@ def test_a_block_of_another_prefix_shows_in_the_logits(echo: EchoBackend) -> Non
         assert np.abs(row - fresh(echo, prompt)).max() > 0.1
 
 
-def test_load_takes_all_blocks_or_none(echo: EchoBackend) -> None:
-    sequence = echo.new_sequence()
-    feed(echo, sequence, list(range(40)))
-    first, third = sequence.save(0, 10), sequence.save(20, 30)
-    target = echo.new_sequence()
-    for blocks in ([first, third], [first, first], [first, b"x"], [first, first[:-1]], [b"?" + first[1:]]):
-        with pytest.raises(BackendFailed):
-            target.load(blocks)
-        assert target.length == 0
-    sequence.load([block(40, 24)])
-    assert sequence.length == 64
-    with pytest.raises(ContextOverflow):
-        sequence.load([block(64, 1)])
-    for start, stop in ((5, 5), (-1, 3), (0, 65)):
-        with pytest.raises(BackendFailed):
-            sequence.save(start, stop)
-
-
-def block(start: int, count: int) -> bytes:
-    """A block that another, larger model of the same kind saved."""
-    sequence = EchoBackend().new_sequence()
-    for token in range(start + count):
-        sequence.append(token)
-    return sequence.save(start, start + count)
-
-
-def test_several_sequences_in_one_pass(echo: EchoBackend) -> None:
-    a, b, c = (echo.new_sequence() for _ in range(3))
-    rows = echo.forward([Step(a, [1, 2], "last"), Step(b, [3], "none"), Step(c, [4, 5, 6], "all")])
-    assert rows[0] is not None
-    assert rows[1] is None
-    assert rows[2] is not None
-    assert [len(rows[0]), len(rows[2])] == [1, 3]
-    results = [rows[0][0].copy(), rows[2][1].copy(), rows[2][2].copy()]
-    b.close()
-    for row, tokens in zip(results, ([1, 2], [4, 5], [4, 5, 6]), strict=True):
-        assert np.array_equal(row, fresh(echo, tokens))
-
-
 def test_rows_are_read_only_and_gone_after_the_next_pass(echo: EchoBackend) -> None:
     sequence = echo.new_sequence()
     [rows] = echo.forward([Step(sequence, [1], "last")])
@@ -181,51 +124,6 @@ def test_rows_are_read_only_and_gone_after_the_next_pass(echo: EchoBackend) -> N
         rows[0, 0] = 1
     echo.forward([Step(sequence, [2], "none")])
     assert np.isnan(rows).all()
-
-
-def test_a_refused_pass_changes_nothing(echo: EchoBackend) -> None:
-    sequence, other = echo.new_sequence(), echo.new_sequence()
-    foreign = EchoBackend().new_sequence()
-    feed(echo, sequence, list(range(60)))
-    good = Step(other, [1], "last")
-    cases: list[tuple[list[Step], type[EdgeLLMError]]] = [
-        ([good, Step(sequence, [1] * 5, "last")], ContextOverflow),
-        ([good, Step(sequence, [512], "last")], InvalidParameter),
-        ([good, Step(sequence, [], "last")], BackendFailed),
-        ([good, good], BackendFailed),
-        ([good, Step(foreign, [1], "last")], BackendFailed),
-        ([Step(other, [1] * 33, "last")], BackendFailed),
-        ([], BackendFailed),
-    ]
-    for steps, error in cases:
-        with pytest.raises(error):
-            echo.forward(steps)
-        assert (sequence.length, other.length) == (60, 0)
-    with pytest.raises(ContextOverflow) as info:
-        echo.forward([Step(sequence, [1] * 5, "none")])
-    assert (info.value.needed, info.value.n_ctx) == (65, 64)
-
-
-def test_places_for_sequences_run_out_and_come_back(echo: EchoBackend) -> None:
-    sequences = [echo.new_sequence() for _ in range(3)]
-    with pytest.raises(Busy):
-        echo.new_sequence()
-    with pytest.raises(Busy):
-        sequences[0].fork()
-    sequences[0].close()
-    sequences[0].close()
-    with pytest.raises(Closed):
-        sequences[0].truncate(0)
-    assert echo.new_sequence().length == 0
-
-
-def test_an_interrupt_stops_the_next_pass_once(echo: EchoBackend) -> None:
-    sequence = echo.new_sequence()
-    echo.interrupt()
-    with pytest.raises(Interrupted):
-        feed(echo, sequence, [1])
-    assert sequence.length == 0
-    assert np.array_equal(feed(echo, sequence, [1]), fresh(echo, [1]))
 
 
 def test_an_interrupt_wakes_a_slow_pass() -> None:
@@ -238,30 +136,6 @@ def test_an_interrupt_wakes_a_slow_pass() -> None:
         feed(backend, sequence, [1])
     timer.join()
     assert time.monotonic() - started < 30
-
-
-def test_a_closed_model_refuses(echo: EchoBackend) -> None:
-    sequence = echo.new_sequence()
-    echo.close()
-    echo.close()
-    for call in (
-        echo.new_sequence,
-        lambda: echo.forward([Step(sequence, [1], "last")]),
-        lambda: echo.embed([[1]]),
-        lambda: sequence.save(0, 1),
-    ):
-        with pytest.raises(Closed):
-            call()
-
-
-def test_embeddings_are_unit_vectors_of_the_tokens(echo: EchoBackend) -> None:
-    vectors = echo.embed([[1, 2], [1, 2], [2, 1]])
-    assert vectors.shape == (3, echo.info.n_embd)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
-    assert np.array_equal(vectors[0], vectors[1])
-    assert vectors[0] @ vectors[2] < 0.9
-    assert echo.embed([]).shape == (0, echo.info.n_embd)
 
 
 def test_open_echo_takes_the_load_params() -> None:

@@ -14,7 +14,7 @@ from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.llamacpp import backend as llamacpp_backend
 from edgellm.backends.llamacpp.backend import LlamaBackend
-from edgellm.errors import BackendFailed, Busy, Closed, Interrupted, InvalidParameter
+from edgellm.errors import BackendFailed, Busy, Interrupted, InvalidParameter
 from edgellm.params import LoadParams
 
 TEXT = "The little dog ran through the tall grass and the river sang about old mountains, ships and stars. " * 40
@@ -142,63 +142,14 @@ def test_an_interrupted_pass_keeps_whole_micro_batches_and_the_rest_can_be_fed(b
     sequence.close()
 
 
-def test_an_interruption_between_passes_stops_the_next_one_only(small: LlamaBackend) -> None:
-    sequence = small.new_sequence()
-    small.interrupt()
-    with pytest.raises(Interrupted):
-        feed(small, sequence, prompt(small, 32))
-    assert sequence.length == 0
-    feed(small, sequence, prompt(small, 32))
-    assert sequence.length == 32
-    sequence.close()
-
-
-def test_more_rows_or_tokens_than_a_pass_holds_are_refused(small: LlamaBackend) -> None:
+def test_more_rows_than_a_pass_holds_are_refused(small: LlamaBackend) -> None:
+    assert small.max_rows < small.micro_batch
     sequence = small.new_sequence()
     with pytest.raises(BackendFailed, match="rows of logits"):
         small.forward([Step(sequence, prompt(small, small.max_rows + 1), "all")])
-    with pytest.raises(BackendFailed, match="a pass holds"):
-        small.forward([Step(sequence, prompt(small, small.micro_batch + 1), "last")])
-    with pytest.raises(BackendFailed, match="a pass holds"):
-        small.forward([Step(sequence, [], "last")])
-    with pytest.raises(BackendFailed, match="invalid token"):
-        small.forward([Step(sequence, [1, 10**6, 2], "last")])
     assert sequence.length == 0
     feed(small, sequence, prompt(small, 16))
     sequence.close()
-
-
-def test_sequences_are_leased_and_returned(small: LlamaBackend) -> None:
-    held = [small.new_sequence() for _ in range(small.max_sequences)]
-    with pytest.raises(Busy, match="close one"):
-        small.new_sequence()
-    held[3].close()
-    held[3].close()
-    again = small.new_sequence()
-    assert again.length == 0
-    with pytest.raises(Closed):
-        held[3].truncate(0)
-    for sequence in [*held, again]:
-        sequence.close()
-
-
-def test_damaged_blocks_are_refused_and_change_nothing(small: LlamaBackend) -> None:
-    tokens = prompt(small, 300)
-    sequence = small.new_sequence()
-    feed(small, sequence, tokens)
-    good = sequence.save(0, 300)
-    sequence.close()
-    target = small.new_sequence()
-    for bad in (b"", good[:10], good[:-7], good + b"x", b"XXXX" + good[4:], good[:500]):
-        with pytest.raises(BackendFailed):
-            target.load([bad])
-        assert target.length == 0
-    with pytest.raises(BackendFailed, match="does not continue"):
-        target.load([good, good])
-    assert target.length == 0
-    target.load([good])
-    assert target.length == 300
-    target.close()
 
 
 def test_a_full_pool_says_so_and_computes_nothing(smollm2: Path) -> None:
@@ -225,14 +176,3 @@ def test_tokenizer_round_trip_and_bounds(backend: Backend) -> None:
         tokenizer.piece(backend.info.n_vocab)
     with pytest.raises(InvalidParameter, match="Unicode"):
         tokenizer.encode("\ud800")
-
-
-def test_a_closed_backend_says_so(smollm2: Path) -> None:
-    opened = open_backend(smollm2, LoadParams(ctx=256))
-    sequence = opened.new_sequence()
-    opened.close()
-    opened.close()
-    with pytest.raises(Closed):
-        opened.new_sequence()
-    with pytest.raises(Closed):
-        opened.forward([Step(sequence, [1], "last")])

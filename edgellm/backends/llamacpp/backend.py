@@ -3,6 +3,7 @@
 pool      one llama_context with a unified KV cache of `_cells` cells, shared by every open sequence. It starts
           small and is rebuilt larger when a pass finds no room (`_grow`), up to `_max_cells`.
 spare id  the sequence id `max_sequences`, never leased: blocks of KV state go out and come in through it.
+embedder  a second context for vectors of texts (`embed.py`), where the model makes them. An encoder has that alone.
 """
 
 from __future__ import annotations
@@ -17,18 +18,32 @@ import numpy as np
 from edgellm import _native
 from edgellm.backends.base import Backend, Buffer, Rows, Step
 from edgellm.backends.llamacpp import library
+from edgellm.backends.llamacpp.batch import Batch
+from edgellm.backends.llamacpp.context import context_params, new_context
+from edgellm.backends.llamacpp.embed import DECODE_ABORTED, Embedder
+from edgellm.backends.llamacpp.info import KV_TYPE
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.reason import reason
 from edgellm.backends.llamacpp.sequence import LlamaSequence
 from edgellm.backends.llamacpp.tokenizer import LlamaTokenizer
-from edgellm.errors import BackendFailed, Busy, Closed, Interrupted, ModelLoadError, NotEnoughMemory, Unsupported
+from edgellm.errors import (
+    BackendFailed,
+    Busy,
+    Closed,
+    ContextOverflow,
+    Interrupted,
+    InvalidParameter,
+    ModelLoadError,
+    NotEnoughMemory,
+    Unsupported,
+)
 
 log = logging.getLogger("edgellm.llamacpp")
 
 MAX_SEQUENCES = 8
 FIRST_CELLS = 2048  # KV cells of a new context; more are made when they are needed
 MAX_ROW_BYTES = 64 << 20  # logits rows of one pass
-DECODE_ABORTED, DECODE_NO_SLOT = 2, 1  # return values of llama_decode, llama.h
+DECODE_NO_SLOT = 1  # return value of llama_decode, llama.h
 
 
 class LlamaBackend(Backend):
@@ -46,7 +61,7 @@ class LlamaBackend(Backend):
         self.tokenizer = LlamaTokenizer(lib, vocab)
         self.threads = plan.threads
         self.state_key = "|".join(
-            map(str, (library.build_name(), plan.params.kv_type, plan.flash_attention, plan.gpu_layers))
+            map(str, (library.build_name(), plan.params.kv_type or KV_TYPE, plan.flash_attention, plan.gpu_layers))
         )
         self.n_ctx = plan.n_ctx
         self.max_sequences = MAX_SEQUENCES
@@ -69,18 +84,32 @@ class LlamaBackend(Backend):
         self._max_cells = _round_up(plan.max_cells, 256)
         self._rows: dict[int, Rows] = {}
         self._row_address = _address_of_row(lib)
-        self._batch = _Batch(lib, self.micro_batch)
+        self._batch = Batch(lib, self.micro_batch)
+        self._embedder: Embedder | None = None
         try:
-            self._context = self._new_context(self._cells)
+            if plan.causal:
+                self._context = self._new_context(self._cells)
         except BaseException:
             self.close()
             raise
+        if self._context is not None and not self.memory:  # the header does not say it, but llama.cpp knows
+            lib.llama_free(self._context)
+            self._context, self._plan = None, replace(plan, causal=False)
+            self.info = replace(self.info, can_generate=False)
+        if plan.pooling is not None:
+            limit = self.max_rows if self._plan.causal else self.micro_batch
+            self._embedder = Embedder(model, self._plan, self.abort, limit=limit, n_ctx=self.n_ctx)
 
     @property
     def context(self) -> int:
-        """The llama_context pointer."""
+        """The llama_context pointer. Raises Closed; Unsupported for an encoder, which has none."""
         if self._context is None:
-            raise Closed("this model was closed")
+            if self._model is None:
+                raise Closed("this model was closed")
+            raise Unsupported(
+                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
+                "model.embed gives its vectors"
+            )
         return self._context
 
     @property
@@ -125,6 +154,7 @@ class LlamaBackend(Backend):
     def forward(self, steps: list[Step]) -> list[Rows | None]:
         context = self.context
         batch, lib = self._batch, self._lib
+        self._check(steps)
         outputs = batch.fill(steps)
         rows = sum(count for _first, count in outputs)
         if rows > self.max_rows:  # llama.cpp would abort the process
@@ -149,7 +179,11 @@ class LlamaBackend(Backend):
         raise BackendFailed(f"llama.cpp failed on a pass over {batch.struct.n_tokens} tokens: {why}")
 
     def embed(self, batches: list[list[int]]) -> Rows:
-        raise Unsupported(f"{self.info.name}: embeddings are not available for GGUF models yet")
+        if self._model is None:
+            raise Closed("this model was closed")
+        if self._embedder is None:
+            raise Unsupported(f"{self.info.path} does not say how to pool a vector from its tokens (pooling_type)")
+        return self._embedder.embed(batches)
 
     def interrupt(self) -> None:
         self.abort.set()
@@ -160,11 +194,32 @@ class LlamaBackend(Backend):
         if self._context is not None:
             self._lib.llama_free(self._context)
             self._context = None
+        if self._embedder is not None:
+            self._embedder.close()
         self._batch.free()
         self._rows.clear()
         if self._model is not None:
             self._lib.llama_model_free(self._model)
             self._model = None
+
+    def _check(self, steps: list[Step]) -> None:
+        """Every step is of an open sequence of this model that has room: a pass that is refused changes nothing."""
+        ids: set[int] = set()
+        for step in steps:
+            sequence, tokens = step.sequence, step.tokens
+            if not isinstance(sequence, LlamaSequence):
+                raise BackendFailed("a pass holds a sequence of another backend")
+            sequence.check_open()
+            if self._sequences.get(sequence.id) is not sequence or sequence.id in ids:
+                raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
+            ids.add(sequence.id)
+            needed = sequence.length + len(tokens)
+            if needed > self.n_ctx:
+                message = f"{needed} tokens do not fit the context of {self.n_ctx}"
+                raise ContextOverflow(message, needed=needed, n_ctx=self.n_ctx)
+            if tokens and not (min(tokens) >= 0 and max(tokens) < self.info.n_vocab):
+                bad = next(token for token in tokens if not 0 <= token < self.info.n_vocab)
+                raise InvalidParameter(f"token {bad} is outside the vocabulary of {self.info.n_vocab}")
 
     def _view(self, context: int, first: int, count: int) -> Rows:
         """Logits rows [first, first + count) of the pass as an array over llama.cpp's own memory."""
@@ -182,30 +237,11 @@ class LlamaBackend(Backend):
     # The pool of KV cells
 
     def _new_context(self, cells: int) -> int:
-        lib, plan = self._lib, self._plan
-        p = lib.llama_context_default_params()
-        p.n_ctx = cells
-        p.n_batch = p.n_ubatch = self.micro_batch
-        p.n_seq_max = self.max_sequences + 1
-        p.n_outputs_max = max(self.max_rows, p.n_seq_max)
-        p.n_threads = p.n_threads_batch = self.threads
-        p.flash_attn_type = plan.flash_attention
-        kv_type = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}[plan.params.kv_type]
-        p.type_k = p.type_v = kv_type
-        p.kv_unified = True
-        p.swa_full = True
-        p.no_perf = True
-        p.abort_callback = ctypes.cast(self.abort.callback, lib.ggml_abort_callback)
-        p.abort_callback_data = self.abort.data
-        with library.capture_log() as lines:
-            context = lib.llama_init_from_model(self._model, p)
-        if not context:
-            why = reason(lines) or "llama.cpp gave no reason"
-            message = f"{self.info.path}: no context of {cells} tokens: {why}"
-            if "alloc" in why:
-                raise NotEnoughMemory(f"{message}; ask for a smaller ctx")
-            raise ModelLoadError(message)
-        return int(context)
+        assert self._model is not None  # the callers have a context, or are making the first one
+        sequences = self.max_sequences + 1
+        p = context_params(self._plan, self.abort, cells=cells, tokens=self.micro_batch, sequences=sequences)
+        p.n_outputs_max = max(self.max_rows, sequences)
+        return new_context(self._model, p, self.info.path)
 
     def make_room(self, tokens: int) -> None:
         """llama.cpp had no room for `tokens` more: grow, unless room is not what was missing."""
@@ -253,61 +289,6 @@ class LlamaBackend(Backend):
             sequence.length = 0
             sequence.load(blocks)
         return not lost
-
-
-class _Batch:
-    """A llama_batch with numpy views over its arrays, filled anew for every pass."""
-
-    def __init__(self, lib: Any, size: int) -> None:
-        self._lib = lib
-        self.struct = lib.llama_batch_init(size, 0, 1)
-        view = np.ctypeslib.as_array
-        self._token = view(self.struct.token, (size,))  # (size,) int32
-        self._pos = view(self.struct.pos, (size,))  # (size,) int32
-        self._wanted = view(self.struct.logits, (size,))  # (size,) int8
-        self._size = size
-        view(self.struct.n_seq_id, (size,))[:] = 1
-        # llama.cpp reads seq_id through one pointer per token; we point them all into one flat array.
-        self._seq = np.zeros(size, np.int32)
-        pointers = view(ctypes.cast(self.struct.seq_id, ctypes.POINTER(ctypes.c_size_t)), (size,))
-        self._own_pointers = pointers.copy()
-        self._pointers = pointers
-        pointers[:] = self._seq.ctypes.data + 4 * np.arange(size)
-        self._freed = False
-
-    def fill(self, steps: list[Step]) -> list[tuple[int, int]]:
-        """Write the tokens of all steps; per step the batch index of its first wanted row and how many."""
-        outputs: list[tuple[int, int]] = []
-        at = 0
-        for step in steps:
-            sequence, n = step.sequence, len(step.tokens)
-            sequence.check_open()  # type: ignore[attr-defined]
-            stop = at + n
-            if not 0 < n <= self._size - at:
-                raise BackendFailed(f"a pass holds 1 to {self._size} tokens, not {stop if n else 0}")
-            start = sequence.length
-            if n == 1:
-                self._token[at] = step.tokens[0]
-                self._pos[at] = start
-            else:
-                self._token[at:stop] = step.tokens
-                self._pos[at:stop] = np.arange(start, start + n, dtype=np.int32)
-            self._seq[at:stop] = sequence.id  # type: ignore[attr-defined]
-            self._wanted[at:stop] = step.logits == "all"
-            if step.logits == "last":
-                self._wanted[stop - 1] = 1
-                outputs.append((stop - 1, 1))
-            else:
-                outputs.append((at, n if step.logits == "all" else 0))
-            at = stop
-        self.struct.n_tokens = at
-        return outputs
-
-    def free(self) -> None:
-        if not self._freed:
-            self._freed = True
-            self._pointers[:] = self._own_pointers
-            self._lib.llama_batch_free(self.struct)
 
 
 def _address_of_row(lib: Any) -> Any:

@@ -13,11 +13,13 @@ from edgellm.backends.base import ModelInfo
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.gguf import GGUFFile
 
+POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type, as far as it makes one vector of a text
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}  # bytes per element
+KV_TYPE = "f16"  # where nobody asks
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
-def model_info(file: GGUFFile, kv_type: str = "f16") -> ModelInfo:
+def model_info(file: GGUFFile, kv_type: str | None = None) -> ModelInfo:
     """What the header of `file` says. Raises InvalidModelFile when it does not describe a model."""
     arch = str(file.get("general.architecture", str, ""))
     if not arch:
@@ -30,6 +32,7 @@ def model_info(file: GGUFFile, kv_type: str = "f16") -> ModelInfo:
     head_size = n_embd // n_head if n_head else 0
     key = int(file.get(f"{arch}.attention.key_length", int, head_size))
     value = int(file.get(f"{arch}.attention.value_length", int, head_size))
+    kv_bytes = int(sum(kv_heads) * (key + value) * KV_BYTES[kv_type or KV_TYPE]) if is_causal(file) else 0
     types: dict[str, int] = defaultdict(int)
     for tensor in file.tensors.values():
         types[tensor.type.name] += tensor.nbytes
@@ -53,13 +56,25 @@ def model_info(file: GGUFFile, kv_type: str = "f16") -> ModelInfo:
         bits_per_weight=8 * weight_bytes / n_params if n_params else 0.0,
         quantization=_quantization(file),
         tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
-        kv_bytes_per_token=int(sum(kv_heads) * (key + value) * KV_BYTES[kv_type]),
+        kv_bytes_per_token=kv_bytes,
         fingerprint=file.fingerprint,
         bos_id=_token_id(file, "bos"),
         eos_id=_token_id(file, "eos"),
         chat_template=template if isinstance(template, str) else None,
         license=_license(file),
+        can_embed=pooling(file) is not None,
+        can_generate=is_causal(file),
     )
+
+
+def is_causal(file: GGUFFile) -> bool:
+    """False for an encoder, whose tokens attend to those behind them: it gives vectors and continues no text."""
+    return bool(file.get(f"{file.metadata['general.architecture']}.attention.causal", bool, True))
+
+
+def pooling(file: GGUFFile) -> str | None:
+    """How the rows of a text's tokens become one vector: "mean", "cls" or "last"; None: the file does not say."""
+    return POOLINGS.get(file.get(f"{file.metadata['general.architecture']}.pooling_type", int, 0))
 
 
 def stop_candidates(file: GGUFFile) -> list[int]:

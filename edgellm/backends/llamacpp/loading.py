@@ -10,7 +10,7 @@ from edgellm import machine
 from edgellm.backends.base import DEFAULT_CTX, SMALLEST_CTX, ModelInfo, context_that_fits, memory_needed
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.gpu import gpu_layers
-from edgellm.backends.llamacpp.info import model_info, stop_candidates
+from edgellm.backends.llamacpp.info import is_causal, model_info, pooling, stop_candidates
 from edgellm.errors import InvalidModelFile, InvalidParameter, NotEnoughMemory
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
@@ -22,7 +22,10 @@ SHARED_CONTEXTS = 4  # the pool that all sequences share holds at most this many
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens)."""
+    """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens).
+
+    causal: it can continue a text. pooling: how it makes a vector of one, "mean", "cls" or "last"; None: it does not.
+    """
 
     path: Path  # of the first shard
     info: ModelInfo
@@ -33,6 +36,8 @@ class Plan:
     threads: int
     gpu_layers: int
     flash_attention: int
+    causal: bool
+    pooling: str | None
 
 
 def plan(file: GGUFFile, params: LoadParams) -> Plan:
@@ -61,6 +66,8 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         gpu_layers=layers,
         flash_attention=flash,
+        causal=is_causal(file),
+        pooling=pooling(file),
     )
 
 

@@ -36,7 +36,7 @@ class LlamaTokenizer(Tokenizer):
             room = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        key = token if special else ~token
+        key = 2 * token + special  # of its own for every number, also for one outside the vocabulary
         cached = self._pieces.get(key)
         if cached is None:
             cached = self._pieces[key] = self._piece(token, special)

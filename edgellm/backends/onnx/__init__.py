@@ -1,0 +1,47 @@
+"""ONNX models through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellm.backends.base import ModelInfo
+from edgellm.params import LoadParams
+
+if TYPE_CHECKING:
+    from edgellm.backends.onnx.backend import OnnxBackend
+
+Progress = Callable[[float], None]
+
+
+def open_onnx(path: Path, params: LoadParams, progress: Progress | None = None) -> OnnxBackend:
+    """Open a folder with an ONNX model, or the .onnx file itself. ONNX Runtime tells nothing while it loads: `progress`
+    is called with 0 and 1 alone; an exception it raises stops the load.
+
+    Raises ModelNotFound, InvalidModelFile, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.
+    """
+    from edgellm.backends.onnx import folder, loading
+    from edgellm.backends.onnx.backend import OnnxBackend
+
+    report = progress or (lambda share: None)
+    report(0.0)
+    found = folder.find(path)
+    plan = loading.plan(found, params)
+    backend = OnnxBackend(plan, loading.session(plan))
+    try:
+        report(1.0)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def inspect_onnx(path: Path) -> ModelInfo:
+    """What the files of a model say, without loading it.
+
+    Raises ModelNotFound, InvalidModelFile, UnsupportedArchitecture, Unsupported.
+    """
+    from edgellm.backends.onnx import folder, loading
+
+    return loading.describe(folder.find(path))[0]

@@ -1,0 +1,340 @@
+"""OnnxBackend: one ONNX graph in ONNX Runtime.
+
+A pass (`forward`) is one or more runs of the session: sequences that each get one token share a run where the graph
+takes them side by side, every prompt is a run of its own. Lengths change when the whole pass is computed.
+
+    input_ids (b, s)   attention_mask (b, longest)   position_ids (b, s)   past (b, heads, …, size)   keep (1,)
+                                        │ session, bound to memory of ours
+    logits (b, rows, n_vocab) float32 or float16                       present (b, heads, …, size)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import machine
+from edgellm.backends.base import Backend, Rows, Step
+from edgellm.backends.onnx import library
+from edgellm.backends.onnx.cells import Cells, Copied, Shared
+from edgellm.backends.onnx.loading import Plan
+from edgellm.backends.onnx.sequence import OnnxSequence
+from edgellm.errors import (
+    BackendFailed,
+    Busy,
+    Closed,
+    ContextOverflow,
+    Interrupted,
+    InvalidParameter,
+    Unsupported,
+)
+from edgellm.formats.onnx_graph import DATA_TYPES
+
+log = logging.getLogger("edgellm.onnx")
+
+MAX_SEQUENCES = 8
+MAX_ROW_BYTES = 64 << 20  # logits rows of one pass that are asked for
+MAX_UNASKED_BYTES = 256 << 20  # logits rows of one pass where the graph gives all, asked for or not
+INT32, FLOAT16 = DATA_TYPES["INT32"], DATA_TYPES["FLOAT16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run: steps of equally many tokens. `at` are their places among the steps of the pass."""
+
+    at: list[int]
+    sequences: list[OnnxSequence]
+    tokens: list[list[int]]
+    keep: int  # rows of logits that the graph gives per sequence
+
+
+class OnnxBackend(Backend):
+    """See `edgellm.backends.base.Backend`. Made by `edgellm.backends.onnx.open_onnx`."""
+
+    name = "onnx"
+
+    def __init__(self, plan: Plan, session: Any) -> None:
+        self._session = session
+        self._plan, self._roles = plan, plan.roles
+        self.info = plan.info
+        self.tokenizer = plan.tokenizer
+        self.threads = plan.threads
+        self.n_ctx = self.window = plan.n_ctx
+        self.max_sequences = MAX_SEQUENCES
+        self.provider = session.get_providers()[0]
+        row = 4 * self.info.n_vocab
+        self.micro_batch = min(plan.params.micro_batch, -(-plan.n_ctx // 4) * 4)
+        if self._roles.rows == "all":
+            self.micro_batch = max(16, min(self.micro_batch, MAX_UNASKED_BYTES // row // 4 * 4))
+        self.max_rows = max(8, min(self.micro_batch, MAX_ROW_BYTES // row))
+        self.state_key = self._state_key()
+        if self._roles.shared:
+            self.cells: Cells = Shared(self._roles.kept, MAX_SEQUENCES, plan.n_ctx, plan.max_cells)
+        else:
+            self.cells = Copied(self._roles.kept, plan.n_ctx, plan.max_cells)
+        self._sequences: set[OnnxSequence] = set()
+        self._ones = np.ones(plan.n_ctx, np.int64)
+        self._logits: NDArray[np.generic] = np.empty(0, self._dtype(self._roles.output))
+        self._lock = threading.Lock()  # guards the two below
+        self._interrupted = False
+        self._running: Any = None  # RunOptions of the pass in flight
+
+    def _state_key(self) -> str:
+        build = f"{library.distribution()[1]} {library.load_library().get_build_info()}"
+        features = hashlib.blake2b(" ".join(sorted(machine.cpu_features())).encode(), digest_size=8).hexdigest()
+        layout = "shared" if self._roles.shared else "copied"
+        return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features))
+
+    # Sequences
+
+    def new_sequence(self, expected: int = 0) -> OnnxSequence:
+        self._check_open()
+        if not self._roles.decodes:
+            raise Unsupported(f"{self.info.name} gives embeddings and no text: use embed()")
+        if len(self._sequences) >= self.max_sequences:
+            raise Busy(f"{self.max_sequences} sequences are open in {self.info.name}; close one first")
+        sequence = OnnxSequence(self)
+        self.cells.open(sequence)
+        self._sequences.add(sequence)
+        try:
+            self.cells.reserve(sequence, min(expected, self.n_ctx))
+        except BaseException:
+            sequence.close()
+            raise
+        return sequence
+
+    def release(self, sequence: OnnxSequence) -> None:
+        """Take a sequence's cells back."""
+        if sequence in self._sequences:
+            self._sequences.remove(sequence)
+            self.cells.close(sequence)
+
+    # Passes
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        session = self._check_open()
+        sequences = self._check(steps)
+        for step, sequence in zip(steps, sequences, strict=True):
+            self.cells.reserve(sequence, sequence.length + len(step.tokens))
+        runs = self._runs(sequences, steps)
+        sizes = [len(run.sequences) * run.keep * self.info.n_vocab for run in runs]
+        if sum(sizes) > self._logits.size:
+            self._logits = np.empty(sum(sizes), self._logits.dtype)
+        results: list[Rows | None] = [None] * len(steps)
+        with self._pass() as options:
+            used = 0
+            for run, size in zip(runs, sizes, strict=True):
+                logits = self._logits[used : used + size].reshape(len(run.sequences), run.keep, self.info.n_vocab)
+                used += size
+                self._run(session, options, run, logits)
+                for at, rows in zip(run.at, logits, strict=True):
+                    results[at] = _wanted(rows, steps[at])
+        for step, sequence in zip(steps, sequences, strict=True):
+            self.cells.commit(sequence, len(step.tokens))
+            sequence.length += len(step.tokens)
+        return results
+
+    def embed(self, batches: list[list[int]]) -> Rows:
+        session, pooling = self._check_open(), self._plan.pooling
+        if pooling is None:
+            raise Unsupported(f"{self.info.name} gives no embeddings; load an embedding model")
+        for tokens in batches:
+            self._check_tokens(tokens)
+            if len(tokens) > self.n_ctx:
+                message = f"a text of {len(tokens)} tokens does not fit the {self.n_ctx} that {self.info.name} reads"
+                raise ContextOverflow(message, needed=len(tokens), n_ctx=self.n_ctx)
+        vectors: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(batches)
+        with self._pass() as options:
+            for group in self._groups(batches):
+                lengths = np.array([len(batches[at]) for at in group], np.int64)
+                mask = np.arange(lengths.max()) < lengths[:, None]
+                ids = np.zeros(mask.shape, np.int64)
+                ids[mask] = np.concatenate([batches[at] for at in group])
+                found = self._hidden(session, options, ids, mask)
+                for at, vector in zip(group, pooling(found.astype(np.float32, copy=False), lengths), strict=True):
+                    vectors[at] = vector
+        return np.stack(vectors) if vectors else np.zeros((0, self.info.n_embd), np.float32)
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._interrupted = True
+            if self._running is not None:
+                self._running.terminate = True
+
+    def close(self) -> None:
+        for sequence in list(self._sequences):
+            sequence.close()
+        if self._session is not None:
+            self._session = None
+            del self.cells, self._logits  # with them go the bindings, which hold the session
+
+    # One run
+
+    def _run(self, session: Any, options: Any, run: _Run, logits: NDArray[np.generic]) -> None:
+        """Run the session: the cells and `logits` (sequences, rows, n_vocab) are written."""
+        roles, count, tokens = self._roles, len(run.sequences), len(run.tokens[0])
+        binding = self.cells.bind(session, run.sequences, tokens)
+        lengths = np.array([sequence.length for sequence in run.sequences], np.int64)
+        longest = int(lengths.max()) + tokens
+        ids = np.array(run.tokens, np.int64)
+        if count == 1:
+            mask = self._ones[:longest].reshape(1, -1)
+        else:
+            mask = (np.arange(longest) < (lengths + tokens)[:, None]).astype(np.int64)
+        positions = lengths[:, None] + np.arange(tokens)
+        keep = np.array([run.keep], np.int64)
+        alive = []  # what is bound by address, until the run is over
+        fed = ((roles.ids, ids), (roles.mask, mask), (roles.positions, positions), (roles.keep, keep))
+        for name, values in (*fed, (roles.token_types, np.zeros_like(ids))):
+            if name is not None:
+                kind = roles.types[name]
+                array = np.ascontiguousarray(values, np.int32 if kind == INT32 else np.int64)
+                alive.append(array)
+                binding.bind_input(name, "cpu", 0, kind, array.shape, array.ctypes.data)
+        binding.bind_output(roles.output, "cpu", 0, roles.types[roles.output], logits.shape, logits.ctypes.data)
+        try:
+            session.run_with_iobinding(binding, options)
+        except Exception as error:
+            if not self._interrupted:
+                count_all = count * tokens
+                raise BackendFailed(f"ONNX Runtime failed on a pass over {count_all} tokens: {error}") from error
+        if self._interrupted:
+            self._clear()
+            raise Interrupted("the pass was interrupted")
+
+    def _hidden(self, session: Any, options: Any, ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[Any]:
+        """The encoder's output for token ids and their mask, both (n, tokens)."""
+        roles = self._roles
+        values = {
+            roles.ids: ids,
+            roles.mask: mask,
+            roles.token_types: np.zeros_like(ids),
+            roles.positions: np.broadcast_to(np.arange(ids.shape[1]), ids.shape),
+        }
+        feed = {
+            name: np.ascontiguousarray(value, np.int32 if roles.types[name] == INT32 else np.int64)
+            for name, value in values.items()
+            if name is not None
+        }
+        try:
+            found: NDArray[Any] = session.run([roles.output], feed, options)[0]
+        except Exception as error:
+            if not self._interrupted:
+                raise BackendFailed(f"ONNX Runtime failed on {ids.size} tokens: {error}") from error
+        if self._interrupted:
+            self._clear()
+            raise Interrupted("the pass was interrupted")
+        return found
+
+    @contextmanager
+    def _pass(self) -> Iterator[Any]:
+        """Fresh RunOptions, which `interrupt` reaches inside the block. Raises Interrupted if it was called before."""
+        with self._lock:
+            if self._interrupted:
+                self._interrupted = False
+                raise Interrupted("the pass was interrupted")
+            options = self._running = library.load_library().RunOptions()
+        options.log_severity_level = library.FATAL
+        try:
+            yield options
+        finally:
+            with self._lock:
+                self._running = None
+
+    def _clear(self) -> None:
+        with self._lock:
+            self._interrupted = False
+
+    # Preparation
+
+    def _runs(self, sequences: list[OnnxSequence], steps: list[Step]) -> list[_Run]:
+        """Steps of one token side by side, as many as the graph takes; each of the others alone."""
+        single = [at for at, step in enumerate(steps) if len(step.tokens) == 1]
+        single.sort(key=lambda at: sequences[at].row)
+        width = self.cells.together
+        groups = [single[at : at + width] for at in range(0, len(single), width)]
+        groups += [[at] for at, step in enumerate(steps) if len(step.tokens) > 1]
+        return [
+            _Run(group, [sequences[at] for at in group], [steps[at].tokens for at in group], self._keep(steps, group))
+            for group in groups
+        ]
+
+    def _keep(self, steps: list[Step], group: list[int]) -> int:
+        """Rows of logits that the graph gives for each sequence of a run."""
+        tokens = len(steps[group[0]].tokens)
+        if self._roles.rows == "all":
+            return tokens
+        wanted = tokens if any(steps[at].logits == "all" for at in group) else 1
+        if self._roles.rows == "last" and wanted > 1:
+            raise Unsupported(f"{self.info.name}: the graph gives the last row of logits alone; export it with all")
+        return wanted
+
+    def _check(self, steps: list[Step]) -> list[OnnxSequence]:
+        """The sequences of the steps, which are all valid: a pass that is refused changes nothing."""
+        sequences: list[OnnxSequence] = []
+        for step in steps:
+            sequence = step.sequence
+            if not isinstance(sequence, OnnxSequence):
+                raise BackendFailed("a pass holds a sequence of another backend")
+            sequence.check_open()
+            if sequence not in self._sequences or sequence in sequences:
+                raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
+            self._check_tokens(step.tokens)
+            needed = sequence.length + len(step.tokens)
+            if needed > self.n_ctx:
+                message = f"{needed} tokens do not fit the context of {self.n_ctx}"
+                raise ContextOverflow(message, needed=needed, n_ctx=self.n_ctx)
+            sequences.append(sequence)
+        count = sum(len(step.tokens) for step in steps)
+        if not 1 <= count <= self.micro_batch:
+            raise BackendFailed(f"a pass holds 1 to {self.micro_batch} tokens, not {count}")
+        rows = sum(len(step.tokens) if step.logits == "all" else step.logits == "last" for step in steps)
+        if rows > self.max_rows:
+            raise BackendFailed(f"a pass gives at most {self.max_rows} rows of logits, not {rows}")
+        return sequences
+
+    def _check_tokens(self, tokens: list[int]) -> None:
+        if not tokens:
+            raise BackendFailed("a pass holds no tokens for one of its sequences")
+        bad = next((token for token in tokens if not 0 <= token < self.info.n_vocab), None)
+        if bad is not None:
+            raise InvalidParameter(f"token {bad} is outside the vocabulary of {self.info.n_vocab}")
+
+    def _groups(self, batches: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Indices of texts that are embedded in one run: of about the same length, at most `micro_batch` tokens with
+        their padding. One by one where a text's vector would depend on the others."""
+        group: list[int] = []
+        for at in sorted(range(len(batches)), key=lambda at: len(batches[at])):
+            full = (len(group) + 1) * len(batches[at]) > self.micro_batch
+            if group and (full or self._plan.mixes_batches):
+                yield group
+                group = []
+            group.append(at)
+        if group:
+            yield group
+
+    def _check_open(self) -> Any:
+        if self._session is None:
+            raise Closed("this model was closed")
+        return self._session
+
+    def _dtype(self, name: str) -> type[np.generic]:
+        return np.float16 if self._roles.types[name] == FLOAT16 else np.float32
+
+
+def _wanted(rows: NDArray[np.generic], step: Step) -> Rows | None:
+    """The rows that a step asks for out of those (rows, n_vocab) that the graph gave."""
+    if step.logits == "none":
+        return None
+    chosen = rows if step.logits == "all" else rows[-1:]
+    wanted: Rows = chosen.astype(np.float32, copy=False)
+    wanted.flags.writeable = False
+    return wanted

@@ -1,0 +1,137 @@
+"""ModelFolder: which files make up an ONNX model, and what the ones beside the graph say.
+
+    config.json  generation_config.json          Hugging Face's
+    tokenizer.json  tokenizer_config.json  chat_template.jinja
+    genai_config.json                            onnxruntime-genai's: names of files, inputs and outputs
+    modules.json  1_Pooling/config.json          sentence-transformers': how token vectors become one
+    model.onnx  onnx/model_q4.onnx …             graphs, each with its data beside it
+
+None of them may lie outside the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.formats.confined import path_in
+from edgellm.formats.strict_json import parse_object
+
+MAX_JSON = 16 << 20  # bytes of a configuration
+DTYPES = {"fp32": "", "q8": "_quantized"}  # transformers.js: what a dtype adds to the name, else _DTYPE
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """root: the folder of the configuration. model: the .onnx file, in it or in its folder `onnx`. The mappings are {}
+    where their file is missing; genai is the object `model` of genai_config.json."""
+
+    root: Path
+    model: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    genai: Mapping[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> Path | None:
+        """A file of the folder, None if it is not there. Raises InvalidModelFile for one that lies elsewhere."""
+        path = path_in(self.root, name)
+        return path if path.is_file() else None
+
+    def text(self, name: str) -> str | None:
+        """The text of a small file, None if it is not there. Raises InvalidModelFile."""
+        raw = _raw(self.root, name)
+        try:
+            return None if raw is None else raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InvalidModelFile(f"{self.root / name}: not UTF-8: {error}; fetch or write the file again") from None
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file, {} if it is not there. Raises InvalidModelFile."""
+        return _json(self.root, name)
+
+
+def find(path: Path) -> ModelFolder:
+    """The model of a folder, or of a .onnx file whose folder (or the one above `onnx`) has its configuration.
+
+    Raises ModelNotFound, InvalidModelFile, Unsupported when the folder holds several and does not say which.
+    """
+    if path.is_dir():
+        root = path
+    elif path.is_file():
+        above = path.absolute().parent
+        known = any((above / name).is_file() for name in ("config.json", "genai_config.json"))
+        root = above.parent if above.name == "onnx" and not known else above
+    else:
+        raise ModelNotFound(f"{path}: no such file or folder")
+    config, genai = _json(root, "config.json"), _object(_json(root, "genai_config.json").get("model"))
+    model = _choose(root, config, genai) if path.is_dir() else path
+    return ModelFolder(
+        root=root,
+        model=model,
+        config=config,
+        generation=_json(root, "generation_config.json"),
+        tokenizer_config=_json(root, "tokenizer_config.json"),
+        genai=genai,
+    )
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a folder has a .onnx file where `find` looks."""
+    return bool(_graphs(path))
+
+
+def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> Path:
+    """genai_config.json's file, else the one of transformers.js's dtype, else the only one."""
+    named = _object(genai.get("decoder")).get("filename")
+    if isinstance(named, str):
+        model = path_in(root, named)
+        if not model.is_file():
+            raise ModelNotFound(f"{model}: genai_config.json names this file, and it is missing")
+        return model
+    graphs = _graphs(root)
+    if not graphs:
+        raise ModelNotFound(f"{root}: no .onnx file here or in its folder onnx")
+    dtype = _object(config.get("transformers.js_config")).get("dtype")
+    if isinstance(dtype, Mapping):
+        dtype = dtype.get("model")
+    if isinstance(dtype, str):
+        wanted = f"model{DTYPES.get(dtype, f'_{dtype}')}.onnx"
+        if found := [graph for graph in graphs if graph.name == wanted]:
+            return found[0]
+    if len(graphs) > 1:
+        names = ", ".join(graph.relative_to(root).as_posix() for graph in graphs[:20])
+        raise Unsupported(f"{root}: several models, and no word on which one to run; give one as the path: {names}")
+    return graphs[0]
+
+
+def _graphs(root: Path) -> list[Path]:
+    """Every .onnx file of the folder and of its folder onnx, in the order of their names. Raises InvalidModelFile."""
+    found = [*sorted(root.glob("*.onnx")), *sorted((root / "onnx").glob("*.onnx"))]
+    return [path for path in found if path_in(root, path.relative_to(root).as_posix()).is_file()]
+
+
+def _json(root: Path, name: str) -> dict[str, Any]:
+    raw = _raw(root, name)
+    return {} if raw is None else parse_object(raw, str(root / name))
+
+
+def _raw(root: Path, name: str) -> bytes | None:
+    path = path_in(root, name)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_JSON:
+        raise InvalidModelFile(f"{path}: more than {MAX_JSON >> 20} MiB; this is no configuration")
+    return raw
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

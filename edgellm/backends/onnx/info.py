@@ -1,0 +1,178 @@
+"""ModelInfo of an ONNX folder, from the graph and the configurations beside it, without loading the model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from edgellm.backends.base import ModelInfo
+from edgellm.backends.onnx.folder import ModelFolder
+from edgellm.backends.onnx.graph import Roles, all_nodes
+from edgellm.errors import InvalidModelFile
+from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
+from edgellm.tokenizers import TextTokenizer
+
+LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
+BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
+ENDS = (
+    "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|call|>",
+    "<end_of_turn>", "<turn|>", "<end_of_utterance>", "<EOT>", "<eos>", "</s>",
+)  # fmt: skip
+"""Control tokens that end an answer whatever a configuration says: texts that mean nothing else in any vocabulary. As
+llama.cpp does it, so that a model ends alike in both formats."""
+SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to have been trained for
+
+
+def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: TextTokenizer) -> ModelInfo:
+    """What is known of the model. Raises InvalidModelFile."""
+    config, genai = folder.config, folder.genai
+    decoder = genai.get("decoder")
+    sources = (config, genai, decoder if isinstance(decoder, Mapping) else {})
+    n_params, types = _weights(file.graph)
+    stored = sum(types.values())
+    n_ctx = _first(sources, "max_position_embeddings", "n_positions", "context_length") or SHORTEST_TRAINED
+    n_embd = _first(sources, "hidden_size", "n_embd") or 0
+    n_head = _first(sources, "num_attention_heads", "n_head") or 0
+    bos, eos = (_first_id(folder, f"{name}_token_id") for name in ("bos", "eos"))
+    per_token = sum(each.heads * each.size * np.dtype(NUMPY[each.dtype]).itemsize for each in roles.kept)
+    if roles.decodes and n_embd == 0:
+        n_embd = n_head * roles.kept[0].size
+    license_ = config.get("license")
+    return ModelInfo(
+        path=str(folder.root if folder.model.parent in (folder.root, folder.root / "onnx") else folder.model),
+        format="onnx",
+        architecture=str(genai.get("type") if not config.get("model_type") else config["model_type"] or "unknown"),
+        name=_name(folder),
+        n_vocab=roles.n_vocab or _first(sources, "vocab_size") or tokenizer.n_vocab,
+        n_ctx_train=min(n_ctx, roles.max_tokens or n_ctx),
+        n_embd=n_embd,
+        n_layer=len(roles.kept) // 2 or _first(sources, "num_hidden_layers", "n_layer") or 0,
+        n_head=n_head,
+        n_ff=_first(sources, "intermediate_size", "n_inner") or 4 * n_embd,
+        n_params=n_params,
+        file_bytes=sum(path.stat().st_size for path in (file.path, *file.data_paths)),
+        bits_per_weight=8 * stored / n_params if n_params else 0.0,
+        quantization=max(types, key=lambda name: types[name], default="none"),
+        tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
+        kv_bytes_per_token=per_token,
+        fingerprint=_fingerprint(file, folder),
+        stop_ids=_stop_ids(folder, tokenizer) if roles.decodes else frozenset(),
+        bos_id=tokenizer.bos_id if tokenizer.bos_id is not None else bos,
+        eos_id=tokenizer.eos_id if tokenizer.eos_id is not None else eos,
+        chat_template=_chat_template(folder),
+        license=license_ if isinstance(license_, str) else None,
+        can_truncate=roles.decodes,
+        can_fork=roles.decodes,
+        can_embed=not roles.decodes,
+        can_generate=roles.decodes,
+    )
+
+
+def _weights(graph: Graph) -> tuple[int, dict[str, int]]:
+    """The number of weights, and the bytes by type of storage. Constants and rotary tables are not weights; scales and
+    zero points count with the weights that they belong to."""
+    blockwise: dict[str, tuple[str, int]] = {}  # of an initializer: the label and how many weights a byte holds
+    parts: dict[str, str] = {}  # scales and zero points: the label
+    aside: set[str] = set()
+    for node in all_nodes(graph):
+        if node.op in BLOCKWISE:
+            weights, *rest = (node.inputs[at] if at < len(node.inputs) else "" for at in BLOCKWISE[node.op])
+            bits = _attribute(node, "bits", 4)
+            label = f"INT{bits}/{_attribute(node, 'block_size', 0)}"
+            blockwise[weights] = label, 8 // max(1, bits)
+            parts |= dict.fromkeys(filter(None, rest), label)
+        elif node.op == "GroupQueryAttention":
+            aside.update(node.inputs[7:9])
+    n_params, types = 0, defaultdict[str, int](int)
+    for each in graph.initializers:
+        if each.name in aside or each.dtype in ("INT64", "INT32", "BOOL") or not each.shape:
+            continue
+        if each.name in blockwise:
+            label, per_byte = blockwise[each.name]
+            n_params += math.prod(each.shape) * (per_byte if WIDTH.get(each.dtype) == 1 else 1)
+        elif each.name in parts:
+            label = parts[each.name]
+        else:
+            label = LABELS.get(each.dtype, each.dtype)
+            n_params += math.prod(each.shape)
+        types[label] += each.nbytes
+    return n_params, types
+
+
+def _attribute(node: Node, name: str, default: int) -> int:
+    value = node.attributes.get(name, default)
+    return value if isinstance(value, int) else default
+
+
+def _fingerprint(file: ONNXFile, folder: ModelFolder) -> str:
+    """The graph, its weights and its tokenizer."""
+    digest = hashlib.blake2b(file.fingerprint.encode(), digest_size=16)
+    path = folder.file("tokenizer.json")
+    if path is not None:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _stop_ids(folder: ModelFolder, tokenizer: TextTokenizer) -> frozenset[int]:
+    """What the configurations name, and what ENDS has."""
+    controls = tokenizer.controls
+    found = [controls[text] for text in ENDS if text in controls]
+    found += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    for source in (folder.generation, folder.config, folder.genai):
+        value = source.get("eos_token_id")
+        found += [int(token) for token in (value if isinstance(value, list) else [value]) if _is_count(token)]
+    return frozenset(found)
+
+
+def _chat_template(folder: ModelFolder) -> str | None:
+    """chat_template.jinja, else the one in tokenizer_config.json (the one named default where there are several)."""
+    text = folder.text("chat_template.jinja")
+    if text is not None:
+        return text
+    value = folder.tokenizer_config.get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _name(folder: ModelFolder) -> str:
+    """What the model was published as, else the name of its folder."""
+    value = folder.config.get("_name_or_path")
+    if isinstance(value, str) and value.strip("/. \\"):
+        return Path(value.replace("\\", "/")).name
+    return folder.root.resolve().name
+
+
+def _first(sources: tuple[Mapping[str, Any], ...], *keys: str) -> int | None:
+    """The first positive whole number under one of the keys; a model of several parts has its own under text_config."""
+    for source in sources:
+        nested = source.get("text_config")
+        for place in (source, nested if isinstance(nested, Mapping) else {}):
+            for key in keys:
+                value = place.get(key)
+                if _is_count(value) and value:
+                    if value >= 2**31:
+                        raise InvalidModelFile(f"{key} is {value} in a configuration; that cannot be")
+                    return int(value)
+    return None
+
+
+def _first_id(folder: ModelFolder, key: str) -> int | None:
+    for source in (folder.generation, folder.config, folder.genai):
+        value = source.get(key)
+        first = value[0] if isinstance(value, list) and value else value
+        if _is_count(first):
+            return int(first)
+    return None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,153 @@
+"""What to load and how: files, context, memory, threads and provider, decided before ONNX Runtime sees the model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+from edgellm import machine
+from edgellm.backends.base import DEFAULT_CTX, SMALLEST_CTX, ModelInfo, context_that_fits, memory_needed
+from edgellm.backends.onnx import library
+from edgellm.backends.onnx.folder import ModelFolder
+from edgellm.backends.onnx.graph import Roles, roles
+from edgellm.backends.onnx.info import model_info
+from edgellm.backends.onnx.pooling import Pooling, pooling_of
+from edgellm.errors import EdgeLLMError, ModelLoadError, NotEnoughMemory, Unsupported, UnsupportedArchitecture
+from edgellm.formats.onnx import ONNXFile
+from edgellm.params import LoadParams
+from edgellm.tokenizers import TextTokenizer, open_tokenizer
+
+log = logging.getLogger("edgellm.onnx")
+
+SHARED_CONTEXTS = 4  # the KV cache of all sequences holds at most this many full contexts
+UNKNOWN_OPERATOR = ("is not a registered function/op", "Could not find an implementation", "No Op registered")
+OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens). providers: best
+    first. mixes_batches: what a text gives depends on the texts beside it in a batch."""
+
+    folder: ModelFolder
+    roles: Roles
+    info: ModelInfo
+    tokenizer: TextTokenizer
+    pooling: Pooling | None
+    params: LoadParams
+    n_ctx: int
+    max_cells: int
+    threads: int
+    providers: list[str]
+    mixes_batches: bool
+
+
+def describe(folder: ModelFolder) -> tuple[ModelInfo, Roles, TextTokenizer, bool]:
+    """What the files say, all of them checked: the graph's data lies in its folder and is whole. The last value: the
+    graph quantizes activations by what a whole batch holds.
+
+    Raises InvalidModelFile, UnsupportedArchitecture, Unsupported.
+    """
+    path = folder.file("tokenizer.json")
+    if path is None:
+        raise Unsupported(f"{folder.root}: no tokenizer.json, without which text cannot be read; export the model anew")
+    with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
+        found = roles(file.graph, folder.model, folder.config, folder.genai)
+        tokenizer = open_tokenizer(path, folder.tokenizer_config)
+        info = model_info(file, folder, found, tokenizer)
+        dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
+    tokenizer.widen(info.n_vocab)
+    return info, found, tokenizer, dynamic
+
+
+def plan(folder: ModelFolder, params: LoadParams) -> Plan:
+    """Decide. Raises NotEnoughMemory with the numbers, InvalidModelFile, UnsupportedArchitecture, Unsupported."""
+    info, found, tokenizer, dynamic = describe(folder)
+    if params.kv_type not in (None, found.kv_type):
+        has = f"the graph keeps {found.kv_type}" if found.kv_type else "the graph has no KV cache"
+        raise Unsupported(f"{info.path}: kv_type={params.kv_type!r}, but {has}; leave kv_type away, or export anew")
+    if params.flash_attention is not None:
+        raise Unsupported(f"{info.path}: ONNX Runtime chooses the kernel of attention; leave flash_attention away")
+    n_ctx, max_cells = _context(info, found, params)
+    providers, reason = library.providers(params.gpu_layers, found.kv_type)
+    log.info("%s runs on %s: %s", info.name, providers[0], reason)
+    return Plan(
+        folder=folder,
+        roles=found,
+        info=info,
+        tokenizer=tokenizer,
+        pooling=None if found.decodes else pooling_of(folder, pooled=found.output == "sentence_embedding"),
+        params=params,
+        n_ctx=n_ctx,
+        max_cells=max_cells,
+        threads=params.threads or machine.usable_cores(),
+        providers=providers,
+        mixes_batches=dynamic,
+    )
+
+
+def session(plan: Plan) -> Any:
+    """An InferenceSession. Where a GPU was chosen and fails, the CPU runs the model, unless a GPU was asked for.
+
+    Raises UnsupportedArchitecture for operators that ONNX Runtime does not have, NotEnoughMemory, ModelLoadError.
+    """
+    if plan.providers[0] != library.CPU and plan.params.gpu_layers == "auto":
+        try:
+            return _session(plan, plan.providers)
+        except EdgeLLMError as error:
+            log.warning("the CPU runs %s: %s failed: %s", plan.info.name, plan.providers[0], error)
+        return _session(plan, [library.CPU])
+    return _session(plan, plan.providers)
+
+
+def _session(plan: Plan, providers: list[str]) -> Any:
+    module = library.load_library()
+    options = module.SessionOptions()
+    options.intra_op_num_threads = plan.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = library.FATAL
+    options.enable_mem_pattern = False  # shapes change with every token: no pattern is ever used twice
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
+    try:
+        made = module.InferenceSession(str(plan.folder.model), options, providers=providers)
+    except Exception as error:
+        raise _load_error(plan, str(error)) from error
+    if made.get_providers()[0] != providers[0]:
+        raise ModelLoadError(f"{plan.folder.model}: ONNX Runtime could not use {providers[0]} on this machine")
+    return made
+
+
+def _load_error(plan: Plan, reason: str) -> EdgeLLMError:
+    model = plan.folder.model
+    if any(words in reason for words in UNKNOWN_OPERATOR):
+        return UnsupportedArchitecture(
+            f"{model}: {reason}. This ONNX Runtime does not have an operator of the graph; a newer one may"
+        )
+    if any(words in reason for words in OUT_OF_MEMORY):
+        return NotEnoughMemory(f"{model}: ONNX Runtime had not enough memory: {reason}")
+    return ModelLoadError(f"{model}: ONNX Runtime refused the model: {reason}")
+
+
+def _context(info: ModelInfo, found: Roles, params: LoadParams) -> tuple[int, int]:
+    """Tokens of one sequence, and of all of them together."""
+    if not found.decodes:
+        n_ctx = min(params.ctx or info.n_ctx_train, info.n_ctx_train)
+        return n_ctx, n_ctx
+    if params.ctx and params.ctx > info.n_ctx_train:
+        log.warning("ctx %d is more than the %d that %s can hold", params.ctx, info.n_ctx_train, info.name)
+    per_token = info.kv_bytes_per_token * (1 if found.shared else 2)  # a copied cache is there twice
+    needs = replace(info, kv_bytes_per_token=per_token)
+    available = machine.memory().available  # 0 where the system does not say
+    n_ctx = context_that_fits(needs, params.ctx, available)
+    if not n_ctx:
+        least = min(params.ctx or SMALLEST_CTX, SMALLEST_CTX, info.n_ctx_train)
+        raise NotEnoughMemory(
+            f"{info.path} needs about {memory_needed(needs, least) >> 20} MiB with the smallest useful context "
+            f"({least} tokens); {available >> 20} MiB are available. Close other programs or use a smaller quantization"
+        )
+    if n_ctx < min(params.ctx or DEFAULT_CTX, info.n_ctx_train):
+        log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
+    spare = available - memory_needed(needs, n_ctx)
+    extra = max(0, spare) // 2 // max(1, per_token)
+    return n_ctx, n_ctx + min(extra, (SHARED_CONTEXTS - 1) * n_ctx)

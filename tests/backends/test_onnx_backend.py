@@ -1,0 +1,615 @@
+"""The ONNX engine on tiny random graphs: one with GroupQueryAttention, one that joins its cache itself, an encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tiny_onnx
+from numpy.typing import NDArray
+from onnx import helper
+from tiny_onnx import KV_HEADS, LAYERS, N_VOCAB, Maker, write_decoder, write_encoder
+
+import edgellm
+from edgellm.backends import engines, inspect, open_backend
+from edgellm.backends.base import Backend, Sequence, Step
+from edgellm.backends.onnx import library
+from edgellm.backends.onnx.cells import FIRST_CAPACITY
+from edgellm.errors import (
+    BackendFailed,
+    Busy,
+    Closed,
+    ContextOverflow,
+    Interrupted,
+    InvalidModelFile,
+    InvalidParameter,
+    ModelLoadError,
+    ModelNotFound,
+    Unsupported,
+    UnsupportedArchitecture,
+)
+from edgellm.params import LoadParams
+
+PROMPT = [int(token) for token in np.random.default_rng(1).integers(3, N_VOCAB, 48)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("onnx")
+    return {
+        "shared": write_decoder(root / "shared"),
+        "copied": write_decoder(root / "copied", "concat"),
+        "plain": write_decoder(root / "plain", keep=False),  # GroupQueryAttention, and logits of every token
+        "encoder": write_encoder(root / "encoder"),
+    }
+
+
+@pytest.fixture(params=["shared", "copied", "plain"])
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    return folders[request.param]
+
+
+@pytest.fixture
+def backend(folder: Path) -> Iterator[Backend]:
+    backend = open_backend(folder, LoadParams(threads=2))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def shared(folders: dict[str, Path]) -> Iterator[Backend]:
+    backend = open_backend(folders["shared"], LoadParams(threads=2))
+    yield backend
+    backend.close()
+
+
+def rows(backend: Backend, sequence: Sequence, tokens: list[int], logits: Any = "all") -> NDArray[np.float32]:
+    found = backend.forward([Step(sequence, tokens, logits)])[0]
+    assert found is not None
+    copied: NDArray[np.float32] = found.copy()
+    return copied
+
+
+def reference(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
+    """Logits of every token, by a session that knows nothing of us and keeps nothing."""
+    session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    shape = (1, KV_HEADS, 0, tiny_onnx.HEAD)
+    names = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+    feed: dict[str, Any] = {name: np.zeros(shape, np.float32) for name in names}
+    feed["input_ids"] = np.array([tokens], np.int64)
+    feed["attention_mask"] = np.ones((1, len(tokens)), np.int64)
+    feed["position_ids"] = np.arange(len(tokens), dtype=np.int64)[None]
+    wanted = {value.name for value in session.get_inputs()}
+    logits: NDArray[np.float32] = session.run(["logits"], {k: v for k, v in feed.items() if k in wanted})[0][0]
+    return logits
+
+
+# What is computed
+
+
+def test_logits_are_those_of_a_session_without_cache(backend: Backend, folder: Path) -> None:
+    sequence = backend.new_sequence()
+    found = [rows(backend, sequence, PROMPT[:20]), rows(backend, sequence, PROMPT[20:47])]
+    found.append(rows(backend, sequence, PROMPT[47:], "last"))
+    assert sequence.length == 48
+    np.testing.assert_allclose(np.concatenate(found), reference(folder, PROMPT), atol=2e-4)
+
+
+def test_the_two_layouts_agree(folders: dict[str, Path]) -> None:
+    found = []
+    for name in ("shared", "copied"):
+        backend = open_backend(folders[name], LoadParams(threads=1))
+        sequence = backend.new_sequence()
+        rows(backend, sequence, PROMPT[:40])
+        found.append(np.concatenate([rows(backend, sequence, [token]) for token in PROMPT[40:]]))
+        backend.close()
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+
+
+def test_only_what_is_asked_for_is_given(backend: Backend) -> None:
+    first, second, third = (backend.new_sequence() for _ in range(3))
+    steps = [Step(first, PROMPT[:8], "none"), Step(second, PROMPT[:8], "last"), Step(third, PROMPT[:8], "all")]
+    nothing, last, every = backend.forward(steps)
+    assert nothing is None
+    assert last is not None
+    assert every is not None
+    assert (last.shape, every.shape) == ((1, N_VOCAB), (8, N_VOCAB))
+    assert last.dtype == np.float32
+    assert np.array_equal(last[0], every[-1])
+    assert not last.flags.writeable
+
+
+# Reuse is exact
+
+
+def test_truncated_and_fed_again_is_the_same(backend: Backend) -> None:
+    sequence = backend.new_sequence()
+    before = rows(backend, sequence, PROMPT[:32])
+    after = rows(backend, sequence, PROMPT[32:])
+    assert sequence.truncate(16)
+    assert sequence.length == 16
+    rows(backend, sequence, [7, 8, 9])
+    sequence.truncate(16)
+    assert np.array_equal(rows(backend, sequence, PROMPT[16:32]), before[16:])
+    assert np.array_equal(rows(backend, sequence, PROMPT[32:]), after)
+
+
+def test_a_fork_goes_on_alone(backend: Backend) -> None:
+    sequence = backend.new_sequence()
+    rows(backend, sequence, PROMPT[:32])
+    twin, short = sequence.fork(), sequence.fork(16)
+    expected = rows(backend, sequence, PROMPT[32:])
+    rows(backend, short, [5] * 8)
+    assert np.array_equal(rows(backend, twin, PROMPT[32:]), expected)
+    assert (twin.length, short.length) == (48, 24)
+    short.truncate(16)
+    rows(backend, short, PROMPT[16:32])
+    assert np.array_equal(rows(backend, short, PROMPT[32:]), expected)
+
+
+def test_saved_state_goes_on_as_if_nothing_had_been(backend: Backend, folder: Path) -> None:
+    sequence = backend.new_sequence()
+    rows(backend, sequence, PROMPT[:32])
+    blocks = [sequence.save(start, start + 8) for start in range(0, 32, 8)]
+    expected = rows(backend, sequence, PROMPT[32:])
+    other = open_backend(folder, LoadParams(threads=2))
+    restored = other.new_sequence()
+    restored.load(blocks)
+    assert restored.length == 32
+    assert np.array_equal(rows(other, restored, PROMPT[32:]), expected)
+    assert restored.save(3, 29) == sequence.save(3, 29)
+    assert other.state_key == backend.state_key
+    other.close()
+
+
+def test_another_process_goes_on_from_saved_state(shared: Backend, tmp_path: Path) -> None:
+    sequence = shared.new_sequence()
+    rows(shared, sequence, PROMPT[:32])
+    (tmp_path / "block").write_bytes(sequence.save(0, 32))
+    expected = rows(shared, sequence, PROMPT[32:], "last")
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from edgellm.backends import open_backend\nfrom edgellm.backends.base import Step\n"
+        "from edgellm.params import LoadParams\n"
+        "backend = open_backend(Path(sys.argv[1]), LoadParams(threads=2))\n"
+        "sequence = backend.new_sequence()\nsequence.load([Path(sys.argv[2]).read_bytes()])\n"
+        f"row = backend.forward([Step(sequence, {PROMPT[32:]}, 'last')])[0]\n"
+        "Path(sys.argv[3]).write_bytes(row.tobytes())\n"
+    )
+    arguments = [shared.info.path, str(tmp_path / "block"), str(tmp_path / "row")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, done.stderr) == ("", "")  # nothing native is said
+    assert (tmp_path / "row").read_bytes() == expected.tobytes()
+
+
+def test_decoding_together_is_decoding_alone(backend: Backend) -> None:
+    lengths = [9, 40, 17, 30]
+    alone = []
+    for length in lengths:
+        sequence = backend.new_sequence()
+        rows(backend, sequence, PROMPT[:length], "last")
+        alone.append([rows(backend, sequence, [token], "last") for token in (5, 6, 7)])
+        sequence.close()
+    others = [backend.new_sequence() for _ in range(4)]  # what is computed together need not lie together
+    sequences = []
+    for at, length in enumerate(lengths):
+        others[at].close()
+        sequences.append(backend.new_sequence())
+        rows(backend, sequences[-1], PROMPT[:length], "last")
+    for at, token in enumerate((5, 6, 7)):
+        chosen = [0, 1, 2, 3] if at != 1 else [3, 0]
+        found = backend.forward([Step(sequences[which], [token], "last") for which in chosen])
+        for which, row in zip(chosen, found, strict=True):
+            assert row is not None
+            if at < 2 or which in (0, 3):
+                assert np.array_equal(row, alone[which][at]), (at, which)
+
+
+def test_rows_that_lie_apart_are_moved_and_stay_whole(shared: Backend) -> None:
+    sequences = [shared.new_sequence() for _ in range(5)]
+    for at, sequence in enumerate(sequences):
+        rows(shared, sequence, PROMPT[: 10 + 4 * at], "last")
+    states = [sequence.save(0, sequence.length) for sequence in sequences]
+    chosen = [sequences[4], sequences[0], sequences[2]]
+    shared.forward([Step(sequence, [9], "none") for sequence in chosen])
+    for sequence, state, at in zip(sequences, states, range(5), strict=True):
+        assert sequence.save(0, 10 + 4 * at) == state
+
+
+def test_a_sequence_grows_past_its_first_cells(backend: Backend, folder: Path) -> None:
+    tokens = [3 + at % (N_VOCAB - 3) for at in range(FIRST_CAPACITY + 120)]
+    beside = backend.new_sequence()
+    rows(backend, beside, PROMPT[:16])
+    expected = rows(backend, beside, PROMPT[16:24])
+    beside.truncate(16)
+    sequence = backend.new_sequence()
+    for at in range(0, len(tokens), 64):
+        found = rows(backend, sequence, tokens[at : at + 64], "last")
+    np.testing.assert_allclose(found[0], reference(folder, tokens)[-1], atol=1e-3)
+    assert np.array_equal(rows(backend, beside, PROMPT[16:24]), expected)
+
+
+def test_room_made_at_once_changes_nothing(backend: Backend) -> None:
+    small, large = backend.new_sequence(), None
+    expected = rows(backend, small, PROMPT)
+    large = backend.new_sequence(4 * FIRST_CAPACITY)
+    assert np.array_equal(rows(backend, large, PROMPT), expected)
+
+
+# Limits and errors
+
+
+def test_a_pass_that_is_refused_changes_nothing(backend: Backend) -> None:
+    sequence, other = backend.new_sequence(), backend.new_sequence()
+    rows(backend, sequence, PROMPT[:8])
+    with pytest.raises(InvalidParameter, match="vocabulary"):
+        backend.forward([Step(sequence, [1], "none"), Step(other, [N_VOCAB], "none")])
+    with pytest.raises(InvalidParameter, match="vocabulary"):
+        backend.forward([Step(sequence, [-1], "none")])
+    with pytest.raises(BackendFailed, match="no tokens"):
+        backend.forward([Step(sequence, [], "none")])
+    with pytest.raises(BackendFailed, match="twice"):
+        backend.forward([Step(sequence, [1], "none"), Step(sequence, [1], "none")])
+    with pytest.raises(BackendFailed, match="512 tokens"):
+        backend.forward([Step(sequence, [1] * 513, "none")])
+    assert (sequence.length, other.length) == (8, 0)
+
+
+def test_the_context_is_the_limit(folder: Path) -> None:
+    backend = open_backend(folder, LoadParams(ctx=32))
+    sequence = backend.new_sequence()
+    rows(backend, sequence, PROMPT[:32])
+    with pytest.raises(ContextOverflow):
+        rows(backend, sequence, [5])
+    block = sequence.save(0, 32)
+    other = backend.new_sequence()
+    rows(backend, other, PROMPT[:4])
+    with pytest.raises(BackendFailed, match="does not continue"):
+        other.load([block])
+    backend.close()
+
+
+def test_sequences_are_few_and_closed_ones_make_room(backend: Backend) -> None:
+    sequences = [backend.new_sequence() for _ in range(backend.max_sequences)]
+    with pytest.raises(Busy):
+        backend.new_sequence()
+    sequences[3].close()
+    sequences[3].close()
+    with pytest.raises(Closed):
+        sequences[3].truncate(0)
+    backend.new_sequence()
+    backend.close()
+    backend.close()
+    with pytest.raises(Closed):
+        backend.new_sequence()
+
+
+@pytest.mark.parametrize("damage", ["short", "magic", "layout", "length", "place", "cut"])
+def test_damaged_blocks_are_refused_as_a_whole(backend: Backend, damage: str) -> None:
+    sequence = backend.new_sequence()
+    rows(backend, sequence, PROMPT[:16])
+    good, block = sequence.save(0, 8), bytearray(sequence.save(8, 16))
+    if damage == "short":
+        block = block[:10]
+    elif damage == "cut":
+        block = block[:-1]
+    else:
+        block[{"magic": 0, "layout": 12, "length": 8, "place": 4}[damage]] ^= 1
+    other = backend.new_sequence()
+    with pytest.raises(BackendFailed):
+        other.load([good, bytes(block)])
+    assert other.length == 0
+    other.load([good, sequence.save(8, 16)])
+    assert np.array_equal(rows(backend, other, PROMPT[16:24]), rows(backend, sequence, PROMPT[16:24]))
+
+
+def test_interrupt_stops_a_pass_and_everything_works_afterwards(backend: Backend) -> None:
+    sequence = backend.new_sequence()
+    expected = rows(backend, sequence, PROMPT[:16])
+    sequence.truncate(8)
+    backend.interrupt()  # no pass: the next one is meant
+    with pytest.raises(Interrupted):
+        rows(backend, sequence, PROMPT[8:16])
+    assert sequence.length == 8
+    assert np.array_equal(rows(backend, sequence, PROMPT[8:16]), expected[8:])
+    long = backend.new_sequence()
+    tokens = [5] * backend.micro_batch
+    stopped = 0
+    for delay in (0.0, 0.0005, 0.002, 0.004):
+        timer = threading.Timer(delay, backend.interrupt)
+        timer.start()
+        try:
+            backend.forward([Step(long, tokens, "none")])
+        except Interrupted:
+            stopped += 1
+            assert long.length == 0
+        timer.join()
+        try:  # one that came too late is meant for the next pass
+            backend.forward([Step(backend.new_sequence(), [5], "none")])
+        except Interrupted:
+            stopped += 1
+        long.truncate(0)
+    assert stopped == 4
+    assert np.array_equal(rows(backend, sequence, PROMPT[16:24]), rows(backend, sequence.fork(16), PROMPT[16:24]))
+
+
+def test_what_fits_no_more_says_busy(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgellm.backends.onnx import loading
+
+    monkeypatch.setattr(loading, "SHARED_CONTEXTS", 1)
+    for name in ("shared", "copied"):
+        backend = open_backend(folders[name], LoadParams(ctx=1024))
+        sequence = backend.new_sequence(1024)
+        expected = rows(backend, sequence, PROMPT)
+        with pytest.raises(Busy):
+            backend.new_sequence(1024)
+        sequence.truncate(0)
+        assert np.array_equal(rows(backend, sequence, PROMPT), expected)
+        backend.close()
+
+
+# Embeddings
+
+
+def test_embeddings_pool_what_the_encoder_gives(folders: dict[str, Path]) -> None:
+    backend = open_backend(folders["encoder"], LoadParams())
+    texts = [PROMPT[:9], PROMPT[:3], PROMPT[5:40], [4]]
+    found = backend.embed(texts)
+    assert found.shape == (4, tiny_onnx.WIDTH)
+    session = onnxruntime.InferenceSession(folders["encoder"] / "model.onnx", providers=["CPUExecutionProvider"])
+    for tokens, vector in zip(texts, found, strict=True):
+        ids = np.array([tokens], np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        mean = session.run(None, feed)[0][0].mean(0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+    assert backend.embed([]).shape == (0, tiny_onnx.WIDTH)
+    with pytest.raises(ContextOverflow):
+        backend.embed([[5] * 129])
+    with pytest.raises(Unsupported, match="embed"):
+        backend.new_sequence()
+    backend.interrupt()
+    with pytest.raises(Interrupted):
+        backend.embed(texts)
+    assert np.array_equal(backend.embed(texts), found)
+    backend.close()
+
+
+@pytest.mark.parametrize("kind", ["cls", "last", "max", "raw"])
+def test_how_it_pools_is_read_from_the_folder(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
+    names = {"cls": "cls_token", "last": "lasttoken", "max": "max_tokens", "raw": "mean_tokens"}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{names[kind]}": True}))
+    modules = json.loads((folder / "modules.json").read_text())[:2]
+    (folder / "modules.json").write_text(json.dumps(modules))  # without Normalize
+    backend = open_backend(folder, LoadParams())
+    ids = np.array([PROMPT[:9]], np.int64)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    hidden = session.run(None, feed)[0][0]
+    expected = {"cls": hidden[0], "last": hidden[-1], "max": hidden.max(0), "raw": hidden.mean(0)}[kind]
+    found = backend.embed([[5, 6], PROMPT[:9]])[1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    backend.close()
+
+
+def test_pooling_that_is_not_known_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
+    with pytest.raises(Unsupported, match="weightedmean"):
+        open_backend(folder, LoadParams())
+    (folder / "modules.json").write_text(json.dumps([{"type": "a.Dense"}]))
+    with pytest.raises(Unsupported, match="Dense"):
+        open_backend(folder, LoadParams())
+
+
+# What is known of a model
+
+
+def test_info_is_read_from_graph_and_folder(folders: dict[str, Path]) -> None:
+    info = inspect(folders["shared"])
+    assert (info.format, info.architecture, info.n_layer, info.n_vocab) == ("onnx", "llama", 2, N_VOCAB)
+    assert (info.n_ctx_train, info.n_embd, info.n_head, info.n_ff) == (4096, 64, 4, 96)
+    assert info.kv_bytes_per_token == 2 * LAYERS * KV_HEADS * 16 * 4
+    assert info.stop_ids == {0}
+    assert info.bos_id == 1
+    assert info.chat_template is not None
+    assert set(info.tensor_types) == {"F32", "INT8/32"}
+    assert info.tensor_types["INT8/32"] == N_VOCAB * 64 + 4 * N_VOCAB * 2
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 2 * 64 * 96 + 2 * 64
+    assert info.n_params == 2 * N_VOCAB * 64 + 2 * layer + 64
+    assert info.file_bytes == (folders["shared"] / "onnx" / "model.onnx").stat().st_size
+    assert inspect(folders["shared"] / "onnx" / "model.onnx").fingerprint == info.fingerprint
+    assert inspect(folders["plain"]).fingerprint != info.fingerprint
+    encoder = inspect(folders["encoder"])
+    assert (encoder.can_embed, encoder.can_truncate, info.can_embed) == (True, False, False)
+
+
+def test_tokens_that_can_only_be_an_end_end_an_answer(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["shared"], tmp_path / "ends")
+    path = folder / "tokenizer.json"
+    for text, ends in (("<|im_end|>", True), ("<|im_middle|>", False)):
+        changed = path.read_text(encoding="utf-8").replace("<|pad|>", text)
+        (folder / "tokenizer.json").write_text(changed, encoding="utf-8")
+        assert inspect(folder).stop_ids == ({0, 2} if ends else {0})
+        path.write_text((folders["shared"] / "tokenizer.json").read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def test_another_type_of_cache_is_an_error(folders: dict[str, Path]) -> None:
+    open_backend(folders["shared"], LoadParams(kv_type="f32")).close()
+    with pytest.raises(Unsupported, match="f32"):
+        open_backend(folders["shared"], LoadParams(kv_type="q8_0"))
+    with pytest.raises(Unsupported, match="flash_attention"):
+        open_backend(folders["shared"], LoadParams(flash_attention=True))
+
+
+def test_which_file_is_run(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["shared"], tmp_path / "several")
+    shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_q4.onnx")
+    with pytest.raises(Unsupported, match=r"onnx/model\.onnx, onnx/model_q4\.onnx"):
+        open_backend(folder, LoadParams())
+    open_backend(folder / "onnx" / "model_q4.onnx", LoadParams()).close()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": {"dtype": "q4"}}))
+    assert inspect(folder).architecture == "llama"
+    genai = {"model": {"decoder": {"filename": "onnx/missing.onnx"}}}
+    (folder / "genai_config.json").write_text(json.dumps(genai))
+    with pytest.raises(ModelNotFound, match="missing"):
+        open_backend(folder, LoadParams())
+    genai["model"]["decoder"]["filename"] = "../shared/onnx/model.onnx"
+    (folder / "genai_config.json").write_text(json.dumps(genai))
+    with pytest.raises(InvalidModelFile):
+        open_backend(folder, LoadParams())
+    with pytest.raises(Unsupported, match="without a"):
+        open_backend(tmp_path, LoadParams())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_links_that_leave_the_folder_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    shutil.copytree(folders["shared"], folder, ignore=shutil.ignore_patterns("tokenizer.json", "model.onnx"))
+    os.symlink(folders["shared"] / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copy(folders["shared"] / "onnx" / "model.onnx", folder / "onnx" / "model.onnx")
+    with pytest.raises(InvalidModelFile, match="link"):
+        open_backend(folder, LoadParams())
+
+
+def change(model: onnx.ModelProto, folders: dict[str, Path], tmp_path: Path) -> Path:
+    folder = shutil.copytree(folders["shared"], tmp_path / "changed")
+    onnx.save(model, folder / "onnx" / "model.onnx")
+    return folder
+
+
+def test_unknown_operators_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny_onnx.decoder()
+    node = next(node for node in model.graph.node if node.op_type == "Sigmoid")
+    node.op_type, node.domain = "Sigmund", "com.microsoft"
+    with pytest.raises(UnsupportedArchitecture, match="Sigmund"):
+        open_backend(change(model, folders, tmp_path), LoadParams())
+
+
+def test_inputs_that_nobody_can_feed_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny_onnx.decoder()
+    model.graph.input.append(helper.make_tensor_value_info("pixel_values", 1, [1, 3]))
+    with pytest.raises(UnsupportedArchitecture, match="pixel_values"):
+        open_backend(change(model, folders, tmp_path), LoadParams())
+
+
+def test_a_graph_without_a_cache_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    maker = Maker()
+    maker.input("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])
+    maker.node("Gather", maker.noise("embed", N_VOCAB, N_VOCAB), "input_ids", to="logits")
+    maker.output("logits", onnx.TensorProto.FLOAT, ["batch", "sequence", N_VOCAB])
+    with pytest.raises(UnsupportedArchitecture, match="cache"):
+        open_backend(change(maker.model(), folders, tmp_path), LoadParams())
+
+
+def test_huge_shapes_allocate_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny_onnx.decoder()
+    for value in [*model.graph.input, *model.graph.output]:
+        if "key" in value.name or "value" in value.name:
+            value.type.tensor_type.shape.dim[1].dim_value = 2**40
+    with pytest.raises(InvalidModelFile, match="cannot be"):
+        open_backend(change(model, folders, tmp_path), LoadParams())
+
+
+@pytest.mark.parametrize("heads", [0, 2**62])  # ONNX Runtime reads 32 bits, and divides by them
+def test_numbers_that_would_end_the_process_are_refused(folders: dict[str, Path], tmp_path: Path, heads: int) -> None:
+    model = tiny_onnx.decoder()
+    node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    next(attribute for attribute in node.attribute if attribute.name == "kv_num_heads").i = heads
+    with pytest.raises(InvalidModelFile, match="kv_num_heads"):
+        open_backend(change(model, folders, tmp_path), LoadParams())
+
+
+def test_a_graph_whose_shapes_do_not_hold_fails_with_the_engine_s_words(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = tiny_onnx.decoder()
+    weight = next(weight for weight in model.graph.initializer if weight.name == "q0")
+    del weight.dims[:]
+    weight.dims.extend([32, 128])
+    with pytest.raises(ModelLoadError, match="ONNX Runtime refused"):
+        open_backend(change(model, folders, tmp_path), LoadParams())
+
+
+def test_a_truncated_file_never_reaches_the_engine(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["shared"], tmp_path / "cut")
+    path = folder / "onnx" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InvalidModelFile):
+        open_backend(folder, LoadParams())
+
+
+# Providers
+
+
+def test_why_a_provider_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        def __init__(self) -> None:
+            self.providers: list[str] = []
+
+        def get_available_providers(self) -> list[str]:
+            return self.providers
+
+    fake = Fake()
+    monkeypatch.setattr(library, "load_library", lambda: fake)
+    assert library.providers(0, "f32")[0] == [library.CPU]
+    assert library.providers("auto", "f32")[0] == [library.CPU]
+    with pytest.raises(Unsupported, match="onnxruntime-gpu"):
+        library.providers(4, "f32")
+    fake.providers = [library.CUDA, library.CPU]
+    assert library.providers("auto", "f16")[0] == [library.CUDA, library.CPU]
+    assert library.providers("auto", "f32")[0] == [library.CPU]
+    assert library.providers(1, "f32")[0] == [library.CUDA, library.CPU]
+    fake.providers = [library.COREML, library.CPU]
+    assert library.providers("auto", "f16")[0] == [library.CPU]
+    assert library.providers(1, "f16")[0] == [library.COREML, library.CPU]
+
+
+def test_the_report_names_the_build() -> None:
+    report = next(report for report in engines() if report["name"] == "ONNX Runtime")
+    assert report["version"] == onnxruntime.__version__
+    assert "CPUExecutionProvider" in report["providers"]
+
+
+# End to end
+
+
+def test_a_folder_runs_like_any_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    with edgellm.load(folders["shared"]) as model:
+        assert model.backend == "onnx"
+        prompt = "hello world, " * 100
+        first = model.generate(prompt, max_tokens=12, temperature=0)
+        again = model.generate(prompt, max_tokens=12, temperature=0)
+        assert again.tokens == first.tokens
+        assert again.cache.computed < first.cache.computed
+        chat = model.chat()
+        assert str(chat.send("hello", max_tokens=4, temperature=0)) is not None
+        scores = model.score("hello world")
+        assert scores.shape == (model.count_tokens("hello world") - 1,)
+    with edgellm.load(folders["shared"]) as model:  # as after a restart
+        restored = model.generate(prompt, max_tokens=12, temperature=0)
+        assert restored.tokens == first.tokens
+        assert restored.cache.from_disk > 0
+    with edgellm.load(folders["copied"]) as model:
+        assert model.generate(prompt, max_tokens=12, temperature=0).tokens == first.tokens
+
+
+def test_embeddings_end_to_end(folders: dict[str, Path]) -> None:
+    with edgellm.load(folders["encoder"]) as model:
+        vectors = model.embed(["hello", "world, hello"])
+        assert vectors.shape == (2, tiny_onnx.WIDTH)
+        with pytest.raises(Unsupported):
+            model.generate("hello")
