@@ -1,4 +1,4 @@
-"""open_checkpoint: where weights come from, a Hugging Face folder or a GGUF file, as tensors that are read lazily.
+"""open_checkpoint: where weights come from, a Hugging Face folder, a GGUF file or an ONNX folder: lazily read tensors.
 
     folder/                               folder/
       config.json                           config.json
@@ -16,13 +16,14 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.formats.confined import file_in
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import parse_object
@@ -30,6 +31,10 @@ from edgellm.formats.strict_json import parse_object
 from .fp8 import scaled_tensors
 from .numbers import WIDTH, decode
 from .tensor import Tensor, n_rows
+
+if TYPE_CHECKING:
+    from .onnx_source import ONNXFolder
+    from .plan import LeftOut
 
 MAX_CONFIG = 16 << 20  # bytes
 MAX_INDEX = 64 << 20
@@ -39,12 +44,17 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Checkpoint(Protocol):
-    """What every source looks like. fingerprint: 32 hex digits of its contents."""
+    """What every source looks like. names: whose names its tensors have, and in whose order their rows are.
+
+    fingerprint: 32 hex digits of its contents.
+    """
 
     @property
     def path(self) -> Path: ...
     @property
-    def format(self) -> Literal["huggingface", "gguf"]: ...
+    def format(self) -> Literal["huggingface", "gguf", "onnx"]: ...
+    @property
+    def names(self) -> Literal["huggingface", "gguf"]: ...
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
     @property
@@ -52,16 +62,22 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
 
 
-def open_checkpoint(path: str | Path) -> HuggingFace | GGUF:
-    """Open a Hugging Face folder (or any of its configuration and weight files), or a GGUF file.
+def open_checkpoint(path: str | Path) -> HuggingFace | GGUF | ONNXFolder:
+    """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
+    graph in it).
 
     Raises ModelNotFound, InvalidModelFile, and Unsupported for pickles and for formats that are not read.
     """
+    from .onnx_source import ONNXFolder, has_graph
+
     path = Path(path)
     if path.is_dir():
-        return HuggingFace(path)
+        weights = (path / SINGLE).exists() or (path / INDEX).exists()
+        return ONNXFolder(path) if has_graph(path) and not weights else HuggingFace(path)
     if not path.exists():
         raise ModelNotFound(f"{path}: no such file or folder; check the path")
+    if path.suffix == ".onnx":
+        return ONNXFolder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
         return GGUF(path)
     if path.suffix in _PICKLES:
@@ -72,7 +88,7 @@ def open_checkpoint(path: str | Path) -> HuggingFace | GGUF:
             return found
         found.close()
         raise Unsupported(f"{path}: not one of the weight files of {path.parent} ({', '.join(found.files)})")
-    raise Unsupported(f"{path}: neither a Hugging Face folder nor a .gguf file; those two are read")
+    raise Unsupported(f"{path}: neither a Hugging Face folder nor a .gguf or .onnx file; those are read")
 
 
 class SafetensorsTensor:
@@ -105,6 +121,9 @@ class HuggingFace:
     """
 
     format: Literal["huggingface"] = "huggingface"
+    names: Literal["huggingface"] = "huggingface"
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.path = self.folder = folder
@@ -199,6 +218,8 @@ class HuggingFace:
 class GGUFTensor:
     """A tensor of a GGUF file."""
 
+    exact = True
+
     def __init__(self, file: GGUFFile, name: str) -> None:
         info = file.tensors[name]
         self.shape, self.stored, self.type = info.shape, info.type.name, info.type
@@ -231,6 +252,7 @@ class GGUF:
     """A GGUF file, or all parts of a split one. file is its reader."""
 
     format: Literal["gguf"] = "gguf"
+    names: Literal["gguf"] = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -245,25 +267,6 @@ class GGUF:
     def close(self) -> None:
         """Unmap the file."""
         self.file.close()
-
-
-def file_in(folder: Path, name: str) -> Path:
-    """The path of a file of the folder, whether it exists or not.
-
-    Links may lead to other files of the folder, and from a snapshot of the Hugging Face cache to its blobs.
-    Raises InvalidModelFile for names and links that lead out of it.
-    """
-    plain = name.isprintable() and PurePosixPath(name).name == name == PureWindowsPath(name).name
-    if not plain or name in ("", ".."):
-        raise InvalidModelFile(f"{folder}: {name[:200]!r} is not the plain name of a file in this folder")
-    try:
-        root, target = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        raise InvalidModelFile(f"{folder / name}: cannot be followed to a file") from None
-    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
-    if not target.is_relative_to(root) and not target.is_relative_to(blobs):
-        raise InvalidModelFile(f"{folder / name}: a link that leaves the folder; put the file itself there")
-    return folder / name
 
 
 def read_json(folder: Path, name: str, limit: int) -> dict[str, Any] | None:

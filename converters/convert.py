@@ -1,4 +1,4 @@
-"""convert: a checkpoint becomes a GGUF file or a Hugging Face folder; plan: what it would become.
+"""convert: a checkpoint becomes a GGUF file, an ONNX folder or a Hugging Face folder; plan: what it would become.
 
     open ─▶ plan ─▶ write into a folder beside the target ─▶ verify there ─▶ rename
 
@@ -23,15 +23,30 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
 from edgellm.formats.writing import writing
 
-from . import gguf_target, safetensors_target, verify
+from . import gguf_target, onnx_target, safetensors_target, verify
 from .calibrate import collect
 from .checkpoint import GGUF, HuggingFace, open_checkpoint
+from .description import Source
 from .gguf_target import Draft
-from .plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
+from .onnx import recipes as onnx_recipes
+from .onnx_source import ONNXFolder
+from .plan import (
+    KEEP,
+    LARGEST_CTX,
+    ConvertParams,
+    Plan,
+    Planned,
+    choose_types,
+    facts_of,
+    file_type,
+    is_exact,
+    memory_needed,
+    work_bytes,
+)
 from .quant.imatrix import ImportanceMatrix
 from .quant.recipes import Choice
 from .safetensors_target import Folder
-from .tensor import Tensor
+from .tensor import Tensor, blocked
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 
@@ -47,7 +62,7 @@ class Conversion:
 
 
 def plan(source: str | os.PathLike[str], params: ConvertParams | None = None) -> Plan:
-    """What `convert` would make of a Hugging Face folder or a GGUF file; of its weights only vectors are read.
+    """What `convert` would make of a source (see `open_checkpoint`); of its weights only vectors are read.
 
     An importance matrix counts as one that has an entry for every tensor. Raises what `convert` raises beforehand.
     """
@@ -62,7 +77,7 @@ def convert(
     *,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a Hugging Face folder or a GGUF file. An exception from `progress` stops it.
+    """Convert a source (see `open_checkpoint`). An exception from `progress` stops it.
 
     Memory: some chunks of rows, whatever the model's size; loading the result to verify it takes what running it takes.
     Calibrating a Hugging Face folder takes a temporary q8_0 file beside the target: only a GGUF file can be run.
@@ -87,11 +102,15 @@ def convert(
     return Conversion(target, job.plan, verified, time.monotonic() - started)
 
 
-def _job(checkpoint: HuggingFace | GGUF, params: ConvertParams) -> _ToGGUF | _ToFolder:
+def _job(checkpoint: Source, params: ConvertParams) -> _ToGGUF | _ToONNX | _ToFolder:
     if params.to == "gguf":
         return _ToGGUF(checkpoint, params)
+    if params.to == "onnx":
+        return _ToONNX(checkpoint, params)
     if isinstance(checkpoint, HuggingFace):
         raise Unsupported(f"{checkpoint.path}: is safetensors already; only GGUF files are converted to them")
+    if isinstance(checkpoint, ONNXFolder):
+        raise Unsupported(f"{checkpoint.path}: safetensors are made of GGUF files; convert it to GGUF first")
     if params.pre is not None or params.strict:
         raise InvalidParameter("pre and strict have no meaning for safetensors; leave them out")
     return _ToFolder(checkpoint, params)
@@ -100,10 +119,10 @@ def _job(checkpoint: HuggingFace | GGUF, params: ConvertParams) -> _ToGGUF | _To
 class _ToGGUF:
     """A conversion whose result is a GGUF file."""
 
-    def __init__(self, checkpoint: HuggingFace | GGUF, params: ConvertParams) -> None:
+    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
         self._checkpoint, self._params = checkpoint, params
-        if isinstance(checkpoint, HuggingFace):
-            self._draft = gguf_target.from_huggingface(checkpoint, params.pre)
+        if not isinstance(checkpoint, GGUF):
+            self._draft = gguf_target.from_folder(checkpoint, params.pre)
         elif params.pre is not None:
             raise InvalidParameter("pre has no meaning for a GGUF file, which names its pre-tokenizer; leave it out")
         else:
@@ -158,12 +177,12 @@ class _ToGGUF:
         """Write the file; space: a folder for what it takes on the way."""
         matrix = self._matrix
         if self._params.calibrate is not None:
-            matrix = self._calibrate(self._params.calibrate, space, report)
+            matrix = self.importance(self._params.calibrate, space, report)
         metadata = self._metadata(self.plan.recipe, self._choices, matrix)
         advance = _counter("converting", self.plan.tensor_bytes, report)
         gguf_target.write(path, metadata, self._draft.tensors, self._choices, matrix, advance)
 
-    def _calibrate(self, text: Path, space: Path, report: Progress) -> ImportanceMatrix:
+    def importance(self, text: Path, space: Path, report: Progress) -> ImportanceMatrix:
         """What the model's weights multiply while it reads the text."""
         if isinstance(self._checkpoint, GGUF):
             return collect(self._checkpoint.path, text, progress=lambda done, of: report("calibrating", done, of))
@@ -193,7 +212,97 @@ class _ToGGUF:
                 raise InvalidModelFile(
                     f"{path.name}: has not the {self.plan.file_bytes} bytes planned; please report this"
                 )
-        runnable = self._checkpoint.path if isinstance(self._checkpoint, GGUF) else None
+        runnable = None if isinstance(self._checkpoint, HuggingFace) else self._checkpoint.path
+        return verify.run(path, runnable, compared)
+
+
+class _ToONNX:
+    """A conversion whose result is an ONNX folder."""
+
+    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
+        self._checkpoint, self._params = checkpoint, params
+        self._draft = onnx_target.draft(checkpoint, params.max_context)
+        self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
+        recipe, self._choices = self._choose()
+        fallen = [choice for choice in self._choices if choice.fallback_from]
+        if params.strict and fallen:
+            raise Unsupported(
+                f"strict: {len(fallen)} tensors cannot be stored as {recipe} wants, as {fallen[0].name} with rows of "
+                f"{fallen[0].shape[-1]} ({fallen[0].label} instead of {fallen[0].fallback_from})"
+            )
+        self._recipe = recipe
+        self.plan = self._plan(self._make(None))
+
+    def _choose(self) -> tuple[str, list[onnx_recipes.Choice]]:
+        """What each tensor is stored as; under a size, less is asked for until all files together fit."""
+        if self._params.fit is None:
+            return self._params.quant, onnx_recipes.choose(self._params.quant, self._draft.tensors)
+        budget = self._params.fit
+        while True:
+            recipe, self._choices = onnx_recipes.choose_under(budget, self._draft.tensors)
+            self._recipe = recipe
+            excess = self._make(None).nbytes - self._params.fit
+            if excess <= 0:
+                return recipe, self._choices
+            budget -= max(excess // 8, budget // 256)
+
+    def _make(self, matrix: ImportanceMatrix | None) -> onnx_target.Made:
+        record = {**_record(self._checkpoint), "target": self._params.quant, "recipe": self._recipe}
+        return onnx_target.make(self._draft, self._choices, record, exact=self._params.exact, matrix=matrix)
+
+    def _plan(self, made: onnx_target.Made) -> Plan:
+        draft, hyper = self._draft, self._draft.hyper
+        ctx = min(LARGEST_CTX, draft.n_ctx)
+        cache = ctx * 8 * hyper.n_layer * hyper.n_head_kv * hyper.head_dim if hyper.causal else 0  # float32
+        memory = made.nbytes + cache + work_bytes(ctx, hyper.n_head, hyper.n_embd, hyper.n_ff)
+        return Plan(
+            source=str(self._checkpoint.path),
+            source_format=self._checkpoint.format,
+            source_fingerprint=self._checkpoint.fingerprint,
+            architecture=draft.architecture.model_type,
+            format="onnx",
+            recipe=self._recipe,
+            tensors=tuple(
+                Planned(
+                    choice.name,
+                    choice.shape,
+                    draft.tensors[choice.name].stored,
+                    choice.label,
+                    choice.nbytes,
+                    onnx_target.is_lossless(draft.tensors[choice.name], choice),
+                    choice.fallback_from,
+                )
+                for choice in self._choices
+            ),
+            left_out=draft.left_out,
+            notes=(*draft.notes, *self._notes()),
+            file_bytes=made.nbytes,
+            memory=memory,
+            memory_ctx=ctx,
+        )
+
+    def _notes(self) -> list[str]:
+        if self._params.exact or all(isinstance(choice.storage, str) for choice in self._choices):
+            return []
+        return ["products round what they multiply to 8 bits, which is fast; --exact computes in float32"]
+
+    def write(self, path: Path, space: Path, report: Progress) -> None:
+        """Write the folder; space: a folder for what it takes on the way."""
+        matrix = self._matrix
+        if self._params.calibrate is not None:
+            calibrating = ConvertParams(quant="q4_0", calibrate=self._params.calibrate)
+            matrix = _ToGGUF(self._checkpoint, calibrating).importance(self._params.calibrate, space, report)
+        with writing(path):
+            path.mkdir()
+        onnx_target.write(path, self._make(matrix), _counter("converting", self.plan.tensor_bytes, report))
+
+    def verify(self, path: Path, report: Progress) -> verify.Verification:
+        """Raises InvalidModelFile, ModelLoadError."""
+        with closing(ONNXFolder(path)) as written:
+            advance = _counter("verifying", self.plan.tensor_bytes, report)
+            weighted = self._params.has_importance
+            compared = verify.compare(self._draft.ordered, written.tensors, self.plan.tensors, advance, weighted)
+        runnable = None if isinstance(self._checkpoint, HuggingFace) else self._checkpoint.path
         return verify.run(path, runnable, compared)
 
 
@@ -239,7 +348,8 @@ class _ToFolder:
 def _planned(draft: Draft, choice: Choice) -> Planned:
     tensor = draft.tensors[choice.name]
     source = "computed" if choice.name in draft.computed else tensor.stored
-    exact = is_exact(tensor.stored, choice.type.name) and choice.name not in draft.rounded
+    kept = blocked(tensor) and tensor.type is choice.type and tensor.exact
+    exact = (kept or is_exact(tensor.stored, choice.type.name)) and choice.name not in draft.rounded
     fallback = choice.fallback_from.name if choice.fallback_from else None
     return Planned(choice.name, choice.shape, source, choice.type.name, choice.nbytes, exact, fallback)
 
@@ -248,7 +358,7 @@ def _bytes(tensor: Tensor, made: Folder) -> int:
     return GGMLType[made.dtype].nbytes(tensor.shape)
 
 
-def _record(checkpoint: HuggingFace | GGUF) -> dict[str, Any]:
+def _record(checkpoint: Source) -> dict[str, Any]:
     """What a converted file says of its origin."""
     return {"version": edgellm.__version__, "source": checkpoint.format, "source_fingerprint": checkpoint.fingerprint}
 
@@ -266,7 +376,7 @@ def _counter(what: str, total: int, report: Progress) -> Callable[[int], None]:
     return advance
 
 
-def _check_target(checkpoint: HuggingFace | GGUF, target: Path, params: ConvertParams) -> None:
+def _check_target(checkpoint: Source, target: Path, params: ConvertParams) -> None:
     if not os.path.lexists(target):
         return
     sources = checkpoint.file.paths if isinstance(checkpoint, GGUF) else [checkpoint.path]
@@ -276,7 +386,7 @@ def _check_target(checkpoint: HuggingFace | GGUF, target: Path, params: ConvertP
         raise InvalidParameter(f"{target}: a folder of this name exists; choose another name, or remove it")
     if not params.force:
         raise InvalidParameter(f"{target}: exists; choose another name, or replace it with force (--force)")
-    if params.to == "safetensors":
+    if params.to != "gguf":
         raise InvalidParameter(f"{target}: is a file, and a folder would be written; choose another name")
 
 

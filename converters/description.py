@@ -13,8 +13,12 @@ from edgellm.formats.strict_json import parse_object
 
 from .arch import Architecture, Hyper, Relation, from_config, from_metadata
 from .checkpoint import GGUF, HuggingFace
+from .onnx_source import ONNXFolder
 from .plan import LeftOut
 from .tensor import Tensor, chunks
+
+Source = HuggingFace | GGUF | ONNXFolder
+"""Any checkpoint, opened."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Description:
     notes: tuple[str, ...] = ()
 
 
-def describe(checkpoint: HuggingFace | GGUF) -> Description:
+def describe(checkpoint: Source) -> Description:
     """Read the numbers of a checkpoint and find its tensors.
 
     Raises UnsupportedArchitecture, Unsupported, InvalidModelFile: for whatever would be lost, is missing, or
@@ -42,9 +46,10 @@ def describe(checkpoint: HuggingFace | GGUF) -> Description:
         return Description(architecture, hyper, tuple(architecture.relations(hyper, list(stored))), tuple(left_out))
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}  # already applied
     architecture, hyper = from_config(config, pooling_file(checkpoint.folder))
-    left_out = [LeftOut(name, "a scale for 8-bit activations, which are not used") for name in checkpoint.dropped]
+    left_out = [*checkpoint.left_out]
+    left_out += [LeftOut(name, "a scale for 8-bit activations, which are not used") for name in checkpoint.dropped]
     left_out += [LeftOut(name, "no part of the model that is converted") for name in stored if architecture.skips(name)]
-    notes = []
+    notes = [*checkpoint.notes]
     for name, other in architecture.duplicates(hyper, list(stored)):
         if _equal(stored[name], stored[other]):
             left_out.append(LeftOut(name, f"equal to {other}, which serves as both"))

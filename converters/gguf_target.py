@@ -24,11 +24,12 @@ from edgellm.formats.gguf_writer import write_gguf
 from .arch import to_gguf
 from .checkpoint import GGUF, GGUFTensor, HuggingFace
 from .description import describe
+from .onnx_source import ONNXFolder
 from .plan import LeftOut, shifts_exactly
 from .quant.imatrix import ImportanceMatrix
 from .quant.pool import Quantizers
 from .quant.recipes import QUANTIZATION_VERSION, Choice
-from .tensor import Tensor, check_finite, chunks, columns, n_rows
+from .tensor import Blocked, Tensor, blocked, check_finite, chunks, columns, n_rows
 from .tokens import read_huggingface, to_metadata
 
 Advance = Callable[[int], None]  # bytes that were written since the last call
@@ -72,16 +73,20 @@ class Computed:
         return self._values[which]
 
 
-def from_huggingface(checkpoint: HuggingFace, pre: str | None) -> Draft:
-    """The GGUF file that a Hugging Face folder becomes; pre: as in `read_huggingface`.
+def from_folder(checkpoint: HuggingFace | ONNXFolder, pre: str | None) -> Draft:
+    """The GGUF file that a Hugging Face or ONNX folder becomes; pre: as in `read_huggingface`.
 
     Raises Unsupported, InvalidModelFile: for whatever would be lost, is missing, or contradicts the configuration.
     """
     found = describe(checkpoint)
-    architecture, hyper, stored = found.architecture, found.hyper, checkpoint.tensors
+    architecture, hyper = found.architecture, found.hyper
+    stored: Mapping[str, Tensor] = checkpoint.tensors
     tensors: dict[str, Tensor] = {name: Computed(values) for name, values in architecture.extra(hyper)}
     computed, rounded = frozenset(tensors), set()
     for relation in found.relations:
+        if checkpoint.names == "gguf":
+            tensors |= {part.name: stored[part.name] for part in relation.gguf}
+            continue
         made = to_gguf(relation, stored)
         tensors |= {part.name: tensor for part, tensor in made}
         before = [stored[part.name] for part in relation.hf]
@@ -152,7 +157,7 @@ def write(
         def data(choice: Choice) -> Callable[[], Iterator[NDArray[np.uint8]]]:
             def stream() -> Iterator[NDArray[np.uint8]]:
                 tensor = tensors[choice.name]
-                if isinstance(tensor, GGUFTensor) and tensor.type is choice.type:
+                if blocked(tensor) and tensor.type is choice.type:
                     pieces = _copied(choice.name, tensor)
                 else:
                     pieces = _quantized(quantizers, choice, tensor, importance[choice.name])
@@ -204,13 +209,14 @@ def _between(tensor: Tensor, start: int, stop: int) -> Iterator[slice]:
         yield slice(first, min(first + step, stop))
 
 
-def _copied(name: str, tensor: GGUFTensor) -> Iterator[NDArray[np.uint8]]:
+def _copied(name: str, tensor: Blocked) -> Iterator[NDArray[np.uint8]]:
     """The stored bytes; weights are looked at all the same."""
     for part in chunks(tensor):
         if tensor.type not in _INTEGERS:
             check_finite(name, tensor.rows(part))
         yield tensor.raw(part)
-    tensor.release()
+    if isinstance(tensor, GGUFTensor):
+        tensor.release()
 
 
 def _typed(file: GGUFFile, key: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 
+from .onnx.recipes import recipe_name
 from .quant.fit import choose_under, data_bytes, fast_on_cpu
 from .quant.recipes import TARGETS, Choice, Facts, choose, quantizable, target_of
 from .tensor import Tensor
@@ -26,7 +27,7 @@ KEEP = "keep"
 _FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
 # what the types of a checkpoint become when they are to be kept: ggml computes with neither
 _NEAREST = {**_FLOATS, "F64": GGMLType.F32, "F8_E4M3": GGMLType.BF16, "F8_E5M2": GGMLType.BF16}
-_LARGEST_CTX = 8192  # the context that a model is loaded with when nobody asks
+LARGEST_CTX = 8192  # the context that a model is loaded with when nobody asks
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class ConvertParams:
     """What is wanted. Raises InvalidParameter on construction.
 
     to: the format written. quant: a target such as "q4_k_m", or "keep" for the source's own types (safetensors: f32,
-    f16, bf16 or keep). fit: bytes that the file may have; the best mix is chosen. fast_on_cpu: no types that are slow
-    on x86. imatrix: an importance matrix file; calibrate: a text to collect one with. pre: llama.cpp's name of the
-    pre-tokenizer. strict: a type that rows do not fit is an error. verify: compare the result with the source.
-    force: replace a file that exists.
+    f16, bf16 or keep; onnx: also int8 and int4, see `onnx.recipes`). fit: bytes that the file may have; the best mix is
+    chosen. fast_on_cpu: no types that are slow on x86. imatrix: an importance matrix file; calibrate: a text to collect
+    one with. pre: llama.cpp's name of the pre-tokenizer. strict: a type that rows do not fit is an error. verify:
+    compare the result with the source. force: replace a file that exists.
+    ONNX only: exact: products are computed in float32, though that is slower; max_context: tokens that the graph has
+    room for, at most those the model was trained for.
     """
 
-    to: Literal["gguf", "safetensors"] = "gguf"
+    to: Literal["gguf", "onnx", "safetensors"] = "gguf"
     quant: str = KEEP
     fit: int | None = None
     fast_on_cpu: bool = False
@@ -50,12 +53,16 @@ class ConvertParams:
     strict: bool = False
     verify: bool = True
     force: bool = False
+    exact: bool = False
+    max_context: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quant", self.quant.lower())
-        if self.to not in ("gguf", "safetensors"):
-            raise InvalidParameter(f"to={self.to!r}: gguf and safetensors are written")
-        if self.quant != KEEP:
+        if self.to not in ("gguf", "onnx", "safetensors"):
+            raise InvalidParameter(f"to={self.to!r}: gguf, onnx and safetensors are written")
+        if self.to == "onnx":
+            self._check_onnx()
+        elif self.quant != KEEP:
             object.__setattr__(self, "quant", target_of(self.quant).name)
         if self.fit is not None and (self.fit < 1 or self.quant != KEEP):
             raise InvalidParameter(f"fit={self.fit}: a number of bytes; it chooses the types, so leave out quant")
@@ -63,11 +70,22 @@ class ConvertParams:
             raise InvalidParameter("imatrix and calibrate both give an importance matrix; leave out one of them")
         if self.has_importance and self.fit is None and self.quant in (KEEP, "f32", "f16", "bf16"):
             raise InvalidParameter(f"an importance matrix changes nothing for quant={self.quant!r}; choose another")
+        if self.to != "onnx" and (self.exact or self.max_context is not None):
+            raise InvalidParameter(
+                "exact and max_context say how an ONNX graph computes: leave them out, or write ONNX"
+            )
         if self.to == "safetensors":
             if self.quant not in (KEEP, "f32", "f16", "bf16"):
                 raise InvalidParameter(f"quant={self.quant!r}: safetensors hold f32, f16 or bf16 weights here")
             if self.fit or self.fast_on_cpu or self.imatrix or self.calibrate:
                 raise InvalidParameter("fit, fast_on_cpu, imatrix and calibrate choose quantized types: write GGUF")
+
+    def _check_onnx(self) -> None:
+        object.__setattr__(self, "quant", recipe_name(self.quant))
+        if self.fast_on_cpu or self.pre is not None:
+            raise InvalidParameter("fast_on_cpu and pre have no meaning for ONNX; leave them out")
+        if self.max_context is not None and self.max_context < 16:
+            raise InvalidParameter(f"max_context={self.max_context}: a number of tokens, at least 16")
 
     @property
     def has_importance(self) -> bool:
@@ -206,9 +224,14 @@ def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, in
     head = n_embd // n_head if n_head else 0
     kv = total("attention.head_count_kv", n_head)
     kv *= 2 * (largest("attention.key_length", head) + largest("attention.value_length", head))
-    ctx = min(_LARGEST_CTX, largest("context_length"))
-    work = 4 * 512 * (2 * ctx * n_head + 4 * n_embd + 3 * largest("feed_forward_length", 4 * n_embd)) + (32 << 20)
-    return file_bytes + ctx * kv + work, ctx
+    ctx = min(LARGEST_CTX, largest("context_length"))
+    n_ff = largest("feed_forward_length", 4 * n_embd)
+    return file_bytes + ctx * kv + work_bytes(ctx, n_head, n_embd, n_ff), ctx
+
+
+def work_bytes(ctx: int, n_head: int, n_embd: int, n_ff: int) -> int:
+    """Bytes of work buffers, as `edgellm.memory_needed` counts them."""
+    return 4 * 512 * (2 * ctx * n_head + 4 * n_embd + 3 * n_ff) + (32 << 20)
 
 
 def choose_types(

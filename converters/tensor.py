@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile
+from edgellm.formats.ggml_types import GGMLType
 
 CHUNK_BYTES = 32 << 20  # float32 bytes of a chunk of rows
 
@@ -30,6 +31,28 @@ class Tensor(Protocol):
     def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows `which` names, in that order: (n, columns) float32."""
         ...
+
+
+class Blocked(Tensor, Protocol):
+    """A Tensor whose rows also are, or can be written as, blocks of a GGUF type.
+
+    type: None where they cannot. exact: whether the blocks hold the very same weights, not ones with rounded scales.
+    """
+
+    @property
+    def type(self) -> GGMLType | None: ...
+
+    @property
+    def exact(self) -> bool: ...
+
+    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The blocks of rows: (n, bytes of a row) uint8. Only where there is a type."""
+        ...
+
+
+def blocked(tensor: Tensor) -> TypeGuard[Blocked]:
+    """Whether a tensor has blocks."""
+    return getattr(tensor, "type", None) is not None
 
 
 def columns(tensor: Tensor) -> int:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 import edgellm
 from edgellm.errors import InvalidModelFile, NotEnoughMemory, Unsupported
-from edgellm.formats.gguf import GGUFFile
 
 from .checkpoint import GGUFTensor
 from .plan import Planned
@@ -157,13 +156,6 @@ def compare(
     return Compared(len(planned), exact, (lost / power) ** 0.5 if power else 0.0, worst, worst_name)
 
 
-def _predicts(path: Path) -> bool:
-    """Whether the model predicts the next token."""
-    with GGUFFile.open(path) as file:
-        causal: bool = file.get(f"{file.metadata['general.architecture']}.attention.causal", bool, True)
-        return causal
-
-
 def _mismatch(one: Planned, what: str) -> InvalidModelFile:
     return InvalidModelFile(
         f"tensor {one.name!r} ({one.source} to {one.target} {one.shape}) {what}; nothing was kept, please report this"
@@ -194,7 +186,7 @@ def _squares(values: NDArray[np.float32]) -> float:
 
 
 def run(path: Path, source: Path | None, compared: Compared) -> Verification:
-    """Load the written GGUF file and predict a short text; beside its source, if that is a GGUF file and differs.
+    """Load what was written and predict a short text; beside its source, if that can be run and differs.
 
     Raises ModelLoadError, InvalidModelFile when it does not run. Too little memory, and a kind of model that the engine
     does not run, are no fault of the file: `ran` says so.
@@ -202,13 +194,14 @@ def run(path: Path, source: Path | None, compared: Compared) -> Verification:
     from .evaluate import evaluate  # brings the engine, which converting does without
 
     parts = asdict(compared)
-    if not _predicts(path):
+    info = edgellm.inspect(path)
+    if not info.can_generate:
         return Verification(**parts, ran="not run: it makes embeddings and predicts nothing")
     if compared.exact == compared.tensors:
         source = None
     nothing = edgellm.CacheParams(memory=0, disk=0)
     try:
-        ctx = min(N_CTX, edgellm.inspect(path).n_ctx_train)
+        ctx = min(N_CTX, info.n_ctx_train)
         with edgellm.load(path, ctx=ctx, cache=nothing) as model:
             tokens = model.encode(TEXT)[:ctx]
             if not all(np.isfinite(rows).all() for rows in model.logits(tokens)):

@@ -16,13 +16,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile
+from edgellm.formats.ggml_types import GGMLType
 
-from ..tensor import Tensor
+from ..tensor import Tensor, blocked
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,27 @@ class _Rows:
         kinds = {part.stored for part in parts}
         self.stored = kinds.pop() if len(kinds) == 1 else "F32"  # F32 holds every mixture
 
-    def take(self, which: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, columns) float32; columns is 1 for vectors."""
+    @property
+    def type(self) -> GGMLType | None:
+        """The blocks that all rows are; they move as they are, unless numbers change."""
+        types = {part.type if blocked(part) else None for part in self._parts}
+        return types.pop() if len(types) == 1 and not self._shift else None
+
+    @property
+    def exact(self) -> bool:
+        """See Blocked."""
+        return all(part.exact for part in self._parts if blocked(part))
+
+    def take(self, which: NDArray[np.int64], raw: bool = False) -> NDArray[Any]:
+        """(n, columns) float32; columns is 1 for vectors. raw: (n, bytes of a row) uint8, the blocks."""
         wanted = which if self._order is None else self._order[which]
         owners = np.searchsorted(self.starts, wanted, side="right") - 1
-        found: NDArray[np.float32] | None = None
+        found: NDArray[Any] | None = None
         for owner in np.unique(owners):
             mine = owners == owner
-            rows = self._read(self._parts[owner], wanted[mine] - self.starts[owner])
+            rows = self._read(self._parts[owner], wanted[mine] - self.starts[owner], raw)
             if found is None:
-                found = np.empty((which.size, rows.shape[1]), np.float32)
+                found = np.empty((which.size, rows.shape[1]), rows.dtype)
             found[mine] = rows
         if found is None:
             return np.empty((0, self._parts[0].shape[-1]), np.float32)
@@ -135,12 +148,13 @@ class _Rows:
         return found
 
     @staticmethod
-    def _read(part: Tensor, which: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _read(part: Tensor, which: NDArray[np.int64], raw: bool) -> NDArray[Any]:
         if len(part.shape) == 1:
             return part.rows(slice(0, 1)).reshape(-1, 1)[which]
+        read = part.raw if raw and blocked(part) else part.rows
         if which.size and np.array_equal(which, np.arange(which[0], which[0] + which.size)):
-            return part.rows(slice(int(which[0]), int(which[0]) + which.size))
-        return part.rows(which)
+            return read(slice(int(which[0]), int(which[0]) + which.size))
+        return read(which)
 
 
 class _Slice:
@@ -150,6 +164,20 @@ class _Slice:
         self._rows, self._start = rows, start
         self.shape = part.shape
         self.stored = rows.stored
+
+    @property
+    def type(self) -> GGMLType | None:
+        """See Blocked; none for vectors."""
+        return self._rows.type if len(self.shape) > 1 else None
+
+    @property
+    def exact(self) -> bool:
+        """See Blocked."""
+        return self._rows.exact
+
+    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """See Blocked."""
+        return self._rows.take(_resolve(which, _height(self.shape)) + self._start, raw=True)
 
     def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         height = _height(self.shape)

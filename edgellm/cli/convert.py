@@ -1,4 +1,4 @@
-"""`edgellm convert`: a checkpoint becomes a GGUF file, or a GGUF file a Hugging Face folder."""
+"""`edgellm convert`: a checkpoint becomes a GGUF file or an ONNX folder, or a GGUF file a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ FILE = click.Path(path_type=Path)
 @click.command("convert")
 @click.argument("source", metavar="SRC")
 @click.option("-o", "--output", metavar="DST", type=FILE, help="The file, or the folder, to write.")
-@click.option("--to", type=click.Choice(("gguf", "safetensors")), default="gguf", show_default=True)
-@click.option("--quant", metavar="TYPE|keep", default="keep", help="q4_k_m, q8_0, f16 ...; default: the types of SRC.")
+@click.option("--to", type=click.Choice(("gguf", "onnx", "safetensors")), default="gguf", show_default=True)
+@click.option(
+    "--quant",
+    metavar="TYPE|keep",
+    default="keep",
+    help="q4_k_m, q8_0, f16 ...; for ONNX int4, int8 ...; default: the types of SRC.",
+)
 @click.option("--fit", metavar="SIZE", callback=parse_size, help="The best mix of types for a file of this size.")
 @click.option("--for", "machine", type=click.Choice(("cpu",)), help="No types whose kernels are slow on x86.")
 @click.option("--imatrix", metavar="FILE", type=FILE, help="An importance matrix to quantize with.")
 @click.option("--calibrate", metavar="TEXT", type=FILE, help="Collect one first, on this UTF-8 text.")
 @click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, where it is not recognised.")
+@click.option("--exact", is_flag=True, help="ONNX: compute products in float32, not in 8 bits; slower.")
+@click.option("--max-context", type=int, metavar="N", help="ONNX: make room for N tokens, not for all trained ones.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: what every tensor would become.")
 @click.option("--strict", is_flag=True, help="Refuse to store a tensor in another type than the recipe's.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")

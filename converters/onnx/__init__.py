@@ -1,0 +1,1 @@
+"""ONNX graphs, constructed from a model's description."""

@@ -1,0 +1,261 @@
+"""ONNXFolder: an ONNX model as a checkpoint, whoever exported it, as tensors that are read lazily.
+
+    folder/                                                    folder/
+      config.json          tokenizer.json ...                    genai_config.json    tokenizer.json ...
+      onnx/model_q4.onnx   onnx/model_q4.onnx_data               model.onnx           model.onnx.data
+
+Graphs by optimum and by onnxruntime-genai's builder are seen as the Hugging Face checkpoint that they were made from;
+our own say under "edgellm.tensors" of their metadata which GGUF tensor is where, and are seen as the GGUF file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.formats.confined import path_in
+from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.strict_json import parse_object
+
+from .arch import Architecture, Hyper, from_config
+from .arch.relation import Relation
+from .genai_config import config_of
+from .onnx_scan import Found, scan
+from .onnx_tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
+from .plan import LeftOut
+from .tensor import Blocked
+
+CONFIG, GENERATION, GENAI = "config.json", "generation_config.json", "genai_config.json"
+MAX_JSON = 16 << 20  # bytes
+OURS = "edgellm.tensors"
+_COMPUTED = "a table of the rotary embedding, or read by nothing"
+_CARRIER = re.compile(r"INT([48])/(\d{1,4})(\+zp)?(\+min)?")
+_ROTATED = re.compile(r"\.attn_[qk]\.(weight|bias)$")
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+class ONNXFolder:
+    """An opened ONNX model with the files beside it; path: its folder, or the graph itself.
+
+    config and generation are config.json and generation_config.json ({} without one). names: whose names the tensors
+    have: those of the Hugging Face checkpoint, or GGUF's (with their rows in GGUF's order). left_out: initializers that
+    carry no weights. notes: what else is to be known. file: the reader of the graph.
+
+    Raises ModelNotFound, InvalidModelFile, and Unsupported for a graph whose weights are not all understood.
+    """
+
+    format: Literal["onnx"] = "onnx"
+    dropped: tuple[str, ...] = ()  # as of a HuggingFace folder: no tensor here scales activations
+
+    def __init__(self, path: Path) -> None:
+        graph = path if path.suffix == ".onnx" else _graph_in(path)
+        self.path = path
+        self.folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
+        self.notes: tuple[str, ...] = ()
+        self.left_out: tuple[LeftOut, ...] = ()
+        self.tensors: Mapping[str, Blocked]
+        self.names: Literal["huggingface", "gguf"]
+        self.file = ONNXFile.open(graph)
+        try:
+            store = Store(self.file)
+            self.config = self._config(store)
+            self.generation = _json(self.folder, GENERATION) or {}
+            architecture, hyper = from_config(self.config)
+            if OURS in self.file.metadata:
+                self.names, self.tensors = "gguf", _ours(store, architecture, hyper)
+            else:
+                found = scan(store)
+                self.names, self.tensors = "huggingface", _as_huggingface(found, architecture, hyper)
+                self.left_out = tuple(LeftOut(name, _COMPUTED) for name in found.unused)
+        except BaseException:
+            self.close()
+            raise
+
+    def _config(self, store: Store) -> dict[str, Any]:
+        config = _json(self.folder, CONFIG)
+        if config is not None:
+            return config
+        genai = _json(self.folder, GENAI)
+        if genai is None:
+            raise ModelNotFound(f"{self.folder}: no {CONFIG}; put that of the original model there")
+        self.notes = (f"no {CONFIG}: the numbers are those of {GENAI} and of the graph",)
+        return config_of(genai, store, self.folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that a copy shares and another configuration or other weights change."""
+        parts = [self.config, self.generation, self.file.fingerprint]
+        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def close(self) -> None:
+        """Unmap the files."""
+        self.file.close()
+
+
+def has_graph(folder: Path) -> bool:
+    """Whether a folder holds an ONNX graph, in it or in its subfolder onnx."""
+    return bool(_graphs(folder))
+
+
+def _graphs(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for place in ("", "onnx/") for path in folder.glob(f"{place}*.onnx")
+    )
+
+
+def _graph_in(folder: Path) -> Path:
+    """The graph that genai_config.json names, or the only one."""
+    if not folder.is_dir():
+        raise ModelNotFound(f"{folder}: no such folder; check the path")
+    graphs = _graphs(folder)
+    if not graphs:
+        raise ModelNotFound(f"{folder}: no .onnx file in it or in its subfolder onnx; check the path")
+    if len(graphs) == 1:
+        return path_in(folder, graphs[0])
+    named = ((_json(folder, GENAI) or {}).get("model") or {}).get("decoder") or {}
+    if isinstance(named, dict) and named.get("filename") in graphs:
+        return path_in(folder, str(named["filename"]))
+    raise Unsupported(f"{folder}: holds {', '.join(graphs[:8])}; give the path of the one to convert")
+
+
+def _json(folder: Path, name: str) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no such file."""
+    path = path_in(folder, name)
+    if not path.exists():
+        return None
+    if not path.is_file() or path.stat().st_size > MAX_JSON:
+        raise InvalidModelFile(f"{path}: not a regular file of at most {MAX_JSON} bytes; fetch or write it again")
+    return parse_object(path.read_bytes(), str(path))
+
+
+def _as_huggingface(found: Found, architecture: Architecture, hyper: Hyper) -> dict[str, Blocked]:
+    """The weights as the family's checkpoints hold them: fused or apart, norms without the 1 that they add to."""
+    expected = {part.name: relation for relation in architecture.relations(hyper, ()) for part in relation.hf}
+    made: dict[str, Blocked] = {}
+    for name, weight in found.weights.items():
+        relation = expected.get(name)
+        if relation is not None and relation.shift and name in found.factors:
+            made[name] = Shifted(weight, -relation.shift)
+        else:
+            made |= _apart(name, weight, expected) if relation is None else {name: weight}
+    for name in expected:
+        parts = [made.get(other) for other in _members(name)]
+        if name not in made and parts and all(parts):
+            made[name] = Joined([(part, 0, part.shape[0]) for part in parts if part is not None])
+            for other in _members(name):
+                del made[other]
+    return made
+
+
+def _members(name: str) -> list[str]:
+    """What a fused weight is made of, by name; none for other weights."""
+    for fused, parts in _FUSED.items():
+        if f".{fused}." in name:
+            return [name.replace(fused, part) for part in parts]
+    return []
+
+
+def _apart(name: str, weight: Blocked, expected: Mapping[str, Relation]) -> dict[str, Blocked]:
+    """The parts of a weight that the graph fused, where the family keeps them apart; else the weight itself."""
+    members = _members(name)
+    matrices = [member.removesuffix(".bias").removesuffix(".weight") + ".weight" for member in members]
+    if not members or any(matrix not in expected for matrix in matrices):
+        return {name: weight}
+    sizes = [next(p.shape[0] for p in expected[matrix].hf if p.name == matrix) for matrix in matrices]
+    if sum(sizes) != weight.shape[0]:
+        raise InvalidModelFile(
+            f"{name} has {weight.shape[0]} rows, the configuration says {' + '.join(map(str, sizes))}; they are not of "
+            "the same model"
+        )
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return {m: Joined([(weight, at, at + size)]) for m, at, size in zip(members, starts, sizes, strict=True)}
+
+
+def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, Blocked]:
+    """The GGUF tensors of a graph that edgellm wrote.
+
+    The metadata is {name: {"carrier": "INT4/32+min", "shape": [...], "parts": [[base, start, stop], ...]}}: rows of
+    matrices, one after the other. A matrix is the initializer base, or base.q (or base.hi and base.lo),
+    base.scale, base.zp and base.corr. The rows are in GGUF's order, but for those of q and k, which are in Hugging
+    Face's.
+    """
+    path = store.file.path
+    listed = parse_object(store.file.metadata[OURS].encode(), f"{path}: metadata {OURS}")
+    relations = {
+        part.name: (part, relation)
+        for relation in architecture.relations(hyper, list(listed))
+        for part in relation.gguf
+    }
+    made: dict[str, Blocked] = {}
+    for name, entry in listed.items():
+        if name not in relations:
+            raise Unsupported(f"{path}: metadata {OURS} lists {name[:200]!r}, which this model does not have")
+        part, relation = relations[name]
+        parts = _parts(store, name, entry, listed)
+        height = part.shape[0] if len(part.shape) == 1 else math.prod(part.shape[:-1])
+        widths = {weight.shape[1:] for weight, _, _ in parts}
+        if sum(stop - start for _, start, stop in parts) != height or widths != {part.shape[1:][-1:]}:
+            found = ", ".join(f"{start} to {stop} of {weight.shape}" for weight, start, stop in parts[:8])
+            raise InvalidModelFile(f"{path}: {name!r} has rows {found}; the configuration says {part.shape}")
+        made[name] = Joined(parts, relation.order if _ROTATED.search(name) else None, part.shape)
+    return made
+
+
+def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Blocked, int, int]]:
+    """The matrices that an entry of our metadata names, and which of their rows are meant."""
+    wrong = InvalidModelFile(
+        f"{store.file.path}: metadata {OURS}: nothing of use about {name[:200]!r}; export it again"
+    )
+    carrier, parts = (entry.get(key) if isinstance(entry, dict) else None for key in ("carrier", "parts"))
+    if not isinstance(carrier, str) or not isinstance(parts, list) or not parts:
+        raise wrong
+    found = []
+    for part in parts:
+        if not isinstance(part, list) or [type(each) for each in part] != [str, int, int]:
+            raise wrong
+        base, start, stop = part
+        weight = _matrix(store, base, carrier)
+        if weight is None:
+            weight, before = _joined_bias(store, name, listed)
+            start, stop = start + before, stop + before
+        if not 0 <= start < stop <= weight.shape[0]:
+            raise InvalidModelFile(f"{store.file.path}: {name!r} would have rows {start} to {stop} of {weight.shape}")
+        found.append((weight, start, stop))
+    return found
+
+
+def _joined_bias(store: Store, name: str, listed: Mapping[str, Any]) -> tuple[Blocked, int]:
+    """The initializer a+b+c that holds the biases of products that became one, and where this one begins in it."""
+    for joined in store:
+        names = joined.split("+")
+        if name in names:
+            before = [other["shape"][0] for other in (listed.get(n) for n in names[: names.index(name)]) if other]
+            return Floats(store, joined), sum(before)
+    raise InvalidModelFile(f"{store.file.path}: the initializers of {name[:200]!r} are not there; export it again")
+
+
+def _matrix(store: Store, base: str, carrier: str) -> Blocked | None:
+    """A matrix of our own; None where it has no initializer."""
+    quantized = _CARRIER.fullmatch(carrier)
+    if not quantized:
+        return Floats(store, base) if base in store else None
+    bits, block = int(quantized[1]), int(quantized[2])
+    halves = f"{base}.hi" in store
+    names = BlockNames(
+        f"{base}.hi" if halves else f"{base}.q",
+        f"{base}.scale",
+        f"{base}.zp" if quantized[3] else None,
+        f"{base}.corr" if quantized[4] else None,
+        f"{base}.lo" if halves else None,
+    )
+    codes = store.info(names.q).shape
+    if len(codes) != 3:
+        raise store.error(InvalidModelFile, names.q, "not the shape of blocks; export the model again")
+    return Blocks(store, names, (codes[0], codes[1] * block), bits, block)

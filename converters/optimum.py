@@ -1,0 +1,150 @@
+"""export: a Hugging Face folder as ONNX by way of optimum, for families that edgellm does not describe itself.
+
+optimum runs the model in PyTorch and records the graph, so it takes the memory of the whole model and some minutes, and
+it pins old versions of transformers: the extra `edgellm[optimum]`. It works in a child process, in a folder beside the
+target, which gets its name when all is done. https://huggingface.co/docs/optimum-onnx
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
+from edgellm.formats.strict_json import parse_object
+from edgellm.formats.writing import writing
+
+INSTALL = "pip install 'edgellm[optimum]'"
+NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version
+TASKS = ("text-generation-with-past", "text-generation", "feature-extraction")
+_SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_LARGE = 1 << 30  # bytes: of a graph beyond them the weights go into a file of their own; a protobuf holds two of these
+_CHILD = "import sys; from edgellm.converters import optimum; optimum.run_child(sys.argv[1])"
+
+
+def export(folder: Path, target: Path, task: str | None = None, quantize: Literal["int8"] | None = None) -> None:
+    """Write the folder `target`: model.onnx, or model_quantized.onnx with weights of 8 bits, and the other files.
+
+    Only safetensors are read, and no code that comes with the model is run. task: one of TASKS; without one what the
+    class in config.json is for: generating text with a cache, or else features (`last_hidden_state`).
+
+    Raises InvalidParameter, ModelNotFound, Unsupported (the extra is missing or too new, or optimum cannot export this
+    model: in its own words), NotEnoughMemory (the child was killed), CannotWrite.
+    """
+    if task is not None and task not in TASKS:
+        raise InvalidParameter(f"task={task!r}: optimum exports for {', '.join(TASKS)}")
+    if quantize not in (None, "int8"):
+        raise InvalidParameter(f"quantize={quantize!r}: optimum's quantizer makes int8; leave it out for floats")
+    if os.path.lexists(target):
+        raise InvalidParameter(f"{target}: exists; choose another name, or remove it")
+    task = task or _task(folder)
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise Unsupported(f"{folder}: neither {' nor '.join(_WEIGHTS)}; weights in other formats are not opened")
+    _check_installed()
+    with writing(target):
+        space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent))
+        try:
+            made = space / "made"
+            _in_child(
+                folder, {"source": str(folder.resolve()), "target": str(made), "task": task, "quantize": quantize}
+            )
+            for name in _SENTENCES:
+                if (folder / name).is_file() and not (made / name).exists():
+                    (made / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(folder / name, made / name)
+            os.replace(made, target)
+        finally:
+            shutil.rmtree(space, ignore_errors=True)
+
+
+def _task(folder: Path) -> str:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelNotFound(f"{folder}: no config.json; give the folder of a Hugging Face checkpoint")
+    classes = parse_object(path.read_bytes(), str(path)).get("architectures")
+    named = str(classes[0]) if isinstance(classes, list) and classes else ""
+    return TASKS[0] if named.endswith(("ForCausalLM", "LMHeadModel")) else TASKS[-1]
+
+
+def _check_installed() -> None:
+    """Raises Unsupported."""
+    for package, limit in NEEDS:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise Unsupported(f"exporting with optimum needs {package}, which is not installed: {INSTALL}") from None
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if limit is not None and numbers >= limit:
+            newest = ".".join(map(str, limit))
+            raise Unsupported(
+                f"exporting with optimum needs {package} below {newest}, and {version} is installed; use an "
+                f"environment of its own: python -m venv optimum, and in it {INSTALL}"
+            )
+
+
+def _in_child(folder: Path, job: dict[str, Any]) -> None:
+    """Run optimum; what it prints is kept for the error. Raises Unsupported, NotEnoughMemory."""
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, json.dumps(job)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    if done.returncode == -9 or "MemoryError" in done.stdout or "DefaultCPUAllocator" in done.stdout:
+        raise NotEnoughMemory(
+            f"{folder}: optimum ran out of memory; it takes about three times the size of the weights"
+        )
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    words = lines[-1][:500] if lines else f"it ended with status {done.returncode} and said nothing"
+    raise Unsupported(f"{folder}: optimum could not export this model: {words}")
+
+
+def run_child(text: str) -> None:
+    """What happens in the child process; text: the job in JSON."""
+    job = json.loads(text)
+    target = Path(job["target"])
+    importlib.import_module("optimum.exporters.onnx").main_export(
+        job["source"],
+        target,
+        task=job["task"],
+        library_name="transformers",
+        local_files_only=True,
+        trust_remote_code=False,
+        do_validation=False,
+    )
+    if job["quantize"]:
+        _quantize(target)
+
+
+def _quantize(folder: Path) -> None:
+    """Replace the graph with one whose matrices have 8 bits, a scale per column; activations are rounded on the fly."""
+    kinds = importlib.import_module("optimum.onnxruntime.configuration").AutoQuantizationConfig
+    quantizer = importlib.import_module("optimum.onnxruntime").ORTQuantizer.from_pretrained(folder, "model.onnx")
+    graphs = [path for path in folder.iterdir() if path.name.startswith("model.onnx")]
+    large = sum(path.stat().st_size for path in graphs) > _LARGE
+    made = folder / "quantized"
+    quantizer.quantize(kinds.avx2(is_static=False), save_dir=made, use_external_data_format=large)
+    for path in graphs:
+        path.unlink()
+    for path in made.iterdir():
+        if path.name.startswith("model_quantized.onnx"):
+            os.replace(path, folder / path.name)
+    shutil.rmtree(made)

@@ -1,0 +1,158 @@
+"""Exporting by way of optimum, with a package of that name that does what a test wants."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edgellm.converters.optimum import export
+from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
+
+WRITES = """
+    from pathlib import Path
+    import json, os
+    Path(target).mkdir()
+    (Path(target) / "model.onnx").write_bytes(b"graph")
+    (Path(target) / "seen.json").write_text(json.dumps([task, options, os.environ["HF_HUB_OFFLINE"], os.getpid()]))
+"""
+QUANTIZER = """
+from pathlib import Path
+
+class ORTQuantizer:
+    @classmethod
+    def from_pretrained(cls, folder, name):
+        assert (Path(folder) / name).is_file()
+        return cls()
+
+    def quantize(self, config, save_dir, use_external_data_format):
+        assert config == "avx2" and not use_external_data_format
+        Path(save_dir).mkdir()
+        (Path(save_dir) / "model_quantized.onnx").write_bytes(b"small")
+"""
+KINDS = """
+class AutoQuantizationConfig:
+    @staticmethod
+    def avx2(is_static):
+        assert not is_static
+        return "avx2"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (folder / "model.safetensors").touch()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Versions that are installed, by package."""
+    versions = {"optimum-onnx": "0.1.0", "torch": "2.9.0", "transformers": "4.57.6"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    return versions
+
+
+def optimum(path: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a package where a child process finds it."""
+    package = path / "fake" / "optimum"
+    for name, text in {
+        "__init__.py": "",
+        "exporters/__init__.py": "",
+        "exporters/onnx.py": f"def main_export(source, target, task, **options):\n    {body.strip()}\n",
+        "onnxruntime/__init__.py": QUANTIZER,
+        "onnxruntime/configuration.py": KINDS,
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(package.parent)
+
+
+def test_the_folder_gets_its_name_when_all_is_done(
+    tmp_path: Path, folder: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimum(tmp_path, WRITES, monkeypatch)
+    export(folder, tmp_path / "out")
+    task, options, offline, _ = json.loads((tmp_path / "out" / "seen.json").read_text())
+    assert (task, offline) == ("text-generation-with-past", "1")
+    assert options["local_files_only"]
+    assert not options["trust_remote_code"]
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "model", "out"]
+
+
+def test_int8_replaces_the_graph(
+    tmp_path: Path, folder: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimum(tmp_path, WRITES, monkeypatch)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    export(folder, tmp_path / "out", quantize="int8")
+    assert json.loads((tmp_path / "out" / "seen.json").read_text())[0] == "feature-extraction"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model_quantized.onnx", "seen.json", "1_Pooling"}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("raise ValueError('no such model here')", Unsupported, "optimum could not export.*ValueError: no such model"),
+        ("raise MemoryError", NotEnoughMemory, "ran out of memory"),
+        ("import os; os._exit(3)", Unsupported, "status 3"),
+    ],
+)
+def test_failures_are_told_and_leave_nothing(
+    tmp_path: Path,
+    folder: Path,
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    optimum(tmp_path, body, monkeypatch)
+    with pytest.raises(kind, match=words):
+        export(folder, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "model"]
+
+
+@pytest.mark.parametrize("package", ["optimum-onnx", "torch", "transformers"])
+def test_a_missing_extra_says_how_to_get_it(
+    tmp_path: Path, folder: Path, installed: dict[str, str], package: str
+) -> None:
+    del installed[package]
+    with pytest.raises(Unsupported, match=rf"{package}, which is not installed: pip install 'edgellm\[optimum\]'"):
+        export(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("version", ["4.58.0", "5.20.1", "4.58.0.dev0"])
+def test_a_transformers_that_is_too_new_is_refused(
+    tmp_path: Path, folder: Path, installed: dict[str, str], version: str
+) -> None:
+    installed["transformers"] = version
+    with pytest.raises(Unsupported, match=rf"transformers below 4\.58, and {version} is installed"):
+        export(folder, tmp_path / "out")
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, folder: Path, installed: dict[str, str]) -> None:
+    with pytest.raises(InvalidParameter, match="exists"):
+        export(folder, folder)
+    with pytest.raises(InvalidParameter, match="task='sing'"):
+        export(folder, tmp_path / "out", "sing")
+    with pytest.raises(InvalidParameter, match="quantize='int3'"):
+        export(folder, tmp_path / "out", quantize="int3")  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFound, match=r"no config\.json"):
+        export(tmp_path, tmp_path / "out")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Unsupported, match=r"neither model\.safetensors"):
+        export(folder, tmp_path / "out")
