@@ -117,7 +117,9 @@ def restart(model: str, count: int, rounds: int, server: str | None) -> dict[str
     with edgellm.load(model, cache=edgellm.CacheParams(memory=0, disk=0)) as opened:
         prompts = [opened.encode(words(rng, 2 * count))[:count] for _ in range(rounds)]
     ratios, cold, warm, computed = [], [], [], []
-    peers: dict[str, list[float]] = {"llama-cpp-python": []} | ({"llama-server": []} if server else {})
+    gguf = not os.path.isdir(model)  # llama.cpp opens no ONNX folder
+    peers: dict[str, list[float]] = {name: [] for name in ("llama-cpp-python",) if gguf}
+    peers |= {name: [] for name in ("llama-server",) if gguf and server}
     for i, prompt in enumerate(prompts):
         print(f"restart: round {i + 1} of {rounds}", file=sys.stderr)
         ask(model, prompt, cache=True)
@@ -128,8 +130,9 @@ def restart(model: str, count: int, rounds: int, server: str | None) -> dict[str
         warm.append(pair[True]["ttft_ms"])
         ratios.append(cold[-1] / warm[-1])
         computed.append(pair[True]["cache"]["computed"])
-        peers["llama-cpp-python"].append(ask_llama(model, prompt) / warm[-1])
-        if server:
+        if gguf:
+            peers["llama-cpp-python"].append(ask_llama(model, prompt) / warm[-1])
+        if gguf and server:
             ask_server(server, model, prompt)
             peers["llama-server"].append(ask_server(server, model, prompt) / warm[-1])
     return {

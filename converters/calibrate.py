@@ -70,7 +70,7 @@ def collect(
     model, text = Path(model_path), Path(text_path)
     if not model.is_file():
         raise ModelNotFound(f"{model}: no such file; calibration needs a GGUF file")
-    _read(text)
+    read_text(text)
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__spec__.name} import child; child(sys.argv[1:])"
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder, tempfile.TemporaryFile() as log:
         result = Path(folder) / "imatrix.gguf"
@@ -114,7 +114,8 @@ def _follow(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> No
             progress(report["done"], report["of"])
 
 
-def _read(text: Path) -> bytes:
+def read_text(text: Path) -> bytes:
+    """A UTF-8 text to calibrate with. Raises InvalidParameter."""
     try:
         raw = text.read_bytes()
         raw.decode("utf-8")
@@ -162,7 +163,7 @@ def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], N
         raise ModelLoadError(f"{path}: llama.cpp does not load it, so it cannot be calibrated. It says:\n{words}")
     vocab = lib.llama_model_get_vocab(model)
     size = min(CHUNK, lib.llama_model_n_ctx_train(model))
-    tokens = _tokenize(lib, vocab, _read(text))
+    tokens = _tokenize(lib, vocab, read_text(text))
     total = len(tokens) // size
     if total < 2:
         raise InvalidParameter(

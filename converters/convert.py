@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import edgellm
-from edgellm.errors import CannotWrite, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import CannotWrite, InvalidModelFile, InvalidParameter, Unsupported, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
 from edgellm.formats.writing import writing
 
-from . import gguf_target, onnx_target, safetensors_target, verify
-from .calibrate import collect
+from . import gguf_target, kv_scales, onnx_target, safetensors_target, verify
+from .calibrate import collect, read_text
 from .checkpoint import GGUF, HuggingFace, open_checkpoint
 from .description import Source
 from .gguf_target import Draft
 from .onnx import recipes as onnx_recipes
+from .onnx.decoder import KVScales
 from .onnx_source import ONNXFolder
+from .optimum import Export
 from .plan import (
     KEEP,
     LARGEST_CTX,
@@ -102,11 +104,11 @@ def convert(
     return Conversion(target, job.plan, verified, time.monotonic() - started)
 
 
-def _job(checkpoint: Source, params: ConvertParams) -> _ToGGUF | _ToONNX | _ToFolder:
+def _job(checkpoint: Source, params: ConvertParams) -> _ToGGUF | _ToONNX | _ToFolder | Export:
     if params.to == "gguf":
         return _ToGGUF(checkpoint, params)
     if params.to == "onnx":
-        return _ToONNX(checkpoint, params)
+        return Export(checkpoint, params) if params.exporter == "optimum" else _ToONNX(checkpoint, params)
     if isinstance(checkpoint, HuggingFace):
         raise Unsupported(f"{checkpoint.path}: is safetensors already; only GGUF files are converted to them")
     if isinstance(checkpoint, ONNXFolder):
@@ -221,8 +223,14 @@ class _ToONNX:
 
     def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
         self._checkpoint, self._params = checkpoint, params
-        self._draft = onnx_target.draft(checkpoint, params.max_context)
+        try:
+            self._draft = onnx_target.draft(checkpoint, params.max_context)
+        except UnsupportedArchitecture as error:
+            if isinstance(checkpoint, HuggingFace):
+                raise UnsupportedArchitecture(f"{error}; optimum may export it: --exporter optimum") from None
+            raise
         self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
+        self._kv_scales = kv_scales.unknown(self._draft.hyper) if params.kv == "int8" else None  # until it is measured
         recipe, self._choices = self._choose()
         fallen = [choice for choice in self._choices if choice.fallback_from]
         if params.strict and fallen:
@@ -231,7 +239,7 @@ class _ToONNX:
                 f"{fallen[0].shape[-1]} ({fallen[0].label} instead of {fallen[0].fallback_from})"
             )
         self._recipe = recipe
-        self.plan = self._plan(self._make(None))
+        self.plan = self._plan(self._make(None, self._kv_scales))
 
     def _choose(self) -> tuple[str, list[onnx_recipes.Choice]]:
         """What each tensor is stored as; under a size, less is asked for until all files together fit."""
@@ -241,19 +249,20 @@ class _ToONNX:
         while True:
             recipe, self._choices = onnx_recipes.choose_under(budget, self._draft.tensors)
             self._recipe = recipe
-            excess = self._make(None).nbytes - self._params.fit
+            excess = self._make(None, self._kv_scales).nbytes - self._params.fit
             if excess <= 0:
                 return recipe, self._choices
             budget -= max(excess // 8, budget // 256)
 
-    def _make(self, matrix: ImportanceMatrix | None) -> onnx_target.Made:
+    def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> onnx_target.Made:
         record = {**_record(self._checkpoint), "target": self._params.quant, "recipe": self._recipe}
-        return onnx_target.make(self._draft, self._choices, record, exact=self._params.exact, matrix=matrix)
+        exact = self._params.exact
+        return onnx_target.make(self._draft, self._choices, record, exact=exact, matrix=matrix, kv_scales=scales)
 
     def _plan(self, made: onnx_target.Made) -> Plan:
         draft, hyper = self._draft, self._draft.hyper
         ctx = min(LARGEST_CTX, draft.n_ctx)
-        cache = ctx * 8 * hyper.n_layer * hyper.n_head_kv * hyper.head_dim if hyper.causal else 0  # float32
+        cache = ctx * self._kv_bytes(self._params.kv) if hyper.causal else 0
         memory = made.nbytes + cache + work_bytes(ctx, hyper.n_head, hyper.n_embd, hyper.n_ff)
         return Plan(
             source=str(self._checkpoint.path),
@@ -281,20 +290,45 @@ class _ToONNX:
             memory_ctx=ctx,
         )
 
+    def _kv_bytes(self, kind: str) -> int:
+        """Of the keys and values of a token."""
+        hyper = self._draft.hyper
+        return {"f32": 8, "int8": 2}[kind] * hyper.n_layer * hyper.n_head_kv * hyper.head_dim
+
     def _notes(self) -> list[str]:
-        if self._params.exact or all(isinstance(choice.storage, str) for choice in self._choices):
-            return []
-        return ["products round what they multiply to 8 bits, which is fast; --exact computes in float32"]
+        notes = []
+        if not self._params.exact and not all(isinstance(choice.storage, str) for choice in self._choices):
+            notes.append("products round what they multiply to 8 bits, which is fast; --exact computes in float32")
+        if self._params.kv == "int8":
+            text = (
+                self._params.calibrate.name if self._params.calibrate is not None else "a short text of edgellm's own"
+            )
+            size, whole = self._kv_bytes("int8"), self._kv_bytes("f32")
+            notes.append(
+                f"keys and values are kept in 8 bits, {size} bytes a token instead of {whole}, with scales from "
+                f"running the model over {text}; transformers.js, which keeps floats, runs no such graph"
+            )
+        return notes
 
     def write(self, path: Path, space: Path, report: Progress) -> None:
         """Write the folder; space: a folder for what it takes on the way."""
         matrix = self._matrix
-        if self._params.calibrate is not None:
+        if self._params.calibrate is not None and self._params.has_importance:
             calibrating = ConvertParams(quant="q4_0", calibrate=self._params.calibrate)
             matrix = _ToGGUF(self._checkpoint, calibrating).importance(self._params.calibrate, space, report)
         with writing(path):
             path.mkdir()
-        onnx_target.write(path, self._make(matrix), _counter("converting", self.plan.tensor_bytes, report))
+        onnx_target.write(path, self._make(matrix, None), _counter("converting", self.plan.tensor_bytes, report))
+        if self._kv_scales is not None:
+            onnx_target.write_graph(path, self._make(matrix, self._measured(path, report)))
+
+    def _measured(self, path: Path, report: Progress) -> KVScales:
+        """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
+        given = self._params.calibrate
+        text = verify.TEXT if given is None else read_text(given).decode()
+        return kv_scales.measure(
+            path, text, self._draft.hyper, lambda done, of: report("measuring keys and values", done, of)
+        )
 
     def verify(self, path: Path, report: Progress) -> verify.Verification:
         """Raises InvalidModelFile, ModelLoadError."""
@@ -303,7 +337,7 @@ class _ToONNX:
             weighted = self._params.has_importance
             compared = verify.compare(self._draft.ordered, written.tensors, self.plan.tensors, advance, weighted)
         runnable = None if isinstance(self._checkpoint, HuggingFace) else self._checkpoint.path
-        return verify.run(path, runnable, compared)
+        return verify.run(path, runnable, compared, kv_rounded=self._params.kv == "int8")
 
 
 class _ToFolder:

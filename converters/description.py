@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import parse_object
 
-from .arch import Architecture, Hyper, Relation, from_config, from_metadata
+from .arch import Architecture, Hyper, Relation, from_config, from_metadata, to_hf
 from .checkpoint import GGUF, HuggingFace
 from .onnx_source import ONNXFolder
 from .plan import LeftOut
@@ -43,7 +44,9 @@ def describe(checkpoint: Source) -> Description:
         architecture, hyper = from_metadata(checkpoint.file)
         extra = (name for name, _ in architecture.extra(hyper) if name in stored)
         left_out = [LeftOut(name, "computed from the numbers") for name in extra]
-        return Description(architecture, hyper, tuple(architecture.relations(hyper, list(stored))), tuple(left_out))
+        relations = tuple(architecture.relations(hyper, list(stored)))
+        _check_all_there(relations, stored)
+        return Description(architecture, hyper, relations, tuple(left_out))
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}  # already applied
     architecture, hyper = from_config(config, pooling_file(checkpoint.folder))
     left_out = [*checkpoint.left_out]
@@ -56,13 +59,21 @@ def describe(checkpoint: Source) -> Description:
         else:  # some checkpoints store one that differs, and that is what they were trained with
             notes.append(f"{name} differs from {other} although config.json says that they are one: it is kept")
             hyper = replace(hyper, tied=False)
-    relations = architecture.relations(hyper, list(stored))
-    return Description(architecture, hyper, tuple(relations), tuple(left_out), tuple(notes))
+    relations = tuple(architecture.relations(hyper, list(stored)))
+    if checkpoint.names == "gguf":
+        _check_all_there(relations, stored)
+    return Description(architecture, hyper, relations, tuple(left_out), tuple(notes))
+
+
+def _check_all_there(relations: Sequence[Relation], stored: Mapping[str, Tensor]) -> None:
+    """Raises InvalidModelFile where a tensor under GGUF's names is missing or has another shape."""
+    for relation in relations:
+        to_hf(relation, stored)
 
 
 def pooling_file(folder: Path) -> dict[str, Any] | None:
-    """1_Pooling/config.json of a sentence-transformers folder; None without one."""
-    path = folder / "1_Pooling" / "config.json"
+    """1_Pooling/config.json of a sentence-transformers folder; None without one. Raises InvalidModelFile."""
+    path = path_in(folder, "1_Pooling/config.json")
     return parse_object(path.read_bytes(), str(path)) if path.is_file() else None
 
 

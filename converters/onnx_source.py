@@ -248,10 +248,11 @@ def _matrix(store: Store, base: str, carrier: str) -> Blocked | None:
         return Floats(store, base) if base in store else None
     bits, block = int(quantized[1]), int(quantized[2])
     halves = f"{base}.hi" in store
+    zero = f"{base}.zp" if f"{base}.zp" in store else f"{base}.zeros"  # of a matrix that is only looked up
     names = BlockNames(
         f"{base}.hi" if halves else f"{base}.q",
         f"{base}.scale",
-        f"{base}.zp" if quantized[3] else None,
+        zero if quantized[3] else None,
         f"{base}.corr" if quantized[4] else None,
         f"{base}.lo" if halves else None,
     )

@@ -25,6 +25,7 @@ from .arch import Architecture, Hyper, Relation, to_gguf
 from .description import Source, describe
 from .onnx import folder as files
 from .onnx.carrier import Carrier
+from .onnx.decoder import KVScales
 from .onnx.floats import FloatMatrix
 from .onnx.matrix import Matrix
 from .onnx.model import model_graph
@@ -92,6 +93,8 @@ def draft(checkpoint: Source, max_context: int | None) -> Draft:
             made = {part.name: tensor for part, tensor in to_gguf(relation, checkpoint.tensors)}
         ordered |= made
         tensors |= _unrotated(relation, checkpoint, made)
+    if max_context is not None and not hyper.causal:
+        raise InvalidParameter("max_context: an encoder has a weight for each of its positions; leave it out")
     if max_context is not None and max_context > hyper.n_ctx_train:
         raise InvalidParameter(f"max_context={max_context}: the model was made for {hyper.n_ctx_train} tokens")
     n_ctx = max_context or hyper.n_ctx_train
@@ -184,14 +187,22 @@ class Weights:
             whole = self._tensors[planned]
             tensors.append(whole if expert is None else Expert(whole, expert))
             self._note(planned, base, start, start := start + n_rows(tensors[-1]))
-        planned, expert = self._planned(names[0])
-        choice = self._choices[planned]
+        choice = self._choices[self._planned(names[0])[0]]
         if isinstance(choice.storage, str):
             return FloatMatrix(base, tensors, choice.storage)
-        importance = self._importance.of(planned, choice.shape) if self._importance is not None else None
-        if importance is not None and expert is not None:
-            importance = importance[expert]
-        return QuantizedMatrix(base, tensors, choice.storage, accuracy_level=self._level, importance=importance)
+        known = self._known(names)
+        return QuantizedMatrix(base, tensors, choice.storage, accuracy_level=self._level, importance=known)
+
+    def _known(self, names: Sequence[str]) -> NDArray[np.float32] | None:
+        """The importance of the columns: matrices that are one product multiply the same, so any of them may know."""
+        if self._importance is None:
+            return None
+        for name in names:
+            planned, expert = self._planned(name)
+            found = self._importance.of(planned, self._choices[planned].shape)
+            if found is not None:
+                return found if expert is None else found[expert]
+        return None
 
     def _planned(self, name: str) -> tuple[str, int | None]:
         """The tensor that holds it, and which of its experts that is."""
@@ -237,10 +248,16 @@ def make(
     *,
     exact: bool,
     matrix: ImportanceMatrix | None = None,
+    kv_scales: KVScales | None = None,
 ) -> Made:
-    """The folder that a draft becomes with these choices. exact: activations stay float32 in products of 4 bits too."""
+    """The folder that a draft becomes with these choices. exact: activations stay float32 in products of 4 bits too.
+
+    kv_scales: of a KV cache in 8 bits; the data file is the same with and without.
+    """
+    if matrix is not None and not any(name in matrix.entries for name in draft.tensors):
+        raise InvalidParameter("the importance matrix has no entry for any tensor of this model; it is another model's")
     weights = Weights(draft.tensors, choices, 0 if exact else 4, matrix)
-    graph = model_graph(draft.hyper, weights, n_ctx=draft.n_ctx)
+    graph = model_graph(draft.hyper, weights, n_ctx=draft.n_ctx, kv_scales=kv_scales)
     unused = sorted(set(draft.tensors) - set(weights.manifest))
     if unused:
         raise InvalidParameter(f"tensors that the graph has no place for: {', '.join(unused[:8])}; please report this")
@@ -265,6 +282,11 @@ def write(folder: Path, made: Made, advance: Advance) -> None:
         path.parent.mkdir(exist_ok=True)
     counted = tuple(_counted(initializer, advance) for initializer in made.graph.initializers)
     write_onnx(path, replace(made.graph, initializers=counted), metadata=made.metadata)
+
+
+def write_graph(folder: Path, made: Made) -> None:
+    """Replace the graph alone by one with the same initializers; the data file stays. Raises CannotWrite."""
+    write_onnx(folder / made.graph_file, made.graph, metadata=made.metadata, keep_data=True)
 
 
 def _counted(initializer: Initializer, advance: Advance) -> Initializer:

@@ -146,9 +146,9 @@ class Integers(Plain):
 
 @dataclass(frozen=True)
 class BlockNames:
-    """The initializers of a Blocks. zero: packed like q, or floats; without one it is the middle of the range.
-    correction: (K / block, N) float32, what is added to every weight of a block. low: where 8 bits are stored as two
-    times 4, the low ones; q has the high ones then."""
+    """The initializers of a Blocks. zero: packed like q, one in a byte (N, K / block, 1), or floats; without one it is
+    the middle of the range. correction: (K / block, N) float32, what is added to every weight of a block. low: where 8
+    bits are stored as two times 4, the low ones; q has the high ones then."""
 
     q: str
     scale: str
@@ -175,8 +175,11 @@ class Blocks:
             self._expect(codes, n * block * (4 if names.low else bits) // 8, "UINT8")
         self._expect(names.scale, n, "FLOAT", "FLOAT16")
         self._float_zero = names.zero is not None and store.info(names.zero).dtype != "UINT8"
+        self._zero_bits = bits
         if names.zero:
-            self._expect(names.zero, n if self._float_zero else -(-n * bits // 8), "UINT8", "FLOAT", "FLOAT16")
+            self._zero_bits = 8 if store.info(names.zero).shape == (shape[0], n, 1) else bits
+            expected = n if self._float_zero else -(-n * self._zero_bits // 8)
+            self._expect(names.zero, expected, "UINT8", "FLOAT", "FLOAT16")
         if names.correction:
             self._expect(names.correction, n, "FLOAT")
         extra = ("+zp" if names.zero else "") + ("+min" if names.correction else "")
@@ -271,7 +274,7 @@ class Blocks:
             zero = self._store.array(names.zero).reshape(height, -1)[which].astype(np.float32)
         else:
             packed = self._store.raw(names.zero).reshape(height, -1)[which]
-            zero = _unpack(packed, self._bits)[:, : self._n_blocks].astype(np.float32)
+            zero = _unpack(packed, self._zero_bits)[:, : self._n_blocks].astype(np.float32)
         if names.correction is None:
             return scale, zero, None
         added = self._store.array(names.correction).reshape(self._n_blocks, height)[:, which].T

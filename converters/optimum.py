@@ -1,4 +1,4 @@
-"""export: a Hugging Face folder as ONNX by way of optimum, for families that edgellm does not describe itself.
+"""Export: a Hugging Face folder as ONNX by way of optimum, for families that edgellm does not describe itself.
 
 optimum runs the model in PyTorch and records the graph, so it takes the memory of the whole model and some minutes, and
 it pins old versions of transformers: the extra `edgellm[optimum]`. It works in a child process, in a folder beside the
@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
+from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported, UnsupportedArchitecture
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.writing import writing
+
+from . import verify
+from .checkpoint import HuggingFace
+from .description import Source
+from .numbers import WIDTH
+from .plan import ConvertParams, Plan, Planned
+from .tensor import Tensor
 
 INSTALL = "pip install 'edgellm[optimum]'"
 NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version
@@ -30,6 +40,57 @@ _SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_tran
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LARGE = 1 << 30  # bytes: of a graph beyond them the weights go into a file of their own; a protobuf holds two of these
 _CHILD = "import sys; from edgellm.converters import optimum; optimum.run_child(sys.argv[1])"
+
+
+class Export:
+    """A conversion that optimum does; what it makes of each tensor is not known before."""
+
+    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
+        if not isinstance(checkpoint, HuggingFace):
+            raise Unsupported(
+                f"{checkpoint.path}: optimum exports Hugging Face folders; leave out the exporter for others"
+            )
+        self._folder = checkpoint.folder
+        self._quantize: Literal["int8"] | None = "int8" if params.quant == "int8" else None
+        kind = checkpoint.config.get("model_type")
+        tensors = tuple(self._planned(name, tensor) for name, tensor in checkpoint.tensors.items())
+        self.plan = Plan(
+            source=str(checkpoint.path),
+            source_format=checkpoint.format,
+            source_fingerprint=checkpoint.fingerprint,
+            architecture=kind if isinstance(kind, str) else "unknown",
+            format="onnx",
+            recipe=self._quantize or "f32",
+            tensors=tensors,
+            left_out=(),
+            notes=("optimum decides what each tensor becomes: types, bytes and the size are guesses beforehand",),
+            file_bytes=sum(tensor.nbytes for tensor in tensors),
+        )
+
+    def _planned(self, name: str, tensor: Tensor) -> Planned:
+        small = self._quantize is not None and len(tensor.shape) > 1
+        nbytes = math.prod(tensor.shape) * (1 if small else 4)
+        exact = not small and tensor.stored in WIDTH and tensor.stored != "F64"
+        return Planned(name, tuple(tensor.shape), tensor.stored, "INT8" if small else "F32", nbytes, exact)
+
+    def write(self, path: Path, _space: Path, report: Callable[[str, int, int], None]) -> None:
+        """Write the folder; the plan has its size then. Raises what `export` raises."""
+        report("exporting with optimum", 0, 1)
+        export(self._folder, path, quantize=self._quantize)
+        report("exporting with optimum", 1, 1)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        self.plan = replace(self.plan, file_bytes=size)
+
+    def verify(self, path: Path, report: Callable[[str, int, int], None]) -> verify.Verification:
+        """Whether it runs: the weights of a recorded graph have names and orders of their own."""
+        report("verifying", 0, 1)
+        nothing = verify.Compared(0, 0, 0.0, 0.0, "")
+        try:
+            done = verify.run(path, None, nothing)
+        except UnsupportedArchitecture as error:
+            done = verify.Verification(0, 0, 0.0, 0.0, "", ran=f"not run: {error}")
+        report("verifying", 1, 1)
+        return done
 
 
 def export(folder: Path, target: Path, task: str | None = None, quantize: Literal["int8"] | None = None) -> None:

@@ -40,7 +40,9 @@ class ConvertParams:
     one with. pre: llama.cpp's name of the pre-tokenizer. strict: a type that rows do not fit is an error. verify:
     compare the result with the source. force: replace a file that exists.
     ONNX only: exact: products are computed in float32, though that is slower; max_context: tokens that the graph has
-    room for, at most those the model was trained for.
+    room for, at most those the model was trained for; kv: what keys and values are kept in. "int8" takes a quarter of
+    the memory; the scales come from running the model over `calibrate`, or over a short text of edgellm's own;
+    exporter: "optimum" records what PyTorch computes, for families that edgellm does not describe, see `optimum`.
     """
 
     to: Literal["gguf", "onnx", "safetensors"] = "gguf"
@@ -55,6 +57,8 @@ class ConvertParams:
     force: bool = False
     exact: bool = False
     max_context: int | None = None
+    kv: Literal["f32", "int8"] = "f32"
+    exporter: Literal["own", "optimum"] = "own"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quant", self.quant.lower())
@@ -68,12 +72,18 @@ class ConvertParams:
             raise InvalidParameter(f"fit={self.fit}: a number of bytes; it chooses the types, so leave out quant")
         if self.imatrix is not None and self.calibrate is not None:
             raise InvalidParameter("imatrix and calibrate both give an importance matrix; leave out one of them")
-        if self.has_importance and self.fit is None and self.quant in (KEEP, "f32", "f16", "bf16"):
+        if self._keeps_weights and (self.imatrix is not None or (self.calibrate is not None and self.kv == "f32")):
             raise InvalidParameter(f"an importance matrix changes nothing for quant={self.quant!r}; choose another")
-        if self.to != "onnx" and (self.exact or self.max_context is not None):
+        if self.kv not in ("f32", "int8"):
+            raise InvalidParameter(f"kv={self.kv!r}: f32 or int8")
+        if self.to != "onnx" and (self.exact or self.max_context is not None or self.kv != "f32"):
             raise InvalidParameter(
-                "exact and max_context say how an ONNX graph computes: leave them out, or write ONNX"
+                "exact, max_context and kv say how an ONNX graph computes: leave them out, or write ONNX"
             )
+        if self.exporter not in ("own", "optimum"):
+            raise InvalidParameter(f"exporter={self.exporter!r}: own or optimum")
+        if self.exporter == "optimum":
+            self._check_optimum()
         if self.to == "safetensors":
             if self.quant not in (KEEP, "f32", "f16", "bf16"):
                 raise InvalidParameter(f"quant={self.quant!r}: safetensors hold f32, f16 or bf16 weights here")
@@ -87,10 +97,25 @@ class ConvertParams:
         if self.max_context is not None and self.max_context < 16:
             raise InvalidParameter(f"max_context={self.max_context}: a number of tokens, at least 16")
 
+    def _check_optimum(self) -> None:
+        if self.to != "onnx":
+            raise InvalidParameter(f"exporter='optimum' writes ONNX, not {self.to}")
+        if self.quant not in (KEEP, "f32", "int8"):
+            raise InvalidParameter(f"quant={self.quant!r}: optimum writes f32 and int8; leave out exporter for others")
+        names = ("fit", "imatrix", "calibrate", "strict", "exact", "max_context")
+        given = [name for name in names if getattr(self, name)] + ["kv"] * (self.kv != "f32")
+        if given:
+            raise InvalidParameter(f"{', '.join(given)}: optimum has no such choice; leave out these, or exporter")
+
     @property
     def has_importance(self) -> bool:
         """Whether there will be an importance matrix."""
-        return self.imatrix is not None or self.calibrate is not None
+        return self.imatrix is not None or (self.calibrate is not None and not self._keeps_weights)
+
+    @property
+    def _keeps_weights(self) -> bool:
+        """Whether no weight is quantized, so that none needs a matrix."""
+        return self.fit is None and self.quant in (KEEP, "f32", "f16", "bf16")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.home import write_atomically
+from edgellm.formats.writing import whole_file
 
 WIDTH, HEIGHT = 460, 340  # of a panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 34, 46  # margins around the plot of a panel
@@ -86,14 +86,17 @@ def check(path: str | os.PathLike[str]) -> None:
 def write(path: str | os.PathLike[str], points: Sequence[Point], quality: str, title: str = "") -> None:
     """Write the report; quality names the figure. The file appears under its name only when it is complete.
 
-    Raises InvalidParameter (no points, another kind of file), Unsupported (PNG without matplotlib).
+    Raises InvalidParameter (no points, another kind of file), Unsupported (PNG without matplotlib),
+    CannotWrite.
     """
     check(path)
     path = Path(path)
     if not points:
         raise InvalidParameter(f"{path}: there is nothing to show")
     make = _png if path.suffix.lower() == ".png" else _page
-    write_atomically(path, make(points, quality, title))
+    made = make(points, quality, title)
+    with whole_file(path) as file:
+        file.write(made)
 
 
 def _page(points: Sequence[Point], quality: str, title: str) -> bytes:

@@ -80,18 +80,21 @@ class Compared:
 class Verification(Compared):
     """Also: mean_kl, top1_agreement: against the source, over so many predictions; None where it cannot run.
 
-    ran: what was run, or why nothing was.
+    ran: what was run, or why nothing was. kv_rounded: keys and values are kept in fewer bits than they are computed in.
     """
 
     ran: str
+    kv_rounded: bool = False
     mean_kl: float | None = None
     top1_agreement: float | None = None
     predictions: int = 0
 
     @property
     def grade(self) -> str:
-        """ "lossless", "excellent", "very good", "good", "fair" or "poor"."""
-        if self.exact == self.tensors:
+        """ "lossless", "excellent", "very good", "good", "fair" or "poor"; "unknown" where nothing was compared."""
+        if not self.tensors:
+            return "unknown"
+        if self.exact == self.tensors and not self.kv_rounded:
             return "lossless"
         for name, kl, rmse in _GRADES:
             if (self.rmse <= rmse) if self.mean_kl is None else (self.mean_kl <= kl):
@@ -101,6 +104,8 @@ class Verification(Compared):
     @property
     def summary(self) -> str:
         """One line."""
+        if not self.tensors:
+            return f"no tensor was compared; {self.ran}"
         parts = [f"{self.grade}: {self.exact} of {self.tensors} tensors exact"]
         if self.exact < self.tensors:
             worst = f"worst {100 * self.worst:.2f} %, {self.worst_name}"
@@ -185,7 +190,7 @@ def _squares(values: NDArray[np.float32]) -> float:
     return float(np.dot(flat, flat))
 
 
-def run(path: Path, source: Path | None, compared: Compared) -> Verification:
+def run(path: Path, source: Path | None, compared: Compared, *, kv_rounded: bool = False) -> Verification:
     """Load what was written and predict a short text; beside its source, if that can be run and differs.
 
     Raises ModelLoadError, InvalidModelFile when it does not run. Too little memory, and a kind of model that the engine
@@ -193,15 +198,16 @@ def run(path: Path, source: Path | None, compared: Compared) -> Verification:
     """
     from .evaluate import evaluate  # brings the engine, which converting does without
 
-    parts = asdict(compared)
+    parts = {**asdict(compared), "kv_rounded": kv_rounded}
     info = edgellm.inspect(path)
     if not info.can_generate:
         return Verification(**parts, ran="not run: it makes embeddings and predicts nothing")
-    if compared.exact == compared.tensors:
+    if compared.exact == compared.tensors and not kv_rounded:
         source = None
     nothing = edgellm.CacheParams(memory=0, disk=0)
     try:
-        ctx = min(N_CTX, info.n_ctx_train)
+        models = [info] if source is None else [info, edgellm.inspect(source)]
+        ctx = min(N_CTX, *(each.n_ctx_train for each in models))
         with edgellm.load(path, ctx=ctx, cache=nothing) as model:
             tokens = model.encode(TEXT)[:ctx]
             if not all(np.isfinite(rows).all() for rows in model.logits(tokens)):

@@ -115,7 +115,8 @@ class Model:
         cancel: CancelToken | None = None,
         **options: Any,
     ) -> Completion:
-        """Continue `prompt`. Raises ContextOverflow, InvalidParameter, Busy, Closed, BackendFailed."""
+        """Continue `prompt`. Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Busy, Closed,
+        BackendFailed."""
         return self.submit(prompt, build(GenerateParams, options, params), stream=False, cancel=cancel).result()
 
     def stream(
@@ -164,6 +165,7 @@ class Model:
         private: bool = False,
     ) -> Chat:
         """Begin a conversation; a private one never touches the disk. Raises Unsupported without a chat template."""
+        self._check_generates()
         from edgellm.chat import Chat
 
         return Chat(self, system=system, messages=messages, thinking=thinking, private=private)
@@ -174,6 +176,7 @@ class Model:
         State goes to the engine as it is: open such files only from people you trust. Raises InvalidModelFile,
         Unsupported without a chat template, OSError.
         """
+        self._check_generates()
         from edgellm.chat import Chat
 
         chat = Chat(self)
@@ -182,6 +185,7 @@ class Model:
 
     def score(self, text: Prompt) -> NDArray[np.float64]:
         """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
+        self._check_generates()
         tokens = self._tokens(text)
         if len(tokens) < 2:
             return np.zeros(0)
@@ -198,8 +202,9 @@ class Model:
         """Logits after every token of `text` from position `start` on, given the tokens before it.
 
         Yields them in order, in slices of (n, n_vocab) float32 of at most 64 MiB. Close the iterator to stop early.
-        Raises ContextOverflow, InvalidParameter, Closed, BackendFailed.
+        Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Closed, BackendFailed.
         """
+        self._check_generates()
         tokens = self._tokens(text)
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(
@@ -246,6 +251,13 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_generates(self) -> None:
+        if not self.info.can_generate:
+            raise Unsupported(
+                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
+                "model.embed gives its vectors"
+            )
+
     def _tokens(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.encode(prompt)
@@ -267,6 +279,7 @@ class Model:
 
         Chunks go to `sink`, on the engine's thread, if one is given.
         """
+        self._check_generates()
         if params.overflow != "error":
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         return self._engine.submit(self._tokens(prompt), params, stream=stream, cancel=cancel, sink=sink)

@@ -105,6 +105,7 @@ CASES = [
     Case("qwen3-embedding", gguf("qwen3", pooling=3), embeds=True, variant=True),  # pools its last token
     Case("bert", bert, replace(PARAMS, ctx=None), text=None, generates=False, embeds=True),
     Case("onnx-shared", onnx("shared")),
+    Case("onnx-int8", onnx("int8"), tolerance=0.1, variant=True),
     Case("onnx-concat", onnx("concat")),
     Case("onnx-encoder", onnx_encoder, replace(PARAMS, ctx=None), generates=False, embeds=True, unit=False),
 ]

@@ -27,7 +27,7 @@ ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 
-PARTS = ("", ".quant", ".convert", ".evaluate", ".verify", ".calibrate")
+PARTS = ("", ".quant", ".convert", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
 
 # room: the rooms it may import, besides itself and `home`
@@ -62,6 +62,7 @@ RULES: dict[str, set[str]] = {
     "converters.convert": CONVERT | {PUBLIC},
     "converters.evaluate": CONVERT | {PUBLIC},
     "converters.verify": CONVERT | {PUBLIC},
+    "converters.kv_scales": CONVERT | {"backends.base", "backends.onnx", PUBLIC},
     "converters.calibrate": CONVERT | {"machine", "backends.llamacpp", PUBLIC},
 }
 

@@ -1,6 +1,7 @@
 """Tiny random ONNX models for tests, written with the `onnx` package: a folder each, as exporters lay them out.
 
 decoder("shared")   llama-like: 2 layers, width 64, 4 heads of 16 over 2 KV heads, GroupQueryAttention with rotation
+decoder("int8")     the same weights, keys and values kept in 8 bits with a scale for each of their numbers
 decoder("concat")   the same weights in plain operators, with position_ids and a KV cache that each pass copies
 encoder()           one bidirectional layer: last_hidden_state
 """
@@ -75,9 +76,10 @@ def caches() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def decoder(layout: str = "shared", *, keep: bool = True, seed: int = 7) -> onnx.ModelProto:
-    """keep: with `num_logits_to_keep` (layout "shared" only)."""
+    """keep: with `num_logits_to_keep` (not for layout "concat")."""
     m = Maker(seed)
-    shared = layout == "shared"
+    shared = layout != "concat"
+    kept = TensorProto.INT8 if layout == "int8" else TensorProto.FLOAT
     m.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
     m.input("attention_mask", TensorProto.INT64, ["batch", "total"])
     cos, sin = (m.weight(name, table) for name, table in zip(("cos", "sin"), caches(), strict=True))
@@ -101,24 +103,29 @@ def decoder(layout: str = "shared", *, keep: bool = True, seed: int = 7) -> onnx
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         present = [f"present.{layer}.{part}" for part in ("key", "value")]
         for name in past:
-            m.input(name, TensorProto.FLOAT, ["batch", KV_HEADS, "past", HEAD])
+            m.input(name, kept, ["batch", KV_HEADS, "past", HEAD])
         h = norm(m, x, f"norm{layer}")
         q, k, v = (
             m.node("MatMul", h, m.noise(f"{name}{layer}", WIDTH, size))
             for name, size in (("q", WIDTH), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD))
         )
         if shared:
-            attended = f"attended{layer}"
+            attended, quantized, scales = f"attended{layer}", {}, []
+            if layout == "int8":
+                each = np.linspace(0.06, 0.08, KV_HEADS * HEAD, dtype=np.float32).reshape(1, KV_HEADS, 1, HEAD)
+                scales = ["", "", "", m.weight(f"kscale{layer}", each), m.weight(f"vscale{layer}", each[..., ::-1])]
+                quantized = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
             m.nodes.append(
                 helper.make_node(
                     "GroupQueryAttention",
-                    [q, k, v, *past, lengths, total, cos, sin],
+                    [q, k, v, *past, lengths, total, cos, sin, *scales],
                     [attended, *present],
                     f"gqa{layer}",
                     domain="com.microsoft",
                     num_heads=HEADS,
                     kv_num_heads=KV_HEADS,
                     do_rotary=1,
+                    **quantized,
                 )
             )
         else:
@@ -138,7 +145,7 @@ def decoder(layout: str = "shared", *, keep: bool = True, seed: int = 7) -> onnx
         h = m.node("Mul", h, m.node("Sigmoid", h))
         x = m.node("Add", x, m.node("MatMul", h, m.noise(f"down{layer}", FF, WIDTH)))
         for name in present:
-            m.output(name, TensorProto.FLOAT, ["batch", KV_HEADS, "total", HEAD])
+            m.output(name, kept, ["batch", KV_HEADS, "total", HEAD])
     if keep and shared:
         m.input("num_logits_to_keep", TensorProto.INT64, [1])
         m.weight("num_logits_to_keep", np.zeros(1, np.int64))

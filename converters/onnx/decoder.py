@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.onnx_graph import Graph
@@ -28,15 +29,20 @@ from .matrix import Weights
 
 IDS, MASK, KEEP = "input_ids", "attention_mask", "num_logits_to_keep"
 _ROTATING = 16  # GroupQueryAttention rotates multiples of this, of heads of multiples of this
+_K_SCALE = 12  # the input of GroupQueryAttention; the values' follows
+KVScales = NDArray[np.float32]  # (n_layer, 2, n_head_kv, head_dim): what 1 is worth in keys and values of 8 bits
 BATCH, NEW, TOTAL, PAST = "batch_size", "sequence_length", "total_sequence_length", "past_sequence_length"
 
 
-def decoder_graph(hyper: Hyper, weights: Weights, *, n_ctx: int | None = None) -> Graph:
+def decoder_graph(
+    hyper: Hyper, weights: Weights, *, n_ctx: int | None = None, kv_scales: KVScales | None = None
+) -> Graph:
     """The graph of a decoder. n_ctx: tokens that its rotary tables reach, hyper.n_ctx_train where it is None.
+    kv_scales: keep keys and values in int8, not float32: round(x / scale), each channel with its own.
 
     Inputs: input_ids (batch, new) and attention_mask (batch, past + new) int64, 1 for tokens; past_key_values.{i}.key
-    and .value (batch, n_head_kv, past, head_dim) float32; num_logits_to_keep (1,) int64, which need not be fed.
-    Outputs: logits (batch, kept, n_vocab) and present.{i}.key and .value, float32.
+    and .value (batch, n_head_kv, past, head_dim); num_logits_to_keep (1,) int64, which need not be fed.
+    Outputs: logits (batch, kept, n_vocab) float32 and present.{i}.key and .value.
     longrope changes its factors when a text outgrows the original context, as transformers does: keys that were cached
     before keep the old ones.
 
@@ -53,13 +59,15 @@ def decoder_graph(hyper: Hyper, weights: Weights, *, n_ctx: int | None = None) -
             f"{hyper.model_type}: heads of {hyper.head_dim} elements; ONNX Runtime's attention takes multiples of 8. "
             "Convert to GGUF instead"
         )
-    return _Decoder(GraphBuilder(hyper.model_type), hyper, weights, reach).build()
+    return _Decoder(GraphBuilder(hyper.model_type), hyper, weights, reach, kv_scales).build()
 
 
 class _Decoder(Layers):
-    def __init__(self, graph: GraphBuilder, hyper: Hyper, weights: Weights, n_ctx: int) -> None:
+    def __init__(
+        self, graph: GraphBuilder, hyper: Hyper, weights: Weights, n_ctx: int, kv_scales: KVScales | None
+    ) -> None:
         super().__init__(graph, hyper, weights)
-        self._n_ctx = n_ctx
+        self._n_ctx, self._kv_scales = n_ctx, kv_scales
         self._ropes: dict[Rope, int] = {}
         self._embedding = weights.matrix("token_embd.weight")
 
@@ -67,9 +75,10 @@ class _Decoder(Layers):
         graph, hyper = self.graph, self.hyper
         ids = graph.input(IDS, "INT64", (BATCH, NEW))
         graph.input(MASK, "INT64", (BATCH, TOTAL))
+        kept = "FLOAT" if self._kv_scales is None else "INT8"
         for i in range(hyper.n_layer):
             for part in ("key", "value"):
-                graph.input(f"past_key_values.{i}.{part}", "FLOAT", (BATCH, hyper.n_head_kv, PAST, hyper.head_dim))
+                graph.input(f"past_key_values.{i}.{part}", kept, (BATCH, hyper.n_head_kv, PAST, hyper.head_dim))
         graph.input(KEEP, "INT64", (1,))
         graph.array(KEEP, np.zeros(1, np.int64))
         x = self.scaled(self._embedding.gather(graph, ids), hyper.embedding_scale)
@@ -82,7 +91,7 @@ class _Decoder(Layers):
         self._head(graph.node("Add", x, added) if added else x)
         for i in range(hyper.n_layer):
             for part in ("key", "value"):
-                graph.output(f"present.{i}.{part}", "FLOAT", (BATCH, hyper.n_head_kv, TOTAL, hyper.head_dim))
+                graph.output(f"present.{i}.{part}", kept, (BATCH, hyper.n_head_kv, TOTAL, hyper.head_dim))
         return graph.build()
 
     def _block(self, x: str, added: str | None, i: int) -> tuple[str, str]:
@@ -122,6 +131,11 @@ class _Decoder(Layers):
         windowed = bool(hyper.windowed) and hyper.windowed[i]
         inputs = [q, k, v, f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         inputs += [self._last(), self._total(), cos, sin, positions]
+        quantized: dict[str, str | int] = {}
+        if self._kv_scales is not None:
+            inputs += [""] * (_K_SCALE - len(inputs))
+            inputs += [graph.inside(scales[None, :, None]) for scales in self._kv_scales[i]]
+            quantized = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         while not inputs[-1]:
             inputs.pop()
         (found, _, _) = graph.nodes(
@@ -136,6 +150,7 @@ class _Decoder(Layers):
             local_window_size=hyper.window if windowed and hyper.window else -1,
             do_rotary=int(bool(cos)),
             rotary_interleaved=0,
+            **quantized,
         )
         return self.linear(found, f"{stem}_output")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgellm.formats.confined import file_in
+from edgellm.formats.confined import file_in, path_in
 
 from ..arch import Architecture, Hyper
 from ..checkpoint import GGUF, MAX_INDEX
@@ -39,9 +39,11 @@ _GENAI = {"gpt2": "decoder", "gpt_neox": "decoder", "olmo2": "decoder", "mixtral
 
 
 def model_file(choices: Sequence[Choice]) -> str:
-    """The path of the graph in the folder. transformers.js tells by the name what it is."""
+    """The path of the graph in the folder: transformers.js tells by the name what most of its layers are."""
     sizes = {"": 0, "_int8": 0, "_q4": 0}
     for choice in choices:
+        if not choice.name.startswith("blk."):
+            continue
         bits = choice.storage.bits if isinstance(choice.storage, Carrier) else 0
         sizes[{4: "_q4", 8: "_int8"}.get(bits, "")] += choice.nbytes
     return f"onnx/model{max(sizes, key=lambda name: sizes[name])}.onnx"
@@ -62,8 +64,9 @@ def texts_of(checkpoint: Source, architecture: Architecture, hyper: Hyper) -> di
         path = file_in(folder, name)
         if path.is_file() and path.stat().st_size <= MAX_INDEX:
             made[name] = path.read_bytes()
-    if (folder / _POOLING).is_file():
-        made[_POOLING] = (folder / _POOLING).read_bytes()
+    pooling = path_in(folder, _POOLING)
+    if pooling.is_file():
+        made[_POOLING] = pooling.read_bytes()
     if _TOKENIZER not in made:
         texts = to_files(read_huggingface(folder, hyper.n_vocab, pre=None))
         made = {name: text.encode() for name, text in texts.items()} | made

@@ -68,6 +68,10 @@ class GraphBuilder:
             self._constants[key] = self.array(self._fresh("constant"), array)
         return self._constants[key]
 
+    def inside(self, values: NDArray[np.generic]) -> str:
+        """A constant that stays in the graph, whatever its size: the weights' file does not change with it."""
+        return self.node("Constant", value=np.ascontiguousarray(values))
+
     def array(self, name: str, values: NDArray[np.generic]) -> str:
         """An initializer over an array."""
         return self.tensor(name, _DTYPES[str(values.dtype)], values.shape, lambda: iter([values]))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from edgellm.formats.onnx_graph import Graph
 
 from ..arch.hyper import Hyper
-from .decoder import decoder_graph
+from .decoder import KVScales, decoder_graph
 from .encoder import encoder_graph
 from .matrix import Weights
 
 
-def model_graph(hyper: Hyper, weights: Weights, n_ctx: int | None = None) -> Graph:
-    """The graph of a decoder or an encoder; n_ctx and errors as in `decoder_graph`."""
-    return decoder_graph(hyper, weights, n_ctx=n_ctx) if hyper.causal else encoder_graph(hyper, weights)
+def model_graph(hyper: Hyper, weights: Weights, n_ctx: int | None = None, kv_scales: KVScales | None = None) -> Graph:
+    """The graph of a decoder or an encoder; n_ctx, kv_scales and errors as in `decoder_graph`."""
+    if hyper.causal:
+        return decoder_graph(hyper, weights, n_ctx=n_ctx, kv_scales=kv_scales)
+    return encoder_graph(hyper, weights)

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.formats.ggml_types import GGMLType
 
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
-from ..tensor import Tensor
+from ..tensor import Tensor, blocked
 from .carrier import Carrier, carrier_of
 from .floats import Floats
 
@@ -86,7 +85,7 @@ def choose(recipe: str, tensors: Mapping[str, Tensor]) -> list[Choice]:
     kind, _, block = recipe.partition("_")
     bits: Literal[4, 8] = 8 if kind == "int8" else 4
     base = Carrier(bits, int(block or 32), zero_points=bits == 4)
-    tied = "output.weight" not in tensors
+    tied = "output.weight" not in tensors and "output_norm.weight" in tensors  # an encoder has no output
     found = []
     for name, tensor in tensors.items():
         if not quantizable(name, tensor.shape):
@@ -94,7 +93,8 @@ def choose(recipe: str, tensors: Mapping[str, Tensor]) -> list[Choice]:
             continue
         role = role_of(name)
         head = role == "output" or (role == "embedding" and tied)
-        found.append(_fitted(name, tensor.shape, replace(base, bits=8, zero_points=False) if head else base))
+        eight = Carrier(8, 32 if tensor.shape[-1] % 64 else 64)  # larger blocks cost no accuracy at 8 bits
+        found.append(_fitted(name, tensor.shape, eight if head and bits == 4 else base))
     return found
 
 
@@ -137,12 +137,11 @@ def _fitted(name: str, shape: Shape, wanted: Carrier) -> Choice:
 def _kept(name: str, tensor: Tensor) -> Choice:
     if not quantizable(name, tensor.shape):
         return Choice(name, tensor.shape, "F32")
-    stored = getattr(tensor, "type", None)
-    if isinstance(stored, GGMLType) and stored.block_size > 1:
-        carrier = carrier_of(stored)
+    if blocked(tensor) and tensor.exact and tensor.type is not None and tensor.type.block_size > 1:
+        carrier = carrier_of(tensor.type)
         if carrier is None:
             raise Unsupported(
-                f"tensor {name!r} is {stored.name}, which no ONNX operator holds exactly; choose int8, int4 or f32"
+                f"tensor {name!r} is {tensor.type.name}, which no ONNX operator holds exactly; choose int8, int4 or f32"
             )
         return Choice(name, tensor.shape, carrier)
     return Choice(name, tensor.shape, _KEPT.get(tensor.stored, "F32"))

@@ -36,6 +36,19 @@ FILE = click.Path(path_type=Path)
 @click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, where it is not recognised.")
 @click.option("--exact", is_flag=True, help="ONNX: compute products in float32, not in 8 bits; slower.")
 @click.option("--max-context", type=int, metavar="N", help="ONNX: make room for N tokens, not for all trained ones.")
+@click.option(
+    "--kv-type",
+    "kv",
+    type=click.Choice(("f32", "int8")),
+    default="f32",
+    help="ONNX: int8 keeps keys and values in a quarter of the memory; its scales come from TEXT, or from a short one.",
+)
+@click.option(
+    "--exporter",
+    type=click.Choice(("own", "optimum")),
+    default="own",
+    help="ONNX: optimum, by way of PyTorch, for models that edgellm does not know.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan: what every tensor would become.")
 @click.option("--strict", is_flag=True, help="Refuse to store a tensor in another type than the recipe's.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")
@@ -146,7 +159,7 @@ def _report(done: Conversion) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar for each stage on a terminal's stderr, else a line for each."""
-    from edgellm.cli.output import note
+    from edgellm.cli.output import bars, note
 
     if not sys.stderr.isatty():
         seen: set[str] = set()
@@ -158,21 +171,7 @@ def _progress() -> Iterator[Progress]:
 
         yield plain
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import TaskProgressColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def draw(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield draw
+    with bars(TaskProgressColumn()) as shown:
+        yield shown.draw

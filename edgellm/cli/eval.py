@@ -149,7 +149,7 @@ def _speed(model: Model, text: str) -> float:
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[Evaluation], None]]:
     """A bar on a terminal's stderr, else a line for every tenth of the text."""
-    from edgellm.cli.output import note
+    from edgellm.cli.output import bars, note
 
     label = Path(name).name
     if not sys.stderr.isatty():
@@ -160,22 +160,11 @@ def _progress(name: str) -> Iterator[Callable[[Evaluation], None]]:
 
         yield plain
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bars:
-        task = bars.add_task(label, total=None)
-
-        def draw(so_far: Evaluation) -> None:
-            bars.update(task, total=so_far.chunks, completed=so_far.done, description=f"{label[:40]} {_brief(so_far)}")
-
-        yield draw
+    with bars(MofNCompleteColumn(), transient=True) as shown:
+        shown.draw(label, 0, None)
+        yield lambda so_far: shown.draw(label, so_far.done, so_far.chunks, f"{label[:40]} {_brief(so_far)}")
 
 
 def _brief(so_far: Evaluation) -> str:

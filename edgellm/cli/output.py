@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn, TaskID
+
     from edgellm.hub import Progress, PullEvent
 
 
@@ -83,6 +86,37 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     Console(highlight=False).print(table)
 
 
+class Bars:
+    """Bars that are drawn at the bottom of a terminal's stderr."""
+
+    def __init__(self, shown: RichProgress) -> None:
+        self._shown = shown
+        self._tasks: dict[str, TaskID] = {}
+
+    def draw(self, name: str, done: int, total: int | None, text: str | None = None) -> None:
+        """Move the bar of this name, a new one at first. total: None for not known yet; text: what stands before it,
+        else its name."""
+        if name not in self._tasks:
+            self._tasks[name] = self._shown.add_task(name, total=total, completed=done)
+        self._shown.update(self._tasks[name], completed=done, total=total, description=text or name)
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._shown.console.print(text, markup=False)
+
+
+@contextmanager
+def bars(*figures: ProgressColumn, transient: bool = False) -> Iterator[Bars]:
+    """Bars for the length of the block. figures: what follows each one; transient: they go at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None)
+    columns = (text, bar, *figures, TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=transient) as shown:
+        yield Bars(shown)
+
+
 @contextmanager
 def pull_progress() -> Iterator[Progress]:
     """A callback for `edgellm.hub.pull` and `resolve`: lines, and a bar where stderr is a terminal."""
@@ -94,25 +128,14 @@ def pull_progress() -> Iterator[Progress]:
 
         yield plain
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=Console(stderr=True, highlight=False)) as bars:
-        tasks: dict[str, Any] = {}
+    with bars(DownloadColumn(), TransferSpeedColumn()) as shown:
 
         def draw(event: PullEvent) -> None:
-            if not event.total:
-                bars.console.print(event.text, markup=False)
-                return
-            if event.text not in tasks:
-                tasks[event.text] = bars.add_task(event.text, total=event.total, completed=event.done)
-            bars.update(tasks[event.text], completed=event.done, total=event.total)
+            if event.total:
+                shown.draw(event.text, event.done, event.total)
+            else:
+                shown.say(event.text)
 
         yield draw

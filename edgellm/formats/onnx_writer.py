@@ -55,8 +55,11 @@ def write_onnx(
     metadata: Mapping[str, str] | None = None,
     opsets: Mapping[str, int] = OPSETS,
     ir_version: int = IR_VERSION,
+    keep_data: bool = False,
 ) -> None:
     """Write a model and, where initializers are large, its data file: the model's name and `_data` behind it.
+
+    keep_data: that is there already, of a graph with the same large initializers, and stays.
 
     Both appear under their names only when they are complete and on disk, the data first; after an error nothing is
     left. The same graph gives the same bytes. An empty tuple among the attributes is one of integers.
@@ -67,7 +70,7 @@ def write_onnx(
     pieces, offsets = _model(graph, f"{path.name}_data", metadata, opsets, ir_version)
     with contextlib.ExitStack() as files:
         model = files.enter_context(whole_file(path))
-        if offsets:
+        if offsets and not keep_data:
             data = files.enter_context(whole_file(path.with_name(f"{path.name}_data")))
             for initializer in graph.initializers:
                 if initializer.name in offsets:

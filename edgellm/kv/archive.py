@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgellm.backends.base import Buffer
 from edgellm.errors import InvalidModelFile
-from edgellm.home import write_atomically
 from edgellm.kv.blockfile import Damaged, encode, read_header
 from edgellm.kv.blocks import Block
 
@@ -33,7 +34,7 @@ def write_archive(path: Path, content: dict[str, Any], state: Sequence[tuple[Blo
     """Write JSON `content`, with `state` as an archive. label: the model's name. Raises OSError."""
     text = json.dumps(content, ensure_ascii=False, indent=1).encode()
     if not state:
-        write_atomically(path, text)
+        _write_privately(path, lambda file: file.write(text))
         return
 
     def fill(file: BinaryIO) -> None:
@@ -44,7 +45,22 @@ def write_archive(path: Path, content: dict[str, Any], state: Sequence[tuple[Blo
                     entry.write(encode(block, payload, label, ""))
                     entry.write(payload)
 
-    write_atomically(path, fill)
+    _write_privately(path, fill)
+
+
+def _write_privately(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """A file that appears whole or not at all, and that only its owner may read: `mkstemp` makes no others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:

@@ -48,6 +48,8 @@ class TextTokenizer:
         return tokens
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
+        if not 0 <= token < self.n_vocab:
+            raise InvalidParameter(f"token {token} is outside the vocabulary of {self.n_vocab}")
         key = token if special else ~token
         cached = self._pieces.get(key)
         if cached is None:
@@ -64,13 +66,11 @@ class TextTokenizer:
         return found
 
     @property
-    def controls(self) -> dict[str, int]:
-        """The control tokens: their texts and ids."""
-        return {content: token for token, (content, control) in self._added.items() if control}
+    def added(self) -> dict[str, int]:
+        """The texts and ids of the tokens that no merging makes: control tokens and what a user defined."""
+        return {content: token for token, (content, _) in self._added.items()}
 
     def _piece(self, token: int, special: bool) -> bytes:
-        if not 0 <= token < self.n_vocab:
-            raise InvalidParameter(f"token {token} is outside the vocabulary of {self.n_vocab}")
         added = self._added.get(token)
         if added is not None:
             content, control = added

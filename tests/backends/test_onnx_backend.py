@@ -26,6 +26,7 @@ from edgellm.backends import engines, inspect, open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.onnx import library
 from edgellm.backends.onnx.cells import FIRST_CAPACITY
+from edgellm.backends.onnx.info import ENDS
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -345,18 +346,79 @@ def test_interrupt_stops_a_pass_and_everything_works_afterwards(backend: Backend
     assert np.array_equal(rows(backend, sequence, PROMPT[16:24]), rows(backend, sequence.fork(16), PROMPT[16:24]))
 
 
-def test_what_fits_no_more_says_busy(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["shared", "copied"])
+def test_what_fits_no_more_says_busy(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from edgellm.backends.onnx import loading
+
+    monkeypatch.setattr(loading, "SHARED_CONTEXTS", 1)
+    backend = open_backend(folders[name], LoadParams(ctx=1024))
+    sequence = backend.new_sequence(700)
+    expected = rows(backend, sequence, PROMPT)
+    other = backend.new_sequence(1024)  # as much as there is: the number is only a hint
+    repeats = (rows(backend, other, PROMPT) for _ in range(20))
+    with pytest.raises(Busy):
+        list(repeats)
+    assert (sequence.length, other.length % 48) == (48, 0)
+    sequence.truncate(0)
+    assert np.array_equal(rows(backend, sequence, PROMPT), expected)
+    sequence.close()
+    while other.length < 1024 - 64:
+        rows(backend, other, PROMPT)
+    other.truncate(0)
+    assert np.array_equal(rows(backend, other, PROMPT), expected)
+    backend.close()
+
+
+def test_as_many_sequences_as_it_says(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from edgellm.backends.onnx import loading
 
     monkeypatch.setattr(loading, "SHARED_CONTEXTS", 1)
     for name in ("shared", "copied"):
-        backend = open_backend(folders[name], LoadParams(ctx=1024))
-        sequence = backend.new_sequence(1024)
-        expected = rows(backend, sequence, PROMPT)
+        backend = open_backend(folders[name], LoadParams(ctx=512))
+        held = [backend.new_sequence() for _ in range(backend.max_sequences)]
+        found = [rows(backend, sequence, PROMPT) for sequence in held]
+        assert all(np.array_equal(each, found[0]) for each in found)
         with pytest.raises(Busy):
-            backend.new_sequence(1024)
-        sequence.truncate(0)
-        assert np.array_equal(rows(backend, sequence, PROMPT), expected)
+            backend.new_sequence()
+        backend.close()
+
+
+def test_a_cache_of_8_bits(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Keys and values lose what 8 bits lose, and no more."""
+    small, whole = (
+        open_backend(path, LoadParams(threads=1))
+        for path in (write_decoder(tmp_path / "int8", "int8"), folders["shared"])
+    )
+    assert (small.info.kv_bytes_per_token, small.info.n_params) == (
+        whole.info.kv_bytes_per_token // 4,
+        whole.info.n_params,
+    )
+    found, expected = (rows(backend, backend.new_sequence(), PROMPT) for backend in (small, whole))
+    lost = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 0 < lost < 0.1, lost
+    for backend in (small, whole):
+        backend.close()
+    with pytest.raises(Unsupported, match="int8"):
+        open_backend(tmp_path / "int8", LoadParams(kv_type="q8_0"))
+
+
+def test_a_run_that_gets_another_token_gives_the_rows_of_its_own(folders: dict[str, Path]) -> None:
+    """Blocks of 32 queries with heads of 16: the last of 33 is alone in its own."""
+    tokens = PROMPT * 3
+    for name in ("shared", "plain"):
+        backend = open_backend(folders[name], LoadParams(threads=2, ctx=100))
+        sequence = backend.new_sequence()
+        expected = rows(backend, sequence, tokens[:98])
+        for start, stop in ((0, 33), (0, 65), (0, 97), (8, 41), (12, 77)):
+            for logits in ("all", "last", "none"):
+                sequence.truncate(start)
+                found = backend.forward([Step(sequence, tokens[start:stop], logits)])[0]  # type: ignore[arg-type]
+                assert sequence.length == stop
+                if found is not None:
+                    assert np.array_equal(found, expected[start:stop] if logits == "all" else expected[stop - 1 : stop])
+            assert np.array_equal(rows(backend, sequence, tokens[stop:98]), expected[stop:]) or stop == 97
+        rows(backend, sequence, tokens[sequence.length : 100])
+        assert sequence.length == 100
         backend.close()
 
 
@@ -436,14 +498,51 @@ def test_info_is_read_from_graph_and_folder(folders: dict[str, Path]) -> None:
     assert (encoder.can_embed, encoder.can_truncate, info.can_embed) == (True, False, False)
 
 
-def test_tokens_that_can_only_be_an_end_end_an_answer(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_what_ends_an_answer_is_what_llama_cpp_ends_it_by(folders: dict[str, Path], tmp_path: Path) -> None:
+    from tiny_models import tiny
+    from tokens_oracle import llama_tokenizer
+
     folder = shutil.copytree(folders["shared"], tmp_path / "ends")
-    path = folder / "tokenizer.json"
-    for text, ends in (("<|im_end|>", True), ("<|im_middle|>", False)):
-        changed = path.read_text(encoding="utf-8").replace("<|pad|>", text)
-        (folder / "tokenizer.json").write_text(changed, encoding="utf-8")
-        assert inspect(folder).stop_ids == ({0, 2} if ends else {0})
-        path.write_text((folders["shared"] / "tokenizer.json").read_text(encoding="utf-8"), encoding="utf-8")
+    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    model = tiny("llama")
+    lone = (*ENDS, "<|im_start|>", "<|pad|>", "<|file|>", "<|fim_middle|>", "<|plamo:eos|>")
+    cases = [("<|end|>", "<|bos|>", text) for text in lone if text != "<|end|>"]
+    cases += [("<|return|>", "<|end|>", "<|call|>"), ("<|call|>", "<|end|>", "<|flush|>")]
+    cases += [("<|calls|>", "<|end|>", "<|flush|>"), ("<|return|>", "<|end|>", "<|flush|>")]
+    cases += [("<|tool_response>", "</s>", "<turn|>"), ("<|plamo:eos|>", "</s>", "<eos>"), ("<eos>", "</s>", "<bos>")]
+    for texts in cases:
+        changed = tokenizer
+        for old, new in zip(("<|end|>", "<|bos|>", "<|pad|>"), texts, strict=True):
+            changed = changed.replace(f'"{old}"', f'"new {new}"')
+        (folder / "tokenizer.json").write_text(changed.replace('"new ', '"'), encoding="utf-8")
+        model.metadata["tokenizer.ggml.tokens"][:3] = texts
+        with llama_tokenizer(model.write(tmp_path / "ends.gguf")) as oracle:
+            expected = {token for token in range(3) if oracle._lib.llama_vocab_is_eog(oracle._vocab, token)}
+        assert inspect(folder).stop_ids == expected, texts
+
+
+def test_what_a_converted_file_stores_is_counted_once(tmp_path: Path) -> None:
+    """Halves of 8 bits, corrections and scales are no weights."""
+    from tiny_models import tiny
+
+    from edgellm.converters import ConvertParams, convert
+    from edgellm.formats.gguf import GGMLType
+
+    source = tiny("llama", hidden=128, weights=GGMLType.Q8_0).write(tmp_path / "tiny.gguf")
+    for exact in (False, True):
+        folder = convert(source, tmp_path / f"onnx{exact}", ConvertParams(to="onnx", exact=exact, verify=False)).path
+        info = inspect(folder)
+        assert info.n_params == inspect(source).n_params
+        assert info.name == folder.name
+        assert (info.quantization, set(info.tensor_types)) == ("INT8/32", {"INT8/32", "F32"})
+    file = next((folder / "onnx").glob("*.onnx"))
+    model = onnx.load(file, load_external_data=False)
+    entry = next(entry for entry in model.metadata_props if entry.key == "edgellm.tensors")
+    for damaged in ("{", "[]", '{"a": {}}', entry.value.replace('"shape": [', '"shape": [-', 1)):
+        entry.value = damaged
+        onnx.save(model, file)
+        with pytest.raises(InvalidModelFile, match="convert it again"):
+            inspect(folder)
 
 
 def test_another_type_of_cache_is_an_error(folders: dict[str, Path]) -> None:

@@ -78,12 +78,49 @@ def test_to_safetensors_and_a_size(source: Path, tmp_path: Path) -> None:
     }
 
 
+def test_to_onnx(source: Path, tmp_path: Path) -> None:
+    result = call(source, "-o", tmp_path / "folder", "--to", "onnx", "--quant", "INT4", "--max-context", "64")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'folder'}\n"
+    lines = result.stderr.splitlines()
+    assert lines[:2] == ["converting", "verifying"]
+    assert lines[2].startswith("note: products round")
+    assert lines[3].startswith("int4: ")
+    assert lines[4].endswith("it runs, 64 tokens give finite logits")
+    assert (tmp_path / "folder" / "onnx" / "model_q4.onnx").is_file()
+    told = json.loads(call(tmp_path / "folder", "-o", tmp_path / "a.gguf", "--json").stdout)
+    assert (told["plan"]["source_format"], told["plan"]["format"]) == ("onnx", "gguf")
+    exact = call(source, "-o", tmp_path / "exact", "--to", "onnx", "--quant", "int8", "--exact", "--json")
+    told = json.loads(exact.stdout)
+    files = (path for path in (tmp_path / "exact").rglob("*") if path.is_file())
+    assert told["plan"]["file_bytes"] == sum(path.stat().st_size for path in files)
+    assert told["plan"]["notes"] == []
+
+
+def test_the_plan_of_a_folder(source: Path, tmp_path: Path) -> None:
+    result = call(source, "--to", "onnx", "--quant", "int4_64", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    table, facts = result.stdout.split("\n\n")
+    rows = {line.split()[0]: line.split(maxsplit=5)[1:] for line in table.splitlines()}
+    fallback = ["288×288", "BF16", "INT4/32+zp", "53,280", "lossy, INT4/64+zp does not fit its rows"]
+    assert rows["blk.0.attn_q.weight"] == fallback
+    assert rows["blk.0.ffn_down.weight"][2:] == ["INT4/64+zp", "126,144", "lossy"]
+    told = dict(line.split(maxsplit=1) for line in facts.splitlines())
+    assert told["recipe"] == "int4_64"
+    assert told["fallbacks"].endswith("tensors; --strict refuses them")
+    guessed = call(source, "--to", "onnx", "--exporter", "optimum", "--dry-run", "--json")
+    assert "optimum decides" in json.loads(guessed.stdout)["notes"][0]
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_errors(source: Path, tmp_path: Path) -> None:
     assert isinstance(call(source, "--quant", "q4_k_m", "--strict", "--dry-run").exception, Unsupported)
     assert isinstance(call(tmp_path / "nothing.gguf", "-o", tmp_path / "a.gguf").exception, ModelNotFound)
     (tmp_path / "a.gguf").touch()
     assert isinstance(call(source, "-o", tmp_path / "a.gguf").exception, InvalidParameter)
     assert isinstance(call(source, "-o", tmp_path / "b.gguf", "--quant", "q9").exception, InvalidParameter)
+    for options in (("--exact",), ("--to", "onnx", "--quant", "q4_0"), ("--exporter", "optimum")):
+        assert isinstance(call(source, "-o", tmp_path / "b.gguf", *options).exception, InvalidParameter)
     nowhere = call(source)
     assert nowhere.exit_code == 2
     assert "-o DST" in nowhere.stderr

@@ -5,6 +5,7 @@ parameters that open it. Every test here then runs on it, through `open_backend`
 registry in `edgellm/backends/__init__.py` has to know the file. What a backend cannot do, its `info` says
 (`can_truncate`, `can_fork`, `can_embed`, `can_generate`); the suite then demands an `Unsupported` error, or False from
 `truncate`. A backend is done when nothing here fails; what is special about it is tested in `tests/backends/`.
+Where two engines meet: `test_conformance_engines.py`.
 
     opened    a backend, shared by the tests of a module, which leave no sequence open
     model     a Model of its own

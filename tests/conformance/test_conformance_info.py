@@ -74,7 +74,10 @@ def test_verbs_that_it_has_not_are_refused(case: Case, path: Path, opened: Backe
     with pytest.raises(Unsupported, match="embed"):
         opened.new_sequence()
     with edgellm.load(path, case.params) as model:
-        for use in (model.generate, model.score, lambda text: list(model.stream(text))):
-            with pytest.raises(Unsupported):
-                use(prompt(9))
+        uses = (model.generate, model.stream, model.score, model.logits, model.chat)
+        for use in uses:
+            with pytest.raises(Unsupported, match=r"is an encoder.*model\.embed"):
+                use(prompt(9))  # type: ignore[operator]
+        with pytest.raises(Unsupported, match="is an encoder"):
+            model.load_chat(path)
         assert model.embed([prompt(9)]).shape == (1, model.info.n_embd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _saved(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[n
     """A random model, saved by transformers: config.json and tensors."""
     torch.manual_seed(1)
     values = dict(CONFIGS[name])
-    model = _auto(name).from_config(transformers.AutoConfig.for_model(**values))
+    model = _auto(name).from_config(transformers.AutoConfig.for_model(**deepcopy(values)))  # which it changes
     for parameter in model.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2
         offset = parameter.data if parameter.dim() == 1 else 0.0

@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hf_models import folder_of
+from tiny_models import tiny
 
+from edgellm.converters import ConvertParams, convert, plan
 from edgellm.converters.optimum import export
-from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
+from edgellm.errors import (
+    EdgeLLMError,
+    InvalidParameter,
+    ModelNotFound,
+    NotEnoughMemory,
+    Unsupported,
+    UnsupportedArchitecture,
+)
 
+EXPORTED = Path(__file__).parents[1] / "fixtures" / "onnx" / "optimum"
+COPIES = f"import shutil; shutil.copytree({str(EXPORTED)!r}, target)"
 WRITES = """
     from pathlib import Path
     import json, os
@@ -156,3 +169,67 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, folder: Path, installed
     (folder / "model.safetensors").unlink()
     with pytest.raises(Unsupported, match=r"neither model\.safetensors"):
         export(folder, tmp_path / "out")
+
+
+OPTIMUM = ConvertParams(to="onnx", exporter="optimum")
+
+
+def test_converting_by_way_of_optimum(
+    tmp_path: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote is run before it gets its name; the plan beforehand says that it guesses."""
+    optimum(tmp_path, COPIES, monkeypatch)
+    source = folder_of(tmp_path / "model")
+    planned = plan(source, OPTIMUM)
+    assert (planned.format, planned.recipe, planned.architecture) == ("onnx", "f32", "llama")
+    assert {one.target for one in planned.tensors} == {"F32"}
+    assert "guesses" in planned.notes[0]
+    small = plan(source, ConvertParams(to="onnx", quant="int8", exporter="optimum"))
+    assert {(len(one.shape), one.target, one.exact) for one in small.tensors} == {(2, "INT8", False), (1, "F32", True)}
+    done = convert(source, tmp_path / "out", OPTIMUM)
+    assert done.plan.file_bytes == sum(path.stat().st_size for path in done.path.iterdir())
+    assert done.verified is not None
+    assert done.verified.grade == "unknown"
+    assert done.verified.summary.startswith("no tensor was compared; it runs, 64 tokens")
+    with pytest.raises(InvalidParameter, match="a folder of this name"):
+        convert(source, tmp_path / "out", OPTIMUM)
+
+
+def test_what_optimum_wrote_and_nothing_runs(
+    tmp_path: Path, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimum(tmp_path, WRITES, monkeypatch)  # no graph
+    source = folder_of(tmp_path / "model")
+    with pytest.raises(EdgeLLMError, match="out"):
+        convert(source, tmp_path / "out", OPTIMUM)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fake", "model"]
+    unverified = ConvertParams(to="onnx", exporter="optimum", verify=False)
+    assert convert(source, tmp_path / "out", unverified).verified is None
+
+
+def test_a_family_that_is_not_described_says_that_optimum_may_know_it(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "model_type": "opt"}))
+    with pytest.raises(UnsupportedArchitecture, match="optimum may export it: --exporter optimum"):
+        plan(source, ConvertParams(to="onnx"))
+    assert plan(source, OPTIMUM).architecture == "opt"
+    with pytest.raises(Unsupported, match="optimum exports Hugging Face folders"):
+        plan(tiny().write(tmp_path / "tiny.gguf"), OPTIMUM)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"to": "gguf"}, "writes ONNX, not gguf"),
+        ({"quant": "int4"}, "f32 and int8"),
+        ({"fit": 10**6}, "fit: optimum has no such choice"),
+        ({"exact": True, "max_context": 64, "strict": True}, "strict, exact, max_context: optimum"),
+        ({"quant": "int8", "calibrate": Path("a")}, "calibrate: optimum"),
+        ({"kv": "int8"}, "kv: optimum"),
+        ({"exporter": "torch"}, "own or optimum"),
+    ],
+)
+def test_options_that_optimum_does_not_have(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidParameter, match=complaint):
+        ConvertParams(**{"to": "onnx", "exporter": "optimum", **options})

@@ -26,7 +26,7 @@ from edgellm.formats.gguf_writer import gguf_bytes, write_gguf
     "wrong",
     [
         {"quant": "q9_0"},
-        {"to": "onnx"},
+        {"to": "onnx", "quant": "q4_k_m"},
         {"fit": 0},
         {"fit": 1000, "quant": "q8_0"},
         {"imatrix": Path("a"), "calibrate": Path("b"), "quant": "q4_0"},

@@ -29,7 +29,8 @@ from typing import Any, Literal
 
 from edgellm import _native
 from edgellm.backends.llamacpp.ggml import Ggml
-from edgellm.home import home, write_atomically
+from edgellm.formats.writing import whole_file
+from edgellm.home import home
 
 Verdict = Literal["ok", "crashes", "wrong"]
 SAID: dict[str, str] = {
@@ -145,7 +146,8 @@ def _verdict(library: Any, version: str) -> tuple[str, str]:
         _logger.warning("AMX stays off: %s", failure)
         return "unproven", failure
     try:
-        write_atomically(home(VERDICTS), json.dumps({**known, key: verdict}, indent=1).encode())
+        with whole_file(home(VERDICTS)) as file:
+            file.write(json.dumps({**known, key: verdict}, indent=1).encode())
     except OSError as error:
         _logger.warning("cannot remember the verdict on AMX, the next start will ask again: %s", error)
     return verdict, SAID[verdict]

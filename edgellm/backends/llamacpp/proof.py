@@ -29,7 +29,8 @@ from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.checks import EDITION, check_header
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.gguf import GGUFFile
-from edgellm.home import home, write_atomically
+from edgellm.formats.writing import whole_file
+from edgellm.home import home
 
 VERDICTS = "verdicts.json"
 KEPT_VERDICTS = 4096
@@ -180,7 +181,8 @@ def _remember(key: str, verdict: str) -> None:
     """Add a verdict. Of two writers at once the later one wins, and the other's file is tried again some day."""
     kept = [(k, v) for k, v in _verdicts().items() if k != key][1 - KEPT_VERDICTS :]
     try:
-        write_atomically(home(VERDICTS), json.dumps({**dict(kept), key: verdict}).encode())
+        with whole_file(home(VERDICTS)) as file:
+            file.write(json.dumps({**dict(kept), key: verdict}).encode())
     except OSError as error:  # a full or read-only disk, or a reader on Windows: the file will be tried again
         _logger.warning("the verdict on a model file was not kept: %s", error)
 

@@ -1,7 +1,8 @@
 """OnnxBackend: one ONNX graph in ONNX Runtime.
 
 A pass (`forward`) is one or more runs of the session: sequences that each get one token share a run where the graph
-takes them side by side, every prompt is a run of its own. Lengths change when the whole pass is computed.
+takes them side by side, every prompt is a run of its own, or several (`shape`). Lengths change when the whole pass is
+computed.
 
     input_ids (b, s)   attention_mask (b, longest)   position_ids (b, s)   past (b, heads, …, size)   keep (1,)
                                         │ session, bound to memory of ours
@@ -14,7 +15,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from edgellm.backends.onnx import library
 from edgellm.backends.onnx.cells import Cells, Copied, Shared
 from edgellm.backends.onnx.loading import Plan
 from edgellm.backends.onnx.sequence import OnnxSequence
+from edgellm.backends.onnx.shape import cut, l2_cache
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -34,6 +36,7 @@ from edgellm.errors import (
     ContextOverflow,
     Interrupted,
     InvalidParameter,
+    NotEnoughMemory,
     Unsupported,
 )
 from edgellm.formats.onnx_graph import DATA_TYPES
@@ -48,11 +51,13 @@ INT32, FLOAT16 = DATA_TYPES["INT32"], DATA_TYPES["FLOAT16"]
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run: steps of equally many tokens. `at` are their places among the steps of the pass."""
+    """One run: as many tokens of each of some steps. `at` are their places among the steps of the pass."""
 
     at: list[int]
     sequences: list[OnnxSequence]
     tokens: list[list[int]]
+    start: int  # tokens of the same step that an earlier run computes
+    extra: int  # tokens at the end whose rows nobody wants
     keep: int  # rows of logits that the graph gives per sequence
 
 
@@ -81,6 +86,7 @@ class OnnxBackend(Backend):
         else:
             self.cells = Copied(self._roles.kept, plan.n_ctx, plan.max_cells)
         self._sequences: set[OnnxSequence] = set()
+        self._head_sizes, self._l2 = {each.size for each in self._roles.kept}, l2_cache()
         self._ones = np.ones(plan.n_ctx, np.int64)
         self._logits: NDArray[np.generic] = np.empty(0, self._dtype(self._roles.output))
         self._lock = threading.Lock()  # guards the two below
@@ -104,11 +110,8 @@ class OnnxBackend(Backend):
         sequence = OnnxSequence(self)
         self.cells.open(sequence)
         self._sequences.add(sequence)
-        try:
+        with suppress(Busy, NotEnoughMemory):  # it is only expected
             self.cells.reserve(sequence, min(expected, self.n_ctx))
-        except BaseException:
-            sequence.close()
-            raise
         return sequence
 
     def release(self, sequence: OnnxSequence) -> None:
@@ -122,13 +125,14 @@ class OnnxBackend(Backend):
     def forward(self, steps: list[Step]) -> list[Rows | None]:
         session = self._check_open()
         sequences = self._check(steps)
-        for step, sequence in zip(steps, sequences, strict=True):
-            self.cells.reserve(sequence, sequence.length + len(step.tokens))
         runs = self._runs(sequences, steps)
+        for run in runs:
+            for sequence, tokens in zip(run.sequences, run.tokens, strict=True):
+                self.cells.reserve(sequence, sequence.length + run.start + len(tokens))
         sizes = [len(run.sequences) * run.keep * self.info.n_vocab for run in runs]
         if sum(sizes) > self._logits.size:
             self._logits = np.empty(sum(sizes), self._logits.dtype)
-        results: list[Rows | None] = [None] * len(steps)
+        found: list[list[NDArray[np.generic]]] = [[] for _ in steps]  # of each step the rows of its runs
         with self._pass() as options:
             used = 0
             for run, size in zip(runs, sizes, strict=True):
@@ -136,11 +140,11 @@ class OnnxBackend(Backend):
                 used += size
                 self._run(session, options, run, logits)
                 for at, rows in zip(run.at, logits, strict=True):
-                    results[at] = _wanted(rows, steps[at])
+                    found[at].append(rows[: run.keep - run.extra])
         for step, sequence in zip(steps, sequences, strict=True):
             self.cells.commit(sequence, len(step.tokens))
             sequence.length += len(step.tokens)
-        return results
+        return [_wanted(rows, step) for rows, step in zip(found, steps, strict=True)]
 
     def embed(self, batches: list[list[int]]) -> Rows:
         session, pooling = self._check_open(), self._plan.pooling
@@ -182,7 +186,7 @@ class OnnxBackend(Backend):
         """Run the session: the cells and `logits` (sequences, rows, n_vocab) are written."""
         roles, count, tokens = self._roles, len(run.sequences), len(run.tokens[0])
         binding = self.cells.bind(session, run.sequences, tokens)
-        lengths = np.array([sequence.length for sequence in run.sequences], np.int64)
+        lengths = np.array([sequence.length + run.start for sequence in run.sequences], np.int64)
         longest = int(lengths.max()) + tokens
         ids = np.array(run.tokens, np.int64)
         if count == 1:
@@ -192,8 +196,10 @@ class OnnxBackend(Backend):
         positions = lengths[:, None] + np.arange(tokens)
         keep = np.array([run.keep], np.int64)
         alive = []  # what is bound by address, until the run is over
-        fed = ((roles.ids, ids), (roles.mask, mask), (roles.positions, positions), (roles.keep, keep))
-        for name, values in (*fed, (roles.token_types, np.zeros_like(ids))):
+        fed = [(roles.ids, ids), (roles.mask, mask), (roles.positions, positions), (roles.keep, keep)]
+        if roles.token_types is not None:
+            fed.append((roles.token_types, np.zeros_like(ids)))
+        for name, values in fed:
             if name is not None:
                 kind = roles.types[name]
                 array = np.ascontiguousarray(values, np.int32 if kind == INT32 else np.int64)
@@ -256,26 +262,39 @@ class OnnxBackend(Backend):
     # Preparation
 
     def _runs(self, sequences: list[OnnxSequence], steps: list[Step]) -> list[_Run]:
-        """Steps of one token side by side, as many as the graph takes; each of the others alone."""
+        """Steps of one token side by side, as many as the graph takes; each of the others alone, cut by `shape`."""
         single = [at for at, step in enumerate(steps) if len(step.tokens) == 1]
         single.sort(key=lambda at: sequences[at].row)
         width = self.cells.together
         groups = [single[at : at + width] for at in range(0, len(single), width)]
-        groups += [[at] for at, step in enumerate(steps) if len(step.tokens) > 1]
-        return [
-            _Run(group, [sequences[at] for at in group], [steps[at].tokens for at in group], self._keep(steps, group))
-            for group in groups
-        ]
+        runs = []
+        for group in groups:
+            chosen, every = [sequences[at] for at in group], any(steps[at].logits == "all" for at in group)
+            runs.append(_Run(group, chosen, [steps[at].tokens for at in group], 0, 0, self._keep(1, 0, every)))
+        for at, step in enumerate(steps):
+            runs += self._cut(at, sequences[at], step) if len(step.tokens) > 1 else ()
+        return runs
 
-    def _keep(self, steps: list[Step], group: list[int]) -> int:
-        """Rows of logits that the graph gives for each sequence of a run."""
-        tokens = len(steps[group[0]].tokens)
+    def _cut(self, at: int, sequence: OnnxSequence, step: Step) -> Iterator[_Run]:
+        """The runs of a step of several tokens."""
+        count, start = len(step.tokens), 0
+        shared = self._roles.shared
+        parts = cut(sequence.length, count, self._head_sizes, self._l2) if shared else [(count, False)]
+        for size, more in parts:
+            tokens = step.tokens[start : start + size]
+            room = sequence.length + start + size < self.n_ctx
+            extra = int(more and room and self._roles.rows != "last")
+            keep = self._keep(size, extra, step.logits == "all")
+            yield _Run([at], [sequence], [tokens + tokens[-1:] * extra], start, extra, keep)
+            start += size
+
+    def _keep(self, tokens: int, extra: int, every: bool) -> int:
+        """Rows of logits that the graph gives for each sequence of a run. every: all are wanted, not the last alone."""
         if self._roles.rows == "all":
-            return tokens
-        wanted = tokens if any(steps[at].logits == "all" for at in group) else 1
-        if self._roles.rows == "last" and wanted > 1:
+            return tokens + extra
+        if self._roles.rows == "last" and every and tokens > 1:
             raise Unsupported(f"{self.info.name}: the graph gives the last row of logits alone; export it with all")
-        return wanted
+        return tokens + extra if every else 1 + extra
 
     def _check(self, steps: list[Step]) -> list[OnnxSequence]:
         """The sequences of the steps, which are all valid: a pass that is refused changes nothing."""
@@ -330,11 +349,11 @@ class OnnxBackend(Backend):
         return np.float16 if self._roles.types[name] == FLOAT16 else np.float32
 
 
-def _wanted(rows: NDArray[np.generic], step: Step) -> Rows | None:
-    """The rows that a step asks for out of those (rows, n_vocab) that the graph gave."""
+def _wanted(rows: list[NDArray[np.generic]], step: Step) -> Rows | None:
+    """The rows that a step asks for out of those (rows, n_vocab) that the graph gave in one or more runs."""
     if step.logits == "none":
         return None
-    chosen = rows if step.logits == "all" else rows[-1:]
+    chosen = rows[-1][-1:] if step.logits == "last" else rows[0] if len(rows) == 1 else np.concatenate(rows)
     wanted: Rows = chosen.astype(np.float32, copy=False)
     wanted.flags.writeable = False
     return wanted

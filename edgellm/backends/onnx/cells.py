@@ -21,6 +21,7 @@ from edgellm.errors import Busy, NotEnoughMemory
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY
 
 FIRST_CAPACITY = 512  # tokens of a row; it doubles
+FIRST_BUFFER = 64  # tokens of a copied sequence; it doubles
 
 State = NDArray[np.generic]  # (heads, tokens, size) of the graph's dtype
 
@@ -88,9 +89,7 @@ class Shared:
 
     def open(self, sequence: Held) -> None:
         if len(self._open) == self._rows:
-            if (self._rows + 1) * self._capacity > self._max_cells:
-                raise Busy(f"the KV cache is full ({self._rows} rows of {self._capacity} tokens)")
-            self._rebuild(min(2 * self._rows, self.together, self._max_cells // self._capacity), self._capacity)
+            self._grow(self._rows + 1, max(held.length for held in self._open))
         taken = {held.row for held in self._open}
         sequence.row = next(row for row in range(self._rows) if row not in taken)
         self._open.append(sequence)
@@ -99,16 +98,8 @@ class Shared:
         self._open.remove(sequence)
 
     def reserve(self, sequence: Held, length: int) -> None:
-        if length <= self._capacity:
-            return
-        capacity = min(max(2 * self._capacity, -(-length // FIRST_CAPACITY) * FIRST_CAPACITY), self._n_ctx)
-        rows = self._rows
-        if rows * capacity > self._max_cells:  # rows that nobody uses go first
-            rows = len(self._open)
-            capacity = max(length, min(capacity, self._max_cells // rows))
-        if rows * capacity > self._max_cells:
-            raise Busy(f"the KV cache is full ({rows} rows of {self._capacity} tokens)")
-        self._rebuild(rows, capacity)
+        if length > self._capacity:
+            self._grow(len(self._open), length)
 
     def resize(self, sequence: Held, length: int) -> None:
         self.reserve(sequence, length)
@@ -154,6 +145,18 @@ class Shared:
         by_row.pop(old)
         if other:
             other.row, by_row[old] = old, other
+
+    def _grow(self, rows: int, capacity: int) -> None:
+        """Room for at least so many rows of at least so many tokens, and for more where that fits. Raises Busy."""
+        wanted = self._rows if rows <= self._rows else min(2 * self._rows, self.together)
+        tokens = self._capacity
+        if capacity > tokens:
+            tokens = min(max(2 * tokens, _round_up(capacity, FIRST_CAPACITY)), self._n_ctx)
+        if wanted * tokens > self._max_cells:  # rows that nobody uses go first, then tokens
+            wanted, tokens = rows, max(capacity, min(tokens, self._max_cells // rows))
+        if wanted * tokens > self._max_cells:
+            raise Busy(f"the KV cache is full ({self._rows} rows of {self._capacity} tokens)")
+        self._rebuild(wanted, tokens)
 
     def _rebuild(self, rows: int, capacity: int) -> None:
         """Slabs of another size; what is in use moves to the first rows. Raises NotEnoughMemory, nothing changed."""
@@ -201,7 +204,7 @@ class Copied:
         if length <= buffers.capacity:
             return
         others = sum(each.capacity for each in self._buffers.values()) - buffers.capacity
-        capacity = min(max(2 * buffers.capacity, -(-length // FIRST_CAPACITY) * FIRST_CAPACITY), self._n_ctx)
+        capacity = min(max(2 * buffers.capacity, _round_up(length, FIRST_BUFFER)), self._n_ctx)
         capacity = max(length, min(capacity, self._max_cells - others))
         if others + capacity > self._max_cells:
             raise Busy(f"the KV cache is full ({others + buffers.capacity} tokens)")
@@ -246,6 +249,10 @@ class Copied:
     def _shaped(self, flat: list[NDArray[np.generic]], length: int) -> Iterator[State]:
         for each, values in zip(self._kept, flat, strict=False):
             yield values[: each.heads * length * each.size].reshape(each.heads, length, each.size)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
 
 
 def _zeros(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -22,11 +23,25 @@ from edgellm.tokenizers import TextTokenizer
 LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
 ENDS = (
-    "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|call|>",
-    "<end_of_turn>", "<turn|>", "<end_of_utterance>", "<EOT>", "<eos>", "</s>",
+    "</s>", "<eos>", "[EOS]", "[EOT]", "<EOT>", "_<EOT>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>",
+    "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<turn|>", "<end_of_utterance>",
+    "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>", "[e~[",
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>", "<REPO>", "<|file_sep|>",
 )  # fmt: skip
-"""Control tokens that end an answer whatever a configuration says: texts that mean nothing else in any vocabulary. As
-llama.cpp does it, so that a model ends alike in both formats."""
+"""Added tokens that end an answer whatever a configuration says. The texts are those that llama.cpp goes by
+(llama-vocab.cpp, where it fills special_eog_ids), so that a model ends alike in both formats; what fills a gap in code
+or begins another file is among them."""
+NO_ENDS = (
+    ("<|end|>", ("<|return|>", "<|call|>")),
+    ("<|end|>", ("<|call|>", "<|flush|>")),
+    ("<|end|>", ("<|calls|>", "<|return|>")),
+    ("<|end|>", ("<|calls|>", "<|flush|>")),
+    ("</s>", ("<|tool_response>",)),
+    ("</s>", ("<|plamo:eos|>",)),
+)
+"""Tokens of ENDS that end nothing (they end a message of several) in a vocabulary that also has these. From there."""
+MANIFEST = "edgellm.tensors"  # metadata of files that edgellm's converter wrote
 SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to have been trained for
 
 
@@ -35,7 +50,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     config, genai = folder.config, folder.genai
     decoder = genai.get("decoder")
     sources = (config, genai, decoder if isinstance(decoder, Mapping) else {})
-    n_params, types = _weights(file.graph)
+    manifest = _manifest(file)
+    n_params, types, quantization = _listed(file.graph, manifest) if manifest else _weights(file.graph)
     stored = sum(types.values())
     n_ctx = _first(sources, "max_position_embeddings", "n_positions", "context_length") or SHORTEST_TRAINED
     n_embd = _first(sources, "hidden_size", "n_embd") or 0
@@ -51,7 +67,7 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         architecture=str(genai.get("type") if not config.get("model_type") else config["model_type"] or "unknown"),
         name=_name(folder),
         n_vocab=roles.n_vocab or _first(sources, "vocab_size") or tokenizer.n_vocab,
-        n_ctx_train=min(n_ctx, roles.max_tokens or n_ctx),
+        n_ctx_train=min(n_ctx, roles.max_tokens or n_ctx, _first((genai,), "context_length") or n_ctx),
         n_embd=n_embd,
         n_layer=len(roles.kept) // 2 or _first(sources, "num_hidden_layers", "n_layer") or 0,
         n_head=n_head,
@@ -59,7 +75,7 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         n_params=n_params,
         file_bytes=sum(path.stat().st_size for path in (file.path, *file.data_paths)),
         bits_per_weight=8 * stored / n_params if n_params else 0.0,
-        quantization=max(types, key=lambda name: types[name], default="none"),
+        quantization=quantization,
         tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
         kv_bytes_per_token=per_token,
         fingerprint=_fingerprint(file, folder),
@@ -75,9 +91,60 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     )
 
 
-def _weights(graph: Graph) -> tuple[int, dict[str, int]]:
-    """The number of weights, and the bytes by type of storage. Constants and rotary tables are not weights; scales and
-    zero points count with the weights that they belong to."""
+def _manifest(file: ONNXFile) -> Mapping[str, Mapping[str, Any]]:
+    """Where edgellm's converter put each tensor, {} in other files. Raises InvalidModelFile.
+
+    {"blk.0.attn_q.weight": {"carrier": "INT4/32", "shape": [576, 576], "parts": [[NAME, 0, 576]]}}: NAME is what the
+    names of the initializers begin with.
+    """
+    text = file.metadata.get(MANIFEST)
+    if text is None:
+        return {}
+    try:
+        manifest = json.loads(text)
+        for entry in manifest.values():
+            rows = [stop - start for _, start, stop in entry["parts"]]
+            known = isinstance(entry["carrier"], str) and all(isinstance(part[0], str) for part in entry["parts"])
+            if not known or not all(_is_count(number) for number in (*entry["shape"], *rows)):
+                raise ValueError("an entry is not as edgellm writes them")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InvalidModelFile(f"{file.path}: {MANIFEST} is damaged ({str(error)[:200]}); convert it again") from None
+    return {str(name): entry for name, entry in manifest.items()}
+
+
+def _listed(graph: Graph, manifest: Mapping[str, Mapping[str, Any]]) -> tuple[int, dict[str, int], str]:
+    """What `_weights` gives, by what the converter wrote down: tensors, and carriers for types. The bytes of rows that
+    lie together are split by their number; what corrects a matrix counts to its bytes."""
+    stored = _bytes_by_base(graph, {str(part[0]) for entry in manifest.values() for part in entry["parts"]})
+    rows = defaultdict[str, int](int)
+    for entry in manifest.values():
+        for base, start, stop in entry["parts"]:
+            rows[base] += stop - start
+    types, layers = defaultdict[str, int](int), defaultdict[str, int](int)
+    for name, entry in manifest.items():
+        parts = ((base, stop - start) for base, start, stop in entry["parts"])
+        nbytes = sum(stored[base] * count // rows[base] for base, count in parts if count)
+        types[entry["carrier"]] += nbytes
+        layers[entry["carrier"]] += nbytes if name.startswith("blk.") else 0
+    n_params = sum(math.prod(entry["shape"]) for entry in manifest.values())
+    return n_params, types, max(layers, key=lambda label: layers[label], default="none")
+
+
+def _bytes_by_base(graph: Graph, bases: set[str]) -> Mapping[str, int]:
+    """Bytes of the initializers whose names begin with each of these, followed by nothing or a dot."""
+    found = defaultdict[str, int](int)
+    for each in graph.initializers:
+        ends = (at for at in range(len(each.name), 0, -1) if each.name[at : at + 1] in ("", "."))
+        base = next((each.name[:at] for at in ends if each.name[:at] in bases), None)
+        if base is not None:
+            found[base] += each.nbytes
+    return found
+
+
+def _weights(graph: Graph) -> tuple[int, dict[str, int], str]:
+    """The number of weights, the bytes by type of storage, and the type that most of them have. Constants, rotary
+    tables and scales of the cache are not weights; those of weights, and zero points, count with what they belong to.
+    """
     blockwise: dict[str, tuple[str, int]] = {}  # of an initializer: the label and how many weights a byte holds
     parts: dict[str, str] = {}  # scales and zero points: the label
     aside: set[str] = set()
@@ -89,7 +156,7 @@ def _weights(graph: Graph) -> tuple[int, dict[str, int]]:
             blockwise[weights] = label, 8 // max(1, bits)
             parts |= dict.fromkeys(filter(None, rest), label)
         elif node.op == "GroupQueryAttention":
-            aside.update(node.inputs[7:9])
+            aside.update(node.inputs[7:9], node.inputs[12:14])
     n_params, types = 0, defaultdict[str, int](int)
     for each in graph.initializers:
         if each.name in aside or each.dtype in ("INT64", "INT32", "BOOL") or not each.shape:
@@ -103,7 +170,7 @@ def _weights(graph: Graph) -> tuple[int, dict[str, int]]:
             label = LABELS.get(each.dtype, each.dtype)
             n_params += math.prod(each.shape)
         types[label] += each.nbytes
-    return n_params, types
+    return n_params, types, max(types, key=lambda name: types[name], default="none")
 
 
 def _attribute(node: Node, name: str, default: int) -> int:
@@ -121,14 +188,15 @@ def _fingerprint(file: ONNXFile, folder: ModelFolder) -> str:
 
 
 def _stop_ids(folder: ModelFolder, tokenizer: TextTokenizer) -> frozenset[int]:
-    """What the configurations name, and what ENDS has."""
-    controls = tokenizer.controls
-    found = [controls[text] for text in ENDS if text in controls]
+    """What the configurations name and what ENDS has, without NO_ENDS."""
+    added = tokenizer.added
+    no_ends = {added.get(text) for text, others in NO_ENDS if all(other in added for other in others)}
+    found = [added[text] for text in ENDS if text in added]
     found += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     for source in (folder.generation, folder.config, folder.genai):
         value = source.get("eos_token_id")
         found += [int(token) for token in (value if isinstance(value, list) else [value]) if _is_count(token)]
-    return frozenset(found)
+    return frozenset(found) - no_ends
 
 
 def _chat_template(folder: ModelFolder) -> str | None:

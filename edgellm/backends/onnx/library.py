@@ -69,8 +69,8 @@ def providers(gpu_layers: int | Literal["auto"], kv_type: str | None) -> tuple[l
         return [CPU], "this ONNX Runtime was built for the CPU alone"
     if usable[0] == COREML:
         return [CPU], "CoreML is slow where shapes change with every token; gpu_layers=1 asks for it"
-    if kv_type == "f32":
-        return [CPU], f"a KV cache of f32 keeps attention on the CPU; {usable[0]} suits graphs in f16"
+    if kv_type in ("f32", "int8"):
+        return [CPU], f"a KV cache of {kv_type} keeps attention on the CPU; {usable[0]} suits graphs in f16"
     return [usable[0], CPU], f"{usable[0]} is there"
 
 

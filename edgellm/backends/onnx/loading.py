@@ -20,7 +20,7 @@ from edgellm.tokenizers import TextTokenizer, open_tokenizer
 
 log = logging.getLogger("edgellm.onnx")
 
-SHARED_CONTEXTS = 4  # the KV cache of all sequences holds at most this many full contexts
+SHARED_CONTEXTS = 8  # the KV cache of all sequences holds at most this many full contexts
 UNKNOWN_OPERATOR = ("is not a registered function/op", "Could not find an implementation", "No Op registered")
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
 
