@@ -1,7 +1,7 @@
 """decoder_graph: a causal language model, node by node.
 
     input_ids ──▶ embedding ──▶ [ norm ▶ q, k, v ▶ attention ▶ output ▶ + ▶ norm ▶ feed-forward ▶ + ] × n_layer
-              ──▶ the last num_logits_to_keep rows (0: all) ──▶ norm ──▶ output ──▶ logits
+              ──▶ norm ──▶ the last num_logits_to_keep rows (0: all) ──▶ output ──▶ logits
 
 Positions come from the attention mask. A pass of several tokens that has a past is of one row; the rows of a first
 pass, and of passes of one token each, may have different lengths, padded on the right. Attention, its caches and their
@@ -88,7 +88,7 @@ class _Decoder(Layers):
         for i in range(hyper.n_layer):
             x, added = self._block(x, added, i)
         graph.output("logits", "FLOAT", (BATCH, "logits_length", hyper.n_vocab))
-        self._head(graph.node("Add", x, added) if added else x)
+        self._head(self._normed(x, added, "output_norm")[1])
         for i in range(hyper.n_layer):
             for part in ("key", "value"):
                 graph.output(f"present.{i}.{part}", kept, (BATCH, hyper.n_head_kv, TOTAL, hyper.head_dim))
@@ -236,14 +236,13 @@ class _Decoder(Layers):
         """Tokens of the longest row: a scalar int32."""
         return self.graph.once("total", lambda: self.int32(self.size(MASK, 1)))
 
-    def _head(self, x: str) -> None:
+    def _head(self, normed: str) -> None:
         """The logits of the rows that are kept."""
         graph, hyper = self.graph, self.hyper
         start, end = graph.node("Neg", KEEP), graph.constant([INT64_MAX], "INT64")
-        kept = graph.node("Slice", x, start, end, graph.constant([1], "INT64"))
-        normed = self.scaled(self.norm(kept, "output_norm"), 1.0 / hyper.logit_scale)
+        kept = graph.node("Slice", normed, start, end, graph.constant([1], "INT64"))
         head = self._embedding if hyper.tied else self.weights.matrix("output.weight")
-        logits = head.multiply(graph, normed)
+        logits = head.multiply(graph, self.scaled(kept, 1.0 / hyper.logit_scale))
         if hyper.final_softcap:
             cap = graph.constant(hyper.final_softcap)
             logits = graph.node("Mul", graph.node("Tanh", graph.node("Div", logits, cap)), cap)

@@ -65,6 +65,11 @@ class Layers:
         stem: `blk.{i}.ffn`; expert: what follows `_up` in names of experts. `up` may hold the gate's rows before its
         own.
         """
+        names = f"{stem}_gate{expert}", f"{stem}_up{expert}"
+        if self.weights.stackable(*(f"{name}.weight" for name in names)):  # one product: the input is rounded once
+            both = self.linear(x, *names)
+            gate, up = self.graph.nodes("Split", (both,), ("*", "*"), axis=-1, num_outputs=2)
+            return self.linear(self.graph.node("Mul", self.activate(gate), up), f"{stem}_down{expert}")
         up = self.linear(x, f"{stem}_up{expert}")
         if f"{stem}_gate{expert}.weight" in self.weights:
             gate = self.linear(x, f"{stem}_gate{expert}")

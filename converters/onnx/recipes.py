@@ -2,7 +2,8 @@
 
 f32 f16 bf16     floats; what is computed is float32
 int8, int8_64    whole numbers of 8 bits with a scale for each block of 32, or 16 to 256, of a row
-int4, int4_64    the same of 4 bits; the output, and an embedding that also is the output, get 8
+int4, int4_64    the same of 4 bits with a zero point each; the output, and an embedding that also is it, get 8
+int4_s           4 bits and a scale throughout: smaller, a little faster, and worse (also int4_s_64)
 keep             floats as they are; the types of GGUF in whatever holds their numbers exactly
 """
 
@@ -64,13 +65,13 @@ class Choice:
 def recipe_name(name: str) -> str:
     """The name as this file spells it. Raises InvalidParameter for one that is not offered."""
     wanted = name.lower()
-    match = re.fullmatch(r"(int[48])(?:_(\d+))?", wanted)
+    match = re.fullmatch(r"(int8|int4(?:_s)?)(?:_(\d+))?", wanted)
     if wanted in (KEEP, *_FLOATS) or (match and (match[2] is None or int(match[2]) in BLOCKS)):
         return wanted.removesuffix("_32") if match else wanted
     blocks = ", ".join(map(str, BLOCKS))
     raise InvalidParameter(
-        f"quantization {name!r} is not offered for ONNX; choose keep, f32, f16, bf16, int8 or int4, the last two also "
-        f"with a block size ({blocks}), as int4_128"
+        f"quantization {name!r} is not offered for ONNX; choose keep, f32, f16, bf16, int8, int4 or int4_s, the last "
+        f"three also with a block size ({blocks}), as int4_128"
     )
 
 
@@ -82,9 +83,9 @@ def choose(recipe: str, tensors: Mapping[str, Tensor]) -> list[Choice]:
     if recipe in _FLOATS:
         floats = _FLOATS[recipe]
         return [Choice(n, t.shape, floats if quantizable(n, t.shape) else "F32") for n, t in tensors.items()]
-    kind, _, block = recipe.partition("_")
+    kind, _, block = recipe.replace("_s", "s").partition("_")
     bits: Literal[4, 8] = 8 if kind == "int8" else 4
-    base = Carrier(bits, int(block or 32), zero_points=bits == 4)
+    base = Carrier(bits, int(block or 32), zero_points=kind == "int4")
     tied = "output.weight" not in tensors and "output_norm.weight" in tensors  # an encoder has no output
     found = []
     for name, tensor in tensors.items():
@@ -94,7 +95,7 @@ def choose(recipe: str, tensors: Mapping[str, Tensor]) -> list[Choice]:
         role = role_of(name)
         head = role == "output" or (role == "embedding" and tied)
         eight = Carrier(8, 32 if tensor.shape[-1] % 64 else 64)  # larger blocks cost no accuracy at 8 bits
-        found.append(_fitted(name, tensor.shape, eight if head and bits == 4 else base))
+        found.append(_fitted(name, tensor.shape, eight if head and kind == "int4" else base))
     return found
 
 

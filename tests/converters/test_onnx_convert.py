@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from arch_models import CONFIGS, EMBEDDERS
+from arch_models import CONFIGS, EMBEDDERS, LLAMA
 from bert_reference import Bert
 from hf_models import ALIGNED, UNALIGNED, folder_of
 from numpy.typing import NDArray
@@ -300,6 +300,18 @@ def test_room_for_fewer_tokens(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(computed(done.path), computed(full.path))
     with pytest.raises(InvalidParameter, match="128"):
         plan(source, ConvertParams(to="onnx", max_context=129))
+
+
+def test_int4_s_is_four_bits_throughout(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {**LLAMA, "tie_word_embeddings": True})
+    kinds = {}
+    for quant in ("int4", "int4_s", "int4_s_16"):
+        done = convert(source, tmp_path / quant, ConvertParams(to="onnx", quant=quant))
+        assert done.verified is not None
+        kinds[quant] = {one.target for one in done.plan.tensors if len(one.shape) == 2}
+    assert kinds == {"int4": {"INT4/32+zp", "INT8/64"}, "int4_s": {"INT4/32"}, "int4_s_16": {"INT4/16"}}
+    with pytest.raises(InvalidParameter, match="int4_s"):
+        ConvertParams(to="onnx", quant="int8_s")
 
 
 def test_an_encoder_keeps_its_positions(tmp_path: Path) -> None:

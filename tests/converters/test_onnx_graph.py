@@ -109,9 +109,9 @@ def _operators(graph: Graph) -> Counter[str]:
     return Counter(node.op for node in graph.nodes)
 
 
-def test_q_k_and_v_are_one_product_where_that_can_be() -> None:
-    assert _operators(_graph(LLAMA))["FusedMatMul"] == 2 * 5 + 1
-    assert _operators(_graph(CONFIGS["qwen3"]))["FusedMatMul"] == 2 * 7 + 1
+def test_q_k_and_v_and_gate_and_up_are_one_product_where_that_can_be() -> None:
+    assert _operators(_graph(LLAMA))["FusedMatMul"] == 2 * 4 + 1
+    assert _operators(_graph(CONFIGS["qwen3"]))["FusedMatMul"] == 2 * 6 + 1
 
 
 def test_matrices_that_are_stored_differently_stay_apart(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.backends.onnx.binding import Binding
 from edgellm.backends.onnx.graph import Kept
 from edgellm.errors import Busy, NotEnoughMemory
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY
@@ -59,8 +60,8 @@ class Cells(Protocol):
         """Per tensor the state, at least as many tokens as it was given; valid until anything else is called here."""
         ...
 
-    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Any:
-        """An IOBinding with the past and present of these sequences, which `tokens` new ones each were reserved for."""
+    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Binding:
+        """A binding with the past and present of these sequences, which `tokens` new ones each were reserved for."""
         ...
 
     def commit(self, sequence: Held, tokens: int) -> None:
@@ -82,7 +83,7 @@ class Shared:
         self.layout = layout_of(kept)
         self._kept, self._n_ctx, self._max_cells = kept, n_ctx, max(max_cells, n_ctx)
         self._open: list[Held] = []
-        self._bindings: dict[tuple[int, int], Any] = {}
+        self._bindings: dict[tuple[int, int], Binding] = {}
         self._slabs: list[NDArray[np.generic]] = []
         self._rows = self._capacity = 0
         self._rebuild(1, min(FIRST_CAPACITY, n_ctx))
@@ -107,17 +108,16 @@ class Shared:
     def views(self, sequence: Held) -> list[State]:
         return [slab[sequence.row] for slab in self._slabs]
 
-    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Any:
+    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Binding:
         count = len(sequences)
         first = self._side_by_side(sequences)
         binding = self._bindings.get((first, count))
         if binding is None:
-            binding = self._bindings[first, count] = session.io_binding()
+            binding = self._bindings[first, count] = Binding(session)
             for each, slab in zip(self._kept, self._slabs, strict=True):
                 rows = slab[first : first + count]
-                place = ("cpu", 0, DATA_TYPES[each.dtype], rows.shape, rows.ctypes.data)
-                binding.bind_input(each.past, *place)
-                binding.bind_output(each.present, *place)
+                binding.input(each.past, DATA_TYPES[each.dtype], rows)
+                binding.output(each.present, DATA_TYPES[each.dtype], rows)
         return binding
 
     def commit(self, sequence: Held, tokens: int) -> None:
@@ -230,15 +230,14 @@ class Copied:
         buffers = self._buffers[sequence.row]
         return list(self._shaped(buffers.now, buffers.length))
 
-    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Any:
+    def bind(self, session: Any, sequences: Sequence[Held], tokens: int) -> Binding:
         [sequence] = sequences
         buffers = self._buffers[sequence.row]
-        binding = session.io_binding()
-        for each, now, later in zip(self._kept, buffers.now, buffers.next, strict=True):
-            kind, length = DATA_TYPES[each.dtype], buffers.length
-            binding.bind_input(each.past, "cpu", 0, kind, (1, each.heads, length, each.size), now.ctypes.data)
-            shape = (1, each.heads, length + tokens, each.size)
-            binding.bind_output(each.present, "cpu", 0, kind, shape, later.ctypes.data)
+        binding = Binding(session)
+        past, present = self._shaped(buffers.now, buffers.length), self._shaped(buffers.next, buffers.length + tokens)
+        for each, before, after in zip(self._kept, past, present, strict=True):
+            binding.input(each.past, DATA_TYPES[each.dtype], before[None])
+            binding.output(each.present, DATA_TYPES[each.dtype], after[None])
         return binding
 
     def commit(self, sequence: Held, tokens: int) -> None:
