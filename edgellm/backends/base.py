@@ -11,12 +11,17 @@ are read-only and safe from any thread.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgellm.errors import NotEnoughMemory
+
+log = logging.getLogger("edgellm")
 
 Rows = NDArray[np.float32]  # (rows, n_vocab) float32
 Buffer = bytes
@@ -90,6 +95,27 @@ def context_that_fits(info: ModelInfo, asked: int | None, available: int) -> int
         middle = (low + high) // 2
         low, high = (middle, high) if memory_needed(info, middle) <= available else (low, middle)
     return max(low // 256 * 256, least)
+
+
+def contexts(info: ModelInfo, asked: int | None, available: int, sharing: int) -> tuple[int, int]:
+    """Tokens of one sequence (see `context_that_fits`), and of all together: `sharing` full ones at most, and no
+    more than half of what is left has room for.
+
+    Raises NotEnoughMemory; a context smaller than what was asked is logged.
+    """
+    n_ctx = context_that_fits(info, asked, available)
+    if not n_ctx:
+        least = min(asked or SMALLEST_CTX, SMALLEST_CTX, info.n_ctx_train)
+        raise NotEnoughMemory(
+            f"{info.path} needs about {memory_needed(info, least) >> 20} MiB with the smallest useful context "
+            f"({least} tokens); {available >> 20} MiB are available. Close other programs or use a smaller quantization"
+        )
+    if asked and asked > info.n_ctx_train:
+        log.warning("ctx %d is more than the %d that %s was trained for", asked, info.n_ctx_train, info.name)
+    if n_ctx < min(asked or DEFAULT_CTX, info.n_ctx_train):
+        log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
+    extra = max(0, available - memory_needed(info, n_ctx)) // 2 // max(1, info.kv_bytes_per_token)
+    return n_ctx, n_ctx + min(extra, (sharing - 1) * n_ctx)
 
 
 class Tokenizer(Protocol):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm import machine
-from edgellm.backends.base import DEFAULT_CTX, SMALLEST_CTX, ModelInfo, context_that_fits, memory_needed
+from edgellm.backends.base import ModelInfo, contexts
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.gpu import gpu_layers
 from edgellm.backends.llamacpp.info import is_causal, model_info, pooling, stop_candidates
-from edgellm.errors import InvalidModelFile, InvalidParameter, NotEnoughMemory
+from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
-
-log = logging.getLogger("edgellm.llamacpp")
 
 SHARED_CONTEXTS = 4  # the pool that all sequences share holds at most this many full contexts
 
@@ -47,7 +44,7 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         raise InvalidParameter("kv_type='q8_0' needs flash attention in llama.cpp; drop flash_attention=False")
     if info.n_ctx_train <= 0:
         raise InvalidModelFile(f"{info.path}: the header names no context length ({info.architecture}.context_length)")
-    n_ctx, max_cells = _context(info, params)
+    n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available, SHARED_CONTEXTS)
     layers = gpu_layers(info, params.gpu_layers, n_ctx)
     lib = library.load_library()
     if params.kv_type == "q8_0" or params.flash_attention:
@@ -69,22 +66,3 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         causal=is_causal(file),
         pooling=pooling(file),
     )
-
-
-def _context(info: ModelInfo, params: LoadParams) -> tuple[int, int]:
-    """Tokens of one sequence, and of the pool that all sequences share."""
-    available = machine.memory().available  # 0 where the system does not say
-    n_ctx = context_that_fits(info, params.ctx, available)
-    if not n_ctx:
-        least = min(params.ctx or SMALLEST_CTX, SMALLEST_CTX, info.n_ctx_train)
-        raise NotEnoughMemory(
-            f"{info.path} needs about {memory_needed(info, least) >> 20} MiB with the smallest useful context "
-            f"({least} tokens); {available >> 20} MiB are available. Close other programs or use a smaller quantization"
-        )
-    if params.ctx and params.ctx > info.n_ctx_train:
-        log.warning("ctx %d is more than the %d that %s was trained for", params.ctx, info.n_ctx_train, info.name)
-    if n_ctx < min(params.ctx or DEFAULT_CTX, info.n_ctx_train):
-        log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
-    spare = available - memory_needed(info, n_ctx)
-    extra = max(0, spare) // 2 // max(1, info.kv_bytes_per_token)
-    return n_ctx, n_ctx + min(extra, (SHARED_CONTEXTS - 1) * n_ctx)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgellm import machine
-from edgellm.backends.base import DEFAULT_CTX, SMALLEST_CTX, ModelInfo, context_that_fits, memory_needed
+from edgellm.backends.base import ModelInfo, contexts
 from edgellm.backends.onnx import library
 from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, roles
@@ -134,20 +134,6 @@ def _context(info: ModelInfo, found: Roles, params: LoadParams) -> tuple[int, in
     if not found.decodes:
         n_ctx = min(params.ctx or info.n_ctx_train, info.n_ctx_train)
         return n_ctx, n_ctx
-    if params.ctx and params.ctx > info.n_ctx_train:
-        log.warning("ctx %d is more than the %d that %s can hold", params.ctx, info.n_ctx_train, info.name)
     per_token = info.kv_bytes_per_token * (1 if found.shared else 2)  # a copied cache is there twice
     needs = replace(info, kv_bytes_per_token=per_token)
-    available = machine.memory().available  # 0 where the system does not say
-    n_ctx = context_that_fits(needs, params.ctx, available)
-    if not n_ctx:
-        least = min(params.ctx or SMALLEST_CTX, SMALLEST_CTX, info.n_ctx_train)
-        raise NotEnoughMemory(
-            f"{info.path} needs about {memory_needed(needs, least) >> 20} MiB with the smallest useful context "
-            f"({least} tokens); {available >> 20} MiB are available. Close other programs or use a smaller quantization"
-        )
-    if n_ctx < min(params.ctx or DEFAULT_CTX, info.n_ctx_train):
-        log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
-    spare = available - memory_needed(needs, n_ctx)
-    extra = max(0, spare) // 2 // max(1, per_token)
-    return n_ctx, n_ctx + min(extra, (SHARED_CONTEXTS - 1) * n_ctx)
+    return contexts(needs, params.ctx, machine.memory().available, SHARED_CONTEXTS)
