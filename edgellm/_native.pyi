@@ -3,6 +3,10 @@
 discard_log: int
 """Address of a C function in the shape of ggml_log_callback that forgets the line; safe after the interpreter ended."""
 
+onnx_domains: tuple[str, str]
+"""The domains of edgellm's MatMulNBits in ONNX graphs: for any of its kernels, and for those of bytes alone. This
+module's file is the library that ONNX Runtime registers them from."""
+
 class AbortFlag:
     """A flag that any thread raises and native code reads, without Python in between.
 
@@ -34,6 +38,9 @@ def cpu_name() -> str:
 
 def amx_permitted() -> bool:
     """Whether this process already holds the kernel's permission for AMX tile data. Asking changes nothing."""
+
+def kernel_names() -> str:
+    """The kernels for products with quantized weights that this process may use, or an empty string."""
 
 def physical_cores() -> int:
     """Physical cores this process may use on macOS and Windows; 0 elsewhere."""

@@ -10,6 +10,8 @@
 #include "amx_refusal.h"
 #include "cpu.h"
 #include "host.h"
+#include "kernels/product.h"
+#include "onnx/matmul_nbits.h"
 
 namespace nb = nanobind;
 using edgellm::AbortFlag;
@@ -27,6 +29,8 @@ NB_MODULE(_native, m) {
   });
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("kernel_names", &edgellm::kernels::kernel_names);
+  m.attr("onnx_domains") = nb::make_tuple(edgellm::ort::kDomain, edgellm::ort::kBytesDomain);
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
 
   nb::class_<AbortFlag>(m, "AbortFlag")

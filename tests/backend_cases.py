@@ -87,6 +87,16 @@ def onnx(layout: str) -> Callable[[Path], Path]:
     return make
 
 
+def onnx_int4(folder: Path) -> Path:
+    """Writes `tiny("llama")` in 4 bits, whose products edgellm's own kernels compute where the processor has them."""
+    from edgellm.converters import ConvertParams
+    from edgellm.converters import convert as convert_model
+
+    source = tiny("llama", hidden=128).write(folder / "llama.gguf")
+    convert_model(source, folder / "llama-onnx", ConvertParams(to="onnx", quant="int4", verify=False))
+    return folder / "llama-onnx"
+
+
 def onnx_encoder(folder: Path) -> Path:
     """Writes the encoder of `tiny_onnx`, whose vectors are not scaled."""
     from tiny_onnx import write_encoder
@@ -106,6 +116,7 @@ CASES = [
     Case("bert", bert, replace(PARAMS, ctx=None), text=None, generates=False, embeds=True),
     Case("onnx-shared", onnx("shared")),
     Case("onnx-int8", onnx("int8"), tolerance=0.1, variant=True),
+    Case("onnx-int4", onnx_int4, tolerance=0.05),
     Case("onnx-concat", onnx("concat")),
     Case("onnx-encoder", onnx_encoder, replace(PARAMS, ctx=None), generates=False, embeds=True, unit=False),
 ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,13 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.confined import path_in
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.onnx_graph import Graph, broken
-from edgellm.formats.onnx_parse import MAIN, GraphReader
+from edgellm.formats.onnx_parse import GRAPH, MAIN, NODE, GraphReader
 from edgellm.formats.onnx_tensor import StoredTensor, read_entry, read_tensor
-from edgellm.formats.protobuf import Wire, schema
+from edgellm.formats.protobuf import Wire, integer, message, schema, text
 
 MAX_FILES = 512
 _EDGES = 8192  # bytes of a tensor that the fingerprint looks at
@@ -88,6 +89,29 @@ class ONNXFile:
         KeyError if there is none. Raises InvalidModelFile.
         """
         return self._tensors[name].array()
+
+    def with_domains(self, domains: Mapping[int, str]) -> bytes:
+        """The model, without the files beside it, with other operators for some nodes of its graph: of these domains
+        (of version 1), by the places of the nodes. A domain is as long as the one that it takes the place of.
+
+        Raises InvalidParameter for one of another length.
+        """
+        changed = bytearray(self._file.buffer)
+        start, stop = next(
+            (value, end) for field, value, end in self._wire.fields(0, self._file.size, _MODEL) if field == "graph"
+        )
+        nodes = (each[1:] for each in self._wire.fields(start, stop, GRAPH) if each[0] == "node")
+        for at, node in enumerate(nodes):
+            if at not in domains:
+                continue
+            new = domains[at].encode()
+            place = next((each[1:] for each in self._wire.fields(*node, NODE) if each[0] == "domain"), None)
+            if place is None or place[1] - place[0] != len(new):
+                raise InvalidParameter(f"node {at} of {self.path} has not a domain as long as {domains[at]!r}")
+            changed[slice(*place)] = new
+        for domain in sorted(set(domains.values())):
+            changed += message(8, text(1, domain), integer(2, 1))
+        return bytes(changed)
 
     def release(self, name: str) -> None:
         """The initializer's pages may leave memory; whoever looks again reads them again. A hint."""

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in, path_in
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import FOREIGN, NUMPY, UNKNOWN, Attribute, Graph, Initializer, Node, Value
@@ -500,6 +500,29 @@ def test_a_branch_may_hide_a_name_and_reads_what_is_around_it(tmp_path: Path) ->
     inputs = [make.make_tensor_value_info(name, 1, []) for name in "xc"]
     opened(tmp_path, model([node("Neg", "x", "h"), choice], inputs=inputs)).close()
     refused(tmp_path, model([choice, node("Neg", "h", "z")], inputs=inputs), words="reads 'h'")
+
+
+def test_domains_of_nodes_are_replaced(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    nodes = [
+        make.make_node("Op", [before], [name], domain="" if name == "b" else "com.microsoft")
+        for before, name in zip(["x", *names], names, strict=False)
+    ]
+    values = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "d")]
+    model = make.make_model(make.make_graph(nodes, "g", values[:1], values[1:]))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with ONNXFile.open(path) as file:
+        changed = onnx.ModelProto.FromString(file.with_domains({2: "edgellm.other", 3: "edgellm.third"}))
+        for at, wrong in ((2, "edgellm"), (1, "edgellm.other")):
+            with pytest.raises(InvalidParameter, match=f"node {at} .* not a domain as long as"):
+                file.with_domains({at: wrong})
+    assert [node.domain for node in changed.graph.node] == ["com.microsoft", "", "edgellm.other", "edgellm.third"]
+    for node, domain in ((2, "edgellm.other"), (3, "edgellm.third")):
+        model.graph.node[node].domain = domain
+        model.opset_import.append(make.make_opsetid(domain, 1))
+    assert changed == model
+    assert path.read_bytes() != changed.SerializeToString()
 
 
 def test_fingerprint_is_that_of_graph_and_weights(tmp_path: Path) -> None:

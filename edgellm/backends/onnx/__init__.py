@@ -44,4 +44,4 @@ def inspect_onnx(path: Path) -> ModelInfo:
     """
     from edgellm.backends.onnx import folder, loading
 
-    return loading.describe(folder.find(path))[0]
+    return loading.inspect(folder.find(path))

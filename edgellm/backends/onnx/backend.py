@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgellm import machine
 from edgellm.backends.base import Backend, Rows, Step
-from edgellm.backends.onnx import library
+from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.cells import Cells, Copied, Shared
 from edgellm.backends.onnx.loading import Plan
 from edgellm.backends.onnx.sequence import OnnxSequence
@@ -100,7 +100,8 @@ class OnnxBackend(Backend):
         build = f"{library.distribution()[1]} {library.load_library().get_build_info()}"
         features = hashlib.blake2b(" ".join(sorted(machine.cpu_features())).encode(), digest_size=8).hexdigest()
         layout = "shared" if self._roles.shared else "copied"
-        return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features))
+        ours = kernels.names() if self._plan.graph is not None else "none"
+        return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features, ours))
 
     # Sequences
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgellm import machine
 from edgellm.backends.base import ModelInfo, contexts
-from edgellm.backends.onnx import library
+from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, roles
 from edgellm.backends.onnx.info import model_info
@@ -28,7 +28,8 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "ou
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens). providers: best
-    first. mixes_batches: what a text gives depends on the texts beside it in a batch."""
+    first. mixes_batches: what a text gives depends on the texts beside it in a batch. graph: the model's bytes with
+    operators of our own, None where the file is loaded as it is."""
 
     folder: ModelFolder
     roles: Roles
@@ -41,29 +42,36 @@ class Plan:
     threads: int
     providers: list[str]
     mixes_batches: bool
+    graph: bytes | None
 
 
-def describe(folder: ModelFolder) -> tuple[ModelInfo, Roles, TextTokenizer, bool]:
-    """What the files say, all of them checked: the graph's data lies in its folder and is whole. The last value: the
-    graph quantizes activations by what a whole batch holds.
+def inspect(folder: ModelFolder) -> ModelInfo:
+    """What the files say, all of them checked: the graph's data lies in its folder and is whole.
 
     Raises InvalidModelFile, UnsupportedArchitecture, Unsupported.
     """
+    with ONNXFile.open(folder.model) as file:
+        return _describe(file, folder)[0]
+
+
+def _describe(file: ONNXFile, folder: ModelFolder) -> tuple[ModelInfo, Roles, TextTokenizer]:
     path = folder.file("tokenizer.json")
     if path is None:
         raise Unsupported(f"{folder.root}: no tokenizer.json, without which text cannot be read; export the model anew")
-    with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
-        found = roles(file.graph, folder.model, folder.config, folder.genai)
-        tokenizer = open_tokenizer(path, folder.tokenizer_config)
-        info = model_info(file, folder, found, tokenizer)
-        dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
+    found = roles(file.graph, folder.model, folder.config, folder.genai)
+    tokenizer = open_tokenizer(path, folder.tokenizer_config)
+    info = model_info(file, folder, found, tokenizer)
     tokenizer.widen(info.n_vocab)
-    return info, found, tokenizer, dynamic
+    return info, found, tokenizer
 
 
 def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     """Decide. Raises NotEnoughMemory with the numbers, InvalidModelFile, UnsupportedArchitecture, Unsupported."""
-    info, found, tokenizer, dynamic = describe(folder)
+    library.load_library()
+    with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
+        info, found, tokenizer = _describe(file, folder)
+        dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
+        graph = kernels.rewritten(file, found)
     if params.kv_type not in (None, found.kv_type):
         has = f"the graph keeps {found.kv_type}" if found.kv_type else "the graph has no KV cache"
         raise Unsupported(f"{info.path}: kv_type={params.kv_type!r}, but {has}; leave kv_type away, or export anew")
@@ -84,6 +92,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         providers=providers,
         mixes_batches=dynamic,
+        graph=graph if providers[0] == library.CPU else None,
     )
 
 
@@ -109,8 +118,15 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     options.log_severity_level = library.FATAL
     options.enable_mem_pattern = False  # shapes change with every token: no pattern is ever used twice
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
+    model: str | bytes = str(plan.folder.model)
+    if plan.graph is not None:
+        kernels.register(options)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(plan.folder.model.parent)
+        )
+        model = plan.graph
     try:
-        made = module.InferenceSession(str(plan.folder.model), options, providers=providers)
+        made = module.InferenceSession(model, options, providers=providers)
     except Exception as error:
         raise _load_error(plan, str(error)) from error
     if made.get_providers()[0] != providers[0]:

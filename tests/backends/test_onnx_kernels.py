@@ -1,0 +1,264 @@
+"""edgellm's own kernels for quantized products, inside of ONNX Runtime, against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgellm import _native
+from edgellm.backends.onnx import kernels, library
+from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
+from edgellm.formats.onnx_writer import write_onnx
+
+library.load_library()
+pytestmark = pytest.mark.skipif(not kernels.names(), reason="this processor has none of the kernels")
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """W (rows, columns) as MatMulNBits holds it."""
+
+    rows: int
+    columns: int
+    block: int
+    bits: int
+    codes: NDArray[np.uint8]  # (rows, columns), one to a byte
+    scales: F32  # (rows, blocks)
+    zeros: NDArray[np.uint8] | None  # (rows, blocks)
+    bias: F32 | None
+
+    @property
+    def shifted(self) -> NDArray[np.int64]:
+        """(rows, blocks, block): codes less their zeros."""
+        zeros = np.full(self.scales.shape, 8 if self.bits == 4 else 128) if self.zeros is None else self.zeros
+        shape = self.rows, self.columns // self.block, self.block
+        return self.codes.reshape(shape).astype(np.int64) - zeros.astype(np.int64)[..., None]
+
+    def initializers(self) -> Iterator[Initializer]:
+        blocks = self.columns // self.block
+        yield _constant("B", _packed(self.codes, self.bits).reshape(self.rows, blocks, -1))
+        yield _constant("S", self.scales)
+        if self.zeros is not None:
+            yield _constant("Z", _packed(self.zeros, self.bits))
+        if self.bias is not None:
+            yield _constant("bias", self.bias)
+
+
+def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    if bits == 8:
+        return codes
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return even[:, ::2] | even[:, 1::2] << 4
+
+
+def _constant(name: str, array: NDArray[Any]) -> Initializer:
+    dtype = {"u": "UINT8", "f": "FLOAT"}[array.dtype.kind]
+    return Initializer(name, dtype, array.shape, lambda: iter([array]))
+
+
+def _weights(rows: int, columns: int, block: int, bits: int = 4, zeros: bool = False, bias: bool = False) -> Weights:
+    rng = np.random.default_rng([rows, columns, block, bits])
+    blocks = columns // block
+    return Weights(
+        rows,
+        columns,
+        block,
+        bits,
+        rng.integers(0, 1 << bits, (rows, columns), np.uint8),
+        rng.normal(0, 0.1, (rows, blocks)).astype(np.float32),
+        rng.integers(0, 16, (rows, blocks), np.uint8) if zeros else None,
+        rng.normal(0, 1, rows).astype(np.float32) if bias else None,
+    )
+
+
+def _graph(w: Weights, level: int = 4) -> Graph:
+    inputs = ["x", "B", "S", "Z" if w.zeros is not None else "", "", "bias" if w.bias is not None else ""]
+    while not inputs[-1]:
+        inputs.pop()
+    attributes = {"K": w.columns, "N": w.rows, "bits": w.bits, "block_size": w.block, "accuracy_level": level}
+    node = Node("MatMulNBits", tuple(inputs), ("y",), "com.microsoft", "product", attributes)
+    x, y = Value("x", "FLOAT", ("a", "b", w.columns)), Value("y", "FLOAT", ("a", "b", w.rows))
+    return Graph("test", (x,), (y,), (node,), tuple(w.initializers()))
+
+
+def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int = 2) -> Any:
+    path = folder / "model.onnx"
+    write_onnx(path, _graph(w))
+    with ONNXFile.open(path) as file:
+        domains = kernels.chosen(file.graph, n_vocab)
+        assert domains == {0: kernels.BYTES_ONLY if n_vocab == w.rows else kernels.ANY_KERNEL}
+        model = file.with_domains(domains)
+    return _open(model, folder, threads)
+
+
+def _open(model: bytes, folder: Path, threads: int = 2) -> Any:
+    options = library.load_library().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = library.FATAL
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    kernels.register(options)
+    return library.load_library().InferenceSession(model, options, providers=[library.CPU])
+
+
+def _x(*shape: int) -> F32:
+    return np.random.default_rng(shape).normal(0, 1, shape).astype(np.float32)
+
+
+def _run(session: Any, x: F32) -> F32:
+    (y,) = session.run(None, {"x": x})
+    assert isinstance(y, np.ndarray)
+    return y
+
+
+def _in_bytes(w: Weights, x: F32) -> NDArray[np.float64]:
+    """What native/kernels/product.h says of bytes, its sums in 64 bits."""
+    blocks = x.reshape(*x.shape[:-1], -1, w.block).astype(np.float32)
+    most = np.abs(blocks).max(-1, keepdims=True)
+    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+    codes = np.rint(blocks * inverse).astype(np.int64)
+    sums = np.einsum("...bk,nbk->...nb", codes, w.shifted).astype(np.float64)
+    y = np.einsum(
+        "...nb,nb,...b->...n", sums, w.scales.astype(np.float64), (most[..., 0] / np.float32(127)).astype(float)
+    )
+    return y if w.bias is None else y + w.bias
+
+
+def _bfloat16(values: F32) -> NDArray[np.float64]:
+    whole = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    rounded = (whole + 0x7FFF + (whole >> 16 & 1)) >> 16 << 16
+    return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def _in_bfloat16(w: Weights, x: F32) -> NDArray[np.float64]:
+    values = (w.shifted.astype(np.float32) * w.scales[..., None]).reshape(w.rows, w.columns)
+    y = _bfloat16(x) @ _bfloat16(values).T
+    return y if w.bias is None else y + w.bias
+
+
+CASES = [
+    (16, 32, 32, {}),
+    (48, 64, 32, {"zeros": True}),
+    (17, 96, 32, {"bias": True}),
+    (33, 256, 128, {"zeros": True, "bias": True}),
+    (40, 128, 64, {"bits": 8}),
+    (1, 512, 256, {"bits": 8, "bias": True}),
+    (100, 2144, 32, {"zeros": True, "bias": True}),  # columns in two panels, the last one smaller
+    (600, 576, 64, {}),  # several panels of rows
+]
+
+
+@pytest.mark.parametrize(("rows", "columns", "block", "more"), CASES)
+def test_one_row_is_multiplied_in_bytes(
+    rows: int, columns: int, block: int, more: dict[str, Any], tmp_path: Path
+) -> None:
+    w = _weights(rows, columns, block, **more)
+    session = _session(tmp_path, w)
+    for batch in (1, 2, 3, 7, 13, 30):  # every number of rows that share a reading of W
+        x = _x(batch, 1, columns)
+        y = _run(session, x)
+        np.testing.assert_allclose(y, _in_bytes(w, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns", "block", "more"), CASES)
+def test_rows_of_a_text_are_multiplied_in_bfloat16(
+    rows: int, columns: int, block: int, more: dict[str, Any], tmp_path: Path
+) -> None:
+    w = _weights(rows, columns, block, **more)
+    session = _session(tmp_path, w)
+    expected = _in_bfloat16 if "bf16" in kernels.names() else _in_bytes
+    for length in (2, 15, 16, 17, 33, 70):
+        x = _x(2, length, columns)
+        np.testing.assert_allclose(_run(session, x), expected(w, x), rtol=1e-4, atol=2e-4)
+
+
+def test_logits_are_multiplied_in_bytes_however_many_there_are(tmp_path: Path) -> None:
+    w = _weights(200, 64, 32)
+    session = _session(tmp_path, w, n_vocab=200)
+    x = _x(1, 40, 64)
+    y = _run(session, x)
+    np.testing.assert_allclose(y, _in_bytes(w, x), rtol=1e-4, atol=1e-4)
+    for at in (0, 17, 39):
+        assert (_run(session, x[:, at : at + 1]) == y[:, at]).all()
+
+
+@pytest.mark.parametrize("more", [{}, {"zeros": True}, {"bits": 8}])
+def test_a_row_has_the_same_bits_whatever_is_beside_it(more: dict[str, Any], tmp_path: Path) -> None:
+    w = _weights(330, 2080, 32, bias=True, **more)
+    session, alone = _session(tmp_path, w), _session(tmp_path, w, threads=1)
+    x = _x(1, 77, 2080)
+    y = _run(session, x)
+    assert (_run(alone, x) == y).all()
+    for start, stop in ((0, 2), (3, 19), (16, 77), (40, 73)):
+        assert (_run(session, x[:, start:stop]) == y[:, start:stop]).all()
+    singles = _run(session, x.reshape(77, 1, -1))
+    for start, stop in ((0, 1), (5, 12), (60, 77)):
+        assert (_run(session, x.reshape(77, 1, -1)[start:stop]) == singles[start:stop]).all()
+
+
+def test_zeros_and_extremes(tmp_path: Path) -> None:
+    w = _weights(20, 64, 32, bias=True)
+    session = _session(tmp_path, w)
+    assert w.bias is not None
+    for shape in ((1, 1, 64), (1, 5, 64)):
+        assert (_run(session, np.zeros(shape, np.float32)) == w.bias).all()
+    assert _run(session, np.zeros((0, 3, 64), np.float32)).shape == (0, 3, 20)
+    huge = np.full((1, 1, 64), 3e38, np.float32)
+    assert np.isfinite(_run(session, huge / np.float32(1e6))).all()
+    for bad in (np.nan, np.inf):  # nothing sensible can come of them; the process lives
+        x = _x(1, 4, 64)
+        x[0, 1, 3] = bad
+        y = _run(session, x)
+        assert np.isfinite(y[0, [0, 2, 3]]).all()
+
+
+def test_what_the_kernels_cannot_do_stays_with_onnx_runtime() -> None:
+    def chosen(w: Weights, level: int = 4) -> dict[int, str]:
+        return kernels.chosen(_graph(w, level), None)
+
+    assert chosen(_weights(16, 64, 32))
+    assert not chosen(_weights(16, 64, 32), level=0)  # exact
+    assert not chosen(_weights(16, 64, 16))  # blocks of less than 32
+    eight = _weights(16, 64, 32, bits=8)
+    assert not chosen(Weights(16, 64, 32, 8, eight.codes, eight.scales, np.ones((16, 2), np.uint8), None))
+
+
+def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    w = _weights(16, 64, 32)
+    graph = _graph(w)
+    short = Initializer("B", "UINT8", (16, 2, 15), lambda: iter([np.zeros((16, 2, 15), np.uint8)]))
+    for wrong in (short, _constant("S", w.scales[:, :1])):
+        broken = tuple(wrong if each.name == wrong.name else each for each in graph.initializers)
+        path = tmp_path / "broken.onnx"
+        write_onnx(path, Graph("test", graph.inputs, graph.outputs, graph.nodes, broken))
+        with ONNXFile.open(path) as file:
+            model = file.with_domains({0: kernels.ANY_KERNEL})
+        with pytest.raises(Exception, match="has another type or size"):
+            _open(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("K", 0), ("K", 1 << 62), ("N", 1 << 62), ("bits", 3), ("block_size", -32), ("block_size", 48)]
+)
+def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Path) -> None:
+    graph = _graph(_weights(16, 64, 32))
+    node = graph.nodes[0]
+    lying = Node(node.op, node.inputs, node.outputs, node.domain, node.name, {**node.attributes, name: value})
+    path = tmp_path / "lying.onnx"
+    write_onnx(path, Graph("test", graph.inputs, graph.outputs, (lying,), graph.initializers))
+    with ONNXFile.open(path) as file:
+        model = file.with_domains({0: kernels.ANY_KERNEL})
+    with pytest.raises(Exception, match="MatMulNBits"):
+        _open(model, tmp_path)
+
+
+def test_the_domains_are_as_long_as_the_one_they_replace() -> None:
+    assert {len(domain) for domain in _native.onnx_domains} == {len(kernels.MICROSOFT)}
