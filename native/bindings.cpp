@@ -11,7 +11,7 @@
 #include "cpu.h"
 #include "host.h"
 #include "kernels/product.h"
-#include "onnx/matmul_nbits.h"
+#include "onnx/library.h"
 
 namespace nb = nanobind;
 using edgellm::AbortFlag;

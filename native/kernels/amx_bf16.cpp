@@ -3,34 +3,18 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 
-#include "avx512.h"
+#include "amx.h"
 #include "instruction_sets.h"
 
 namespace edgellm::kernels {
 
 namespace {
 
-constexpr size_t kDepth = 32;         // columns of a tile
-constexpr size_t kTileBytes = 1024;   // of every tile: 16 rows of 64 bytes
-constexpr size_t kRowsOfTile = 16;
 constexpr size_t kPanelColumns = 2048;     // of W, unpacked at once
 constexpr size_t kPanelBytes = 512 << 10;  // of the L2 cache, for them
 constexpr size_t kMaxPanelTiles = 16;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// Tiles 0 to 3: sums. 4 and 5: rows of X. 6 and 7: W.
-void configure() {
-  const TileConfig config;
-  __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");  // GCC 12's intrinsic reads 8 bytes of it
-}
 
 // X in the scratch memory: per 16 rows, per 32 columns a tile of 16 rows x 32 bfloat16; rows that are not there are 0.
 size_t scratch(const BlockMatrix& weights, size_t count) {
@@ -46,8 +30,7 @@ void prepare(const Product& product, size_t first_row, size_t last_row) {
     for (size_t d = 0; d < depths; ++d, out += kTileBytes) {
       __m512i pair = _mm512_setzero_si512();
       if (row < last_row) {
-        pair = reinterpret_cast<__m512i>(
-            _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + d * kDepth + 16), _mm512_loadu_ps(x + d * kDepth)));
+        pair = bfloat16(x + d * kDepth);
       }
       _mm512_store_si512(out, pair);
     }
@@ -62,8 +45,6 @@ void unpack(const BlockMatrix& weights, size_t tile, size_t first, size_t last, 
   const uint8_t* zeros = weights.zeros(tile);
   const size_t groups = weights.block() / kGroup;
   const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi32(255);
-  const __m512i shuffle = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   __m512 scale, zero = _mm512_set1_ps(weights.bits() == 4 ? 8.0F : 128.0F);
   const auto value = [&](__m512i code) { return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(code), zero), scale); };
   // Four columns: `four` has a byte of each in every lane.
@@ -72,10 +53,8 @@ void unpack(const BlockMatrix& weights, size_t tile, size_t first, size_t last, 
     const __m512 b = value(_mm512_and_si512(_mm512_srli_epi32(four, 8), byte));
     const __m512 c = value(_mm512_and_si512(_mm512_srli_epi32(four, 16), byte));
     const __m512 d = value(_mm512_srli_epi32(four, 24));
-    const auto ab = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
-    const auto cd = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(d, c));
-    _mm512_store_si512(to, _mm512_permutexvar_epi16(shuffle, ab));
-    _mm512_store_si512(to + 64, _mm512_permutexvar_epi16(shuffle, cd));
+    _mm512_store_si512(to, pairs(a, b));
+    _mm512_store_si512(to + 64, pairs(c, d));
   };
   for (size_t b = first / weights.block(); b < last / weights.block(); ++b) {
     scale = _mm512_load_ps(scales + b * kTile);
@@ -119,7 +98,7 @@ struct Panel {
   std::byte* values;
 };
 
-// 16 x 16 numbers of Y: the rows from `row` on, those of W in `tile`. GCC 12 does not see what tiles read and write.
+// 16 x 16 numbers of Y: the rows from `row` on, those of W in `tile`.
 struct Sums {
   Sums(const Product& given, size_t tile_, size_t row_)
       : product(given),
@@ -135,7 +114,7 @@ struct Sums {
     alignas(64) float sums[kRowsOfTile][kTile] = {};
     const size_t width = std::min(kTile, rows - tile * kTile) * sizeof(float);
     for (size_t r = 0; r < count; ++r) std::memcpy(sums[r], product.y + (row + r) * rows + tile * kTile, width);
-    __asm__ volatile("" : : "r"(sums) : "memory");
+    written();
     read_tile<kTmm>(sums, 64);
   }
 
@@ -146,7 +125,6 @@ struct Sums {
     }
     alignas(64) float sums[kRowsOfTile][kTile];
     write_tile<kTmm>(sums, 64);
-    __asm__ volatile("" : : "r"(sums) : "memory");
     for (size_t r = 0; r < count; ++r) store_tile(product, tile, row + r, _mm512_load_ps(sums[r]), last);
   }
 
@@ -216,7 +194,7 @@ void multiply(const Product& product, size_t first_tile, size_t last_tile) {
   if (values.size() < columns / kDepth * tiles * kTileBytes) {
     values = Aligned<std::byte>(columns / kDepth * tiles * kTileBytes);
   }
-  configure();
+  const Tiles tiles_of_thread;
   for (size_t tile = first_tile; tile < last_tile; tile += tiles) {
     const size_t stop = std::min(last_tile, tile + tiles);
     for (size_t first = 0; first < weights.columns(); first += columns) {
@@ -224,10 +202,10 @@ void multiply(const Product& product, size_t first_tile, size_t last_tile) {
       for (size_t each = tile; each < stop; ++each) {
         unpack(weights, each, panel.first, panel.last, panel.values + (each - tile) * kTileBytes, panel.step);
       }
+      written();
       multiply_panel(product, panel, tile, stop);
     }
   }
-  _tile_release();
 }
 
 }  // namespace

@@ -36,6 +36,24 @@ const Kernels* bfloat16_kernels() {
   return nullptr;
 }
 
+const AttentionKernels* single_attention() {
+#if defined(EDGELLM_AVX512_VNNI)
+  if (byte_kernels() != nullptr) return &kAvx512Attention;
+#endif
+  return nullptr;
+}
+
+const AttentionKernels* prompt_attention() {
+#if defined(EDGELLM_AMX_BF16)
+  if (bfloat16_kernels() != nullptr) return &kAmxAttention;
+#endif
+  return nullptr;
+}
+
+size_t Attention::longest() const {
+  return static_cast<size_t>(*std::max_element(last, last + batch)) + 1;
+}
+
 std::string kernel_names() {
   std::string names;
   for (const Kernels* each : {byte_kernels(), bfloat16_kernels()}) {

@@ -1,21 +1,10 @@
-// The operator MatMulNBits for ONNX Runtime, and the function that registers it.
+// The operator MatMulNBits.
 #pragma once
 
 #include "ort_abi.h"
 
-#if defined(_WIN32)
-#define EDGELLM_EXPORT __declspec(dllexport)
-#else
-#define EDGELLM_EXPORT __attribute__((visibility("default")))
-#endif
-
 namespace edgellm::ort {
 
-// As long as "com.microsoft", in whose place they are written into a graph.
-constexpr const char* kDomain = "edgellm.cpu.1";
-constexpr const char* kBytesDomain = "edgellm.cpu.8";
+const Operator* matmul_nbits(bool bytes_only);
 
 }  // namespace edgellm::ort
-
-extern "C" EDGELLM_EXPORT edgellm::ort::Status* EDGELLM_ORT_CALL RegisterCustomOps(edgellm::ort::Options* options,
-                                                                                    const edgellm::ort::ApiBase* base);

@@ -27,7 +27,7 @@ struct Tensor;
 struct Shape;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6 };
+enum ElementType : int { kFloat = 1, kUint8 = 2, kInt32 = 6, kInt64 = 7 };
 enum Presence : int { kRequired = 0, kOptional = 1 };
 
 using Function = void (*)();
@@ -44,8 +44,8 @@ enum class Place : size_t {
   kDimensions = 62,
   kElements = 64,
   kShapeOf = 65,
+  kAttributeFloat = 85,
   kAttributeInt = 86,
-  kInputCount = 88,
   kInput = 90,
   kOutput = 91,
   kReleaseStatus = 93,
@@ -58,7 +58,6 @@ enum class Place : size_t {
 class Api {
  public:
   explicit Api(const Function* table) : table_(table) {}
-  const Function* table() const { return table_; }
 
   Status* status(ErrorCode code, const char* message) const {
     return call<Status*(EDGELLM_ORT_CALL*)(int, const char*)>(Place::kCreateStatus)(code, message);
@@ -79,14 +78,15 @@ class Api {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, int64_t*)>(Place::kAttributeInt)(info, name,
                                                                                                            out);
   }
+  Status* attribute(const KernelInfo* info, const char* name, float* out) const {
+    return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, float*)>(Place::kAttributeFloat)(info, name,
+                                                                                                           out);
+  }
   Status* constant_input(const KernelInfo* info, size_t index, int* is_constant, const Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, size_t, int*, const Tensor**)>(Place::kConstantInput)(
         info, index, is_constant, out);
   }
 
-  Status* input_count(const KernelContext* context, size_t* out) const {
-    return call<Status*(EDGELLM_ORT_CALL*)(const KernelContext*, size_t*)>(Place::kInputCount)(context, out);
-  }
   Status* input(const KernelContext* context, size_t index, const Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelContext*, size_t, const Tensor**)>(Place::kInput)(context, index,
                                                                                                         out);
@@ -95,10 +95,10 @@ class Api {
     return call<Status*(EDGELLM_ORT_CALL*)(KernelContext*, size_t, const int64_t*, size_t, Tensor**)>(Place::kOutput)(
         context, index, dimensions, rank, out);
   }
-  // Calls function(data, index) for every index below total, from the threads of the session, and waits for them.
+  // Calls function(data, index) for every index below total, one by one, from the threads of the session, and waits.
   Status* parallel_for(const KernelContext* context, void (*function)(void*, size_t), size_t total, void* data) const {
     using Type = Status*(EDGELLM_ORT_CALL*)(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*);
-    return call<Type>(Place::kParallelFor)(context, function, total, 0, data);
+    return call<Type>(Place::kParallelFor)(context, function, total, total, data);
   }
 
   Status* data(const Tensor* tensor, void** out) const {

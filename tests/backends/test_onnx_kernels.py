@@ -65,7 +65,9 @@ def _constant(name: str, array: NDArray[Any]) -> Initializer:
     return Initializer(name, dtype, array.shape, lambda: iter([array]))
 
 
-def _weights(rows: int, columns: int, block: int, bits: int = 4, zeros: bool = False, bias: bool = False) -> Weights:
+def random_weights(
+    rows: int, columns: int, block: int, bits: int = 4, zeros: bool = False, bias: bool = False
+) -> Weights:
     rng = np.random.default_rng([rows, columns, block, bits])
     blocks = columns // block
     return Weights(
@@ -80,7 +82,7 @@ def _weights(rows: int, columns: int, block: int, bits: int = 4, zeros: bool = F
     )
 
 
-def _graph(w: Weights, level: int = 4) -> Graph:
+def graph_of(w: Weights, level: int = 4) -> Graph:
     inputs = ["x", "B", "S", "Z" if w.zeros is not None else "", "", "bias" if w.bias is not None else ""]
     while not inputs[-1]:
         inputs.pop()
@@ -92,7 +94,7 @@ def _graph(w: Weights, level: int = 4) -> Graph:
 
 def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int = 2) -> Any:
     path = folder / "model.onnx"
-    write_onnx(path, _graph(w))
+    write_onnx(path, graph_of(w))
     with ONNXFile.open(path) as file:
         domains = kernels.chosen(file.graph, n_vocab)
         assert domains == {0: kernels.BYTES_ONLY if n_vocab == w.rows else kernels.ANY_KERNEL}
@@ -160,7 +162,7 @@ CASES = [
 def test_one_row_is_multiplied_in_bytes(
     rows: int, columns: int, block: int, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    w = _weights(rows, columns, block, **more)
+    w = random_weights(rows, columns, block, **more)
     session = _session(tmp_path, w)
     for batch in (1, 2, 3, 7, 13, 30):  # every number of rows that share a reading of W
         x = _x(batch, 1, columns)
@@ -172,7 +174,7 @@ def test_one_row_is_multiplied_in_bytes(
 def test_rows_of_a_text_are_multiplied_in_bfloat16(
     rows: int, columns: int, block: int, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    w = _weights(rows, columns, block, **more)
+    w = random_weights(rows, columns, block, **more)
     session = _session(tmp_path, w)
     expected = _in_bfloat16 if "bf16" in kernels.names() else _in_bytes
     for length in (2, 15, 16, 17, 33, 70):
@@ -181,7 +183,7 @@ def test_rows_of_a_text_are_multiplied_in_bfloat16(
 
 
 def test_logits_are_multiplied_in_bytes_however_many_there_are(tmp_path: Path) -> None:
-    w = _weights(200, 64, 32)
+    w = random_weights(200, 64, 32)
     session = _session(tmp_path, w, n_vocab=200)
     x = _x(1, 40, 64)
     y = _run(session, x)
@@ -192,7 +194,7 @@ def test_logits_are_multiplied_in_bytes_however_many_there_are(tmp_path: Path) -
 
 @pytest.mark.parametrize("more", [{}, {"zeros": True}, {"bits": 8}])
 def test_a_row_has_the_same_bits_whatever_is_beside_it(more: dict[str, Any], tmp_path: Path) -> None:
-    w = _weights(330, 2080, 32, bias=True, **more)
+    w = random_weights(330, 2080, 32, bias=True, **more)
     session, alone = _session(tmp_path, w), _session(tmp_path, w, threads=1)
     x = _x(1, 77, 2080)
     y = _run(session, x)
@@ -205,7 +207,7 @@ def test_a_row_has_the_same_bits_whatever_is_beside_it(more: dict[str, Any], tmp
 
 
 def test_zeros_and_extremes(tmp_path: Path) -> None:
-    w = _weights(20, 64, 32, bias=True)
+    w = random_weights(20, 64, 32, bias=True)
     session = _session(tmp_path, w)
     assert w.bias is not None
     for shape in ((1, 1, 64), (1, 5, 64)):
@@ -222,18 +224,18 @@ def test_zeros_and_extremes(tmp_path: Path) -> None:
 
 def test_what_the_kernels_cannot_do_stays_with_onnx_runtime() -> None:
     def chosen(w: Weights, level: int = 4) -> dict[int, str]:
-        return kernels.chosen(_graph(w, level), None)
+        return kernels.chosen(graph_of(w, level), None)
 
-    assert chosen(_weights(16, 64, 32))
-    assert not chosen(_weights(16, 64, 32), level=0)  # exact
-    assert not chosen(_weights(16, 64, 16))  # blocks of less than 32
-    eight = _weights(16, 64, 32, bits=8)
+    assert chosen(random_weights(16, 64, 32))
+    assert not chosen(random_weights(16, 64, 32), level=0)  # exact
+    assert not chosen(random_weights(16, 64, 16))  # blocks of less than 32
+    eight = random_weights(16, 64, 32, bits=8)
     assert not chosen(Weights(16, 64, 32, 8, eight.codes, eight.scales, np.ones((16, 2), np.uint8), None))
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    w = _weights(16, 64, 32)
-    graph = _graph(w)
+    w = random_weights(16, 64, 32)
+    graph = graph_of(w)
     short = Initializer("B", "UINT8", (16, 2, 15), lambda: iter([np.zeros((16, 2, 15), np.uint8)]))
     for wrong in (short, _constant("S", w.scales[:, :1])):
         broken = tuple(wrong if each.name == wrong.name else each for each in graph.initializers)
@@ -249,7 +251,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
     ("name", "value"), [("K", 0), ("K", 1 << 62), ("N", 1 << 62), ("bits", 3), ("block_size", -32), ("block_size", 48)]
 )
 def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Path) -> None:
-    graph = _graph(_weights(16, 64, 32))
+    graph = graph_of(random_weights(16, 64, 32))
     node = graph.nodes[0]
     lying = Node(node.op, node.inputs, node.outputs, node.domain, node.name, {**node.attributes, name: value})
     path = tmp_path / "lying.onnx"

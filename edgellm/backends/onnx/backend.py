@@ -86,7 +86,8 @@ class OnnxBackend(Backend):
         else:
             self.cells = Copied(self._roles.kept, plan.n_ctx, plan.max_cells)
         self._sequences: set[OnnxSequence] = set()
-        self._head_sizes, self._l2 = {each.size for each in self._roles.kept}, l2_cache()
+        ours = plan.rewritten is not None and plan.rewritten.attention  # which needs no cuts: it takes any run alike
+        self._head_sizes, self._l2 = set() if ours else {each.size for each in self._roles.kept}, l2_cache()
         self._ones = np.ones(plan.n_ctx, np.int64)
         self._ids = np.empty(self.micro_batch + 1, np.int64)  # and one that `shape` may add
         self._keep_rows = np.empty(1, np.int64)
@@ -100,7 +101,7 @@ class OnnxBackend(Backend):
         build = f"{library.distribution()[1]} {library.load_library().get_build_info()}"
         features = hashlib.blake2b(" ".join(sorted(machine.cpu_features())).encode(), digest_size=8).hexdigest()
         layout = "shared" if self._roles.shared else "copied"
-        ours = kernels.names() if self._plan.graph is not None else "none"
+        ours = kernels.names() if self._plan.rewritten is not None else "none"
         return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features, ours))
 
     # Sequences

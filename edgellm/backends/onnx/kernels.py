@@ -1,19 +1,22 @@
-"""Which products of a graph edgellm's own kernels compute, in place of ONNX Runtime's.
+"""Which nodes of a graph edgellm's own kernels compute, in place of ONNX Runtime's.
 
 A MatMulNBits that may round its activations to 8 bits (accuracy_level 4) becomes an operator of our own by another
-domain in the copy of the graph that ONNX Runtime is given: the file stays as it is, and where the processor has none of
-our kernels, so does the graph. What they compute, and how exactly, is in native/kernels/product.h.
+domain in the copy of the graph that ONNX Runtime is given, and so does the attention beside it. The file stays as it
+is, and so does the graph where the processor has none of our kernels. What they compute, and how exactly, is in
+native/kernels/product.h and native/kernels/attention.h.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgellm import _native
 from edgellm.backends.onnx.graph import Roles
 from edgellm.formats.onnx import ONNXFile
-from edgellm.formats.onnx_graph import Graph, Initializer, Node
+from edgellm.formats.onnx_graph import Attribute, Graph, Initializer, Node, Value
 
 log = logging.getLogger("edgellm.onnx")
 
@@ -21,7 +24,18 @@ MICROSOFT = "com.microsoft"
 ANY_KERNEL, BYTES_ONLY = _native.onnx_domains
 BYTES = 4  # the accuracy_level that lets activations be rounded to 8 bits
 GROUP = 32  # columns that the kernels take at once
-MAX_GRAPH = 256 << 20  # bytes; weights inside of the graph itself would be in memory once more while it loads
+PROMPTS = "amx_bf16"  # the kernels that attend to several tokens of a text
+_GIVEN = ("query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "cos", "sin")
+_NEUTRAL: dict[str, Attribute] = {
+    "softcap": 0.0,
+    "rotary_interleaved": 0,
+    "smooth_softmax": 0,
+    "qk_output": 0,
+    "k_quant_type": "NONE",
+    "v_quant_type": "NONE",
+    "kv_cache_bit_width": 0,
+}
+MAX_GRAPH = 256 << 20  # bytes; weights inside of the file would be in memory once more while it loads
 
 
 def names() -> str:
@@ -30,28 +44,48 @@ def names() -> str:
     return _native.kernel_names()
 
 
-def rewritten(file: ONNXFile, roles: Roles) -> bytes | None:
-    """The graph with operators of our own; None where there is nothing that they could do, or no kernel."""
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """model: its bytes with operators of our own, without the files beside it. attention: it is among them."""
+
+    model: bytes
+    attention: bool
+
+
+def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
+    """The model with operators of our own; None where there is nothing that they could do, or no kernel."""
     if not names() or file.path.stat().st_size > MAX_GRAPH:
         return None
     domains = chosen(file.graph, roles.n_vocab)
     if not domains:
         return None
-    log.info("%d of the products of %s go through %s", len(domains), file.path, names())
-    return file.with_domains(domains)
+    log.info("%d nodes of %s go through %s", len(domains), file.path, names())
+    return Rewritten(file.with_domains(domains), attends(file.graph, domains))
 
 
 def chosen(graph: Graph, n_vocab: int | None) -> dict[int, str]:
     """The domains of the nodes that our kernels compute, by their places in the graph.
 
     Rows of logits are the same whether they are asked for one by one or together: those products take bytes always.
+    Attention is ours in all layers or in none, and only in a graph whose products may be rounded.
     """
+    nodes = [(at, node) for at, node in enumerate(graph.nodes) if node.domain == MICROSOFT]
     weights = {each.name: each for each in graph.initializers}
-    return {
+    domains = {
         at: BYTES_ONLY if node.attributes.get("N") == n_vocab else ANY_KERNEL
-        for at, node in enumerate(graph.nodes)
-        if node.op == "MatMulNBits" and node.domain == MICROSOFT and _fits(node, weights)
+        for at, node in nodes
+        if node.op == "MatMulNBits" and _multiplies(node, weights)
     }
+    attention = [(at, node) for at, node in nodes if node.op == "GroupQueryAttention"]
+    inputs = {value.name: value for value in graph.inputs}
+    if domains and PROMPTS in names().split() and all(_attends(node, inputs) for _, node in attention):
+        domains |= {at: ANY_KERNEL for at, _ in attention}
+    return domains
+
+
+def attends(graph: Graph, domains: Mapping[int, str]) -> bool:
+    """Whether attention is ours."""
+    return any(graph.nodes[at].op == "GroupQueryAttention" for at in domains)
 
 
 def register(options: Any) -> None:
@@ -59,7 +93,7 @@ def register(options: Any) -> None:
     options.register_custom_ops_library(_native.__file__)
 
 
-def _fits(node: Node, weights: dict[str, Initializer]) -> bool:
+def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:
     bits, block, columns = (node.attributes.get(name) for name in ("bits", "block_size", "K"))
     codes, scales, zeros, groups, bias = (*node.inputs[1:], "", "", "", "", "")[:5]
     dtypes = [weights[name].dtype if name in weights else None for name in (codes, scales, zeros, bias)]
@@ -76,3 +110,23 @@ def _fits(node: Node, weights: dict[str, Initializer]) -> bool:
         and not groups
         and (not bias or dtypes[3] == "FLOAT")
     )
+
+
+def _attends(node: Node, inputs: Mapping[str, Value]) -> bool:
+    given = (*node.inputs, *[""] * len(_GIVEN))[: len(_GIVEN)]
+    caches = [inputs.get(name) for name in given[3:5]]
+    known = _NEUTRAL.keys() | {"num_heads", "kv_num_heads", "scale", "local_window_size", "do_rotary"}
+    scale = node.attributes.get("scale", 0.0)
+    return (
+        not any(node.inputs[len(_GIVEN) :])
+        and all(given[at] for at in (0, 3, 4, 5, 6))
+        and all(cache is not None and cache.dtype == "FLOAT" and _is_head(cache.shape[-1:]) for cache in caches)
+        and node.attributes.keys() <= known
+        and all(node.attributes.get(name, neutral) == neutral for name, neutral in _NEUTRAL.items())
+        and isinstance(scale, float)
+        and scale >= 0
+    )
+
+
+def _is_head(sizes: tuple[int | str, ...]) -> bool:
+    return all(isinstance(size, int) and size > 0 and size % GROUP == 0 for size in sizes)

@@ -28,7 +28,7 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "ou
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens). providers: best
-    first. mixes_batches: what a text gives depends on the texts beside it in a batch. graph: the model's bytes with
+    first. mixes_batches: what a text gives depends on the texts beside it in a batch. rewritten: the model with
     operators of our own, None where the file is loaded as it is."""
 
     folder: ModelFolder
@@ -42,7 +42,7 @@ class Plan:
     threads: int
     providers: list[str]
     mixes_batches: bool
-    graph: bytes | None
+    rewritten: kernels.Rewritten | None
 
 
 def inspect(folder: ModelFolder) -> ModelInfo:
@@ -71,7 +71,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
         info, found, tokenizer = _describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
-        graph = kernels.rewritten(file, found)
+        rewritten = kernels.rewritten(file, found)
     if params.kv_type not in (None, found.kv_type):
         has = f"the graph keeps {found.kv_type}" if found.kv_type else "the graph has no KV cache"
         raise Unsupported(f"{info.path}: kv_type={params.kv_type!r}, but {has}; leave kv_type away, or export anew")
@@ -92,7 +92,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         providers=providers,
         mixes_batches=dynamic,
-        graph=graph if providers[0] == library.CPU else None,
+        rewritten=rewritten if providers[0] == library.CPU else None,
     )
 
 
@@ -119,12 +119,12 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     options.enable_mem_pattern = False  # shapes change with every token: no pattern is ever used twice
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
     model: str | bytes = str(plan.folder.model)
-    if plan.graph is not None:
+    if plan.rewritten is not None:
         kernels.register(options)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(plan.folder.model.parent)
         )
-        model = plan.graph
+        model = plan.rewritten.model
     try:
         made = module.InferenceSession(model, options, providers=providers)
     except Exception as error:
