@@ -87,13 +87,13 @@ def onnx(layout: str) -> Callable[[Path], Path]:
     return make
 
 
-def onnx_int4(folder: Path) -> Path:
+def onnx_int4(folder: Path, exact: bool = False) -> Path:
     """Writes `tiny("llama")` in 4 bits, whose products edgellm's own kernels compute where the processor has them."""
     from edgellm.converters import ConvertParams
     from edgellm.converters import convert as convert_model
 
     source = tiny("llama", hidden=128).write(folder / "llama.gguf")
-    convert_model(source, folder / "llama-onnx", ConvertParams(to="onnx", quant="int4", verify=False))
+    convert_model(source, folder / "llama-onnx", ConvertParams(to="onnx", quant="int4", exact=exact, verify=False))
     return folder / "llama-onnx"
 
 

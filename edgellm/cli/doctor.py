@@ -176,6 +176,8 @@ def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
             extra = engine["extra_buffers"]
             amx = {"absent": "not used", "ok": "used"}.get(extra["amx"], "left out")
             lines.append(f"AMX: {amx}; repacked kernels: {'on' if extra['use'] else 'off'}")
+        if "kernels" in engine:
+            lines.append(f"edgellm's kernels: {engine['kernels'] or 'none for this processor'}")
         facts.append((engine["name"], "\n".join(lines)))
     return facts
 

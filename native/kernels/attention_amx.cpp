@@ -36,18 +36,16 @@ struct Scratch {
         cache_bytes(length * call.size * 2),
         queries(call.scratch),
         keys(queries + call.batch * call.heads * query_bytes),
-        values(keys + call.batch * call.kv_heads * cache_bytes),
-        end(values + call.batch * call.kv_heads * cache_bytes) {}
+        values(keys + call.batch * call.kv_heads * cache_bytes) {}
 
   size_t tokens, length;
   size_t query_bytes, cache_bytes;  // of a head
-  std::byte *queries, *keys, *values, *end;
+  std::byte *queries, *keys, *values;
 };
 
 size_t scratch(const Attention& call) {
-  Attention empty = call;
-  empty.scratch = nullptr;
-  return static_cast<size_t>(Scratch(empty).end - static_cast<std::byte*>(nullptr));
+  const size_t queries = call.heads * up(call.tokens, kQueries), cached = call.kv_heads * up(call.longest(), kDepth);
+  return call.batch * (queries + 2 * cached) * call.size * 2;
 }
 
 // The first position of a text's new tokens.
@@ -226,10 +224,9 @@ void attend(const Attention& call, size_t index) {
 }
 
 std::array<Stage, 3> stages(const Attention& call) {
-  const Scratch scratch(call);
-  const size_t chunks = up(scratch.length, kChunk) / kChunk;
-  return {Stage{call.batch * scratch.tokens / kRowsOfTile, &begin}, Stage{call.batch * call.kv_heads * chunks, &convert},
-          Stage{call.batch * call.heads * scratch.tokens / kQueries, &attend}};
+  const size_t tokens = up(call.tokens, kQueries), chunks = up(up(call.longest(), kDepth), kChunk) / kChunk;
+  return {Stage{call.batch * tokens / kRowsOfTile, &begin}, Stage{call.batch * call.kv_heads * chunks, &convert},
+          Stage{call.batch * call.heads * tokens / kQueries, &attend}};
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace edgellm::kernels {
 
 namespace {
 
-bool has(std::initializer_list<const char*> wanted) {
+[[maybe_unused]] bool has(std::initializer_list<const char*> wanted) {
   const std::vector<std::string> features = cpu_features();
   return std::all_of(wanted.begin(), wanted.end(), [&](const char* name) {
     return std::find(features.begin(), features.end(), name) != features.end();

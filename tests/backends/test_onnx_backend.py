@@ -22,6 +22,7 @@ from onnx import helper
 from tiny_onnx import KV_HEADS, LAYERS, N_VOCAB, Maker, write_decoder, write_encoder
 
 import edgellm
+from edgellm import _native
 from edgellm.backends import engines, inspect, open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.onnx import library
@@ -681,6 +682,7 @@ def test_the_report_names_the_build() -> None:
     report = next(report for report in engines() if report["name"] == "ONNX Runtime")
     assert report["version"] == onnxruntime.__version__
     assert "CPUExecutionProvider" in report["providers"]
+    assert report["kernels"] == _native.kernel_names()
 
 
 # End to end

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from backend_cases import PARAMS, feed, fresh, onnx_int4, prompt
 from numpy.typing import NDArray
 
 from edgellm import _native
+from edgellm.backends import open_backend
 from edgellm.backends.onnx import kernels, library
+from edgellm.backends.onnx.backend import OnnxBackend
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
@@ -264,3 +268,37 @@ def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Pat
 
 def test_the_domains_are_as_long_as_the_one_they_replace() -> None:
     assert {len(domain) for domain in _native.onnx_domains} == {len(kernels.MICROSOFT)}
+
+
+def test_without_amx_prompts_are_multiplied_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = onnx_int4(tmp_path)
+    with closing(open_backend(path, PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        expected = fresh(backend, prompt(100))
+    names = [name for name in kernels.names().split() if name != kernels.PROMPTS]
+    monkeypatch.setattr(kernels, "names", lambda: " ".join(names))
+    monkeypatch.setattr(kernels, "ANY_KERNEL", kernels.BYTES_ONLY)  # what ANY_KERNEL then is
+    with closing(open_backend(path, PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        assert backend.rewritten is not None
+        assert not backend.rewritten.attention
+        row = fresh(backend, prompt(100))
+        np.testing.assert_allclose(row, expected, atol=0.05)
+        sequence = backend.new_sequence()
+        feed(backend, sequence, prompt(100)[:36])
+        assert (feed(backend, sequence, prompt(100)[36:]) == row).all()
+
+
+def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
+    with closing(open_backend(onnx_int4(tmp_path), PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        assert backend.rewritten is not None
+        assert backend.rewritten.attention == (kernels.PROMPTS in kernels.names())
+        assert kernels.names() in backend.state_key
+
+
+def test_an_exact_model_does_not(tmp_path: Path) -> None:
+    with closing(open_backend(onnx_int4(tmp_path, exact=True), PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        assert backend.rewritten is None
+        assert kernels.names() not in backend.state_key

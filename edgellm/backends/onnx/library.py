@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, Literal
 
+from edgellm import _native
 from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
@@ -82,7 +83,9 @@ def engine_report() -> dict[str, Any]:
         module = load_library()
     except EdgeLLMError as error:
         return {**report, "error": str(error)}
-    return {**report, "providers": list(module.get_available_providers()), "build": module.get_build_info()}
+    kernels = _native.kernel_names()  # ours, which quantized models run on
+    providers = list(module.get_available_providers())
+    return {**report, "providers": providers, "build": module.get_build_info(), "kernels": kernels}
 
 
 def distribution() -> tuple[str, str | None]:
