@@ -54,3 +54,9 @@ def call_refusing_amx(function: int, argument: int) -> int:
     Elsewhere, and where the process holds the permission already, a plain call. The interpreter lock is released.
     Raises RuntimeError when no thread could be prepared.
     """
+
+def release_mapped_file(path: str) -> None:
+    """The pages of a file that is mapped into this process, by whomever, leave it, but for those that were written to.
+
+    path: absolute, without links. They stay in the system's cache. Linux alone; elsewhere nothing happens.
+    """

@@ -43,7 +43,8 @@ class Aligned {
 class BlockMatrix {
  public:
   // From the operator's own layout: codes (rows, columns / block, block * bits / 8), the low four bits first; scales
-  // (rows, columns / block); zeros, or null: (rows, ceil(columns / block / 2)), two to a byte. They are copied.
+  // (rows, columns / block); zeros, or null: (rows, ceil(columns / block / 2)), two to a byte. They are copied, by
+  // several threads where there are many.
   //
   // bits: 4, or 8 without zeros. block: a multiple of 32 that divides columns. std::invalid_argument for others.
   BlockMatrix(size_t rows, size_t columns, size_t block, int bits, const uint8_t* codes, const float* scales,
@@ -63,6 +64,10 @@ class BlockMatrix {
   const uint8_t* zeros(size_t tile) const { return zeros_.size() == 0 ? nullptr : zeros_.get() + tile * blocks() * kTile; }
 
  private:
+  struct Source;
+  void copy(const Source& source, size_t first_tile, size_t last_tile);
+  void copy_codes(const uint8_t* source, uint8_t* target) const;  // of a row
+
   size_t rows_, columns_, block_;
   int bits_;
   Aligned<uint8_t> codes_;

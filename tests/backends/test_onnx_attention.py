@@ -96,8 +96,7 @@ class Layer:
         options = library.load_library().SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = library.FATAL
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._path.parent))
-        kernels.register(options)
+        kernels.register(options, self._path.parent)
         return library.load_library().InferenceSession(model, options, providers=[library.CPU])
 
     def alone(self) -> Any:

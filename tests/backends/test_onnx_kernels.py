@@ -110,8 +110,7 @@ def _open(model: bytes, folder: Path, threads: int = 2) -> Any:
     options = library.load_library().SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = library.FATAL
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    kernels.register(options)
+    kernels.register(options, folder)
     return library.load_library().InferenceSession(model, options, providers=[library.CPU])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgellm import _native
@@ -46,10 +47,16 @@ def names() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """model: its bytes with operators of our own, without the files beside it. attention: it is among them."""
+    """model: its bytes with operators of our own. data: the files beside it. attention: it is among the operators."""
 
     model: bytes
+    data: tuple[Path, ...]
     attention: bool
+
+    def release(self) -> None:
+        """Once it is loaded: our kernels have copies of the weights, so the pages of the files may leave memory."""
+        for path in self.data:
+            _native.release_mapped_file(str(path.resolve()))
 
 
 def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
@@ -60,7 +67,7 @@ def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
     if not domains:
         return None
     log.info("%d nodes of %s go through %s", len(domains), file.path, names())
-    return Rewritten(file.with_domains(domains), attends(file.graph, domains))
+    return Rewritten(file.with_domains(domains), tuple(file.data_paths), attends(file.graph, domains))
 
 
 def chosen(graph: Graph, n_vocab: int | None) -> dict[int, str]:
@@ -88,9 +95,10 @@ def attends(graph: Graph, domains: Mapping[int, str]) -> bool:
     return any(graph.nodes[at].op == "GroupQueryAttention" for at in domains)
 
 
-def register(options: Any) -> None:
-    """Make our operators known to a session."""
+def register(options: Any, folder: Path) -> None:
+    """Make our operators known to a session, and where the files of its model are."""
     options.register_custom_ops_library(_native.__file__)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
 
 
 def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:

@@ -120,10 +120,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
     model: str | bytes = str(plan.folder.model)
     if plan.rewritten is not None:
-        kernels.register(options)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(plan.folder.model.parent)
-        )
+        kernels.register(options, plan.folder.model.parent)
         model = plan.rewritten.model
     try:
         made = module.InferenceSession(model, options, providers=providers)
@@ -131,6 +128,8 @@ def _session(plan: Plan, providers: list[str]) -> Any:
         raise _load_error(plan, str(error)) from error
     if made.get_providers()[0] != providers[0]:
         raise ModelLoadError(f"{plan.folder.model}: ONNX Runtime could not use {providers[0]} on this machine")
+    if plan.rewritten is not None:
+        plan.rewritten.release()
     return made
 
 
