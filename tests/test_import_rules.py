@@ -30,11 +30,12 @@ COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 PARTS = ("", ".quant", ".convert", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
 
-# room: the rooms it may import, besides itself and `home`
+# room: the rooms it may import, besides itself, `home` and `pages`
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "home": set(),
+    "pages": set(),
     "_native": set(),
     "params": {"errors"},
     "machine": {"errors", "_native"},
@@ -176,7 +177,7 @@ def violations(root: Path) -> list[str]:
                 continue
             target = room_of(item.module)
             extra = INSIDE_FUNCTIONS.get(where, set()) if item.inside_function else set()
-            if target is None or target not in {room, "home"} | RULES[room] | extra:
+            if target is None or target not in {room, "home", "pages"} | RULES[room] | extra:
                 found.append(f"{at}: {room} may not import {item.module}")
     return found
 

@@ -24,7 +24,7 @@ from edgellm.errors import NotEnoughMemory
 log = logging.getLogger("edgellm")
 
 Rows = NDArray[np.float32]  # (rows, n_vocab) float32
-Buffer = bytes
+Buffer = bytes | memoryview  # whose len() is its bytes
 DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
 SMALLEST_CTX = 512  # tokens below which a context is of no use
 

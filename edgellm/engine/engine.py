@@ -303,8 +303,18 @@ class Engine:
             if new and self._running and request.cache.from_live:  # forked: no other sequence is alive then
                 self._shared[request] = request.cache.from_live
             self._running.append(request)
-            if request.row is not None and not request.pending:  # the logits after its prompt are known
+            if new and request.row is not None:  # the logits after its prompt are known
                 self._sample(request, request.row)
+                self._bring(request)
+
+    def _bring(self, request: Request) -> None:
+        if request.done:
+            return
+        try:
+            self._reuse.bring(request)
+        except Exception as error:
+            request.fail(_as_ours(error, "the state of a prompt could not be loaded"))
+            self._retire(request, keep=False)
 
     def _leave(self, request: Request) -> None:
         """`request` runs no more. If others share its cells, those now belong to the one that shares most."""

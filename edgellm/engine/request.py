@@ -25,6 +25,7 @@ from edgellm.params import GenerateParams
 
 if TYPE_CHECKING:
     from edgellm.engine.engine import Engine
+    from edgellm.kv.prefixes import Match
 
 USUAL_ANSWER = 512  # tokens
 
@@ -49,6 +50,7 @@ class Request:
         self.parked: list[Buffer] = []
         self.reused = 0  # tokens of the prompt that were not computed
         self.row: Rows | None = None  # (1, n_vocab): the logits after the prompt, computed here or known
+        self.late: Match | None = None  # what the state of the prompt will be loaded from, once it has its first token
         self.checkpoints: list[int] = []  # positions in the prompt where a pass ends and the state is parked
         self.cache = CacheReport()
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
@@ -69,6 +71,7 @@ class Request:
         self.submitted = time.perf_counter()
         self._first_token: float | None = None
         self._prefill_s = 0.0
+        self._waited_s = 0.0
 
     # The caller's side
 
@@ -148,6 +151,10 @@ class Request:
     def prefilled(self, seconds: float) -> None:
         """Account for a prefill pass."""
         self._prefill_s += seconds
+
+    def waited(self, seconds: float) -> None:
+        """Account for time after the first token in which nothing was decoded."""
+        self._waited_s += seconds
 
     def accept(self, row: Rows, backend: Backend) -> None:
         """Sample from the last row (1, n_vocab) of a pass; finish when that ends the answer."""
@@ -234,7 +241,7 @@ class Request:
     def _timings(self) -> Timings:
         now = time.perf_counter()
         first = self._first_token or now
-        decode = now - first
+        decode = now - first - self._waited_s
         computed = len(self.prompt) - self.reused if self._first_token else 0
         decoded = max(0, len(self.tokens) - 1)
         return Timings(

@@ -8,6 +8,7 @@ keep(request)         parked as blocks; if it was the only one running, its sequ
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence as Many
 from dataclasses import replace
 
@@ -81,13 +82,28 @@ class Reuse:
         length = len(request.prompt)
         live, shared = self._nearest_live(request, running)
         if live is not None and shared == length and self._take_live(request, live, length):
-            request.cache = self._report(request, CacheReport(from_live=length), length, [])
+            report = CacheReport(from_live=length)
         else:
             self.forget_live()
-            self._load(request, match, length)
-        if request.reused == length:
-            request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
+            request.sequence = self._backend.new_sequence(request.expected)
+            request.reused, request.late = length, match
+            in_memory = self._known.used(match)
+            report = CacheReport(from_memory=in_memory, from_disk=length - in_memory)
+        request.cache = self._report(request, report, length, [])
+        request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
         return True
+
+    def bring(self, request: Request) -> None:
+        """Load the state that a request began without: its first token needed no more than the logits."""
+        match, request.late = request.late, None
+        if match is None:
+            return
+        started = time.perf_counter()
+        try:
+            self._fill(request, match, len(request.prompt))
+        except Busy:  # no cells: what is missing is computed when there are
+            request.reused = request.sequence.length if request.sequence is not None else 0
+        request.waited(time.perf_counter() - started)
 
     def is_coming(self, request: Request, running: Many[Request]) -> bool:
         """Whether a prompt that is being read will soon hold much more of this one than it does now."""
@@ -211,16 +227,23 @@ class Reuse:
 
     def _load(self, request: Request, match: Match, keep: int) -> None:
         """A new sequence with the first `keep` tokens of the prompt, from parked blocks; fewer where one is damaged."""
-        sequence = request.sequence = self._backend.new_sequence(request.expected)
+        request.sequence = self._backend.new_sequence(request.expected)
+        try:
+            self._fill(request, match, keep)
+        except Busy:  # no cells for it now: the engine tries again when another request has finished
+            request.sequence.close()
+            request.sequence = None
+            raise
+
+    def _fill(self, request: Request, match: Match, keep: int) -> None:
+        """Load the first `keep` tokens of the prompt into its sequence, which is empty. Raises Busy."""
+        sequence = request.sequence
+        assert sequence is not None  # the callers have made one
         from_disk, damaged = 0, False
         if keep and self._known is not None:
             try:
                 loaded = self._known.load(match, keep, sequence)
                 from_disk, damaged = loaded.from_disk, bool(loaded.damaged)
-            except Busy:  # no cells for it now: the engine tries again when another request has finished
-                sequence.close()
-                request.sequence = None
-                raise
             except BackendFailed as error:
                 log.warning("stored state could not be loaded and is computed again: %s", error)
                 damaged = True

@@ -37,6 +37,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from edgellm import pages
+from edgellm.backends.base import Buffer
 from edgellm.kv.blocks import Block, block_key
 
 MAGIC = b"\x89EKV\r\n\x1a\n"
@@ -70,7 +72,7 @@ class Header:
     size: int
 
 
-def encode(block: Block, payload: bytes, label: str, words: str) -> bytes:
+def encode(block: Block, payload: Buffer, label: str, words: str) -> bytes:
     """The bytes of the file that come before the payload."""
     names = [label.encode(), words.encode()]
     tokens = block.tokens.astype("<i4", copy=False).tobytes()
@@ -121,21 +123,25 @@ def read_header(file: BinaryIO, size: int) -> Header:
     return Header(Block(key, parent, start, tokens), label, words, length, crc, size)
 
 
-def read_block(path: Path, key: bytes) -> bytes:
-    """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them)."""
+def read_block(path: Path, key: bytes) -> Buffer:
+    """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them), MemoryError."""
     with path.open("rb", buffering=0) as file:
         header = read_header(file, os.fstat(file.fileno()).st_size)
         if header.block.key != key:
             raise Damaged("it holds another block")
-        payload = file.read(header.size - header.payload_start)
-    if len(payload) != header.size - header.payload_start:
-        raise Damaged("truncated")
+        payload = pages.zeros(header.size - header.payload_start)
+        at = 0
+        while at < len(payload):
+            got = file.readinto(payload[at:])
+            if not got:
+                raise Damaged("truncated")
+            at += got
     if zlib.crc32(payload) != header.payload_crc:
         raise Damaged("the payload's checksum is wrong")
-    return payload
+    return payload.toreadonly()
 
 
-def write_block(path: Path, head: bytes, payload: bytes, stop: Callable[[], bool] = lambda: False) -> None:
+def write_block(path: Path, head: bytes, payload: Buffer, stop: Callable[[], bool] = lambda: False) -> None:
     """Put a block under its name, whole or not at all, safe against power loss where the platform can.
 
     The temporary file is locked while its writer lives, which is how `remove_leftover` tells (on Windows an open file

@@ -136,6 +136,12 @@ class PrefixCache:
                 self.memory.write(match.logits, known)
         return known
 
+    def used(self, match: Match) -> int:
+        """A match was used, though its state may not be loaded. The tokens of it that are in memory."""
+        if self.store is not None:
+            self.store.touch([hit.block.key for hit in match.hits if hit.on_disk])
+        return sum(hit.taken for hit in match.hits if self.memory.read(hit.block.key) is not None)
+
     def park_logits(self, prompt: list[int], row: bytes, words: str, *, private: bool) -> None:
         """Keep the logits after a prompt whose state is parked."""
         match = self.match(prompt, private=private)
@@ -149,13 +155,13 @@ class PrefixCache:
     def load(self, match: Match, keep: int, sequence: Sequence) -> Loaded:
         """Bring the first `keep` tokens of a match into an empty sequence; fewer when a block turns out damaged."""
         memory = disk = damaged = 0
-        for hit in match.hits:
-            if hit.block.start >= keep:
-                break
-            payload = self.memory.read(hit.block.key)
+        hits = [(hit, self.memory.read(hit.block.key)) for hit in match.hits if hit.block.start < keep]
+        missing = [hit.block.key for hit, payload in hits if payload is None]
+        stored = iter(()) if self.store is None else self.store.read_ahead(missing)
+        for hit, payload in hits:
             came_from_disk = payload is None
-            if payload is None and self.store is not None:
-                payload = self.store.read(hit.block.key)
+            if payload is None:
+                payload = next(stored, None)
             if payload is None:
                 damaged += 1
                 break

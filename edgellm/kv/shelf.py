@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from edgellm.backends.base import Buffer
 from edgellm.kv.blockfile import (
     SUFFIX,
     UNFINISHED,
@@ -45,7 +46,7 @@ class Shelf:
         self.index = Index(folder)
         self.problem = self.index.problem
 
-    def read(self, key: bytes) -> bytes:
+    def read(self, key: bytes) -> Buffer:
         """The payload, verified. Raises Damaged too, and FileNotFoundError when there is no such block."""
         return read_block(self._path(key), key)
 
@@ -53,7 +54,7 @@ class Shelf:
         """Whether the block is on disk already."""
         return self.index.has(block.key) and self._path(block.key).exists()
 
-    def put(self, block: Block, payload: bytes, names: tuple[str, str], stop: Callable[[], bool]) -> bool:
+    def put(self, block: Block, payload: Buffer, names: tuple[str, str], stop: Callable[[], bool]) -> bool:
         """Write a block's file, then its row. names: label and words. Raises Stopped when `stop` said so.
 
         False: its parent is not there, so that nobody would ever find it.

@@ -20,11 +20,14 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from edgellm.backends.base import Buffer
 from edgellm.errors import ResourceError
 from edgellm.home import home
 from edgellm.kv.blockfile import Damaged, Stopped
@@ -39,6 +42,7 @@ SHARE_OF_DISK = 10  # the budget is at most one part in so many of what would be
 QUEUE_BYTES = 256 << 20  # payloads waiting to be written
 RETRY_SECONDS = 60.0  # after writing failed
 TOUCH_SECONDS = 1.0  # recency is written this much later, together
+READERS = 2  # blocks that are read and verified at once
 PRIORITY = 10  # niceness of the writer thread, where threads have one
 
 
@@ -56,7 +60,7 @@ class Stats:
 @dataclass(frozen=True, slots=True)
 class _Write:
     block: Block
-    payload: bytes
+    payload: Buffer
     names: tuple[str, str]
 
 
@@ -130,7 +134,7 @@ class BlockStore:
             self._fail(f"the index in {self.folder} cannot be read ({error})")
             return False
 
-    def read(self, key: bytes) -> bytes | None:
+    def read(self, key: bytes) -> Buffer | None:
         """The payload, verified; None when the block is not there, or not whole (`rejected` then says why)."""
         try:
             return self._shelf.read(key)
@@ -140,9 +144,27 @@ class BlockStore:
             self._doubt(key, str(error))
         return None
 
+    def read_ahead(self, keys: Sequence[bytes]) -> Iterator[Buffer | None]:
+        """What `read` gives for each of these, in turn; the next ones are read meanwhile."""
+        if len(keys) < 2:
+            yield from map(self.read, keys)
+            return
+        with ThreadPoolExecutor(READERS, "edgellm-kv-reader") as pool:
+            reading: deque[Future[Buffer | None]] = deque()
+            try:
+                for key in keys:
+                    if len(reading) > READERS:
+                        yield reading.popleft().result()
+                    reading.append(pool.submit(self.read, key))
+                while reading:
+                    yield reading.popleft().result()
+            finally:
+                for each in reading:
+                    each.cancel()
+
     # Writing
 
-    def write(self, block: Block, payload: bytes, *, label: str, words: str) -> None:
+    def write(self, block: Block, payload: Buffer, *, label: str, words: str) -> None:
         """Store a block behind the caller's back; returns at once. One that is there already counts as used.
 
         label: the model's name; words: how the conversation begins. A block that starts later than 0 is only kept when

@@ -270,6 +270,7 @@ def test_which_attention_is_ours() -> None:
         {"rotary_interleaved": 1},
         {"smooth_softmax": 1},
         {"scale": -1.0},
+        {"local_window_size": 0},
         {"what_comes_later": 1},
         {"inputs": (*names, "positions")},
         {"inputs": (*names, "", "", "sink")},

@@ -15,6 +15,8 @@ import ctypes
 import struct
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgellm.backends.base import Buffer, Sequence
 from edgellm.errors import BackendFailed, Closed, ContextOverflow, Unsupported
 
@@ -178,4 +180,4 @@ class LlamaSequence(Sequence):
 
 def _address(block: Buffer) -> int:
     """Where the bytes of `block` lie, without a copy; the caller keeps `block` alive."""
-    return ctypes.cast(ctypes.c_char_p(block), ctypes.c_void_p).value or 0
+    return int(np.frombuffer(block, np.uint8).ctypes.data)

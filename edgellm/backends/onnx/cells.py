@@ -10,12 +10,15 @@ Copied   two flat buffers per tensor and sequence. Past is (1, heads, length, si
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import pages
 from edgellm.backends.onnx.binding import Binding
 from edgellm.backends.onnx.graph import Kept
 from edgellm.errors import Busy, NotEnoughMemory
@@ -23,6 +26,7 @@ from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY
 
 FIRST_CAPACITY = 512  # tokens of a row; it doubles
 FIRST_BUFFER = 64  # tokens of a copied sequence; it doubles
+ALIGNED = 64  # bytes, what the start of a slab is a multiple of
 
 State = NDArray[np.generic]  # (heads, tokens, size) of the graph's dtype
 
@@ -162,8 +166,8 @@ class Shared:
         """Slabs of another size; what is in use moves to the first rows. Raises NotEnoughMemory, nothing changed."""
         order = sorted(self._open, key=lambda held: held.row)
         slabs = []
-        for at, each in enumerate(self._kept):
-            slab = _zeros((rows, each.heads, capacity, each.size), NUMPY[each.dtype])
+        shapes = [(rows, each.heads, capacity, each.size) for each in self._kept]
+        for at, slab in enumerate(_slabs(shapes, self._kept)):
             for row, held in enumerate(order):
                 slab[row, :, : held.length] = self._slabs[at][held.row, :, : held.length]
             slabs.append(slab)
@@ -259,4 +263,23 @@ def _zeros(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
     try:
         return np.zeros(shape, dtype)
     except (MemoryError, ValueError) as error:
-        raise NotEnoughMemory(f"no memory for a KV cache of {shape}: {error}; ask for a smaller ctx") from error
+        raise _no_memory(shape, error) from error
+
+
+def _slabs(shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]) -> list[NDArray[np.generic]]:
+    """One piece of memory for the slabs of all tensors."""
+    dtypes = [np.dtype(NUMPY[each.dtype]) for each in kept]
+    sizes = [_round_up(math.prod(shape) * dtype.itemsize, ALIGNED) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    try:
+        memory = pages.zeros(sum(sizes))
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise _no_memory(shapes[0], error) from error
+    starts = accumulate(sizes, initial=0)
+    return [
+        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
+        for shape, dtype, start in zip(shapes, dtypes, starts, strict=False)
+    ]
+
+
+def _no_memory(shape: tuple[int, ...], error: Exception) -> NotEnoughMemory:
+    return NotEnoughMemory(f"no memory for a KV cache of {shape}: {error}; ask for a smaller ctx")

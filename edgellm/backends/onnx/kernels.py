@@ -133,6 +133,7 @@ def _attends(node: Node, inputs: Mapping[str, Value]) -> bool:
         and all(node.attributes.get(name, neutral) == neutral for name, neutral in _NEUTRAL.items())
         and isinstance(scale, float)
         and scale >= 0
+        and node.attributes.get("local_window_size", -1) != 0
     )
 
 
