@@ -129,10 +129,10 @@ class Request:
 
     @property
     def before_checkpoint(self) -> int:
-        """Tokens to feed before the next checkpoint, or before all are fed."""
+        """Tokens to feed before the next checkpoint, the end of the prompt, or before all are fed."""
         assert self.sequence is not None
-        length = self.sequence.length
-        return next((at for at in self.checkpoints if at > length), len(self.history)) - length
+        length, ends = self.sequence.length, (*self.checkpoints, len(self.prompt))
+        return next((at for at in ends if at > length), len(self.history)) - length
 
     @property
     def expected(self) -> int:

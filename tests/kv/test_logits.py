@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from tiny_models import tiny
 
 import edgellm
+from edgellm.engine.request import Request
+from edgellm.engine.reuse import Reuse
+from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.model import Model
 
@@ -92,6 +96,62 @@ def test_damaged_logits_are_computed_again(path: Path) -> None:
         again = ask(model, prompt)
         assert (again.cache.from_disk, again.cache.computed) == (292, 8)
         assert again.logprobs == first.logprobs
+
+
+def test_the_first_token_comes_before_the_state_is_loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+    loaded: list[int] = []
+    bring = Reuse.bring
+
+    def slowly(self: Reuse, request: Request) -> None:
+        assert request.sequence is not None
+        assert request.sequence.length == 0
+        assert seen.wait(10)  # the reader has the first token by now
+        bring(self, request)
+        loaded.append(request.sequence.length)
+
+    monkeypatch.setattr(Reuse, "bring", slowly)
+    seen = threading.Event()
+    with load(path) as model:
+        chunks = model.stream(prompt, temperature=0, max_tokens=6, ignore_eos=True)
+        tokens = list(next(chunks).tokens)
+        assert tokens == first.tokens[: len(tokens)]
+        assert not loaded
+        seen.set()
+        for chunk in chunks:
+            tokens += chunk.tokens
+        assert tokens == first.tokens
+        assert loaded == [300]
+        assert model.generate(text(model, 299), max_tokens=1).cache.from_live > 250  # and the state is there
+
+
+def test_one_token_of_a_known_prompt_loads_no_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+    monkeypatch.setattr(PrefixCache, "load", None)
+    with load(path) as model:
+        one = model.generate(prompt, temperature=0, max_tokens=1)
+        assert one.tokens == first.tokens[:1]
+        assert (one.cache.from_disk, one.cache.computed, one.usage.cached_tokens) == (300, 0, 300)
+
+
+def test_damaged_state_behind_whole_logits_is_computed_again(path: Path) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+    size = 4 * first_vocab(path)
+    files = [f for f in store_path().glob("??/*.kv") if abs(f.stat().st_size - size) >= 400]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with load(path) as model:
+        again = ask(model, prompt)
+        assert again.logprobs == first.logprobs
+        assert again.cache.computed == 300
+        assert again.cache.reason == "a stored block was damaged and is computed again"
+        assert ask(model, prompt, cache=False).logprobs == first.logprobs
 
 
 def first_vocab(path: Path) -> int:
