@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +28,7 @@ from edgellm.formats.writing import writing
 from . import verify
 from .checkpoint import HuggingFace
 from .description import Source
+from .job import Progress
 from .numbers import WIDTH
 from .plan import ConvertParams, Plan, Planned
 from .tensor import Tensor
@@ -73,7 +73,7 @@ class Export:
         exact = not small and tensor.stored in WIDTH and tensor.stored != "F64"
         return Planned(name, tuple(tensor.shape), tensor.stored, "INT8" if small else "F32", nbytes, exact)
 
-    def write(self, path: Path, _space: Path, report: Callable[[str, int, int], None]) -> None:
+    def write(self, path: Path, _space: Path, report: Progress) -> None:
         """Write the folder; the plan has its size then. Raises what `export` raises."""
         report("exporting with optimum", 0, 1)
         export(self._folder, path, quantize=self._quantize)
@@ -81,7 +81,7 @@ class Export:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         self.plan = replace(self.plan, file_bytes=size)
 
-    def verify(self, path: Path, report: Callable[[str, int, int], None]) -> verify.Verification:
+    def verify(self, path: Path, report: Progress) -> verify.Verification:
         """Whether it runs: the weights of a recorded graph have names and orders of their own."""
         report("verifying", 0, 1)
         nothing = verify.Compared(0, 0, 0.0, 0.0, "")

@@ -27,7 +27,7 @@ ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
 
-PARTS = ("", ".quant", ".convert", ".evaluate", ".verify", ".calibrate", ".kv_scales")
+PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
 
 # room: the rooms it may import, besides itself, `home` and `pages`
@@ -60,7 +60,7 @@ RULES: dict[str, set[str]] = {
     PUBLIC: ABOVE | {"model", "chat"},
     "converters": CONVERT,
     "converters.quant": CONVERT | {"machine"},
-    "converters.convert": CONVERT | {PUBLIC},
+    "converters.job": CONVERT | {PUBLIC},
     "converters.evaluate": CONVERT | {PUBLIC},
     "converters.verify": CONVERT | {PUBLIC},
     "converters.kv_scales": CONVERT | {"backends.base", "backends.onnx", PUBLIC},
@@ -70,7 +70,7 @@ RULES: dict[str, set[str]] = {
 # file or folder: what it may import in addition, inside a function (or for type hints) only
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "edgellm/backends/__init__.py": BACKENDS,
-    "edgellm/cli/convert.py": {"converters", "converters.convert"},
+    "edgellm/cli/convert.py": {"converters", "converters.job"},
     "edgellm/cli/eval.py": {"converters", "converters.evaluate"},
 }
 

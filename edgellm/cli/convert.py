@@ -14,7 +14,7 @@ from edgellm.cli.cache import parse_size
 
 if TYPE_CHECKING:
     from edgellm.converters import Conversion, Plan
-    from edgellm.converters.convert import Progress
+    from edgellm.converters.job import Progress
 
 FILE = click.Path(path_type=Path)
 

@@ -1,0 +1,60 @@
+"""Job: one conversion, planned; and what the kinds of them have in common.
+
+ToGGUF (to_gguf.py)   ToONNX (to_onnx.py)   ToFolder (to_folder.py)   Export (optimum.py)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import edgellm
+from edgellm.errors import CannotWrite
+from edgellm.formats.writing import writing
+
+from .description import Source
+from .plan import Plan
+from .verify import Verification
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+
+
+class Job(Protocol):
+    """Made of a source and ConvertParams; plan: what it will write."""
+
+    plan: Plan
+
+    def write(self, path: Path, space: Path, report: Progress) -> None:
+        """Write the file or folder; space: a folder for what it takes on the way."""
+        ...
+
+    def verify(self, path: Path, report: Progress) -> Verification:
+        """Compare what was written with the source. Raises InvalidModelFile, ModelLoadError."""
+        ...
+
+
+def record_of(checkpoint: Source) -> dict[str, Any]:
+    """What a converted file says of its origin."""
+    return {"version": edgellm.__version__, "source": checkpoint.format, "source_fingerprint": checkpoint.fingerprint}
+
+
+def counter(what: str, total: int, report: Progress) -> Callable[[int], None]:
+    """A function that adds up and reports."""
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        report(what, done, total)
+
+    report(what, 0, total)
+    return advance
+
+
+def check_space(target: Path, needed: int) -> None:
+    with writing(target):
+        free = shutil.disk_usage(target.parent).free
+    if free < needed:
+        raise CannotWrite(f"{target}: needs {needed} bytes, the disk has {free}; free some space, or write elsewhere")

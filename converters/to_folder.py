@@ -1,0 +1,60 @@
+"""ToFolder: a conversion whose result is a Hugging Face folder."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.writing import writing
+
+from . import safetensors_target, verify
+from .checkpoint import GGUF, HuggingFace
+from .job import Progress, counter, record_of
+from .plan import ConvertParams, Plan, Planned
+from .safetensors_target import Folder
+from .tensor import Tensor
+
+
+class ToFolder:
+    """A conversion whose result is a Hugging Face folder."""
+
+    def __init__(self, checkpoint: GGUF, params: ConvertParams) -> None:
+        self._checkpoint = checkpoint
+        self._made = made = safetensors_target.from_gguf(checkpoint, params.quant)
+        tensors = tuple(
+            Planned(name, tensor.shape, tensor.stored, made.dtype, _bytes(tensor, made), name in made.exact)
+            for name, tensor in made.tensors.items()
+        )
+        self.plan = Plan(
+            source=str(checkpoint.path),
+            source_format=checkpoint.format,
+            source_fingerprint=checkpoint.fingerprint,
+            architecture=made.architecture,
+            format="safetensors",
+            recipe=made.dtype.lower(),
+            tensors=tensors,
+            left_out=made.left_out,
+            notes=made.notes,
+            file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(len(t.encode()) for t in made.texts.values()),
+        )
+
+    def write(self, path: Path, _space: Path, report: Progress) -> None:
+        """Write the folder."""
+        with writing(path):
+            path.mkdir()
+        record = {**record_of(self._checkpoint), "target": self.plan.recipe}
+        safetensors_target.write(path, self._made, record, counter("converting", self.plan.tensor_bytes, report))
+
+    def verify(self, path: Path, report: Progress) -> verify.Verification:
+        """Raises InvalidModelFile."""
+        safetensors_target.check_tokenizer(path, self._made)
+        with closing(HuggingFace(path)) as written:
+            advance = counter("verifying", self.plan.tensor_bytes, report)
+            compared = verify.compare(self._made.tensors, written.tensors, self.plan.tensors, advance)
+        return verify.Verification(**asdict(compared), ran="its tokenizer says the same")
+
+
+def _bytes(tensor: Tensor, made: Folder) -> int:
+    return GGMLType[made.dtype].nbytes(tensor.shape)
