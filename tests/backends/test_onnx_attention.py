@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgellm.backends.onnx import kernels, library
+from edgellm.backends.onnx.graph import Kept
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
@@ -256,13 +257,17 @@ def _with_products(shape: Shape, level: int = 4, **attributes: Any) -> Graph:
 
 
 def test_which_attention_is_ours() -> None:
-    def ours(graph: Graph) -> bool:
-        return kernels.attends(graph, kernels.chosen(graph, None))
+    def ours(graph: Graph, dtype: str = "FLOAT") -> bool:
+        size = next(value.shape[-1] for value in graph.inputs if value.name == "past_key")
+        assert isinstance(size, int)
+        kept = [Kept(f"past_{name}", f"present_{name}", dtype, 1, size) for name in ("key", "value")]
+        return kernels.attends(graph, kernels.chosen(graph, None, kept))
 
     shape = SHAPES[0]
     assert ours(_with_products(shape))
+    assert not ours(_with_products(shape), "INT8")
     assert not ours(_with_products(shape, level=0))  # an exact model stays exact
-    assert not ours(shape.graph())
+    assert not kernels.chosen(shape.graph(), None)
     assert not ours(_with_products(Shape(8, 8, 48)))
     names = shape.graph().nodes[0].inputs
     for other in (

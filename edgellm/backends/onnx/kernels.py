@@ -9,15 +9,15 @@ native/kernels/product.h and native/kernels/attention.h.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgellm import _native
-from edgellm.backends.onnx.graph import Roles
+from edgellm.backends.onnx.graph import Kept, Roles
 from edgellm.formats.onnx import ONNXFile
-from edgellm.formats.onnx_graph import Attribute, Graph, Initializer, Node, Value
+from edgellm.formats.onnx_graph import Attribute, Graph, Initializer, Node
 
 log = logging.getLogger("edgellm.onnx")
 
@@ -63,15 +63,15 @@ def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
     """The model with operators of our own; None where there is nothing that they could do, or no kernel."""
     if not names() or file.path.stat().st_size > MAX_GRAPH:
         return None
-    domains = chosen(file.graph, roles.n_vocab)
+    domains = chosen(file.graph, roles.n_vocab, roles.kept)
     if not domains:
         return None
     log.info("%d nodes of %s go through %s", len(domains), file.path, names())
     return Rewritten(file.with_domains(domains), tuple(file.data_paths), attends(file.graph, domains))
 
 
-def chosen(graph: Graph, n_vocab: int | None) -> dict[int, str]:
-    """The domains of the nodes that our kernels compute, by their places in the graph.
+def chosen(graph: Graph, n_vocab: int | None, kept: Iterable[Kept] = ()) -> dict[int, str]:
+    """The domains of the nodes that our kernels compute, by their places in the graph. kept: the KV cache.
 
     Rows of logits are the same whether they are asked for one by one or together: those products take bytes always.
     Attention is ours in all layers or in none, and only in a graph whose products may be rounded.
@@ -84,8 +84,8 @@ def chosen(graph: Graph, n_vocab: int | None) -> dict[int, str]:
         if node.op == "MatMulNBits" and _multiplies(node, weights)
     }
     attention = [(at, node) for at, node in nodes if node.op == "GroupQueryAttention"]
-    inputs = {value.name: value for value in graph.inputs}
-    if domains and PROMPTS in names().split() and all(_attends(node, inputs) for _, node in attention):
+    caches = {each.past: each for each in kept}
+    if domains and PROMPTS in names().split() and all(_attends(node, caches) for _, node in attention):
         domains |= {at: ANY_KERNEL for at, _ in attention}
     return domains
 
@@ -120,22 +120,18 @@ def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:
     )
 
 
-def _attends(node: Node, inputs: Mapping[str, Value]) -> bool:
+def _attends(node: Node, caches: Mapping[str, Kept]) -> bool:
     given = (*node.inputs, *[""] * len(_GIVEN))[: len(_GIVEN)]
-    caches = [inputs.get(name) for name in given[3:5]]
+    ends = [caches.get(name) for name in given[3:5]]
     known = _NEUTRAL.keys() | {"num_heads", "kv_num_heads", "scale", "local_window_size", "do_rotary"}
     scale = node.attributes.get("scale", 0.0)
     return (
         not any(node.inputs[len(_GIVEN) :])
         and all(given[at] for at in (0, 3, 4, 5, 6))
-        and all(cache is not None and cache.dtype == "FLOAT" and _is_head(cache.shape[-1:]) for cache in caches)
+        and all(cache is not None and cache.dtype == "FLOAT" and cache.size % GROUP == 0 for cache in ends)
         and node.attributes.keys() <= known
         and all(node.attributes.get(name, neutral) == neutral for name, neutral in _NEUTRAL.items())
         and isinstance(scale, float)
         and scale >= 0
         and node.attributes.get("local_window_size", -1) != 0
     )
-
-
-def _is_head(sizes: tuple[int | str, ...]) -> bool:
-    return all(isinstance(size, int) and size > 0 and size % GROUP == 0 for size in sizes)
