@@ -303,12 +303,13 @@ class Engine:
             if new and self._running and request.cache.from_live:  # forked: no other sequence is alive then
                 self._shared[request] = request.cache.from_live
             self._running.append(request)
-            if new and request.row is not None:  # the logits after its prompt are known
+            if request.row is not None and not request.tokens:  # the logits after its prompt are known
                 self._sample(request, request.row)
-                self._bring(request)
+            self._bring(request)
 
     def _bring(self, request: Request) -> None:
-        if request.done:
+        """Load the state that a request began without."""
+        if request.done or request.late is None:
             return
         try:
             self._reuse.bring(request)

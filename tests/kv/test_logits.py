@@ -127,6 +127,32 @@ def test_the_first_token_comes_before_the_state_is_loaded(path: Path, monkeypatc
         assert model.generate(text(model, 299), max_tokens=1).cache.from_live > 250  # and the state is there
 
 
+def test_nothing_is_sampled_twice_where_there_was_no_room_for_the_state(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+    parked: list[Request] = []
+    bring = Reuse.bring
+    with load(path) as model:
+        engine = model._engine
+
+        def no_room(self: Reuse, request: Request) -> None:
+            if parked:
+                bring(self, request)
+            else:
+                parked.append(request)
+                request.late, request.reused = None, 0
+                assert engine._park(request)  # which has no state to save
+                engine._waiting.append(request)
+
+        monkeypatch.setattr(Reuse, "bring", no_room)
+        again = ask(model, prompt)
+    assert parked
+    assert again.logprobs == first.logprobs
+
+
 def test_one_token_of_a_known_prompt_loads_no_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path) as model:
         prompt = text(model, 300)
