@@ -87,13 +87,13 @@ def onnx(layout: str) -> Callable[[Path], Path]:
     return make
 
 
-def onnx_int4(folder: Path, exact: bool = False) -> Path:
-    """Writes `tiny("llama")` in 4 bits, whose products edgellm's own kernels compute where the processor has them."""
+def onnx_quantized(folder: Path, quant: str = "int4", exact: bool = False) -> Path:
+    """Writes `tiny("llama")` quantized, whose products edgellm's own kernels compute where the processor has them."""
     from edgellm.converters import ConvertParams
     from edgellm.converters import convert as convert_model
 
     source = tiny("llama", hidden=128).write(folder / "llama.gguf")
-    convert_model(source, folder / "llama-onnx", ConvertParams(to="onnx", quant="int4", exact=exact, verify=False))
+    convert_model(source, folder / "llama-onnx", ConvertParams(to="onnx", quant=quant, exact=exact, verify=False))
     return folder / "llama-onnx"
 
 
@@ -116,7 +116,7 @@ CASES = [
     Case("bert", bert, replace(PARAMS, ctx=None), text=None, generates=False, embeds=True),
     Case("onnx-shared", onnx("shared")),
     Case("onnx-int8", onnx("int8"), tolerance=0.1, variant=True),
-    Case("onnx-int4", onnx_int4, tolerance=0.05),
+    Case("onnx-int4", onnx_quantized, tolerance=0.05),
     Case("onnx-concat", onnx("concat")),
     Case("onnx-encoder", onnx_encoder, replace(PARAMS, ctx=None), generates=False, embeds=True, unit=False),
 ]

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_cases import PARAMS, feed, fresh, onnx_int4, prompt
+from backend_cases import PARAMS, feed, fresh, onnx_quantized, prompt
 from numpy.typing import NDArray
 
 from edgellm import _native
 from edgellm.backends import open_backend
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.backend import OnnxBackend
+from edgellm.errors import Unsupported
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
@@ -270,7 +271,7 @@ def test_the_domains_are_as_long_as_the_one_they_replace() -> None:
 
 
 def test_without_amx_prompts_are_multiplied_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = onnx_int4(tmp_path)
+    path = onnx_quantized(tmp_path)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         expected = fresh(backend, prompt(100))
@@ -289,15 +290,34 @@ def test_without_amx_prompts_are_multiplied_in_bytes(monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
-    with closing(open_backend(onnx_int4(tmp_path), PARAMS)) as backend:
+    with closing(open_backend(onnx_quantized(tmp_path), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
         assert backend.rewritten.attention == (kernels.PROMPTS in kernels.names())
         assert kernels.names() in backend.state_key
 
 
+def test_an_old_onnx_runtime_runs_no_kernels_and_no_embeddings_that_it_misreads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    eight, four = (
+        onnx_quantized(tmp_path / "a", "int8"),
+        onnx_quantized(tmp_path / "b", "int4_s"),
+    )  # bits of the embedding
+    monkeypatch.setattr(library, "version", lambda: (1, 22))
+    with closing(open_backend(eight, PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        assert backend.rewritten is None
+    with pytest.raises(Unsupported, match="its embedding has 4 bits, which ONNX Runtime reads rightly from"):
+        open_backend(four, PARAMS)
+    monkeypatch.setattr(library, "version", lambda: (1, 27))
+    open_backend(four, PARAMS).close()
+
+
 def test_an_exact_model_does_not(tmp_path: Path) -> None:
-    with closing(open_backend(onnx_int4(tmp_path, exact=True), PARAMS)) as backend:
+    with closing(open_backend(onnx_quantized(tmp_path, exact=True), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is None
         assert kernels.names() not in backend.state_key

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm import _native
+from edgellm.backends.onnx import library
 from edgellm.backends.onnx.graph import Kept, Roles
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Attribute, Graph, Initializer, Node
@@ -36,6 +37,7 @@ _NEUTRAL: dict[str, Attribute] = {
     "v_quant_type": "NONE",
     "kv_cache_bit_width": 0,
 }
+OLDEST = (1, 23)  # ONNX Runtime that finds the data of a model that it gets as bytes
 MAX_GRAPH = 256 << 20  # bytes; weights inside of the file would be in memory once more while it loads
 
 
@@ -61,7 +63,7 @@ class Rewritten:
 
 def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
     """The model with operators of our own; None where there is nothing that they could do, or no kernel."""
-    if not names() or file.path.stat().st_size > MAX_GRAPH:
+    if not names() or library.version() < OLDEST or file.path.stat().st_size > MAX_GRAPH:
         return None
     domains = chosen(file.graph, roles.n_vocab, roles.kept)
     if not domains:

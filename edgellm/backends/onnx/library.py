@@ -47,6 +47,11 @@ def load_library() -> Any:
         return module
 
 
+def version() -> tuple[int, ...]:
+    """The library's, as (1, 31); loads it."""
+    return tuple(int(part) for part in load_library().__version__.split(".")[:2])
+
+
 def providers(gpu_layers: int | Literal["auto"], kv_type: str | None) -> tuple[list[str], str]:
     """The execution providers to try, best first and the CPU last, and why.
 

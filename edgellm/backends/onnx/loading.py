@@ -22,6 +22,7 @@ log = logging.getLogger("edgellm.onnx")
 
 SHARED_CONTEXTS = 8  # the KV cache of all sequences holds at most this many full contexts
 UNKNOWN_OPERATOR = ("is not a registered function/op", "Could not find an implementation", "No Op registered")
+RIGHT_EMBEDDINGS = (1, 27)
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
 
 
@@ -69,6 +70,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     """Decide. Raises NotEnoughMemory with the numbers, InvalidModelFile, UnsupportedArchitecture, Unsupported."""
     library.load_library()
     with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
+        _check_library(file)
         info, found, tokenizer = _describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
         rewritten = kernels.rewritten(file, found)
@@ -94,6 +96,20 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         mixes_batches=dynamic,
         rewritten=rewritten if providers[0] == library.CPU else None,
     )
+
+
+def _check_library(file: ONNXFile) -> None:
+    """ONNX Runtime before 1.27 gives other numbers for embeddings of 4 bits in bytes, and says nothing."""
+    weights = {each.name: each for each in file.graph.initializers}
+    for node in file.graph.nodes:
+        if node.op != "GatherBlockQuantized" or node.attributes.get("bits", 4) != 4 or not node.inputs:
+            continue
+        codes = weights.get(node.inputs[0])
+        if codes is not None and codes.dtype == "UINT8" and library.version() < RIGHT_EMBEDDINGS:
+            raise Unsupported(
+                f"{file.path}: its embedding has 4 bits, which ONNX Runtime reads rightly from 1.27 on, and this is "
+                f"{library.distribution()[1]}: pip install -U onnxruntime (Python 3.11 or later), or export it as int8"
+            )
 
 
 def session(plan: Plan) -> Any:
