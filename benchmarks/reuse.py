@@ -4,7 +4,9 @@
 
 1. restart: a new process asks a prompt of `--tokens` tokens that another process has read. Time from request to first
    token, against the same prompt with the cache off in the same round; the order alternates. Beside it llama-cpp-python
-   (a new process), and llama-server started anew, if `--llama-server` names it.
+   (a new process), and llama-server started anew, if `--llama-server` names it. A known prompt's first token needs no
+   more than the logits that were kept; so the same for one whose last 16 tokens are others ("other end"), for which the
+   state is loaded.
 2. turns: three conversations of 1,000 tokens in turn, ten turns each, and a fork from the middle: tokens computed
    against tokens that are new (counted, not timed).
 3. shared: 64 conversations with one system prompt of 1,000 tokens: bytes in memory and on disk against the bytes of the
@@ -116,7 +118,7 @@ def restart(model: str, count: int, rounds: int, server: str | None) -> dict[str
     rng = random.Random(7)
     with edgellm.load(model, cache=edgellm.CacheParams(memory=0, disk=0)) as opened:
         prompts = [opened.encode(words(rng, 2 * count))[:count] for _ in range(rounds)]
-    ratios, cold, warm, computed = [], [], [], []
+    ratios, others, cold, warm, computed = [], [], [], [], []
     gguf = not os.path.isdir(model)  # llama.cpp opens no ONNX folder
     peers: dict[str, list[float]] = {name: [] for name in ("llama-cpp-python",) if gguf}
     peers |= {name: [] for name in ("llama-server",) if gguf and server}
@@ -130,6 +132,7 @@ def restart(model: str, count: int, rounds: int, server: str | None) -> dict[str
         warm.append(pair[True]["ttft_ms"])
         ratios.append(cold[-1] / warm[-1])
         computed.append(pair[True]["cache"]["computed"])
+        others.append(cold[-1] / ask(model, [*prompt[:-16], *prompt[:16]], cache=True)["ttft_ms"])
         if gguf:
             peers["llama-cpp-python"].append(ask_llama(model, prompt) / warm[-1])
         if gguf and server:
@@ -139,6 +142,8 @@ def restart(model: str, count: int, rounds: int, server: str | None) -> dict[str
         "beside": {name: [statistics.median(r), min(r), max(r)] for name, r in peers.items()},
         "ratio_median": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "other_end_ratio_median": statistics.median(others),
+        "other_end_ratio_range": [min(others), max(others)],
         "cold_ms": statistics.median(cold),
         "warm_ms": statistics.median(warm),
         "computed_tokens": max(computed),
