@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -73,13 +74,15 @@ void in_parallel(const Api& api, const KernelContext* context, size_t count, con
   if (count == 1) return work(0);
   struct Task {
     const Work& work;
-    std::exception_ptr error;
-  } task{work, nullptr};
+    std::mutex mutex;
+    std::exception_ptr error;  // the last one
+  } task{work, {}, nullptr};
   const auto run = [](void* data, size_t index) {
     auto& each = *static_cast<Task*>(data);
     try {
       each.work(index);
     } catch (...) {
+      const std::lock_guard lock(each.mutex);
       each.error = std::current_exception();
     }
   };
