@@ -20,8 +20,9 @@ class Checked {
   explicit Checked(const Api& api) : api_(api) {}
   void operator()(Status* status) const {
     if (status == nullptr) return;
+    const std::string message = api_.message(status);
     api_.release(status);
-    throw std::runtime_error("ONNX Runtime refused a call of an operator");
+    throw std::runtime_error(message);
   }
 
  private:

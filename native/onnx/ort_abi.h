@@ -35,6 +35,7 @@ using Function = void (*)();
 // The functions by their places in the table.
 enum class Place : size_t {
   kCreateStatus = 0,
+  kErrorMessage = 2,
   kCreateDomain = 26,
   kAddToDomain = 27,
   kAddDomain = 28,
@@ -61,6 +62,9 @@ class Api {
 
   Status* status(ErrorCode code, const char* message) const {
     return call<Status*(EDGELLM_ORT_CALL*)(int, const char*)>(Place::kCreateStatus)(code, message);
+  }
+  const char* message(const Status* status) const {  // lives as long as the status
+    return call<const char*(EDGELLM_ORT_CALL*)(const Status*)>(Place::kErrorMessage)(status);
   }
   void release(Status* status) const { call<void(EDGELLM_ORT_CALL*)(Status*)>(Place::kReleaseStatus)(status); }
 
