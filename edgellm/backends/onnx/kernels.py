@@ -47,16 +47,18 @@ def names() -> str:
     return _native.kernel_names()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rewritten:
-    """model: its bytes with operators of our own. data: the files beside it. attention: it is among the operators."""
+    """model: its bytes with operators of our own, until it is loaded. data: the files beside it. attention: it is among
+    the operators."""
 
     model: bytes
     data: tuple[Path, ...]
     attention: bool
 
     def release(self) -> None:
-        """Once it is loaded: our kernels have copies of the weights, so the pages of the files may leave memory."""
+        """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory."""
+        self.model = b""
         for path in self.data:
             _native.release_mapped_file(str(path.resolve()))
 
