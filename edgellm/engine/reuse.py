@@ -96,13 +96,12 @@ class Reuse:
     def bring(self, request: Request) -> None:
         """Load the state that a request began without: its first token needed no more than the logits."""
         match, request.late = request.late, None
-        if match is None:
-            return
+        assert match is not None  # the caller has looked
         started = time.perf_counter()
         try:
             self._fill(request, match, len(request.prompt))
         except Busy:  # no cells: what is missing is computed when there are
-            request.reused = request.sequence.length if request.sequence is not None else 0
+            self._settle(request, match, len(request.prompt), "there was no room for the known state")
         request.waited(time.perf_counter() - started)
 
     def is_coming(self, request: Request, running: Many[Request]) -> bool:
@@ -237,27 +236,33 @@ class Reuse:
 
     def _fill(self, request: Request, match: Match, keep: int) -> None:
         """Load the first `keep` tokens of the prompt into its sequence, which is empty. Raises Busy."""
-        sequence = request.sequence
-        assert sequence is not None  # the callers have made one
-        from_disk, damaged = 0, False
+        assert request.sequence is not None  # the callers have made one
+        from_disk, reason = 0, ""
         if keep and self._known is not None:
             try:
-                loaded = self._known.load(match, keep, sequence)
+                loaded = self._known.load(match, keep, request.sequence)
                 from_disk, damaged = loaded.from_disk, bool(loaded.damaged)
             except BackendFailed as error:
                 log.warning("stored state could not be loaded and is computed again: %s", error)
                 damaged = True
-            aligned = keep if sequence.length == keep else self._keep(sequence.length, request)
-            if aligned < sequence.length and not sequence.truncate(aligned):
-                sequence.close()
-                request.sequence = self._backend.new_sequence()
-                aligned = 0
-            request.reused = aligned
+            reason = "a stored block was damaged and is computed again" if damaged else ""
+        self._settle(request, match, keep, reason, from_disk)
+
+    def _settle(self, request: Request, match: Match, keep: int, reason: str, from_disk: int = 0) -> None:
+        """Cut what was loaded to where passes may go on, and report it. reason: why it is not all of `keep`."""
+        sequence = request.sequence
+        assert sequence is not None  # the callers have made one
+        aligned = keep if sequence.length == keep else self._keep(sequence.length, request)
+        if aligned < sequence.length and not sequence.truncate(aligned):
+            sequence.close()
+            request.sequence = self._backend.new_sequence()
+            aligned = 0
+        request.reused = aligned
         from_disk = min(from_disk, request.reused)
         report = CacheReport(from_memory=request.reused - from_disk, from_disk=from_disk)
         request.cache = self._report(request, report, match.agreed, match.next_known)
-        if damaged:
-            request.cache = replace(request.cache, reason="a stored block was damaged and is computed again")
+        if reason:
+            request.cache = replace(request.cache, reason=reason)
 
     def _restore_parked(self, request: Request) -> None:
         sequence = self._backend.new_sequence(request.expected)

@@ -145,19 +145,19 @@ class BlockStore:
         return None
 
     def read_ahead(self, keys: Sequence[bytes]) -> Iterator[Buffer | None]:
-        """What `read` gives for each of these, in turn; the next ones are read meanwhile."""
+        """What `read` gives for each of these, in turn; the next ones are read meanwhile, where there are threads."""
         if len(keys) < 2:
             yield from map(self.read, keys)
             return
+        left, reading = deque(keys), deque[Future[Buffer | None]]()
         with ThreadPoolExecutor(READERS, "edgellm-kv-reader") as pool:
-            reading: deque[Future[Buffer | None]] = deque()
             try:
-                for key in keys:
-                    if len(reading) > READERS:
-                        yield reading.popleft().result()
-                    reading.append(pool.submit(self.read, key))
-                while reading:
-                    yield reading.popleft().result()
+                while left or reading:
+                    with contextlib.suppress(RuntimeError):  # no more threads are to be had, or the interpreter ends
+                        while left and len(reading) <= READERS:
+                            reading.append(pool.submit(self.read, left[0]))
+                            left.popleft()
+                    yield reading.popleft().result() if reading else self.read(left.popleft())
             finally:
                 for each in reading:
                     each.cancel()

@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +152,28 @@ def test_blocks_may_begin_inside_their_parent(folder: Path) -> None:
         assert {(child.start, *child.tokens) for child in store.children(first.key)} == {(2, 7, 8), (4, 4, 5, 6)}
         assert sorted(entry.tokens for entry in store.entries()) == [4, 7]
         assert make_block(first.key, 3, [7, 8]).key != inside.key
+
+
+@pytest.mark.parametrize("threads", [0, 1, 99])
+def test_blocks_read_ahead_come_in_their_order(folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    submit, left = ThreadPoolExecutor.submit, [threads]
+
+    def limited(self: ThreadPoolExecutor, *args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        return submit(self, *args, **options)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", limited)
+    with opened(folder) as store:
+        keys = [block.key for block in put(store, list(range(40)))]
+        assert len(keys) == 10
+        file_of(folder, keys[6]).unlink()
+        assert list(store.read_ahead(keys)) == [None if key == keys[6] else payload(key) for key in keys]
+        assert list(store.read_ahead([])) == []
+        first = store.read_ahead(keys)
+        assert next(first) == payload(keys[0])
+        first.close()  # with others under way
 
 
 def test_a_known_block_is_not_written_again(folder: Path) -> None:
@@ -652,6 +676,7 @@ def test_the_store_is_in_the_state_folder() -> None:
 PARTNER = """
 import random, sys
 from pathlib import Path
+from typing import Any
 from edgellm.kv.store import BlockStore
 from edgellm.kv.blocks import chain, root_key
 import hashlib

@@ -11,6 +11,7 @@ from tiny_models import tiny
 import edgellm
 from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
+from edgellm.errors import Busy
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.model import Model
@@ -151,6 +152,22 @@ def test_nothing_is_sampled_twice_where_there_was_no_room_for_the_state(
         again = ask(model, prompt)
     assert parked
     assert again.logprobs == first.logprobs
+
+
+def test_what_had_no_room_is_computed_and_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(path) as model:
+        prompt = text(model, 300)
+        first = ask(model, prompt)
+
+    def full(*_: object) -> None:
+        raise Busy("no cells")
+
+    monkeypatch.setattr(PrefixCache, "load", full)
+    with load(path) as model:
+        again = ask(model, prompt)
+    assert again.logprobs == first.logprobs
+    assert (again.cache.computed, again.cache.from_disk, again.usage.cached_tokens) == (300, 0, 0)
+    assert again.cache.reason == "there was no room for the known state"
 
 
 def test_one_token_of_a_known_prompt_loads_no_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
