@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm.engine.cancel import CancelToken
-from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import Busy, ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
 from edgellm.params import GenerateParams, build
+from edgellm.prompts.messages import Message, check_content, copied, flattened, plain
 from edgellm.prompts.template import ChatTemplate
+from edgellm.said import Answer, Said, packed, unpacked
 
 if TYPE_CHECKING:
-    from edgellm.engine.request import Request
     from edgellm.model import Model
 
 log = logging.getLogger("edgellm.chat")
-Message = dict[str, Any]
-Said = list[tuple[str, list[int]]]
-VERSION = 2  # of a saved conversation
-REMEMBERED = 64  # texts of one conversation whose tokens are kept
+Content = str | Sequence[Mapping[str, Any]]
+"""What a message says: a text, or parts of the form {"type": "text", "text": ...}."""
+VERSION = 3  # of a saved conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +43,16 @@ class _Turn:
 class Chat:
     """A conversation with a model. `messages` holds everything said; nothing is removed from it silently.
 
-    One answer at a time; use one Chat per thread.
+    One answer at a time: while one is being produced, from the first piece of a stream to its end, what would answer or
+    change the conversation raises Busy, in every thread. Reading goes on, and `fork` talks beside it. Messages are
+    copies: nothing in them is shared with what was given.
     """
 
     def __init__(
         self,
         model: Model,
         *,
-        system: str | None = None,
+        system: Content | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
         thinking: bool | None = None,
         private: bool = False,
@@ -57,91 +63,108 @@ class Chat:
                 f"{model.info.name} has no chat template: it is a base model that completes text; use generate()"
             )
         self.model = model
-        self.messages: list[Message] = [dict(message) for message in messages]
+        self.messages: list[Message] = copied(messages)
         self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
-        self.thinking = thinking
-        self.private = private  # its state never touches the disk
+        self.thinking = _switch("thinking", thinking)
+        self.private = _switch("private", private) is True  # its state never touches the disk
         if system is not None:
             if self.messages and self.messages[0].get("role") == "system":
                 raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
-            self.messages.insert(0, {"role": "system", "content": system})
+            self.messages.insert(0, _message("system", system, "system"))
         bos, eos = _text_of(model, model.info.bos_id), _text_of(model, model.info.eos_id)
         self._template = ChatTemplate(source, bos=bos, eos=eos)
-        # Texts that were prompts, or prompts with their answers, and the tokens the model saw and produced for them.
-        self._said: Said = []
+        self._said = Said(model._engine.backend.tokenizer)
+        self._answering = threading.Lock()
         self.unused_state = ""  # why the state of a restored conversation could not be used
+
+    def __reduce__(self) -> NoReturn:
+        raise Unsupported("a chat holds a model and cannot be copied or pickled; use fork(), or save() and load_chat()")
 
     @property
     def system(self) -> str | None:
-        """The system prompt."""
-        first = self.messages[0] if self.messages else {}
-        return str(first["content"]) if first.get("role") == "system" else None
+        """The text of the system prompt; its parts with a line break between them."""
+        return str(flattened(self._listed()[0])["content"]) if self._has_system() else None
 
     @system.setter
-    def system(self, text: str) -> None:
-        self.messages[: 1 if self.system is not None else 0] = [{"role": "system", "content": text}]
+    def system(self, content: Content) -> None:
+        message = _message("system", content, "system")
+        with self._alone():
+            self.messages[: 1 if self._has_system() else 0] = [message]
 
     def send(
         self,
-        content: str,
+        content: Content,
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
         **options: Any,
     ) -> Completion:
-        """Say `content` and wait for the answer. Raises ContextOverflow, TemplateError and what generate() raises."""
-        completion: Completion | None = None
-        for chunk in self._exchange(content, params, cancel, options, stream=False):
-            completion = chunk.completion
-        assert completion is not None  # the last chunk always carries it
-        return completion
+        """Say `content` and wait for the answer.
+
+        Raises Busy, ContextOverflow, TemplateError, InvalidParameter and what generate() raises.
+        """
+        message = _message("user", content, "content")
+        chosen = self._chosen(params, options)
+        with self._alone():
+            return self._answer([*self._listed(), message], chosen, cancel)
 
     def stream(
         self,
-        content: str,
+        content: Content,
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
         **options: Any,
     ) -> Iterator[Chunk]:
-        """Say `content` and get the answer piece by piece. Close the iterator to cancel.
+        """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel.
 
-        The exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
+        What is wrong is raised here, as `send` does; the answer begins with the first piece that is asked for. The
+        exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
         """
-        return self._exchange(content, params, cancel, options, stream=True)
+        message = _message("user", content, "content")
+        chosen = self._chosen(params, options)
+        with self._alone():
+            self._fit([*self._listed(), message], chosen)
+        return self._stream(message, chosen, cancel)
 
     def regenerate(self, params: GenerateParams | None = None, **options: Any) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
-        asked = next((i for i in range(len(self.messages) - 1, -1, -1) if self.messages[i].get("role") == "user"), None)
-        if asked is None:
-            raise InvalidParameter("nothing was asked yet, so there is no answer to regenerate")
-        return self.edit(asked, str(self.messages[asked]["content"]), params, **options)
+        cancel = options.pop("cancel", None)
+        chosen = self._chosen(params, options)
+        with self._alone():
+            messages = self._listed()
+            asked = next((i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), None)
+            if asked is None:
+                raise InvalidParameter("nothing was asked yet, so there is no answer to regenerate")
+            return self._answer(messages[: asked + 1], chosen, cancel)
 
-    def edit(self, index: int, content: str, params: GenerateParams | None = None, **options: Any) -> Completion:
+    def edit(self, index: int, content: Content, params: GenerateParams | None = None, **options: Any) -> Completion:
         """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it.
 
         Everything before is reused. The conversation stays as it was when the answer fails.
         """
-        if not 0 <= index < len(self.messages) or self.messages[index].get("role") != "user":
-            raise InvalidParameter(f"messages[{index}] is not a message of the user")
-        before = self.messages
-        self.messages = self.messages[:index]
-        try:
-            return self.send(content, params, **options)
-        except BaseException:
-            self.messages = before
-            raise
+        cancel = options.pop("cancel", None)
+        message = _message("user", content, "content")
+        chosen = self._chosen(params, options)
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise InvalidParameter(f"index={index!r}: must be the position of a message")
+        with self._alone():
+            messages = self._listed()
+            if not 0 <= index < len(messages) or messages[index].get("role") != "user":
+                raise InvalidParameter(f"messages[{index}] is not a message of the user")
+            return self._answer([*messages[:index], message], chosen, cancel)
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
-        self.messages = self.messages[: 1 if self.system is not None else 0]
-        self.dropped = []
+        with self._alone():
+            self.messages = self.messages[: 1 if self._has_system() else 0]
+            self.dropped = []
 
     def fork(self) -> Chat:
         """An independent conversation with the same past."""
-        twin = Chat(self.model, messages=self.messages, thinking=self.thinking, private=self.private)
-        twin.dropped = [dict(message) for message in self.dropped]
-        twin._said = list(self._said)
+        twin = Chat(self.model, messages=self._listed(), thinking=self.thinking, private=self.private)
+        twin.dropped = deepcopy(self.dropped)
+        twin._said = Said(self.model._engine.backend.tokenizer, self._said.answers)
         return twin
 
     def save(self, path: str | Path, *, state: bool = False) -> None:
@@ -149,89 +172,111 @@ class Chat:
 
         Without `state` it is JSON: messages and tokens. With it, a ZIP archive that also holds what the model knows of
         the conversation (`info.kv_bytes_per_token` bytes a token), so that another process or another machine with the
-        same model and build goes on without reading it again. Raises OSError.
+        same model and build goes on without reading it again. Raises CannotWrite, InvalidParameter.
         """
+        file, answers = _path(path), self._said.answers
         content = {
             "edgellm_chat": VERSION,
             "model": self.model.info.name,
-            "messages": self.messages,
+            "messages": copied(self._listed()),
             "dropped": self.dropped,
             "thinking": self.thinking,
             "private": self.private,
-            "said": _packed(self._said),
+            "said": packed(answers),
         }
-        blocks = self.model._engine.export(self._said[-1][1], private=self.private) if state and self._said else []
-        write_archive(Path(path), content, blocks, self.model.info.name)
+        blocks = self.model._engine.export(answers[-1].tokens, private=self.private) if state and answers else []
+        write_archive(file, content, blocks, self.model.info.name)
 
     def restore(self, path: str | Path) -> None:
-        """Take the conversation that `save` wrote in place of this one. Raises InvalidModelFile, OSError.
+        """Take the conversation that `save` wrote in place of this one. Raises InvalidModelFile, ModelNotFound, Busy.
 
         `unused_state` says why the state in the file is of no use here, and is "" otherwise.
         """
-        content, blocks, damage = read_archive(Path(path))
+        content, blocks, damage = read_archive(_path(path))
         try:
-            messages, dropped = content["messages"], content["dropped"]
-            if content["edgellm_chat"] != VERSION or not all(isinstance(m, dict) for m in [*messages, *dropped]):
-                raise ValueError("unknown version")
-            said = _unpacked(content["said"])
-            thinking, private = content["thinking"], bool(content["private"])
+            if content["edgellm_chat"] != VERSION:
+                raise ValueError(f"of version {content['edgellm_chat']!r}, and this edgellm reads {VERSION}")
+            messages, dropped = copied(content["messages"]), copied(content["dropped"])
+            thinking, private = _switch("thinking", content["thinking"]), _switch("private", content["private"])
+            ours = content["model"] == self.model.info.name  # else they are another model's tokens
+            answers = unpacked(content["said"], self.model.info.n_vocab)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
-        self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private
-        own = max(said, key=lambda pair: len(pair[1]), default=("", []))
-        if (
-            any(not 0 <= token < self.model.info.n_vocab for token in own[1])
-            or self.model.info.name != content["model"]
-        ):
-            said = []  # another model's tokens
-        self._said = said
-        self.unused_state = damage
-        if blocks and not self.model._engine.adopt(blocks, private=private):
-            self.unused_state = "the saved state is of another model, another engine build or another KV type"
+        with self._alone():
+            self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private is True
+            self._said = Said(self.model._engine.backend.tokenizer, answers if ours else ())
+            self.unused_state = damage
+            if blocks and not self.model._engine.adopt(blocks, private=self.private):
+                self.unused_state = "the saved state is of another model, another engine build or another KV type"
         if self.unused_state:
             log.warning("%s: %s; the conversation will be read again", path, self.unused_state)
 
+    # One answer at a time
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else answers or changes the conversation meanwhile. Raises Busy when somebody does."""
+        if not self._answering.acquire(blocking=False):
+            raise Busy(
+                "this chat is producing an answer; wait for its end, close its stream, or talk beside it with fork()"
+            )
+        try:
+            yield
+        finally:
+            self._answering.release()
+
+    def _listed(self) -> list[Message]:
+        """The messages, which anybody may have changed: a list of dictionaries at least."""
+        if not isinstance(self.messages, list) or not all(isinstance(message, dict) for message in self.messages):
+            raise InvalidParameter("chat.messages is no longer a list of dictionaries")
+        return self.messages
+
+    def _has_system(self) -> bool:
+        messages = self._listed()
+        return bool(messages) and messages[0].get("role") == "system"
+
+    def _chosen(self, params: GenerateParams | None, options: Mapping[str, Any]) -> GenerateParams:
+        chosen = build(GenerateParams, options, params)
+        return replace(chosen, cache="memory") if self.private and chosen.cache else chosen
+
+    def _answer(self, messages: list[Message], chosen: GenerateParams, cancel: CancelToken | None) -> Completion:
+        completion: Completion | None = None
+        for chunk in self._deliver(self._fit(messages, chosen), chosen, cancel, stream=False):
+            completion = chunk.completion
+        assert completion is not None  # the last chunk always carries it
+        return completion
+
+    def _stream(self, message: Message, chosen: GenerateParams, cancel: CancelToken | None) -> Iterator[Chunk]:
+        with self._alone():
+            turn = self._fit([*self._listed(), message], chosen)  # something may have been said since it was asked for
+            yield from self._deliver(turn, chosen, cancel, stream=True)
+
     # How a turn becomes tokens
 
-    def _exchange(
-        self,
-        content: str,
-        params: GenerateParams | None,
-        cancel: CancelToken | None,
-        options: Mapping[str, Any],
-        *,
-        stream: bool,
+    def _deliver(
+        self, turn: _Turn, chosen: GenerateParams, cancel: CancelToken | None, *, stream: bool
     ) -> Iterator[Chunk]:
-        chosen = build(GenerateParams, options, params)
-        if self.private and chosen.cache:
-            chosen = replace(chosen, cache="memory")
-        turn = self._fit([*self.messages, {"role": "user", "content": content}], chosen)
         request = self.model.submit(turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel)
-        return self._deliver(request, turn)
-
-    def _deliver(self, request: Request, turn: _Turn) -> Iterator[Chunk]:
-        answer = ""
+        answer, tokens = "", list[int]()
         final: Completion | None = None
         try:
             for chunk in request:
                 answer += chunk.text
+                tokens += chunk.tokens
                 if chunk.completion is not None:
-                    final = replace(chunk.completion, dropped=turn.dropped)
+                    final = replace(chunk.completion, dropped=deepcopy(turn.dropped))
                     chunk = replace(chunk, completion=final)
                     self._remember(turn, final.text, final.tokens)
                 yield chunk
         finally:
             request.cancel()
             if final is None and answer:
-                self._remember(turn, answer, [])
+                self._remember(turn, answer, tokens)
 
     def _remember(self, turn: _Turn, answer: str, tokens: list[int]) -> None:
-        self.messages = [*turn.messages, {"role": "assistant", "content": answer}]
+        self._said.add(Answer(len(turn.messages), turn.text, answer, turn.tokens + tokens, len(turn.tokens)))
         self.dropped += turn.dropped
-        self._said.append((turn.text, turn.tokens))
-        if tokens and self.model.decode(tokens) == answer:  # else a stop string or half a character was cut off
-            self._said.append((turn.text + answer, turn.tokens + tokens))
-        del self._said[:-REMEMBERED]
+        self.messages = [*turn.messages, {"role": "assistant", "content": answer}]
 
     def _fit(self, messages: list[Message], params: GenerateParams) -> _Turn:
         """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit."""
@@ -255,37 +300,28 @@ class Chat:
             messages = messages[: turn.start] + messages[turn.stop :]
 
     def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
-        """The prompt as text and tokens. What was said before keeps the tokens it had; only the rest is tokenized."""
-        text = self._template.render(messages, thinking=self.thinking)
-        said = max(
-            (said for said in self._said if text.startswith(said[0])), key=lambda said: len(said[0]), default=None
-        )
-        if said is not None:
-            return text, said[1] + self.model.encode(text[len(said[0]) :], bos=False)
+        """The prompt as text and tokens."""
+        text = self._template.render(messages, thinking=_switch("thinking", self.thinking))
         bos = _text_of(self.model, self.model.info.bos_id)
-        return text, self.model.encode(text, bos=not (bos and text.startswith(bos)))
+        return text, self._said.tokens(text, messages, bos=not (bos and text.startswith(bos)))
 
 
-def _packed(said: Said) -> list[Any]:
-    """The last text and its tokens, then the others: how much of them, in characters and tokens, or in full."""
-    if not said:
-        return []
-    text, tokens = said[-1]
-    return [
-        [text, tokens],
-        *([len(t), len(ids)] if text.startswith(t) and tokens[: len(ids)] == ids else [t, ids] for t, ids in said[:-1]),
-    ]
+def _message(role: str, content: object, name: str) -> Message:
+    """A message that shares nothing with what was given. name: of the argument. Raises InvalidParameter."""
+    check_content(content, name)
+    return {"role": role, "content": plain(content, name)}
 
 
-def _unpacked(packed: Any) -> Said:
-    if not packed:
-        return []
-    [text, tokens], *rest = packed
-    said: Said = [(text[:t], tokens[:ids]) if isinstance(t, int) else (t, ids) for t, ids in rest]
-    said.append((text, tokens))
-    if not all(isinstance(t, str) and all(type(token) is int for token in ids) for t, ids in said):
-        raise ValueError("its tokens are not numbers")
-    return said
+def _switch(name: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise InvalidParameter(f"{name}={value!r}: must be True, False or None")
+    return value
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InvalidParameter(f"path={path!r}: the name of a file is needed")
+    return Path(path)
 
 
 def _oldest_turn(messages: Sequence[Message]) -> slice | None:

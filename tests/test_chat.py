@@ -46,8 +46,10 @@ def test_the_prompt_is_what_the_template_says(model: Model) -> None:
     done = chat.send("Q", temperature=0)
     text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
     assert done.usage.prompt_tokens == len(model.encode(text))
-    assert chat._said[0] == (text, model.encode(text))
-    assert chat._said[0][1][0] == BOS
+    [answer] = chat._said.answers
+    assert (answer.prompt, answer.tokens[: answer.n_prompt]) == (text, model.encode(text))
+    assert answer.tokens[0] == BOS
+    assert model.decode(answer.tokens[answer.n_prompt :]) == "Q"
 
 
 def test_streamed_and_cancelled_answers_stay_in_the_conversation() -> None:
@@ -199,7 +201,7 @@ def test_editing_after_a_restore_reuses_what_was_said(model: Model, tmp_path: Pa
     chat = talked(model)
     chat.save(tmp_path / "talk.chat")
     restored = model.load_chat(tmp_path / "talk.chat")
-    assert restored._said == chat._said
+    assert restored._said.answers == chat._said.answers
     index = [i for i, message in enumerate(chat.messages) if message["role"] == "user"][1]
     done = restored.edit(index, "another second question", temperature=0)
     assert done.cache.computed < 50 < done.usage.cached_tokens

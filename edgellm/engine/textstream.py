@@ -15,6 +15,11 @@ class TextStream:
     def __init__(self) -> None:
         self._pending = b""
 
+    @property
+    def pending(self) -> bool:
+        """Whether a character is held back."""
+        return bool(self._pending)
+
     def push(self, data: bytes) -> str:
         """The text that is certain after `data`."""
         data = self._pending + data

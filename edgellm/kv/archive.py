@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgellm.backends.base import Buffer
-from edgellm.errors import InvalidModelFile
+from edgellm.errors import CannotWrite, InvalidModelFile, InvalidParameter, ModelNotFound
 from edgellm.kv.blockfile import Damaged, encode, read_header
 from edgellm.kv.blocks import Block
 
@@ -31,8 +31,14 @@ State = list[tuple[Block, Buffer]]
 
 
 def write_archive(path: Path, content: dict[str, Any], state: Sequence[tuple[Block, Buffer]], label: str) -> None:
-    """Write JSON `content`, with `state` as an archive. label: the model's name. Raises OSError."""
-    text = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    """Write JSON `content`, with `state` as an archive. label: the model's name.
+
+    Raises CannotWrite, and InvalidParameter for what JSON cannot hold.
+    """
+    try:
+        text = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidParameter(f"{path}: the conversation cannot be written as JSON: {error}") from error
     if not state:
         _write_privately(path, lambda file: file.write(text))
         return
@@ -50,24 +56,38 @@ def write_archive(path: Path, content: dict[str, Any], state: Sequence[tuple[Blo
 
 def _write_privately(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """A file that appears whole or not at all, and that only its owner may read: `mkstemp` makes no others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        why = getattr(error, "strerror", None) or error
+        raise CannotWrite(f"{path}: the conversation cannot be written: {why}; choose another place") from error
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
-    """The JSON, the state, and why the state is not all there ("" when it is). Raises InvalidModelFile, OSError.
+    """The JSON, the state, and why the state is not all there ("" when it is).
 
-    Damaged state ends where the damage begins; damaged JSON is an error.
+    Damaged state ends where the damage begins; damaged JSON is an error. Raises InvalidModelFile, ModelNotFound.
     """
+    try:
+        return _read(path)
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"{path}: there is no such file; a conversation is written with Chat.save") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null byte
+        why = getattr(error, "strerror", None) or error
+        raise InvalidModelFile(f"{path}: the conversation cannot be read: {why}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], State, str]:
     if not zipfile.is_zipfile(path):
         return _parsed(path.read_bytes(), path), [], ""
     state: State = []
@@ -84,7 +104,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
                 state += [_block(archive.read(entry)) for entry in entries]
             except (Damaged, zipfile.BadZipFile, zlib.error, EOFError) as error:
                 return content, [], f"the state in {path} is damaged: {error}"
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, struct.error, RuntimeError) as error:
         raise InvalidModelFile(f"{path}: not a saved conversation, or damaged: {error}") from error
     return content, state, ""
 
@@ -92,7 +112,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
 def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
     if not isinstance(content, dict):
         raise InvalidModelFile(f"{path}: not a saved conversation: {type(content).__name__} at its top")

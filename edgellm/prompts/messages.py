@@ -39,21 +39,35 @@ def _checked(message: Mapping[str, Any], where: str) -> Message:
     if content is None:
         if role != "assistant" or not (result.get("tool_calls") or reasoning):
             raise InvalidParameter(f"{where}: the message of role {role!r} has no content")
-    elif isinstance(content, (list, tuple)):
-        for index, part in enumerate(content):
-            _check_part(part, f"{where}.content[{index}]")
-    elif not isinstance(content, str):
-        raise InvalidParameter(f"{where}: content must be a text or a list of text parts, not {type(content).__name__}")
+    else:
+        check_content(content, f"{where}.content")
     if reasoning is not None:
         result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
     return result
 
 
+def copied(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Copies of messages that share nothing with them, parts included; of none, too. Raises InvalidParameter."""
+    if isinstance(messages, (list, tuple)) and not messages:
+        return []
+    checked(messages)
+    return [plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def check_content(content: object, where: str) -> None:
+    """Raise InvalidParameter unless it is a text or a list of {"type": "text", "text": ...}. where: names it."""
+    if isinstance(content, (list, tuple)):
+        for index, part in enumerate(content):
+            _check_part(part, f"{where}[{index}]")
+    elif not isinstance(content, str):
+        raise InvalidParameter(f"{where} must be a text or a list of text parts, not {type(content).__name__}")
+
+
 def _check_part(part: object, where: str) -> None:
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind != "text":
         raise InvalidParameter(f"{where}: a part of type {kind!r}; only {{'type': 'text', 'text': ...}} can be given")
-    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+    if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
         raise InvalidParameter(f"{where}: the part has no text")
 
 

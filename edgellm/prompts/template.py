@@ -21,6 +21,15 @@ THINKING = ("enable_thinking", "thinking")
 
 _METADATA_KEY = "tokenizer.chat_template"  # GGUF: the default template; with .NAME appended, a named one
 _PROBE = "edgellmProbe"
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {}}}
+_AROUND: Mapping[str, Callable[[list[Message], list[Message]], list[Message]]] = {
+    "user": lambda probe, _: probe,
+    "system": lambda probe, user: probe + user,
+    "developer": lambda probe, user: probe + user,
+    "assistant": lambda probe, user: user + probe + user,
+    "tool": lambda probe, user: [*user, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, *probe],
+}
+"""Where a message of a role stands in a conversation that templates accept."""
 _OPEN_END = "edgellmOpenEnd "  # the trailing space shows whether the template trims
 
 
@@ -121,35 +130,44 @@ class ChatTemplate:
 
 
 class _Variant:
-    """A compiled template, and how it takes the content of messages: as text, as a list of parts, or both."""
+    """A compiled template, and how it takes the content of each role's messages: as text, as parts, or both."""
 
     def __init__(self, source: str, now: Callable[[], datetime]) -> None:
         self.program = Program(source, now)
-        self._reads: dict[str, bool] = {}
+        self._reads: dict[tuple[str, str], bool] = {}  # (form, role)
 
     def suited(self, messages: list[Message], values: Mapping[str, Any]) -> list[Message]:
-        """The messages with their content in the form this template reads. Most read text; some, parts only."""
-        if any(isinstance(message.get("content"), (list, tuple)) for message in messages) and not self._takes(
-            "parts", [{"type": "text", "text": _PROBE}], values
-        ):
-            messages = [flattened(message) for message in messages]
-        if not self._takes("text", _PROBE, values) and self._takes("parts", [{"type": "text", "text": _PROBE}], values):
-            messages = [in_parts(message) for message in messages]
-        return messages
+        """The messages with their content in the form this template reads. Most read text; some, parts only; and some
+        parts of the user alone."""
+        return [self._suited(message, values) for message in messages]
 
-    def _takes(self, form: str, content: object, values: Mapping[str, Any]) -> bool:
-        """Whether the text of a user's message arrives, and not as the print of a list."""
-        if form not in self._reads:
-            probe = {**values, "tools": None, "messages": [{"role": "user", "content": content}]}
+    def _suited(self, message: Message, values: Mapping[str, Any]) -> Message:
+        role, content = message["role"], message.get("content")
+        if isinstance(content, str):
+            wrong = not self._takes("text", role, values) and self._takes("parts", role, values)
+            return in_parts(message) if wrong else message
+        if isinstance(content, (list, tuple)) and not self._takes("parts", role, values):
+            return flattened(message)
+        return message
+
+    def _takes(self, form: str, role: str, values: Mapping[str, Any]) -> bool:
+        """Whether the text of a message of this role arrives, and not as the print of a list."""
+        if (form, role) not in self._reads:
+            user: Message = {"role": "user", "content": "Hello"}
+            if role != "user":
+                user = self._suited(user, values)
+            probe: Message = {"role": role, "content": _PROBE}
+            around = _AROUND.get(role, _AROUND["assistant"])
+            conversation = around([probe] if form == "text" else [in_parts(probe)], [user])
             try:
-                text = self.program.render(probe)
+                text = self.program.render({**values, "tools": None, "messages": conversation})
             except TemplateError as error:
                 if isinstance(error.__cause__, Stopped):
                     raise
                 text = ""
             quoted = f"'{_PROBE}'" in text or f'"{_PROBE}"' in text
-            self._reads[form] = _PROBE in text and not quoted
-        return self._reads[form]
+            self._reads[form, role] = _PROBE in text and not quoted
+        return self._reads[form, role]
 
     def open_ended(self, messages: list[Message], values: Mapping[str, Any]) -> str:
         """The prompt up to the end of the last message's text: a mark is put there, and all from it on is cut."""
