@@ -176,7 +176,12 @@ class Request:
         self.tokens.append(token)
         self.history.append(token)
         self._pending_tokens.append(token)
-        text, stopped = self._stops.push(self._text.push(backend.tokenizer.piece(token)))
+        piece = backend.tokenizer.piece(token)
+        text, stopped = self._stops.push(self._text.push(piece))
+        if not piece and params.stop and not stopped:  # a control token: a stop string may be its text
+            control = backend.tokenizer.piece(token, special=True).decode("utf-8", "replace")
+            more, stopped = self._stops.push(control, shown=False)
+            text += more
         if text:
             self._write(text)
         if stopped:

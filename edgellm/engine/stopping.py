@@ -13,6 +13,8 @@ class StopStrings:
     those alone are held back. The cost is one or two steps per character, however many the stop strings are.
 
     The string that is complete first wins; of several that end at the same character, the one that begins first.
+
+    Some of the text is matched and not shown: that of control tokens. What comes out has none of it.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -38,25 +40,34 @@ class StopStrings:
                 queue.append(child)
         self._node = 0
         self._held = ""
+        self._hidden: set[int] = set()  # positions in what is held that are not shown
 
     def _step(self, node: int, char: str) -> int:
         while node and char not in self._next[node]:
             node = self._suffix[node]
         return self._next[node].get(char, 0)
 
-    def push(self, text: str) -> tuple[str, bool]:
+    def push(self, text: str, *, shown: bool = True) -> tuple[str, bool]:
         """The text that is certain to belong to the answer after `text`, and whether a stop string ended it."""
         seen = self._held + text
+        if not shown:
+            self._hidden.update(range(len(self._held), len(seen)))
         for index in range(len(self._held), len(seen)):
             self._node = self._step(self._node, seen[index])
             if self._match[self._node]:
-                self._held = ""
-                return seen[: index + 1 - self._match[self._node]], True
+                return self._release(seen[: index + 1 - self._match[self._node]], ""), True
         certain = len(seen) - self._depth[self._node]
-        self._held = seen[certain:]
-        return seen[:certain], False
+        return self._release(seen[:certain], seen[certain:]), False
 
     def flush(self) -> str:
         """The text still held back, when the answer ends for another reason."""
-        held, self._held, self._node = self._held, "", 0
-        return held
+        self._node = 0
+        return self._release(self._held, "")
+
+    def _release(self, text: str, held: str) -> str:
+        """What of `text` is shown; `held`, which follows it, is held back."""
+        hidden, self._held = self._hidden, held
+        if not hidden:
+            return text
+        self._hidden = {at - len(text) for at in hidden if len(text) <= at < len(text) + len(held)}
+        return "".join(char for at, char in enumerate(text) if at not in hidden)

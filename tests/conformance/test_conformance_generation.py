@@ -180,3 +180,14 @@ def test_closing_during_a_generation_ends_it(case: Case, model: Model) -> None:
     for use in (lambda: model.generate(PROMPT), lambda: model.score(PROMPT)):
         with pytest.raises(Closed):
             use()
+
+
+def test_a_stop_string_may_be_the_text_of_a_control_token(model: Model) -> None:
+    control = next(token for token in range(model.info.n_vocab) if not model.decode([token]))
+    text = model.decode([control], special=True)
+    options: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "logit_bias": {control: 100.0}, "max_tokens": 4}
+    for stop in (text, text[1:], [text + text, "#never#"]):
+        done = model.generate(PROMPT, stop=stop, **options)
+        assert (done.text, done.finish_reason) == ("", "stop")
+        assert done.tokens == [control] * (2 if isinstance(stop, list) else 1)
+    assert model.generate(PROMPT, stop=text + "#never#", **options).finish_reason == "length"

@@ -90,3 +90,18 @@ def test_the_work_grows_with_the_text_and_not_with_its_square(monkeypatch: pytes
     for _ in range(2000):
         stopper.push("a")
     assert steps == 2000
+
+
+@given(st.lists(st.tuples(texts, st.booleans()), max_size=8), stops)
+def test_text_that_is_not_shown_is_matched_all_the_same(pieces: list[tuple[str, bool]], strings: list[str]) -> None:
+    stopper = StopStrings(strings)
+    answer, stopped = "", False
+    for piece, shown in pieces:
+        text, stopped = stopper.push(piece, shown=shown)
+        answer += text
+        if stopped:
+            break
+    answer += stopper.flush()
+    marks = [shown for piece, shown in pieces for _ in piece]
+    before, found = before_the_first_stop("".join(piece for piece, _ in pieces), strings)
+    assert (answer, stopped) == ("".join(c for c, shown in zip(before, marks, strict=False) if shown), found)
