@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Tokenizer
+from edgellm.engine.seam import alone
 from edgellm.params import GenerateParams
 
 Logits = NDArray[np.float32]  # (n_vocab,) float32
@@ -159,13 +160,14 @@ def breaker_sequences(tokenizer: Tokenizer, n_vocab: int, breakers: tuple[str, .
 
     A token whose text contains a breaker ends a repetition alone. One whose text ends with the beginning of a breaker
     does so when it is followed by the tokens of the rest, as the tokenizer splits that rest on its own (the rule of
-    llama.cpp and KoboldCpp). Breakers are cut between characters, not inside one.
+    llama.cpp and KoboldCpp; but without the space that some vocabularies put before a text that begins, and also as the
+    control token that the rest may be written as). Breakers are cut between characters, not inside one.
     """
     known = _known_breakers.setdefault(tokenizer, {})
     if breakers not in known:
         found: dict[int, set[tuple[int, ...]]] = {}
         heads = [(text.encode(), _heads(text)) for text in breakers]
-        tails: dict[str, tuple[int, ...]] = {}
+        tails: dict[str, set[tuple[int, ...]]] = {}
         for token in range(n_vocab):
             piece = tokenizer.piece(token, special=True)
             for whole, cuts in heads:
@@ -175,8 +177,8 @@ def breaker_sequences(tokenizer: Tokenizer, n_vocab: int, breakers: tuple[str, .
                 for head, rest in cuts:
                     if piece.endswith(head):
                         if rest not in tails:
-                            tails[rest] = tuple(tokenizer.encode(rest))
-                        found.setdefault(token, set()).add(tails[rest])
+                            tails[rest] = {tuple(alone(tokenizer, rest, special=each)) for each in (False, True)}
+                        found.setdefault(token, set()).update(tails[rest])
         known[breakers] = {token: tuple(sorted(found[token], key=len, reverse=True)) for token in found}
     return known[breakers]
 

@@ -12,10 +12,14 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
+from tiny_models import spm_vocabulary
+from tokens_oracle import llama_tokenizer
 
+from edgellm.backends.echo import IM_END, EchoTokenizer
 from edgellm.engine.penalties import breaker_sequences, match_lengths
 from edgellm.engine.sampling import Sampler, _exclude_top_choices, largest
 from edgellm.errors import BackendFailed, InvalidParameter
+from edgellm.formats.gguf_writer import write_gguf
 from edgellm.params import GenerateParams
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -344,11 +348,28 @@ def test_breakers_are_found_in_and_across_tokens_once_per_tokenizer() -> None:
             return {"c": [7], "bc": [2, 7]}[text]
 
     words = Words()
-    for _ in range(2):
-        found = breaker_sequences(words, 8, ("abc", "é"))
-        assert found == {0: ((7,),), 1: ((7,),), 3: ((),), 4: ((),), 6: ((2, 7),)}
-    assert words.calls == 8
+    found = breaker_sequences(words, 8, ("abc", "é"))
+    assert found == {0: ((7,),), 1: ((7,),), 3: ((),), 4: ((),), 6: ((2, 7),)}
+    words.calls = 0
+    assert breaker_sequences(words, 8, ("abc", "é")) is found
+    assert words.calls == 0
     assert breaker_sequences(Words(), 8, ("abc",)) != found
+
+
+def test_a_breaker_may_end_in_a_control_token() -> None:
+    found = breaker_sequences(EchoTokenizer(512), 512, ("\n<|im_end|>",))
+    assert found[ord("\n")] == (tuple(b"<|im_end|>"), (IM_END,))
+    assert IM_END not in found  # the end alone is none
+
+
+def test_what_completes_a_breaker_does_not_begin_a_text(tmp_path: Path) -> None:
+    """Where a vocabulary puts a space before a text, a model writes none in the middle of one."""
+    metadata = spm_vocabulary() | {"tokenizer.ggml.add_space_prefix": True}
+    write_gguf(tmp_path / "vocabulary.gguf", {"general.architecture": "llama", **metadata}, [])
+    with llama_tokenizer(tmp_path / "vocabulary.gguf") as tokenizer:
+        tokens = metadata["tokenizer.ggml.tokens"]
+        found = breaker_sequences(tokenizer, len(tokens), ("!hello",))
+        assert found[tokens.index("!")] == ((tokens.index("hello"),),)
 
 
 def test_greedy_takes_the_first_of_the_largest() -> None:
