@@ -200,15 +200,16 @@ def _stop_ids(folder: ModelFolder, tokenizer: TextTokenizer) -> frozenset[int]:
 
 
 def _chat_template(folder: ModelFolder) -> str | None:
-    """chat_template.jinja, else the one in tokenizer_config.json (the one named default where there are several)."""
-    text = folder.text("chat_template.jinja")
-    if text is not None:
-        return text
+    """chat_template.jinja, else the one in tokenizer_config.json (the one named default where there are several).
+
+    One of nothing but blanks is none.
+    """
     value = folder.tokenizer_config.get("chat_template")
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
         value = named.get("default")
-    return value if isinstance(value, str) else None
+    given = (folder.text("chat_template.jinja"), value)
+    return next((text for text in given if isinstance(text, str) and text.strip()), None)
 
 
 def _name(folder: ModelFolder) -> str:
