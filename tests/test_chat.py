@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import os
+import pickle
+import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,16 @@ import pytest
 import edgellm
 from edgellm.backends.echo import BOS, EchoBackend
 from edgellm.chat import Chat
-from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import (
+    Busy,
+    CannotWrite,
+    Closed,
+    ContextOverflow,
+    InvalidModelFile,
+    InvalidParameter,
+    ModelNotFound,
+    Unsupported,
+)
 from edgellm.kv.archive import read_archive
 from edgellm.model import Model
 
@@ -256,3 +269,186 @@ def test_a_base_model_has_no_chat(model: Model, monkeypatch: pytest.MonkeyPatch)
 def test_thinking_is_refused_by_a_template_that_ignores_it(model: Model) -> None:
     with pytest.raises(Unsupported, match="thinking"):
         model.chat(thinking=True).send("hi")
+
+
+PARTS = [{"type": "text", "text": "first part"}, {"type": "text", "text": "second"}]
+
+
+def test_content_in_parts_goes_through_everything_a_chat_does(model: Model, tmp_path: Path) -> None:
+    given = [dict(part) for part in PARTS]
+    chat = model.chat(given)
+    assert chat.system == "first part\nsecond"
+    assert chat.send(given, temperature=0).text == "first part\nsecond"
+    for part in given:  # nothing in the chat is what was given
+        part["text"] = "changed"
+    assert chat.messages[:2] == [{"role": "system", "content": PARTS}, {"role": "user", "content": PARTS}]
+    streamed = "".join(chunk.text for chunk in chat.stream(PARTS[:1], temperature=0))
+    assert streamed == "first part"
+    assert chat.regenerate(temperature=0).text == "first part"
+    assert chat.messages[3] == {"role": "user", "content": PARTS[:1]}
+    assert chat.edit(1, PARTS[1:], temperature=0).text == "second"
+    chat.save(tmp_path / "talk.json")
+    restored = model.load_chat(tmp_path / "talk.json")
+    assert restored.messages == chat.messages
+    assert restored.send("next", temperature=0).cache.computed < 40
+    twin = chat.fork()
+    twin.messages[0]["content"][0]["text"] = "the twin's"
+    assert chat.system == "first part\nsecond"
+    assert twin.system == "the twin's\nsecond"
+    chat.system = PARTS[:1]  # type: ignore[assignment]
+    assert chat.messages[0] == {"role": "system", "content": PARTS[:1]}
+    chat.reset()
+    assert chat.messages == [{"role": "system", "content": PARTS[:1]}]
+    for told in (chat, twin, restored):
+        for answer in told._said.answers:
+            assert "[{" not in answer.prompt
+            assert "'text'" not in answer.prompt
+
+
+def test_parts_are_dropped_whole_and_nothing_of_them_is_shared(model: Model) -> None:
+    chat = model.chat(messages=[{"role": "user", "content": PARTS}, {"role": "assistant", "content": PARTS}])
+    done = chat.send("x" * 430, temperature=0, max_tokens=20, overflow="drop-oldest")
+    assert [message["content"] for message in done.dropped] == [PARTS, PARTS]
+    done.dropped[0]["content"][0]["text"] = "changed"
+    assert chat.dropped[0]["content"] == PARTS
+    twin = chat.fork()
+    twin.dropped[0]["content"].clear()
+    assert chat.dropped[0]["content"] == PARTS
+
+
+def test_what_is_no_message_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    chat = model.chat("system")
+    chat.send("hi", temperature=0)
+    image = [PARTS[0], {"type": "image_url", "image_url": {"url": "data:,"}}]
+    before = [dict(message) for message in chat.messages]
+    wrong: dict[str, object] = {"NoneType": None, "bytes": b"x", "int": 5, "dict": {}, r"content\[0\].*'str'": ["x"]}
+    wrong |= {r"content\[1\].*'image_url'": image, "no text": [{"type": "text"}]}
+    for words, content in wrong.items():
+        for refused in (chat.send, chat.stream, lambda each: chat.edit(1, each)):
+            with pytest.raises(InvalidParameter, match=words):
+                refused(content)  # type: ignore[operator]
+        with pytest.raises(InvalidParameter, match="system"):
+            chat.system = content  # type: ignore[assignment]
+        if content is not None:
+            with pytest.raises(InvalidParameter, match="system"):
+                model.chat(content)  # type: ignore[arg-type]
+        with pytest.raises(InvalidParameter, match=r"messages\[0\]"):
+            model.chat(messages=[{"role": "user", "content": content}])
+    calls: list[Callable[[], object]] = [
+        *(lambda each=each: model.chat(messages=each) for each in ("abc", "", [1], 5, None, {"role": "user"}, [{}])),  # type: ignore[misc]
+        *(lambda each=each: model.chat(thinking=each) for each in ("x", 1)),  # type: ignore[misc]
+        lambda: model.chat(private="x"),  # type: ignore[arg-type]
+        *(lambda each=each: chat.edit(each, "x") for each in ("1", 1.0, None, True)),  # type: ignore[misc]
+        *(lambda each=each: chat.save(each) for each in (None, 5, b"x")),  # type: ignore[misc]
+        *(lambda each=each: chat.restore(each) for each in (None, 5, b"x")),  # type: ignore[misc]
+        lambda: chat.send("x", no_such_option=1),
+        lambda: chat.stream("x", temperature=-1),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidParameter):
+            call()
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path, tmp_path / "file" / "talk", "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(CannotWrite):
+            chat.save(place)
+    with pytest.raises(ModelNotFound, match="no such file"):
+        chat.restore(tmp_path / "none")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    for place in (tmp_path, tmp_path / "file", tmp_path / "deep", tmp_path / "file" / "talk", "a\0b"):
+        with pytest.raises(InvalidModelFile):
+            chat.restore(place)
+    assert chat.messages == before
+    chat.messages.append({"role": "user", "content": "\ud800"})
+    with pytest.raises(InvalidParameter, match="JSON"):
+        chat.save(tmp_path / "talk")
+    chat.messages[-1] = {"role": "user", "content": object()}
+    with pytest.raises(InvalidParameter, match=r"messages\[3\]"):
+        chat.save(tmp_path / "talk")
+    for broken in (None, "abc", [1]):
+        chat.messages = broken  # type: ignore[assignment]
+        for use in (lambda: chat.send("x"), lambda: chat.system, chat.fork, chat.regenerate, chat.reset):
+            with pytest.raises(InvalidParameter, match="no longer a list"):
+                use()
+
+
+def test_a_chat_says_that_it_cannot_be_copied(model: Model) -> None:
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(Unsupported, match="fork"):
+            attempt(model.chat())
+
+
+def test_one_answer_at_a_time() -> None:
+    with Model(EchoBackend(delay=0.002, micro_batch=64)) as model:
+        chat = model.chat("S")
+        chat.send("one", temperature=0)
+        stream = chat.stream("0123456789" * 3, temperature=0)
+        next(stream)
+        for change in (
+            lambda: chat.send("two"),
+            lambda: chat.stream("two"),
+            chat.regenerate,
+            lambda: chat.edit(1, "two"),
+            chat.reset,
+            lambda: setattr(chat, "system", "T"),
+        ):
+            with pytest.raises(Busy, match="producing an answer"):
+                change()
+        assert len(chat.messages) == 3
+        assert chat.fork().send("beside it", temperature=0).text == "beside it"
+        assert "".join(chunk.text for chunk in stream) == ("0123456789" * 3)[1:]
+        assert chat.send("two", temperature=0).text == "two"
+        contents = [message["content"] for message in chat.messages]
+        assert contents == ["S", "one", "one", "0123456789" * 3, "0123456789" * 3, "two", "two"]
+
+
+def test_of_two_threads_one_is_told_to_wait_and_no_turn_is_lost() -> None:
+    with Model(EchoBackend(delay=0.001, micro_batch=64)) as model:
+        chat = model.chat()
+        said: list[str] = []
+        busy: list[Busy] = []
+        start = threading.Barrier(4)
+
+        def talk(name: str) -> None:
+            start.wait()
+            for turn in range(4):
+                try:
+                    chat.send(f"{name}{turn}", temperature=0)
+                    said.append(f"{name}{turn}")
+                except Busy as error:
+                    busy.append(error)
+
+        threads = [threading.Thread(target=talk, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert said
+        assert busy
+        assert [message["content"] for message in chat.messages] == [text for text in said for _ in range(2)]
+
+
+def test_an_abandoned_stream_frees_the_chat() -> None:
+    with Model(EchoBackend(delay=0.002, micro_batch=64)) as model:
+        chat = model.chat()
+        never_started = chat.stream("first", temperature=0)
+        assert chat.send("second", temperature=0).text == "second"
+        started = chat.stream("0123456789" * 5, temperature=0)
+        next(started)
+        del started  # as a loop that was left
+        gc.collect()
+        assert chat.messages[-1]["content"].startswith("0")
+        with pytest.raises(RuntimeError, match="mine"):  # noqa: PT012
+            for _ in chat.stream("0123456789" * 5, temperature=0):
+                raise RuntimeError("mine")
+        gc.collect()
+        # What was not started says what it has to say after all that was said since.
+        assert "".join(chunk.text for chunk in never_started) == "first"
+        assert [message["content"] for message in chat.messages[::2]][::3] == ["second", "first"]
+        with pytest.raises(ContextOverflow):
+            chat.stream("x" * 9000)
+        failing = chat.stream("last")
+        model.close()
+        with pytest.raises(Closed):
+            next(failing)
+        with pytest.raises(Closed):
+            chat.send("again")

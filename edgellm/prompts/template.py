@@ -21,6 +21,7 @@ THINKING = ("enable_thinking", "thinking")
 
 _METADATA_KEY = "tokenizer.chat_template"  # GGUF: the default template; with .NAME appended, a named one
 _PROBE = "edgellmProbe"
+_MARK = "edgellmMark"  # a key of the part that holds the probe: seen where a list is printed, however it is quoted
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {}}}
 _AROUND: Mapping[str, Callable[[list[Message], list[Message]], list[Message]]] = {
     "user": lambda probe, _: probe,
@@ -156,17 +157,15 @@ class _Variant:
             user: Message = {"role": "user", "content": "Hello"}
             if role != "user":
                 user = self._suited(user, values)
-            probe: Message = {"role": role, "content": _PROBE}
-            around = _AROUND.get(role, _AROUND["assistant"])
-            conversation = around([probe] if form == "text" else [in_parts(probe)], [user])
+            content = _PROBE if form == "text" else [{"type": "text", "text": _PROBE, _MARK: True}]
+            conversation = _AROUND.get(role, _AROUND["assistant"])([{"role": role, "content": content}], [user])
             try:
                 text = self.program.render({**values, "tools": None, "messages": conversation})
             except TemplateError as error:
                 if isinstance(error.__cause__, Stopped):
                     raise
                 text = ""
-            quoted = f"'{_PROBE}'" in text or f'"{_PROBE}"' in text
-            self._reads[form, role] = _PROBE in text and not quoted
+            self._reads[form, role] = _PROBE in text and _MARK not in text
         return self._reads[form, role]
 
     def open_ended(self, messages: list[Message], values: Mapping[str, Any]) -> str:

@@ -166,6 +166,42 @@ def test_a_text_becomes_a_part_where_the_template_reads_only_parts(reference: An
     assert _template(source).render([{"role": "user", "content": "Hello"}]) == reference(source, parts) == "user:Hello;"
 
 
+USER_PARTS = (
+    "{% if messages[0].role == 'system' %}S:{{ messages[0].content | trim }};{% endif %}"
+    "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}U:"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %};"
+    "{% elif m.role == 'tool' %}T:{{ m.content }};{% else %}A:{{ m.content }};{% endif %}{% endfor %}"
+)
+"""Lists of the user alone, as vision models have it; what others say is printed as it comes."""
+
+
+def test_parts_are_read_by_role(reference: Any) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    roles = ("system", "user", "assistant", "user", "tool")
+    flat = [{"role": role, "content": parts if role == "user" else "a\nb"} for role in roles]
+    text = _template(USER_PARTS).render([{"role": role, "content": parts} for role in roles])
+    assert text == reference(USER_PARTS, flat) == "S:a\nb;U:ab;A:a\nb;U:ab;T:a\nb;"
+    only = USER_PARTS.replace("{% if m.content is string %}{{ m.content }}{% else %}", "").replace(
+        "{% endfor %}{% endif %};", "{% endfor %};"
+    )
+    said = [{"role": role, "content": "Hello"} for role in roles]
+    listed = [{**m, "content": [{"type": "text", "text": "Hello"}]} if m["role"] == "user" else m for m in said]
+    assert _template(only).render(said) == reference(only, listed) == "S:Hello;U:Hello;A:Hello;U:Hello;T:Hello;"
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES.keys() - {"parts"}))  # which shows where parts end
+@pytest.mark.parametrize("conversation", sorted(CONVERSATIONS))
+def test_no_template_prints_a_list(name: str, conversation: str) -> None:
+    """Parts give what their text gives, in every role."""
+    template, messages = _template(TEMPLATES[name]), CONVERSATIONS[conversation]
+    try:
+        expected = template.render(messages)
+    except TemplateError:
+        return  # it takes no such conversation
+    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    assert template.render(parts) == expected
+
+
 def test_continues_a_final_message_that_the_template_trims(reference: Any) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure,  "}]
     for name in ("turns", "inst", "chatml"):
