@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny
+from tiny_onnx import write_decoder
 
 import edgellm
 from edgellm.backends.echo import BOS, EchoBackend
@@ -266,6 +268,23 @@ def test_a_base_model_has_no_chat(model: Model, monkeypatch: pytest.MonkeyPatch)
         model.chat()
 
 
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_a_template_of_nothing_but_blanks_is_none(tmp_path: Path, blank: str) -> None:
+    gguf = tiny("llama")
+    gguf.metadata["tokenizer.chat_template"] = blank
+    folder = write_decoder(tmp_path / "onnx")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (folder / "chat_template.jinja").write_text(blank, encoding="utf-8")
+    with edgellm.load(folder) as opened:  # the other place still counts
+        assert opened.info.chat_template == config["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": blank}), encoding="utf-8")
+    for path in (gguf.write(tmp_path / "m.gguf"), folder):
+        with edgellm.load(path) as opened:
+            assert opened.info.chat_template is None
+            with pytest.raises(Unsupported, match="no chat template"):
+                opened.chat()
+
+
 def test_thinking_is_refused_by_a_template_that_ignores_it(model: Model) -> None:
     with pytest.raises(Unsupported, match="thinking"):
         model.chat(thinking=True).send("hi")
@@ -351,7 +370,7 @@ def test_what_is_no_message_is_refused_by_name(model: Model, tmp_path: Path) -> 
     for place in (tmp_path, tmp_path / "file" / "talk", "a\0b", tmp_path / ("x" * 300)):
         with pytest.raises(CannotWrite):
             chat.save(place)
-    with pytest.raises(ModelNotFound, match="no such file"):
+    with pytest.raises(ModelNotFound, match="No such file"):
         chat.restore(tmp_path / "none")
     (tmp_path / "deep").write_text("[" * 100_000)
     for place in (tmp_path, tmp_path / "file", tmp_path / "deep", tmp_path / "file" / "talk", "a\0b"):

@@ -81,7 +81,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
     try:
         return _read(path)
     except FileNotFoundError as error:
-        raise ModelNotFound(f"{path}: there is no such file; a conversation is written with Chat.save") from error
+        raise ModelNotFound(f"{path}: No such file; give the place where the conversation was saved") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         why = getattr(error, "strerror", None) or error
         raise InvalidModelFile(f"{path}: the conversation cannot be read: {why}") from error
