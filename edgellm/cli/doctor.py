@@ -133,15 +133,16 @@ def _state() -> dict[str, Any]:
     """The state folder: where it is, whether it can be written, free bytes on its disk."""
     import tempfile
 
-    from edgellm.home import home
+    from edgellm.home import home, make_folder
 
+    folder = home()
     try:
-        folder = home()
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
         return {"folder": str(folder), "writable": True, "problem": "", "disk_free": shutil.disk_usage(folder).free}
     except OSError as error:
-        return {"folder": error.filename, "writable": False, "problem": str(error), "disk_free": 0}
+        return {"folder": str(folder), "writable": False, "problem": f"{folder}: {error.strerror}", "disk_free": 0}
 
 
 def _machine_facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from edgellm.backends.llamacpp import proof
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
-from edgellm.home import home
+from edgellm.home import home, make_folder
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_a_child_that_cannot_run_is_not_the_files_fault() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 100_000])
 def test_a_damaged_memory_of_verdicts_is_replaced(tmp_path: Path, content: bytes) -> None:
-    home(proof.VERDICTS).write_bytes(content)
+    (make_folder(home()) / proof.VERDICTS).write_bytes(content)
     make_safe(tiny("llama"), tmp_path)
     assert len(json.loads(home(proof.VERDICTS).read_bytes())) == 1
 

@@ -30,7 +30,7 @@ from edgellm.backends.llamacpp.checks import EDITION, check_header
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.writing import whole_file
-from edgellm.home import home
+from edgellm.home import home, make_folder, unkept
 
 VERDICTS = "verdicts.json"
 KEPT_VERDICTS = 4096
@@ -181,10 +181,10 @@ def _remember(key: str, verdict: str) -> None:
     """Add a verdict. Of two writers at once the later one wins, and the other's file is tried again some day."""
     kept = [(k, v) for k, v in _verdicts().items() if k != key][1 - KEPT_VERDICTS :]
     try:
-        with whole_file(home(VERDICTS)) as file:
+        with whole_file(make_folder(home()) / VERDICTS) as file:
             file.write(json.dumps({**dict(kept), key: verdict}).encode())
     except OSError as error:  # a full or read-only disk, or a reader on Windows: the file will be tried again
-        _logger.warning("the verdict on a model file was not kept: %s", error)
+        unkept(error)
 
 
 def child(arguments: list[str]) -> None:
