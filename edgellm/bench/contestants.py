@@ -96,6 +96,7 @@ class BareLoop:
         from numpy.ctypeslib import as_array
 
         from edgellm.backends.llamacpp import library
+        from edgellm.backends.llamacpp.reason import reason
 
         self._as_array = as_array
         lib = self._lib = library.load_library()
@@ -104,7 +105,7 @@ class BareLoop:
         with library.capture_log() as lines:
             model = lib.llama_model_load_from_file(path.encode(), loading)
             if not model:
-                raise ModelLoadError(f"{path}: llama.cpp refused the file: {' '.join(list(lines)[-1:])}")
+                raise ModelLoadError(f"{path}: llama.cpp refused the file: {reason(lines)}")
             params = lib.llama_context_default_params()
             params.n_ctx = n_ctx
             params.n_batch = params.n_ubatch = MICRO_BATCH

@@ -107,7 +107,7 @@ def test_a_child_that_hangs_is_ended_and_forgotten(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize("code", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGILL])
 def test_signals_are_named(code: signal.Signals) -> None:
-    assert (proof._judge(Path("x"), -code, ["a", "b"])) == f"{code.name}; its last words: a | b"
+    assert (proof._judge(Path("x"), -code, ["a", "b failed"])) == f"{code.name}; its last words: b failed"
 
 
 def test_the_kernels_killer_means_memory() -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.backends.llamacpp.reason import reason
-from edgellm.errors import EdgeLLMError, ModelLoadError, UnsupportedArchitecture
+from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.params import LoadParams
 
 if TYPE_CHECKING:
@@ -52,14 +51,5 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
             lib.llama_model_free(model)
         raise stopped[0]
     if not model:
-        raise _load_error(path, reason(lines))
+        raise refusal(path, "refused the file", reason(lines))
     return LlamaBackend(model, plan)
-
-
-def _load_error(path: Path, reason: str) -> EdgeLLMError:
-    reason = reason or "llama.cpp gave no reason"
-    if "unknown model architecture" in reason:
-        return UnsupportedArchitecture(
-            f"{path}: {reason}; this llama.cpp does not know it. A newer edgellm may, or another file of the model"
-        )
-    return ModelLoadError(f"{path}: llama.cpp refused the file: {reason}")
