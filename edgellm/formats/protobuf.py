@@ -155,6 +155,10 @@ class Wire:
         except UnicodeDecodeError:
             raise self.error("a text is not UTF-8", start) from None
 
+    def words(self, start: int, stop: int) -> str:
+        """A text that is for people: what is not UTF-8 in it is replaced."""
+        return self._buffer[start:stop].decode("utf-8", "replace")
+
     def integers(self, start: int, stop: int) -> Iterator[int]:
         """Packed integers, signed."""
         while start < stop:

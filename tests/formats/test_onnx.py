@@ -357,6 +357,17 @@ def test_links_of_the_folder_are_followed(tmp_path: Path) -> None:
         file_in(tmp_path, "a/b")
 
 
+def test_words_in_another_encoding_are_replaced(tmp_path: Path) -> None:
+    made = model()
+    made.producer_name = made.doc_string = made.graph.doc_string = "GRUEN"
+    made.metadata_props.append(onnx.StringStringEntryProto(key="by", value="GRUEN"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"GRUEN", b"gr\xfc\xdfe"))
+    with ONNXFile.open(path) as file:
+        assert file.producer.startswith("gr\ufffd\ufffde")
+        assert file.metadata["by"] == "gr\ufffd\ufffde"
+
+
 def node(op: str = "Neg", inputs: str = "x", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     return make.make_node(op, inputs.split(), outputs.split(), **attributes)
 

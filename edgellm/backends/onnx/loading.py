@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -150,7 +151,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
 
 
 def _load_error(plan: Plan, reason: str) -> EdgeLLMError:
-    model = plan.folder.model
+    model, reason = plan.folder.model, re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)
     if any(words in reason for words in UNKNOWN_OPERATOR):
         return UnsupportedArchitecture(
             f"{model}: {reason}. This ONNX Runtime does not have an operator of the graph; a newer one may"
