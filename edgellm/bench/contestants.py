@@ -101,7 +101,6 @@ class BareLoop:
         self._as_array = as_array
         lib = self._lib = library.load_library()
         loading = library.model_params()
-        loading.n_gpu_layers = 0
         with library.capture_log() as lines:
             model = lib.llama_model_load_from_file(path.encode(), loading)
             if not model:

@@ -29,8 +29,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
     with GGUFFile.open(path) as file:  # closed before llama.cpp maps the same pages
         plan = loading.plan(file, params)
         proof.make_safe(file, trust=params.trust, extra_bufts=library.extra_buffers().use)
-    p = library.model_params()
-    p.n_gpu_layers = plan.gpu_layers
+    p = library.model_params(plan.gpu_layers)
     stopped: list[BaseException] = []
 
     def report(share: float, _user_data: Any) -> bool:

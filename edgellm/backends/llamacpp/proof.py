@@ -222,7 +222,6 @@ def _trial(path: bytes, extra_bufts: bool) -> int:
     lib = library.load_library()
     lib.llama_log_set(lib.llama_log_callback(), None)  # NULL: straight to stderr, so that last words arrive
     model_params = library.model_params()
-    model_params.n_gpu_layers = 0
     model_params.use_extra_bufts = extra_bufts
     model = lib.llama_model_load_from_file(path, model_params)
     if not model:
