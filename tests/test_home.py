@@ -136,6 +136,8 @@ def test_models_run_and_one_line_says_what_is_missing(
             first = model.generate(PROMPT, max_tokens=2, seed=1)
             again = model.generate(PROMPT, max_tokens=2, seed=1)
     assert (first.text, first.cache.from_disk) == (again.text, 0)
+    assert "is known; " in first.cache.reason
+    assert "cannot be written" in first.cache.reason
     assert again.cache.computed < first.cache.computed  # from memory
     proof._remember("key", "")
     [line] = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
