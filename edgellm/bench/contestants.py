@@ -114,7 +114,7 @@ class BareLoop:
             params.no_perf = True
             self._context = lib.llama_init_from_model(model, params)
             if not self._context:
-                raise ModelLoadError(f"{path}: no context of {n_ctx} tokens: {' '.join(list(lines)[-1:])}")
+                raise ModelLoadError(f"{path}: no context of {n_ctx} tokens: {reason(lines)}")
         self._n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
         self.settings = {
             "threads": threads,
