@@ -31,7 +31,6 @@ class BareLoop:
 
         lib = self._lib = library.load_library()
         loading = library.model_params()
-        loading.n_gpu_layers = 0
         with library.capture_log():
             model = lib.llama_model_load_from_file(path.encode(), loading)
             params = lib.llama_context_default_params()

@@ -155,7 +155,6 @@ def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], N
 
     lib = library.load_library()
     model_params = library.model_params()
-    model_params.n_gpu_layers = 0
     with library.capture_log() as lines:
         model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
     if not model:

@@ -5,8 +5,8 @@
       generation_config.json (optional)     model.safetensors.index.json    {"weight_map": {name: file}}
       model.safetensors                     model-00001-of-00002.safetensors ...
 
-Nothing outside the folder is read, and nothing in it is believed: names, sizes, offsets and the index are checked
-when it is opened.
+No name in a file leads out of the folder, whose links are followed, and nothing is believed: names, sizes, offsets and
+the index are checked when it is opened.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.formats.confined import model_name
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
@@ -96,7 +97,7 @@ def from_folder(checkpoint: HuggingFace | ONNXFolder, pre: str | None) -> Draft:
     general = {
         "general.architecture": architecture.gguf,
         "general.type": "model",
-        "general.name": _name(checkpoint.folder),
+        "general.name": model_name(checkpoint.folder),
         "general.size_label": size_label(sum(n_rows(t) * columns(t) for t in tensors.values())),
         **_license(checkpoint.folder),
     }
@@ -223,14 +224,6 @@ def _typed(file: GGUFFile, key: str) -> Any:
     """A value that `write_gguf` stores in the type that it has."""
     value, kind = file.metadata[key], file.kind(key)
     return _SCALARS[kind](value) if kind in _SCALARS else value
-
-
-def _name(folder: Path) -> str:
-    """The model's name: of the folder, or of the repository whose snapshot it is."""
-    folder = folder.resolve()
-    if folder.parent.name == "snapshots":
-        return folder.parent.parent.name.split("--")[-1]
-    return folder.name
 
 
 def _license(folder: Path) -> dict[str, str]:

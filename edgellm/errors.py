@@ -8,7 +8,7 @@
     │   ├── ModelNotFound           no such file, folder or catalog name (also a FileNotFoundError)
     │   ├── InvalidModelFile        damaged, truncated, or a header that lies
     │   ├── UnsafeModel             loading it crashed the child process that tried it first
-    │   └── ModelLoadError          the engine refused it; carries the engine's own words
+    │   └── ModelLoadError          the engine refused it; in the engine's own words
     ├── ResourceError
     │   ├── NotEnoughMemory         with what is needed and what is there
     │   ├── CannotWrite             no space, no permission, no such folder (also an OSError)
@@ -62,7 +62,7 @@ class UnsafeModel(ModelError):
 
 
 class ModelLoadError(ModelError):
-    """The engine refused the file; the message ends with the engine's own words."""
+    """The engine refused the file; the message begins with the engine's own words."""
 
 
 class ResourceError(EdgeLLMError):

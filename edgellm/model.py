@@ -21,6 +21,7 @@ from edgellm.engine.engine import Engine
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 from edgellm.errors import Closed, ContextOverflow, Interrupted, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
+from edgellm.home import unkept
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
@@ -314,6 +315,8 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
     if memory is None:
         memory = min(1 << 30, (machine.memory().available or 8 << 30) // 8)
     store = None if params.disk == 0 else BlockStore(store_path(), budget=params.disk)
+    if store is not None and store.problem is not None:
+        unkept(store.problem)
     root = root_key(backend.info.fingerprint, backend.state_key)
     whole = not backend.info.can_truncate
     return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name, whole=whole)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.formats.confined import file_in
 
 from .sentencepiece import read_sentencepiece
 from .tokenizer_json import UNMERGED, Base, read_tokenizer_json, surroundings
@@ -56,7 +57,7 @@ def _read(folder: Path, n_vocab: int, pre: str | None) -> Vocabulary:
     if document:
         clean = bool(config.get("clean_up_tokenization_spaces"))
         base = read_tokenizer_json(document, pre=pre, clean_up_spaces=clean)
-    elif (folder / "tokenizer.model").is_file():
+    elif _there(folder / "tokenizer.model"):
         base = _from_sentencepiece(folder / "tokenizer.model")
     else:
         raise InvalidModelFile(
@@ -255,11 +256,16 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         elif value is not None:
             raise InvalidModelFile(f"{folder}: chat_template is neither a text nor a list; fetch the tokenizer again")
     default = folder / "chat_template.jinja"
-    if default.is_file():
+    if _there(default):
         found[DEFAULT_TEMPLATE] = _text(default)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         found[path.stem] = _text(path)
     return found
+
+
+def _there(path: Path) -> bool:
+    """Whether a file is there. Raises ModelNotFound for a link to none: it was not fetched."""
+    return file_in(path.parent, path.name).is_file()
 
 
 def _text(path: Path) -> str:
@@ -271,7 +277,7 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no such file."""
-    if not path.is_file():
+    if not _there(path):
         return {}
     try:
         value = json.loads(_text(path))

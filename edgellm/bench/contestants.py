@@ -96,15 +96,15 @@ class BareLoop:
         from numpy.ctypeslib import as_array
 
         from edgellm.backends.llamacpp import library
+        from edgellm.backends.llamacpp.reason import reason
 
         self._as_array = as_array
         lib = self._lib = library.load_library()
         loading = library.model_params()
-        loading.n_gpu_layers = 0
         with library.capture_log() as lines:
             model = lib.llama_model_load_from_file(path.encode(), loading)
             if not model:
-                raise ModelLoadError(f"{path}: llama.cpp refused the file: {' '.join(list(lines)[-1:])}")
+                raise ModelLoadError(f"{path}: llama.cpp refused the file: {reason(lines)}")
             params = lib.llama_context_default_params()
             params.n_ctx = n_ctx
             params.n_batch = params.n_ubatch = MICRO_BATCH
@@ -114,7 +114,7 @@ class BareLoop:
             params.no_perf = True
             self._context = lib.llama_init_from_model(model, params)
             if not self._context:
-                raise ModelLoadError(f"{path}: no context of {n_ctx} tokens: {' '.join(list(lines)[-1:])}")
+                raise ModelLoadError(f"{path}: no context of {n_ctx} tokens: {reason(lines)}")
         self._n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
         self.settings = {
             "threads": threads,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import FileHistory
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from edgellm.cli.output import note
 from edgellm.cli.talk import Talk, statistics
 from edgellm.errors import EdgeLLMError
-from edgellm.home import home
+from edgellm.home import home, make_folder, unkept
 
 HELP = """\
 /help            this list
@@ -139,12 +140,29 @@ def _session() -> PromptSession[str]:
         else:
             buffer.validate_and_handle()
 
-    history = home("history")
-    history.touch(mode=0o600)
     return PromptSession(
-        history=FileHistory(str(history)),
+        history=_history(),
         key_bindings=keys,
         multiline=True,
         prompt_continuation=lambda width, _line, _wrapped: "." * (width - 1) + " ",
         enable_open_in_editor=False,
     )
+
+
+def _history() -> History:
+    """What was typed in earlier conversations, for its owner only; where it cannot be kept, of this one alone."""
+    try:
+        path = make_folder(home()) / "history"
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        unkept(error)
+        return InMemoryHistory()
+    return _FileHistory(str(path))
+
+
+class _FileHistory(FileHistory):
+    def store_string(self, string: str) -> None:
+        try:
+            super().store_string(string)
+        except OSError as error:  # the disk is full by now
+            unkept(error)

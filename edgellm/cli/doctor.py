@@ -133,15 +133,16 @@ def _state() -> dict[str, Any]:
     """The state folder: where it is, whether it can be written, free bytes on its disk."""
     import tempfile
 
-    from edgellm.home import home
+    from edgellm.home import home, make_folder
 
+    folder = home()
     try:
-        folder = home()
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
         return {"folder": str(folder), "writable": True, "problem": "", "disk_free": shutil.disk_usage(folder).free}
     except OSError as error:
-        return {"folder": error.filename, "writable": False, "problem": str(error), "disk_free": 0}
+        return {"folder": str(folder), "writable": False, "problem": f"{folder}: {error.strerror}", "disk_free": 0}
 
 
 def _machine_facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -171,7 +172,8 @@ def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
             on = [name if value == "1" else f"{name}={value}" for name, value in features.items() if value != "0"]
             lines.append(f"{device}: {' '.join(on)}")
         if "gpu_offload" in engine:
-            lines.append(f"GPU: {'yes' if engine['gpu_offload'] else 'none in this build'}")
+            found = [_device(device) for device in engine["devices"] if device["kind"] in ("gpu", "igpu")]
+            lines += [f"GPU: {device}" for device in found or ["none that this build can use"]]
         if "extra_buffers" in engine:
             extra = engine["extra_buffers"]
             amx = {"absent": "not used", "ok": "used"}.get(extra["amx"], "left out")
@@ -180,6 +182,14 @@ def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
             lines.append(f"edgellm's kernels: {engine['kernels'] or 'none for this processor'}")
         facts.append((engine["name"], "\n".join(lines)))
     return facts
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    """A GPU's names and its memory."""
+    from edgellm.cli.output import size
+
+    memory = f", {size(device['free'])} free of {size(device['total'])}" if device["total"] else ""
+    return f"{device['name']}, {device['description']}{memory}"
 
 
 def _state_fact(state: Mapping[str, Any]) -> tuple[str, str]:

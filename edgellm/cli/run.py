@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgellm.cli.talk import Talk, open_model, statistics
-from edgellm.params import BACKENDS, KV_TYPES, OVERFLOW, GenerateParams, LoadParams
+from edgellm.params import BACKENDS, KV_TYPES, OVERFLOW, CacheParams, GenerateParams, LoadParams
 
 
 def _layers(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
@@ -20,7 +20,11 @@ def _layers(_ctx: click.Context, _option: click.Parameter, value: str | None) ->
     return int(value)
 
 
-LOAD_OPTIONS = {"ctx", "kv_type", "threads", "gpu_layers", "offline", "trust", "backend"}
+def _disk_cache(_ctx: click.Context, _option: click.Parameter, off: bool | None) -> CacheParams | None:
+    return CacheParams(disk=0) if off else None
+
+
+LOAD_OPTIONS = {"ctx", "kv_type", "threads", "gpu_layers", "offline", "trust", "backend", "cache"}
 
 
 @click.command()
@@ -49,6 +53,7 @@ LOAD_OPTIONS = {"ctx", "kv_type", "threads", "gpu_layers", "offline", "trust", "
 @click.option("--no-cache", is_flag=True, help="Reuse nothing of earlier prompts.")
 @click.option("--stats", is_flag=True, help="Token counts and speeds on stderr after each answer.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--no-disk-cache", "cache", is_flag=True, callback=_disk_cache, help="Keep nothing of prompts on disk.")
 def run(
     model: str,
     prompt: str | None,

@@ -278,6 +278,8 @@ class Reuse:
         if self._whole and matched - request.reused > SHORTEST + ALIGN:
             note = f"this model goes on only from a checkpoint, the nearest one at token {request.reused}"
             broke = replace(broke, reason=f"{broke.reason}; {note}")
+        if not matched and self._known is not None and self._known.problem:
+            broke = replace(broke, reason=f"{broke.reason}; {self._known.problem}")
         return replace(
             report,
             computed=len(request.prompt) - request.reused,

@@ -1,10 +1,14 @@
-"""path_in: the files that a model names, never outside its own folder."""
+"""path_in: the files that a model names, always by plain names below its own folder.
+
+What a file says is not trusted: no name in it leads out of the folder. The folder itself is the user's: links in it are
+followed wherever they lead, as the cache of the Hugging Face hub, git-annex and DVC lay models out.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from edgellm.errors import InvalidModelFile
+from edgellm.errors import InvalidModelFile, ModelNotFound
 
 
 def file_in(folder: Path, name: str) -> Path:
@@ -17,22 +21,26 @@ def file_in(folder: Path, name: str) -> Path:
 def path_in(folder: Path, name: str) -> Path:
     """The path of a file in the folder or below it, whether it exists or not; name: with / between its parts.
 
-    Links may lead to other files of the folder, and from a snapshot of the Hugging Face cache to its blobs.
-    Raises InvalidModelFile for names and links that lead out of it.
+    Raises InvalidModelFile for names that lead out of it, ModelNotFound for a link to what is not there: that is no
+    missing file, which may be left out, but one that was not fetched.
     """
     if not all(_plain(part) for part in name.split("/")):
         raise InvalidModelFile(f"{folder}: {name[:200]!r} is not the plain name of a file in this folder")
-    try:
-        root, target = folder.resolve(), (folder / name).resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        raise InvalidModelFile(f"{folder / name}: cannot be followed to a file") from None
-    allowed = [root]
-    for snapshot in (root, root.parent):  # models/snapshots/REVISION, or a folder in it; models/blobs
-        if snapshot.parent.name == "snapshots":
-            allowed.append(snapshot.parents[1] / "blobs")
-    if not any(target.is_relative_to(place) for place in allowed):
-        raise InvalidModelFile(f"{folder / name}: a link that leaves the folder; put the file itself there")
-    return folder / name
+    path = folder / name
+    if path.is_symlink() and not path.exists():
+        raise ModelNotFound(
+            f"{path}: a link to {str(path.readlink())[:400]!r}, where nothing is; fetch the file (download the model "
+            "again, `git annex get`, `dvc pull`), or put it there"
+        )
+    return path
+
+
+def model_name(folder: Path) -> str:
+    """What a model is called whose files say no name: as its folder, or as the repository whose snapshot that is."""
+    folder = folder.resolve()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.split("--")[-1]
+    return folder.name
 
 
 def _plain(part: str) -> bool:

@@ -321,10 +321,8 @@ class _Shard:
             start = entry.offset + 8
             if entry.nbytes > MAX_TEXT:
                 raise self.error(f"{key!r} is a text of {entry.nbytes - 8} bytes", start)
-            try:
-                return self.buffer[start : start + _U64.unpack_from(self.buffer, entry.offset)[0]].decode()
-            except UnicodeDecodeError:
-                raise self.error(f"the text of {key!r} is not UTF-8", start) from None
+            raw = self.buffer[start : start + _U64.unpack_from(self.buffer, entry.offset)[0]]
+            return raw.decode("utf-8", "replace")  # a name in another encoding keeps no model from running
         code = "<" + _SCALARS[entry.item][1]
         if not entry.array:
             return struct.unpack_from(code, self.buffer, entry.offset)[0]

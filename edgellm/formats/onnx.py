@@ -27,8 +27,8 @@ from edgellm.formats.confined import path_in
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.onnx_graph import Graph, broken
 from edgellm.formats.onnx_parse import GRAPH, MAIN, NODE, GraphReader
-from edgellm.formats.onnx_tensor import StoredTensor, read_entry, read_tensor
-from edgellm.formats.protobuf import Wire, integer, message, schema, text
+from edgellm.formats.onnx_tensor import ENTRY, TENSOR, StoredTensor, read_entry, read_tensor
+from edgellm.formats.protobuf import Wire, integer, message, schema, spliced, text
 
 MAX_FILES = 512
 _EDGES = 8192  # bytes of a tensor that the fingerprint looks at
@@ -90,11 +90,12 @@ class ONNXFile:
         """
         return self._tensors[name].array()
 
-    def with_domains(self, domains: Mapping[int, str]) -> bytes:
+    def rewritten(self, domains: Mapping[int, str], folder: Path | None = None) -> bytes:
         """The model, without the files beside it, with other operators for some nodes of its graph: of these domains
         (of version 1), by the places of the nodes. A domain is as long as the one that it takes the place of.
 
-        Raises InvalidParameter for one of another length.
+        folder: where the files beside it really are: they get the names that they have from there, links followed.
+        Raises InvalidParameter for a domain of another length.
         """
         changed = bytearray(self._file.buffer)
         start, stop = next(
@@ -111,7 +112,24 @@ class ONNXFile:
             changed[slice(*place)] = new
         for domain in sorted(set(domains.values())):
             changed += message(8, text(1, domain), integer(2, 1))
-        return bytes(changed)
+        if folder is None:
+            return bytes(changed)
+        tensors = [each[1:] for each in self._wire.fields(start, stop, GRAPH) if each[0] == "initializer"]
+        moved = [(*place, self._moved(changed, *place, folder)) for place in tensors]
+        return spliced(changed, 0, len(changed), [(start, stop, spliced(changed, start, stop, moved))])
+
+    def _moved(self, model: bytearray, start: int, stop: int, folder: Path) -> bytes:
+        """A tensor with its file's name as seen from a folder."""
+        entries = []
+        for field, entry, end in self._wire.fields(start, stop, TENSOR):
+            if field != "external_data":
+                continue
+            key, name = read_entry(self._wire, entry, end)
+            if key == "location":
+                path = self._beside[name].path.resolve().relative_to(folder).as_posix()
+                place = next(each[1:] for each in self._wire.fields(entry, end, ENTRY) if each[0] == "value")
+                entries.append((entry, end, spliced(model, entry, end, [(*place, os.fsencode(path))])))
+        return spliced(model, start, stop, entries)
 
     def release(self, name: str) -> None:
         """The initializer's pages may leave memory; whoever looks again reads them again. A hint."""
@@ -175,7 +193,7 @@ class ONNXFile:
                     raise wire.error(f"the metadata {key[:200]!r} appears twice", value)
                 self.metadata[key] = text
             else:
-                producer[field == "producer_version"] = wire.text(value, end)
+                producer[field == "producer_version"] = wire.words(value, end)
         self.producer = " ".join(filter(None, producer))
         if graph is None or not self.ir_version or not self.opsets:
             raise InvalidModelFile(

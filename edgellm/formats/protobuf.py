@@ -10,7 +10,7 @@ A varint has 7 bits in each byte, the low ones first; the top bit says that more
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,6 +155,10 @@ class Wire:
         except UnicodeDecodeError:
             raise self.error("a text is not UTF-8", start) from None
 
+    def words(self, start: int, stop: int) -> str:
+        """A text that is for people: what is not UTF-8 in it is replaced."""
+        return self._buffer[start:stop].decode("utf-8", "replace")
+
     def integers(self, start: int, stop: int) -> Iterator[int]:
         """Packed integers, signed."""
         while start < stop:
@@ -173,6 +177,19 @@ class Wire:
             raise self._too_many(start)
         for (number,) in _F32.iter_unpack(self._buffer[start:stop]):
             yield number
+
+
+def spliced(buffer: bytes | bytearray, start: int, stop: int, values: Iterable[tuple[int, int, bytes]]) -> bytes:
+    """Bytes start to stop of a message with other values, of any length, for some of its texts and messages, which lie
+    at (start, stop) and are given in their order."""
+    parts, at = [], start
+    for first, last, value in values:
+        length = first - 1  # where the length begins, which stands between key and value: the top bit joins its bytes
+        while buffer[length - 1] & 0x80:
+            length -= 1
+        parts += [buffer[at:length], varint(len(value)), value]
+        at = last
+    return b"".join([*parts, buffer[at:stop]])
 
 
 def signed(value: int) -> int:

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgellm.errors import ModelNotFound, ResourceError
-from edgellm.home import home
-from edgellm.hub.transfer import lock, log, sha256_of, sync_folder, writing
+from edgellm.home import home, make_folder
+from edgellm.hub.transfer import lock, log, reading, sha256_of, sync_folder, writing
 
 MANIFEST = "manifest.json"
 
@@ -72,21 +72,22 @@ class Store:
     """The models on this machine. `root` defaults to the `models` folder of edgellm's home."""
 
     def __init__(self, root: Path | None = None) -> None:
-        try:
-            self.root = root if root is not None else home("models")
-        except OSError as error:
-            raise ResourceError(f"cannot make the state folder ({error}); set EDGELLM_HOME to one you own") from error
+        self.root = root if root is not None else home("models")
 
     def list(self) -> Sequence[Entry]:
-        """Every model here, sorted by name; damaged ones too, with their problem."""
-        if not self.root.is_dir():
-            return []
-        return sorted((_read(f) for f in self.root.iterdir() if f.is_dir() and f.name[0] != "."), key=lambda e: e.name)
+        """Every model here, sorted by name; damaged ones too, with their problem. Raises ResourceError, as all do that
+        look, when the store cannot be read."""
+        with reading(self.root):
+            if not self.root.is_dir():
+                return []
+            folders = [f for f in self.root.iterdir() if f.is_dir() and f.name[0] != "."]
+            return sorted(map(_read, folders), key=lambda entry: entry.name)
 
     def find(self, name: str) -> Entry | None:
         """The model of that exact name, which may have a problem; None when it is not here."""
         folder = self._folder(name)
-        return _read(folder) if folder.is_dir() else None
+        with reading(self.root):
+            return _read(folder) if folder.is_dir() else None
 
     def remove(self, name: str) -> int:
         """Delete a model, and what an unfinished pull of it left; returns the bytes freed.
@@ -94,7 +95,9 @@ class Store:
         Raises ModelNotFound when there is neither, ResourceError when it cannot be deleted.
         """
         folder, staged = self._folder(name), self._staging(name)
-        if not folder.is_dir() and not staged.is_dir():
+        with reading(self.root):
+            here = folder.is_dir() or staged.is_dir()
+        if not here:
             raise ModelNotFound(f"{name!r} is not here; `edgellm list` shows what is")
         with self.locked(name, lambda: log.warning("another process is busy with %s; waiting for it", name)):
             freed = _bytes_in(folder) + _bytes_in(staged)
@@ -104,7 +107,8 @@ class Store:
 
     def staged(self, name: str) -> int:
         """Bytes that an unfinished pull of `name` left here."""
-        return _bytes_in(self._staging(name))
+        with reading(self.root):
+            return _bytes_in(self._staging(name))
 
     @contextmanager
     def locked(self, name: str, waiting: Callable[[], None]) -> Iterator[Path]:
@@ -114,7 +118,7 @@ class Store:
         """
         staging = self._staging(name)
         with writing(self.root):
-            staging.mkdir(parents=True, exist_ok=True)
+            make_folder(staging)
         with writing(self.root), lock(staging.with_name(staging.name + ".lock"), waiting):
             staging.mkdir(exist_ok=True)
             try:

@@ -74,6 +74,17 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turns a failure to look into `folder` into a ResourceError that says where and why."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"cannot read {folder}: {error.strerror or error}; mend that, or set EDGELLM_HOME to another folder"
+        ) from error
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

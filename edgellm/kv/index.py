@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgellm.home import make_folder
 from edgellm.kv.blockfile import Header
 from edgellm.kv.blocks import Block, block_key
 
@@ -73,10 +74,11 @@ class Index:
         self._closed = False
         self._write_lock = threading.RLock()
         try:
-            self._writer, path = _open_newest(folder)
+            self._writer, path = _open_newest(make_folder(folder))
             self._reader, self._read_lock = _connect(path, READ_SECONDS), threading.RLock()  # never writes
         except (sqlite3.Error, OSError) as error:
-            self.problem = f"{folder} cannot be written ({error}); only what is there already is used"
+            why = getattr(error, "strerror", None) or error
+            self.problem = f"{folder} cannot be written ({why}); only what is there already is used"
             self._writer = _connect(":memory:", BUSY_SECONDS)
             self._writer.executescript(_TABLE)
             self._reader, self._read_lock = self._writer, self._write_lock

@@ -87,6 +87,11 @@ class PrefixCache:
         self._label = label
         self._whole = whole
 
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is kept on disk where it should be."""
+        return None if self.store is None else self.store.problem
+
     def match(self, prompt: Tokens[int], *, private: bool = False, feed: int = 1) -> Match:
         """The longest known prefix. feed: tokens at the end of the prompt that a checkpoint must not hold."""
         tokens = np.asarray(prompt, np.int32)

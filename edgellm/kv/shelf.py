@@ -40,10 +40,9 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with contextlib.suppress(OSError):  # the index finds out and says it
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            folder.chmod(0o700)
         self.index = Index(folder)
+        with contextlib.suppress(OSError):  # somebody else made it
+            folder.chmod(0o700)
         self.problem = self.index.problem
 
     def read(self, key: bytes) -> Buffer:

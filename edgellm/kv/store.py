@@ -74,7 +74,6 @@ class BlockStore:
 
     def __init__(self, folder: Path, *, budget: int | None = None) -> None:
         self.folder = folder
-        self.problem: str | None = None
         self.rejected: list[tuple[bytes, str]] = []
         self.dropped = 0
         self._changed = threading.Condition()  # guards what follows, and `dropped`
@@ -91,8 +90,7 @@ class BlockStore:
         self._pid = os.getpid()
         self._shelf = Shelf(folder)
         self._index = self._shelf.index
-        if self._shelf.problem is not None:
-            self._fail(self._shelf.problem)
+        self.problem = self._shelf.problem  # whoever opens a store says this one
         self.budget = self._default_budget() if budget is None else budget
         self._thread = threading.Thread(target=self._run, name="edgellm-kv-writer", daemon=True)
         self._thread.start()
@@ -228,7 +226,7 @@ class BlockStore:
     def prune(self, to_bytes: int) -> int:
         """Evict until at most `to_bytes` are left; returns the bytes freed."""
         if self._shelf.problem is not None:
-            raise ResourceError(self._shelf.problem)
+            raise ResourceError(f"{self._shelf.problem}; make it writable, or set EDGELLM_HOME to a folder that is")
         with self._told():
             return self._shelf.evict(to_bytes)
 
@@ -351,6 +349,9 @@ class BlockStore:
                 log.warning("the block %s on disk is computed again: %s", key.hex()[:16], reason)
 
     def _fail(self, problem: str) -> None:
+        if self._shelf.problem is not None:  # which is why
+            log.debug("prompt cache on disk: %s", problem)
+            return
         if problem != self.problem:
             log.warning("prompt cache on disk: %s", problem)
         self.problem = problem

@@ -90,7 +90,7 @@ class Layer:
         self._path = folder / "attention.onnx"
         write_onnx(self._path, shape.graph())
         with ONNXFile.open(self._path) as file:
-            self._ours = file.with_domains({0: kernels.ANY_KERNEL})
+            self._ours = file.rewritten({0: kernels.ANY_KERNEL})
         self.ours, self.theirs = self.session(self._ours), self.session(str(self._path))
 
     def session(self, model: str | bytes, threads: int = 2) -> Any:

@@ -103,7 +103,7 @@ def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int 
     with ONNXFile.open(path) as file:
         domains = kernels.chosen(file.graph, n_vocab)
         assert domains == {0: kernels.BYTES_ONLY if n_vocab == w.rows else kernels.ANY_KERNEL}
-        model = file.with_domains(domains)
+        model = file.rewritten(domains)
     return _open(model, folder, threads)
 
 
@@ -246,7 +246,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "broken.onnx"
         write_onnx(path, Graph("test", graph.inputs, graph.outputs, graph.nodes, broken))
         with ONNXFile.open(path) as file:
-            model = file.with_domains({0: kernels.ANY_KERNEL})
+            model = file.rewritten({0: kernels.ANY_KERNEL})
         with pytest.raises(Exception, match="has another type or size"):
             _open(model, tmp_path)
 
@@ -261,7 +261,7 @@ def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Pat
     path = tmp_path / "lying.onnx"
     write_onnx(path, Graph("test", graph.inputs, graph.outputs, (lying,), graph.initializers))
     with ONNXFile.open(path) as file:
-        model = file.with_domains({0: kernels.ANY_KERNEL})
+        model = file.rewritten({0: kernels.ANY_KERNEL})
     with pytest.raises(Exception, match="MatMulNBits"):
         _open(model, tmp_path)
 

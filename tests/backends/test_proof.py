@@ -19,7 +19,7 @@ from edgellm.backends.llamacpp import proof
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
-from edgellm.home import home
+from edgellm.home import home, make_folder
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_a_child_that_hangs_is_ended_and_forgotten(tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 @pytest.mark.parametrize("code", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGILL])
 def test_signals_are_named(code: signal.Signals) -> None:
-    assert (proof._judge(Path("x"), -code, ["a", "b"])) == f"{code.name}; its last words: a | b"
+    assert (proof._judge(Path("x"), -code, ["a", "b failed"])) == f"{code.name}; its last words: b failed"
 
 
 def test_the_kernels_killer_means_memory() -> None:
@@ -133,7 +133,7 @@ def test_a_child_that_cannot_run_is_not_the_files_fault() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 100_000])
 def test_a_damaged_memory_of_verdicts_is_replaced(tmp_path: Path, content: bytes) -> None:
-    home(proof.VERDICTS).write_bytes(content)
+    (make_folder(home()) / proof.VERDICTS).write_bytes(content)
     make_safe(tiny("llama"), tmp_path)
     assert len(json.loads(home(proof.VERDICTS).read_bytes())) == 1
 

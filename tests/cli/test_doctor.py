@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
             "library": "/lib/libllama.so",
             "features": {"CPU": {"AVX": "1", "AVX2": "1", "FMA": "1", "F16C": "1", "REPACK": "1"}},
             "gpu_offload": False,
+            "devices": [{"name": "CPU", "description": "A CPU", "kind": "cpu", "free": 8 << 30, "total": 16 << 30}],
             "extra_buffers": {"use": True, "without_amx": True, "amx": "absent", "reason": "no AMX"},
             "rebuild": "pip install something",
         },
@@ -126,6 +127,18 @@ def test_a_state_folder_that_cannot_be_made(shown: Any, monkeypatch: pytest.Monk
     assert "the state folder cannot be written" in result.output
 
 
+def test_gpus_are_named(shown: Any) -> None:
+    gpus = [
+        {"name": "CUDA0", "description": "NVIDIA A10", "kind": "gpu", "free": 20 * 10**9, "total": 24 * 10**9},
+        {"name": "Vulkan1", "description": "Intel Arc", "kind": "igpu", "free": 0, "total": 0},
+    ]
+    assert "GPU: none that this build can use" in shown(GOOD).output
+    output = shown(changed("engines.0.devices", [*GOOD["engines"][0]["devices"], *gpus])).output
+    assert "GPU: CUDA0, NVIDIA A10, 20.00 GB free of 24.00 GB\n" in output
+    assert "GPU: Vulkan1, Intel Arc\n" in output
+    assert "GPU: CPU" not in output
+
+
 def test_json_of_this_machine() -> None:
     result = CliRunner().invoke(doctor, ["--json"])
     report = json.loads(result.stdout)
@@ -133,4 +146,7 @@ def test_json_of_this_machine() -> None:
     assert [engine["name"] for engine in report["engines"]] == ["llama.cpp", "ONNX Runtime"]
     assert report["state"]["writable"] is True
     assert report["engines"][0]["features"]["CPU"]
+    [processor] = [each for each in report["engines"][0]["devices"] if each["kind"] == "cpu"]
+    assert processor["name"] == "CPU"
+    assert processor["total"] >= processor["free"] > 0
     assert result.exit_code == 0

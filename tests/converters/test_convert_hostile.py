@@ -85,11 +85,10 @@ def absolute(folder: Path) -> None:
     edit_json(folder / INDEX, weight_map={name: str(folder / file) for name, file in weight_map.items()})
 
 
-def link_out(folder: Path) -> None:
+def link_nowhere(folder: Path) -> None:
     shard = folder / "model-00001-of-00002.safetensors"
-    outside = folder.parent / "outside.safetensors"
-    os.replace(shard, outside)
-    shard.symlink_to(outside)
+    os.replace(shard, folder.parent / "aside.safetensors")
+    shard.symlink_to(folder.parent / "nothing.safetensors")
 
 
 def lie(**values: Any) -> Callable[[Path], None]:
@@ -127,7 +126,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], type[EdgeLLMError], str]] = {
     "missing shard": (lose_shard, ModelNotFound, "shard is missing"),
     "index that climbs": (climb, InvalidModelFile, "plain name"),
     "index with absolute paths": (absolute, InvalidModelFile, "plain name"),
-    "link that leaves": (link_out, InvalidModelFile, "leaves the folder"),
+    "link to nothing": (link_nowhere, ModelNotFound, "shard is missing"),
     "too few layers": (lie(num_hidden_layers=1), Unsupported, "would be lost"),
     "too many layers": (lie(num_hidden_layers=3), InvalidModelFile, "missing"),
     "endless layers": (lie(num_hidden_layers=10**9), InvalidModelFile, "n_layer"),

@@ -323,32 +323,49 @@ def test_external_data_in_a_folder_below(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
-def test_links_stay_inside_but_for_the_hub_cache(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(16))
+def test_links_of_the_folder_are_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(bytes(16))
     repo = tmp_path / "models--a--b"
     snapshot = repo / "snapshots" / "123"
     (snapshot / "onnx").mkdir(parents=True)
     (repo / "blobs").mkdir()
     made = model(initializers=[outside("data")]).SerializeToString()
     (repo / "blobs" / "m").write_bytes(made)
-    shutil.copy(secret, repo / "blobs" / "d")
+    shutil.copy(elsewhere, repo / "blobs" / "d")
     for folder, up in ((snapshot, "../.."), (snapshot / "onnx", "../../..")):
         (folder / "model.onnx").symlink_to(f"{up}/blobs/m")
         (folder / "data").symlink_to(f"{up}/blobs/d")
         with ONNXFile.open(folder / "model.onnx") as file:
             assert file.array("w").tolist() == [0, 0, 0, 0]
         (folder / "data").unlink()
-        (folder / "data").symlink_to(secret)
-        with pytest.raises(InvalidModelFile, match="leaves the folder"):
-            ONNXFile.open(folder / "model.onnx")
+        (folder / "data").symlink_to(elsewhere)
+        with ONNXFile.open(folder / "model.onnx") as file:
+            moved = onnx.ModelProto.FromString(file.rewritten({}, tmp_path))
+            assert [entry.value for entry in moved.graph.initializer[0].external_data] == ["elsewhere"]
+        for lost in ("data", tmp_path / "gone", folder / "model.onnx" / "data"):
+            (folder / "data").unlink()
+            (folder / "data").symlink_to(lost)
+            with pytest.raises(ModelNotFound, match=r"data: a link to .* where nothing is; fetch the file"):
+                ONNXFile.open(folder / "model.onnx")
         (folder / "data").unlink()
-        (folder / "data").symlink_to("data")
-        with pytest.raises(InvalidModelFile):
+        os.mkfifo(folder / "data")
+        with pytest.raises(InvalidModelFile, match="not a regular file"):
             ONNXFile.open(folder / "model.onnx")
     assert path_in(tmp_path, "a/b") == tmp_path / "a" / "b"
     with pytest.raises(InvalidModelFile, match="plain name"):
         file_in(tmp_path, "a/b")
+
+
+def test_words_in_another_encoding_are_replaced(tmp_path: Path) -> None:
+    made = model()
+    made.producer_name = made.doc_string = made.graph.doc_string = "GRUEN"
+    made.metadata_props.append(onnx.StringStringEntryProto(key="by", value="GRUEN"))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"GRUEN", b"gr\xfc\xdfe"))
+    with ONNXFile.open(path) as file:
+        assert file.producer.startswith("gr\ufffd\ufffde")
+        assert file.metadata["by"] == "gr\ufffd\ufffde"
 
 
 def node(op: str = "Neg", inputs: str = "x", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
@@ -513,10 +530,10 @@ def test_domains_of_nodes_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     with ONNXFile.open(path) as file:
-        changed = onnx.ModelProto.FromString(file.with_domains({2: "edgellm.other", 3: "edgellm.third"}))
+        changed = onnx.ModelProto.FromString(file.rewritten({2: "edgellm.other", 3: "edgellm.third"}))
         for at, wrong in ((2, "edgellm"), (1, "edgellm.other")):
             with pytest.raises(InvalidParameter, match=f"node {at} .* not a domain as long as"):
-                file.with_domains({at: wrong})
+                file.rewritten({at: wrong})
     assert [node.domain for node in changed.graph.node] == ["com.microsoft", "", "edgellm.other", "edgellm.third"]
     for node, domain in ((2, "edgellm.other"), (3, "edgellm.third")):
         model.graph.node[node].domain = domain

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.backends.llamacpp.reason import reason
-from edgellm.errors import EdgeLLMError, ModelLoadError, UnsupportedArchitecture
+from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.params import LoadParams
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
     with GGUFFile.open(path) as file:  # closed before llama.cpp maps the same pages
         plan = loading.plan(file, params)
         proof.make_safe(file, trust=params.trust, extra_bufts=library.extra_buffers().use)
-    p = library.model_params()
-    p.n_gpu_layers = plan.gpu_layers
+    p = library.model_params(plan.gpu_layers)
     stopped: list[BaseException] = []
 
     def report(share: float, _user_data: Any) -> bool:
@@ -52,14 +50,5 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
             lib.llama_model_free(model)
         raise stopped[0]
     if not model:
-        raise _load_error(path, reason(lines))
+        raise refusal(path, "refused the file", reason(lines))
     return LlamaBackend(model, plan)
-
-
-def _load_error(path: Path, reason: str) -> EdgeLLMError:
-    reason = reason or "llama.cpp gave no reason"
-    if "unknown model architecture" in reason:
-        return UnsupportedArchitecture(
-            f"{path}: {reason}; this llama.cpp does not know it. A newer edgellm may, or another file of the model"
-        )
-    return ModelLoadError(f"{path}: llama.cpp refused the file: {reason}")

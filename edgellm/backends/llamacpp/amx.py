@@ -30,7 +30,7 @@ from typing import Any, Literal
 from edgellm import _native
 from edgellm.backends.llamacpp.ggml import Ggml
 from edgellm.formats.writing import whole_file
-from edgellm.home import home
+from edgellm.home import home, make_folder, unkept
 
 Verdict = Literal["ok", "crashes", "wrong"]
 SAID: dict[str, str] = {
@@ -146,10 +146,10 @@ def _verdict(library: Any, version: str) -> tuple[str, str]:
         _logger.warning("AMX stays off: %s", failure)
         return "unproven", failure
     try:
-        with whole_file(home(VERDICTS)) as file:
+        with whole_file(make_folder(home()) / VERDICTS) as file:
             file.write(json.dumps({**known, key: verdict}, indent=1).encode())
     except OSError as error:
-        _logger.warning("cannot remember the verdict on AMX, the next start will ask again: %s", error)
+        unkept(error)
     return verdict, SAID[verdict]
 
 

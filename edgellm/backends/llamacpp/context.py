@@ -24,6 +24,7 @@ def context_params(plan: Plan, abort: _native.AbortFlag, *, cells: int, tokens: 
     p.flash_attn_type = plan.flash_attention
     types = {"f16": lib.GGML_TYPE_F16, "f32": lib.GGML_TYPE_F32, "q8_0": lib.GGML_TYPE_Q8_0}
     p.type_k = p.type_v = types[plan.params.kv_type or KV_TYPE]
+    p.offload_kqv = p.op_offload = plan.gpu_layers > 0  # else not even large products of a prompt go to a GPU
     p.kv_unified = True
     p.swa_full = True
     p.no_perf = True

@@ -1,4 +1,4 @@
-"""The few functions of ggml's C API that the AMX guard needs and llama-cpp-python does not bind.
+"""The few functions of ggml's C API that edgellm needs and llama-cpp-python does not bind.
 
 Sources: ggml.h, ggml-backend.h and ggml-cpu.h of the vendored llama.cpp.
 """
@@ -7,12 +7,32 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgellm import _native
 
 CPU_DEVICE = 0  # enum ggml_backend_dev_type
+KINDS = {CPU_DEVICE: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}  # igpu: its memory is the machine's
 F32 = 0  # enum ggml_type
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What ggml computes on. kind: one of KINDS, or "other"; free, total: bytes of its memory, 0 if it does not say."""
+
+    name: str
+    description: str
+    kind: str
+    free: int
+    total: int
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether layers of a model can go there."""
+        return self.kind in ("gpu", "igpu")
 
 
 class InitParams(ctypes.Structure):
@@ -23,7 +43,28 @@ class Ggml:
     """ggml inside the loaded llama.cpp, with C prototypes apart from those of llama-cpp-python."""
 
     def __init__(self, library: Any) -> None:
-        self._lib = ctypes.CDLL(library._lib._name)
+        llama = library._lib._name
+        # A DLL of Windows does not pass on what it was linked with.
+        self._libraries = [ctypes.CDLL(str(path)) for path in (llama, *sorted(Path(llama).parent.glob("ggml*.dll")))]
+
+    def devices(self) -> list[Device]:
+        """Every device, in llama.cpp's order. Raises AttributeError where the library hides these functions."""
+        return [
+            self._device(self._call("ggml_backend_dev_get", ctypes.c_size_t(index)))
+            for index in range(self._size("ggml_backend_dev_count"))
+        ]
+
+    def _device(self, device: int) -> Device:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("ggml_backend_dev_memory", device, ctypes.byref(free), ctypes.byref(total))
+        kind = self._function("ggml_backend_dev_type")(ctypes.c_void_p(device))
+        return Device(
+            name=self._text("ggml_backend_dev_name", device),
+            description=self._text("ggml_backend_dev_description", device),
+            kind=KINDS.get(kind, "other"),
+            free=free.value,
+            total=total.value,
+        )
 
     def extra_buffer_names(self, *, refusing: bool) -> list[str]:
         """Names of the CPU backend's extra buffer types. The first call in a process decides about AMX.
@@ -45,9 +86,7 @@ class Ggml:
         return list(_until_null(address))
 
     def buffer_name(self, buffer_type: int) -> str:
-        function = self._lib.ggml_backend_buft_name
-        function.restype = ctypes.c_char_p
-        return bytes(function(ctypes.c_void_p(buffer_type))).decode()
+        return self._text("ggml_backend_buft_name", buffer_type)
 
     def product(self, kind: int, weights: Any, activations: Any, *, through_amx: bool) -> Any:
         """activations @ weights.T through ggml: (tokens, rows) float32.
@@ -92,14 +131,27 @@ class Ggml:
     def _context(self, *, no_alloc: bool) -> int:
         return self._call("ggml_init", InitParams(16 << 20, None, no_alloc))
 
+    def _function(self, name: str) -> Any:
+        """A C function, with a prototype of its own. Raises AttributeError."""
+        for library in self._libraries:
+            with suppress(AttributeError):
+                return library[name]
+        raise AttributeError(f"no function {name} in {self._libraries[0]._name}")
+
     def _call(self, name: str, *arguments: Any) -> int:
         """Call a function that returns a pointer or nothing; whole numbers among the arguments are pointers."""
-        function = self._lib[name]
+        function = self._function(name)
         function.restype = ctypes.c_void_p
         return function(*(ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments)) or 0
 
+    def _text(self, name: str, pointer: int) -> str:
+        """Call a function that returns the text of something."""
+        function = self._function(name)
+        function.restype = ctypes.c_char_p
+        return (function(ctypes.c_void_p(pointer)) or b"").decode("utf-8", "replace")
+
     def _size(self, name: str, *arguments: Any) -> int:
-        function = self._lib[name]
+        function = self._function(name)
         function.restype = ctypes.c_size_t
         return int(function(*arguments))
 

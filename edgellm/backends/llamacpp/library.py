@@ -23,6 +23,7 @@ from typing import Any
 from edgellm import _native
 from edgellm.backends.llamacpp import amx
 from edgellm.backends.llamacpp.amx import ExtraBuffers
+from edgellm.backends.llamacpp.ggml import Device, Ggml
 from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTION = "llama-cpp-python"
@@ -48,6 +49,7 @@ class _Captures(threading.local):
 
 
 _captures = _Captures()
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends at once; llama.cpp is given its address
 
 
 def load_library() -> Any:
@@ -72,11 +74,27 @@ def extra_buffers() -> ExtraBuffers:
     return _extra
 
 
-def model_params() -> Any:
-    """llama_model_params: llama.cpp's defaults, `use_extra_bufts` from the guard. Raises what `load_library` does."""
+def model_params(gpu_layers: int = 0) -> Any:
+    """llama_model_params: llama.cpp's defaults, `use_extra_bufts` from the guard. Raises what `load_library` does.
+
+    gpu_layers: 0 leaves GPUs out altogether; llama.cpp would still multiply long prompts there, after copying weights.
+    """
     params = load_library().llama_model_default_params()
     params.use_extra_bufts = extra_buffers().use
+    params.n_gpu_layers = gpu_layers
+    if not gpu_layers:
+        params.devices = ctypes.addressof(_NO_DEVICES)
     return params
+
+
+def devices() -> list[Device]:
+    """What llama.cpp can compute on; [] where it does not tell. Raises what `load_library` does."""
+    library = load_library()
+    try:
+        return Ggml(library).devices()
+    except (AttributeError, OSError) as error:
+        _logger.warning("llama.cpp does not tell its devices: %s", error)
+        return []
 
 
 @contextmanager
@@ -109,6 +127,7 @@ def engine_report() -> dict[str, Any]:
         "library": library._lib._name,
         "features": parse_system_info(library.llama_print_system_info().decode()),
         "gpu_offload": bool(library.llama_supports_gpu_offload()),
+        "devices": [asdict(device) for device in devices()],
         "extra_buffers": asdict(extra_buffers()),
         "rebuild": rebuild_command(amx.FLAGS_WITHOUT if built_with_amx else ""),
     }

@@ -27,10 +27,11 @@ from typing import Any
 from edgellm import machine
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.checks import EDITION, check_header
-from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
+from edgellm.backends.llamacpp.reason import reason, refusal
+from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.writing import whole_file
-from edgellm.home import home
+from edgellm.home import home, make_folder, unkept
 
 VERDICTS = "verdicts.json"
 KEPT_VERDICTS = 4096
@@ -124,25 +125,22 @@ def _judge(path: Path, status: int, lines: list[str]) -> str:
     """Turn an exit status and the native log into a verdict or an error."""
     if status == PASSED:
         return ""
-    words = "\n".join(lines[-8:])
+    words = reason(lines)
     starved = any(sign in line.lower() for line in lines[-20:] for sign in _OUT_OF_MEMORY)
     if status in (NO_MEMORY, -getattr(signal, "SIGKILL", 0)) or starved:
         raise NotEnoughMemory(
-            f"{path}: memory ran out in the child process that tried it; close other programs\n{words}"
+            f"{path}: memory ran out in the child process that tried it: {words or 'the system ended it'}; close other "
+            "programs"
         )
     if (crash := _crash_name(status)) is not None:
-        return f"{crash}; its last words: {' | '.join(lines[-3:])}"
-    if status == REFUSED and any("unknown model architecture" in line for line in lines):
-        raise UnsupportedArchitecture(
-            f"{path}: llama.cpp does not know its architecture; convert another model\n{words}"
-        )
-    did = {REFUSED: "does not load it", NO_CONTEXT: "makes no context for it", NO_PASS: "cannot compute with it"}
+        return f"{crash}; its last words: {words}" if words else crash
+    did = {REFUSED: "refused the file", NO_CONTEXT: "makes no context for it", NO_PASS: "cannot compute with it"}
     if status not in did:
         raise ModelLoadError(
             f"{path}: the child process that tries unusual files failed by itself (exit status {status}); pass "
-            f"trust=True to load the file all the same. It said:\n{words}"
+            f"trust=True to load the file all the same. It said: {words}"
         )
-    raise ModelLoadError(f"{path}: llama.cpp {did[status]}; fetch or convert it again. The engine says:\n{words}")
+    raise refusal(path, did[status], words)
 
 
 def _crash_name(status: int) -> str | None:
@@ -181,10 +179,10 @@ def _remember(key: str, verdict: str) -> None:
     """Add a verdict. Of two writers at once the later one wins, and the other's file is tried again some day."""
     kept = [(k, v) for k, v in _verdicts().items() if k != key][1 - KEPT_VERDICTS :]
     try:
-        with whole_file(home(VERDICTS)) as file:
+        with whole_file(make_folder(home()) / VERDICTS) as file:
             file.write(json.dumps({**dict(kept), key: verdict}).encode())
     except OSError as error:  # a full or read-only disk, or a reader on Windows: the file will be tried again
-        _logger.warning("the verdict on a model file was not kept: %s", error)
+        unkept(error)
 
 
 def child(arguments: list[str]) -> None:
@@ -224,7 +222,6 @@ def _trial(path: bytes, extra_bufts: bool) -> int:
     lib = library.load_library()
     lib.llama_log_set(lib.llama_log_callback(), None)  # NULL: straight to stderr, so that last words arrive
     model_params = library.model_params()
-    model_params.n_gpu_layers = 0
     model_params.use_extra_bufts = extra_bufts
     model = lib.llama_model_load_from_file(path, model_params)
     if not model:

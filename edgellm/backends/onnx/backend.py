@@ -80,7 +80,7 @@ class OnnxBackend(Backend):
         if self._roles.rows == "all":
             self.micro_batch = max(16, min(self.micro_batch, MAX_UNASKED_BYTES // row // 4 * 4))
         self.max_rows = max(8, min(self.micro_batch, MAX_ROW_BYTES // row))
-        self.rewritten = plan.rewritten  # None: ONNX Runtime's kernels compute all
+        self.rewritten = plan.rewritten  # without operators, or None: ONNX Runtime's kernels compute all
         self.state_key = self._state_key()
         if self._roles.shared:
             self.cells: Cells = Shared(self._roles.kept, MAX_SEQUENCES, plan.n_ctx, plan.max_cells)
@@ -102,7 +102,7 @@ class OnnxBackend(Backend):
         build = f"{library.distribution()[1]} {library.load_library().get_build_info()}"
         features = hashlib.blake2b(" ".join(sorted(machine.cpu_features())).encode(), digest_size=8).hexdigest()
         layout = "shared" if self._roles.shared else "copied"
-        ours = kernels.names() if self.rewritten is not None else "none"
+        ours = kernels.names() if self.rewritten is not None and self.rewritten.operators else "none"
         return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features, ours))
 
     # Sequences

@@ -6,7 +6,7 @@
     modules.json  1_Pooling/config.json          sentence-transformers': how token vectors become one
     model.onnx  onnx/model_q4.onnx …             graphs, each with its data beside it
 
-None of them may lie outside the folder.
+No name in a file leads out of the folder; links in it are followed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ModelFolder:
     genai: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, name: str) -> Path | None:
-        """A file of the folder, None if it is not there. Raises InvalidModelFile for one that lies elsewhere."""
+        """A file of the folder, None if it is not there. Raises what `path_in` does."""
         path = path_in(self.root, name)
         return path if path.is_file() else None
 
@@ -122,10 +122,12 @@ def _json(root: Path, name: str) -> dict[str, Any]:
 def _raw(root: Path, name: str) -> bytes | None:
     path = path_in(root, name)
     try:
+        if not path.is_file():
+            if path.exists():  # a pipe would be waited for
+                raise InvalidModelFile(f"{path}: not a regular file; put the file itself there")
+            return None
         with path.open("rb") as file:
             raw = file.read(MAX_JSON + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
         raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_JSON:

@@ -16,6 +16,7 @@ from edgellm.backends.base import ModelInfo
 from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, all_nodes
 from edgellm.errors import InvalidModelFile
+from edgellm.formats.confined import model_name
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
 from edgellm.tokenizers import TextTokenizer
@@ -217,7 +218,7 @@ def _name(folder: ModelFolder) -> str:
     value = folder.config.get("_name_or_path")
     if isinstance(value, str) and value.strip("/. \\"):
         return Path(value.replace("\\", "/")).name
-    return folder.root.resolve().name
+    return model_name(folder.root)
 
 
 def _first(sources: tuple[Mapping[str, Any], ...], *keys: str) -> int | None:

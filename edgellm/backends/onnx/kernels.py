@@ -9,6 +9,7 @@ native/kernels/product.h and native/kernels/attention.h.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,29 +50,47 @@ def names() -> str:
 
 @dataclass(slots=True)
 class Rewritten:
-    """model: its bytes with operators of our own, until it is loaded. data: the files beside it. attention: it is among
-    the operators."""
+    """A model that ONNX Runtime gets as bytes. model: these bytes, until it is loaded. folder: where the files beside
+    it are, which are data. operators: some are our own; attention: it is among them."""
 
     model: bytes
+    folder: Path
     data: tuple[Path, ...]
+    operators: bool
     attention: bool
 
     def release(self) -> None:
         """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory."""
         self.model = b""
-        for path in self.data:
+        for path in self.data if self.operators else ():
             _native.release_mapped_file(str(path.resolve()))
 
 
-def rewritten(file: ONNXFile, roles: Roles) -> Rewritten | None:
-    """The model with operators of our own; None where there is nothing that they could do, or no kernel."""
-    if not names() or library.version() < OLDEST or file.path.stat().st_size > MAX_GRAPH:
+def rewritten(file: ONNXFile, roles: Roles, *, cpu: bool) -> Rewritten | None:
+    """The model with operators of our own (cpu: it runs there), and with other names for files beside it that are links
+    out of its folder; None where neither is to be done."""
+    if library.version() < OLDEST:
         return None
-    domains = chosen(file.graph, roles.n_vocab, roles.kept)
-    if not domains:
+    runs = cpu and names() and file.path.stat().st_size <= MAX_GRAPH
+    domains = chosen(file.graph, roles.n_vocab, roles.kept) if runs else {}
+    away = _linked(file)
+    if not domains and away is None:
         return None
     log.info("%d nodes of %s go through %s", len(domains), file.path, names())
-    return Rewritten(file.with_domains(domains), tuple(file.data_paths), attends(file.graph, domains))
+    model, folder = file.rewritten(domains, away), away or file.path.parent
+    return Rewritten(model, folder, tuple(file.data_paths), bool(domains), attends(file.graph, domains))
+
+
+def _linked(file: ONNXFile) -> Path | None:
+    """The folder that really holds the files beside a model, where a link leads out of the model's: ONNX Runtime
+    refuses to follow it."""
+    places, own = [path.resolve().parent for path in file.data_paths], file.path.parent.resolve()
+    if all(place.is_relative_to(own) for place in places):
+        return None
+    try:
+        return Path(os.path.commonpath(places))
+    except ValueError:  # two drives of Windows, and ONNX Runtime has the word
+        return None
 
 
 def chosen(graph: Graph, n_vocab: int | None, kept: Iterable[Kept] = ()) -> dict[int, str]:
@@ -99,10 +118,11 @@ def attends(graph: Graph, domains: Mapping[int, str]) -> bool:
     return any(graph.nodes[at].op == "GroupQueryAttention" for at in domains)
 
 
-def register(options: Any, folder: Path) -> None:
-    """Make our operators known to a session, and where the files of its model are."""
-    options.register_custom_ops_library(_native.__file__)
+def register(options: Any, folder: Path, *, operators: bool = True) -> None:
+    """Tell a session where the files of its model are, and of our operators."""
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if operators:
+        options.register_custom_ops_library(_native.__file__)
 
 
 def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:

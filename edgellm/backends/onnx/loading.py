@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +30,8 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "ou
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens). providers: best
-    first. mixes_batches: what a text gives depends on the texts beside it in a batch. rewritten: the model with
-    operators of our own, None where the file is loaded as it is."""
+    first. mixes_batches: what a text gives depends on the texts beside it in a batch. rewritten: what ONNX
+    Runtime gets instead of the file, None where that is loaded as it is."""
 
     folder: ModelFolder
     roles: Roles
@@ -73,14 +74,14 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         _check_library(file)
         info, found, tokenizer = _describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
-        rewritten = kernels.rewritten(file, found)
+        providers, reason = library.providers(params.gpu_layers, found.kv_type)
+        rewritten = kernels.rewritten(file, found, cpu=providers[0] == library.CPU)
     if params.kv_type not in (None, found.kv_type):
         has = f"the graph keeps {found.kv_type}" if found.kv_type else "the graph has no KV cache"
         raise Unsupported(f"{info.path}: kv_type={params.kv_type!r}, but {has}; leave kv_type away, or export anew")
     if params.flash_attention is not None:
         raise Unsupported(f"{info.path}: ONNX Runtime chooses the kernel of attention; leave flash_attention away")
     n_ctx, max_cells = _context(info, found, params)
-    providers, reason = library.providers(params.gpu_layers, found.kv_type)
     log.info("%s runs on %s: %s", info.name, providers[0], reason)
     return Plan(
         folder=folder,
@@ -94,7 +95,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         providers=providers,
         mixes_batches=dynamic,
-        rewritten=rewritten if providers[0] == library.CPU else None,
+        rewritten=rewritten,
     )
 
 
@@ -136,7 +137,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
     model: str | bytes = str(plan.folder.model)
     if plan.rewritten is not None:
-        kernels.register(options, plan.folder.model.parent)
+        kernels.register(options, plan.rewritten.folder, operators=plan.rewritten.operators)
         model = plan.rewritten.model
     try:
         made = module.InferenceSession(model, options, providers=providers)
@@ -150,7 +151,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
 
 
 def _load_error(plan: Plan, reason: str) -> EdgeLLMError:
-    model = plan.folder.model
+    model, reason = plan.folder.model, re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)
     if any(words in reason for words in UNKNOWN_OPERATOR):
         return UnsupportedArchitecture(
             f"{model}: {reason}. This ONNX Runtime does not have an operator of the graph; a newer one may"
