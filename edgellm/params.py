@@ -15,7 +15,7 @@ from edgellm.errors import InvalidParameter
 T = TypeVar("T")
 
 KV_TYPES = ("f16", "f32", "q8_0")
-BACKENDS = ("auto", "llamacpp", "onnx", "native", "echo")
+BACKENDS = ("auto", "llamacpp", "onnx", "echo")
 OVERFLOW = ("error", "drop-oldest")
 
 
@@ -70,7 +70,7 @@ class LoadParams:
     gpu_layers: int | Literal["auto"] = "auto"
     flash_attention: bool | None = None
     micro_batch: int = 512
-    backend: Literal["auto", "llamacpp", "onnx", "native", "echo"] = "auto"
+    backend: Literal["auto", "llamacpp", "onnx", "echo"] = "auto"
     trust: bool = False
     offline: bool = False
     cache: CacheParams = field(default_factory=CacheParams)

@@ -25,7 +25,7 @@ BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
-COMMAND = VALUES | {PUBLIC, "hub", "kv.store", "machine"}
+COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
@@ -52,7 +52,8 @@ RULES: dict[str, set[str]] = {
     "model": ABOVE | {"chat"},
     "chat": ABOVE | {"model", "said"},
     "said": VALUES | {"backends.base", "engine"},
-    "hub": {"errors", "formats"},
+    "config": {"errors"},
+    "hub": {"config", "errors", "formats"},
     "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine"},
     "serve": COMMAND,
     "cli": COMMAND,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def open_backend(path: Path, params: LoadParams, progress: Callable[[float], Non
 
         return open_onnx(path, params, progress)
     if kind != "gguf" or params.backend not in ("auto", "llamacpp"):
+        if advice := _advice(path):
+            raise Unsupported(f"{path}: {advice}")
         asked = kind if params.backend == "auto" else f"{kind} with {params.backend}"
         raise Unsupported(
             f"{path}: edgellm runs GGUF files with llama.cpp, and .onnx files and their folders with ONNX Runtime; "
@@ -53,7 +56,7 @@ def inspect(path: str | Path, kv_type: str | None = None) -> ModelInfo:
 
         return inspect_onnx(path)
     if kind != "gguf":
-        raise Unsupported(f"{path}: neither a GGUF file nor an ONNX model")
+        raise Unsupported(f"{path}: {_advice(path) or 'neither a GGUF file nor an ONNX model'}")
     from edgellm.backends.llamacpp.info import model_info
     from edgellm.formats.gguf import GGUFFile
 
@@ -85,3 +88,17 @@ def _format(path: Path) -> str:
     if magic == GGUF_MAGIC or path.suffix.lower() == ".gguf":
         return "gguf"
     return "onnx" if path.suffix.lower() == ".onnx" else "this kind of file"
+
+
+def _advice(path: Path) -> str:
+    """What to do with a checkpoint, or with a folder of GGUF files; "" for everything else."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() and (files := sorted(folder.glob("*.gguf"))):
+        return f"a folder; name one of the GGUF files in it, such as {files[0]}"
+    weights = (".safetensors", ".bin", ".pt", ".pth")
+    if (path.is_dir() and (folder / "config.json").is_file()) or path.suffix.lower() in weights:
+        return (
+            "a checkpoint, which no engine runs as it is; "
+            f"`edgellm convert {shlex.quote(str(folder))} -o model.gguf --quant q4_k_m` makes a file to run"
+        )
+    return ""

@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 import click
 
 from edgellm import __version__
+from edgellm.cli import streams
 from edgellm.errors import EdgeLLMError, InvalidParameter
 
 # name: (module, attribute, the line that --help shows)
 COMMANDS = {
     "run": ("run", "run", "One answer, or a conversation when no prompt is given."),
     "pull": ("pull", "pull", "Download a model."),
+    "chats": ("chats", "chats", "The conversations that are kept, if you want them kept."),
     "list": ("list", "list_models", "Models that are here, and models to pull."),
     "show": ("show", "show", "What a model file is and what it needs."),
     "rm": ("rm", "rm", "Remove a downloaded model."),
@@ -28,7 +30,10 @@ COMMANDS = {
     "convert": ("convert", "convert", "Make a GGUF file of a checkpoint, or a checkpoint of a GGUF file."),
     "eval": ("eval", "evaluate", "Measure how well models predict a text, and how far from another."),
     "bench": ("bench", "bench", "Measure prefill, decode and time to first token."),
+    "config": ("config", "config", "Your settings: default model, aliases, presets."),
     "doctor": ("doctor", "doctor", "What this machine has, and what is wrong."),
+    "completion": ("completion", "completion", "Let the shell complete commands and models."),
+    "help": ("help", "help_command", "The help page of a command."),
 }
 
 
@@ -81,34 +86,61 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `edgellm` program."""
+    with streams.safe():
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Run a command line; returns the exit code."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.WARNING)
     logging.getLogger("edgellm").handlers = [handler]
     context: dict[str, Any] = {}
+    code = 0
     try:
+        if "_EDGELLM_COMPLETE" in os.environ:
+            from edgellm.cli.completion import answer
+
+            answer(cli)
         with cli.make_context("edgellm", sys.argv[1:] if arguments is None else arguments) as ctx:
             try:
                 cli.invoke(ctx)
             finally:
                 context = ctx.obj or {}
-    except click.exceptions.Exit as error:
-        _leave(error.exit_code)
-    except click.ClickException as error:
+        sys.stdout.flush()
+    except Exception as error:
+        code = _fail(error, verbose=bool(context.get("verbose")))
+    except KeyboardInterrupt:
+        code = 130
+    try:
+        sys.stdout.flush()
+    except (streams.OutputLost, BrokenPipeError):  # reported by now, or nobody was listening
+        streams.drop()
+    return code
+
+
+def _fail(error: Exception, *, verbose: bool) -> int:
+    """Say on one line of stderr what went wrong; returns the exit code."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, click.ClickException):
         error.show()
-        _leave(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _leave(130)
-    except BrokenPipeError:  # the reader of our output left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _leave(141)
-    except EdgeLLMError as error:
-        if context.get("verbose"):
-            logging.getLogger("edgellm").exception("the command failed")
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):  # the reader of our output left
+        return 141
+    if verbose:
+        logging.getLogger("edgellm").error("the command failed", exc_info=error)
+    if isinstance(error, streams.OutputLost):
+        click.echo(f"edgellm: standard output cannot be written: {error}", err=True)
+    elif isinstance(error, EdgeLLMError):
         click.echo(f"edgellm: {error}", err=True)
-        _leave(2 if isinstance(error, InvalidParameter) else 1)
-    _leave(0)
-
-
-def _leave(code: int) -> NoReturn:
-    sys.exit(code)
+        return 2 if isinstance(error, InvalidParameter) else 1
+    else:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "" if verbose else " (--verbose shows where)"
+        click.echo(f"edgellm: this should not have happened: {what}{hint}", err=True)
+    return 1

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli.completion import complete_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,7 +18,7 @@ RESTLESS = 0.05  # CPU seconds per second of a contestant that waits, above whic
 
 
 @click.command("bench")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--peers", is_flag=True, help="Measure the other engines that are installed here, too.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds to measure; default 5, with --quick 1.")
 @click.option("--quick", is_flag=True, help="Small sizes: to see that it runs, not how fast.")

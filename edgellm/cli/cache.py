@@ -64,7 +64,7 @@ def ls(as_json: bool) -> None:
         return
     if entries:
         rows = [(e.model, str(e.tokens), size(e.nbytes), since(e.age), since(e.idle), e.words) for e in entries]
-        print_table(("MODEL", "TOKENS", "SIZE", "AGE", "USED", "BEGINS WITH"), rows, right=(1, 2, 3, 4))
+        print_table(("MODEL", "TOKENS", "SIZE", "AGE", "USED", "BEGINS WITH"), rows, right=(1, 2, 3, 4), crop=True)
         parts = sum(entry.nbytes for entry in entries)
         once = "; what conversations share is there once" if parts > stats.nbytes else ""
         click.echo(f"\n{size(stats.nbytes)} of at most {size(stats.budget)} in {stats.blocks} blocks{once}.")

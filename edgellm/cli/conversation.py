@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
+import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from edgellm.cli.commands import Commands
 from edgellm.cli.output import note
 from edgellm.cli.talk import Talk, statistics
-from edgellm.errors import EdgeLLMError
+from edgellm.errors import ContextOverflow, EdgeLLMError
 from edgellm.home import home, make_folder, unkept
 
-HELP = """\
-/help            this list
-/system [TEXT]   show or replace the system prompt
-/reset           forget the conversation, keep the system prompt
-/save FILE       write the conversation to a file
-/load FILE       go on with a saved conversation
-/stats           token counts and speeds of the last answer
-/bye             leave (or Ctrl-D)
-Enter sends; Alt-Enter, or a line that ends in a backslash, begins a new line; a pasted text may have several lines.
-Ctrl-C stops an answer; pressed twice at the prompt, it leaves."""
+QUOTES = '"""'
+LEAVE = ("/bye", "/exit", "/quit")
 
 
 def converse(talk: Talk, name: str, *, stats: bool) -> None:
@@ -33,20 +25,20 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
     info = talk.model.info
     note(f"{name}: {info.name}, {info.quantization}, context {talk.model.n_ctx} tokens. /help lists the commands.")
     commands = Commands(talk)
-    session = _session()
+    session = _session(keep=talk.keeper is not None)
     leaving = False
     while True:
         try:
-            text = session.prompt(FormattedText([("bold", "> ")])).strip()
+            text = _unquoted(session.prompt(_prompt()))
             leaving = False
             if not text:
                 continue
-            if text in ("/bye", "/exit", "/quit"):
+            if text in LEAVE:
                 return
-            if text.startswith("/") and commands.run(text):
-                continue
-            talk.show(text)
-            if stats and talk.last is not None:
+            asked = talk.last
+            if not (text.startswith("/") and commands.run(text)):
+                _say(talk, text)
+            if stats and talk.last is not None and talk.last is not asked:
                 note(statistics(talk.last))
         except EOFError:
             return
@@ -62,69 +54,37 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
             note(f"edgellm: {error}")
 
 
-class Commands:
-    """What a line that begins with a slash does."""
-
-    def __init__(self, talk: Talk) -> None:
-        self._talk = talk
-        self._table: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: note(HELP),
-            "/system": self._system,
-            "/reset": self._reset,
-            "/save": self._save,
-            "/load": self._load,
-            "/stats": self._stats,
-        }
-
-    def run(self, line: str) -> bool:
-        """Run a command line. False when it is none, such as a path at the start of a question."""
-        word, _, rest = line.partition(" ")
-        command = self._table.get(word)
-        if command is None:
-            if "/" in word[1:] or "\n" in line:
-                return False
-            note(f"{word} is not a command; /help lists them")
-            return True
+def _say(talk: Talk, text: str) -> None:
+    """Answer; where the conversation has outgrown the context, offer to go on without its oldest turns."""
+    try:
+        talk.show(text)
+    except ContextOverflow as error:
+        if talk.params.overflow != "error" or talk.asked is None:
+            raise
+        note(f"edgellm: {error.needed - 1:,} tokens by now, and the context holds {error.n_ctx:,}.")
         try:
-            command(rest.strip())
-        except (EdgeLLMError, OSError) as error:
-            note(f"edgellm: {error}")
-        return True
-
-    def _system(self, text: str) -> None:
-        chat = self._talk.chat
-        if chat is None:
-            note("a model without a chat template has no system prompt")
-        elif text:
-            chat.system = text
-            note("the system prompt is replaced; the conversation goes on under it")
+            go_on = click.confirm("Leave the oldest turns out and go on?", default=True, err=True)
+        except click.Abort:
+            go_on = False
+        if go_on:
+            talk.show(text, overflow="drop-oldest")
         else:
-            note(chat.system or "there is no system prompt")
-
-    def _reset(self, _: str) -> None:
-        if self._talk.chat is not None:
-            self._talk.chat.reset()
-        note("the conversation is forgotten")
-
-    def _save(self, path: str) -> None:
-        if not path or self._talk.chat is None:
-            note("/save FILE writes a conversation" if self._talk.chat else "there is no conversation to save")
-            return
-        self._talk.chat.save(Path(path).expanduser())
-        note(f"saved {len(self._talk.chat.messages)} messages to {path}")
-
-    def _load(self, path: str) -> None:
-        if not path or self._talk.chat is None:
-            note("/load FILE reads a conversation" if self._talk.chat else "this model holds no conversations")
-            return
-        self._talk.chat.restore(Path(path).expanduser())
-        note(f"loaded {len(self._talk.chat.messages)} messages from {path}")
-
-    def _stats(self, _: str) -> None:
-        note(statistics(self._talk.last) if self._talk.last else "nothing was answered yet")
+            note("/drop N leaves out the N oldest turns, /set overflow drop-oldest does it always, /reset begins anew.")
 
 
-def _session() -> PromptSession[str]:
+def _unquoted(text: str) -> str:
+    """What was typed, without the quotes around several lines."""
+    text = text.strip()
+    if text.startswith(QUOTES):
+        text = text[len(QUOTES) :].removesuffix(QUOTES).strip("\n")
+    return text
+
+
+def _prompt() -> FormattedText:
+    return FormattedText([("" if os.environ.get("NO_COLOR") else "bold", "> ")])
+
+
+def _session(*, keep: bool) -> PromptSession[str]:
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -134,14 +94,17 @@ def _session() -> PromptSession[str]:
     @keys.add("enter")
     def _send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if buffer.document.text_before_cursor.endswith("\\"):
+        typed = buffer.text.strip()
+        if typed.startswith(QUOTES) and (len(typed) < 2 * len(QUOTES) or not typed.endswith(QUOTES)):
+            buffer.insert_text("\n")
+        elif buffer.document.text_before_cursor.endswith("\\"):
             buffer.delete_before_cursor()
             buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()
 
     return PromptSession(
-        history=_history(),
+        history=_history() if keep else InMemoryHistory(),
         key_bindings=keys,
         multiline=True,
         prompt_continuation=lambda width, _line, _wrapped: "." * (width - 1) + " ",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """
     import edgellm
     from edgellm import machine
-    from edgellm.cli.output import print_facts, print_json
+    from edgellm.cli.output import print_facts, print_json, print_words
 
     report: dict[str, Any] = {
         "machine": machine.describe(),
@@ -46,7 +45,9 @@ def doctor(context: click.Context, as_json: bool) -> None:
         )
         click.echo()
         for finding in report["findings"]:
-            _say(f"{finding['level'].upper()}: {finding['problem']}. {finding['mend']}", finding["command"])
+            print_words(f"{finding['level'].upper()}: {finding['problem']}. {finding['mend']}")
+            if finding["command"]:  # to be copied whole
+                click.echo(f"  {finding['command']}")
         if not any(finding["level"] != "note" for finding in report["findings"]):
             click.echo("Nothing is wrong.")
     if any(finding["level"] == "error" for finding in report["findings"]):
@@ -118,15 +119,6 @@ def _state_findings(state: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _finding(level: str, problem: str, mend: str, command: str = "") -> dict[str, str]:
     return {"level": level, "problem": problem, "mend": mend, "command": command}
-
-
-def _say(text: str, command: str) -> None:
-    """A paragraph, wrapped in a terminal only, and a command below it that can be copied whole."""
-    if sys.stdout.isatty():
-        text = click.wrap_text(text, shutil.get_terminal_size().columns, subsequent_indent="  ")
-    click.echo(text)
-    if command:
-        click.echo(f"  {command}")
 
 
 def _state() -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def list_models(as_json: bool) -> None:
     """Show the models that are here and the names that can be pulled."""
     from edgellm import hub
-    from edgellm.cli.output import print_json, print_table, size
+    from edgellm.cli.output import print_json, print_table, print_words, size
 
     store = hub.Store()
     here = store.list()
@@ -54,12 +54,16 @@ def list_models(as_json: bool) -> None:
         )
         return
     if here:
-        rows = [(e.name, size(e.size), e.type, _when(e), _origin(e)) for e in here]
-        print_table(("NAME", "SIZE", "TYPE", "PULLED", "SOURCE"), rows, right=(1,))
+        rows = [(e.name, size(e.size), e.type, _when(e), "damaged" if e.problem else e.source) for e in here]
+        print_table(("NAME", "SIZE", "TYPE", "PULLED", "SOURCE"), rows, right=(1,), least=3)
+        for entry in here:
+            if entry.problem:
+                click.echo(f"{entry.name} is damaged: {entry.problem}; pull it again or rm it", err=True)
     else:
         click.echo("No models here yet.")
     if known:
-        click.echo("\nCan be pulled with `edgellm pull NAME`, as can hf:ORG/REPO[:QUANT]:")
+        click.echo()
+        print_words("Can be pulled with `edgellm pull NAME`, as can hf:ORG/REPO[:QUANT]:")
         about = []
         for model in known:
             staged = store.staged(model.name)
@@ -67,7 +71,7 @@ def list_models(as_json: bool) -> None:
             about.append(
                 (model.name, size(model.size), model.type, f"{model.description} ({model.license}){unfinished}")
             )
-        print_table(("NAME", "SIZE", "TYPE", "WHAT IT IS"), about, right=(1,))
+        print_table(("NAME", "SIZE", "TYPE", "WHAT IT IS"), about, right=(1,), least=3)
 
 
 def _when(entry: Entry) -> str:
@@ -78,7 +82,3 @@ def _when(entry: Entry) -> str:
         return datetime.fromisoformat(entry.pulled_at).astimezone().strftime("%Y-%m-%d")
     except ValueError:
         return "?"
-
-
-def _origin(entry: Entry) -> str:
-    return f"damaged: {entry.problem}; pull it again or rm it" if entry.problem else entry.source

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli import streams
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import ProgressColumn, TaskID
 
     from edgellm.hub import Progress, PullEvent
 
+WORDS_WIDTH = 24  # columns that a last column of words needs to be of use
+
 
 def note(text: str) -> None:
-    """A line on stderr."""
+    """Lines on stderr, wrapped between words in a terminal only."""
+    if sys.stderr.isatty():
+        text = "\n".join(_wrapped(line) for line in text.splitlines())
     click.echo(text, err=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not streams.shows_everything()))
 
 
 def size(count: int) -> str:
@@ -34,10 +44,37 @@ def size(count: int) -> str:
     return megabytes(count)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Columns on stdout. In a terminal the last one wraps; in a pipe nothing is cut, coloured or wrapped.
+def print_words(text: str) -> None:
+    """A paragraph on stdout, wrapped between words in a terminal only."""
+    click.echo(_wrapped(text, "  ") if sys.stdout.isatty() else text)
 
-    right: the columns aligned to the right.
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """A line broken between words, and only there: a path or a command can be copied whole."""
+    width = max(20, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) if len(text) > width else text
+
+
+def console(*, stderr: bool = False) -> Console:
+    """rich's, which writes no escapes at all where NO_COLOR is set (https://no-color.org)."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[int] = (),
+    *,
+    least: int | None = None,
+    crop: bool = False,
+) -> None:
+    """Columns on stdout. In a pipe nothing is cut, coloured or wrapped; in a terminal the last one wraps.
+
+    right: the columns aligned to the right. least: columns that are shown however narrow the screen is; None is all.
+    crop: the last column is cut at the screen's edge instead.
     """
     if not sys.stdout.isatty():
         widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -45,12 +82,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
             cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
             click.echo("  ".join(cells).rstrip())
         return
-    from rich.console import Console
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    screen = console()
+    widths = [max(cell_len(row[i]) for row in [header, *rows]) + 2 for i in range(len(header))]
+    widths[-1] = min(widths[-1], WORDS_WIDTH)
+    shown = len(header)
+    while shown > (len(header) if least is None else least) and sum(widths[:shown]) > screen.width:
+        shown -= 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, title in enumerate(header):
+    for i, title in enumerate(header[:shown]):
         last = i == len(header) - 1
         table.add_column(
             Text(title),
@@ -60,8 +103,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
             style="cyan" if i == 0 else "",
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+        texts = [Text(cell) for cell in row[:shown]]
+        if crop:
+            texts[-1].truncate(max(1, screen.width - sum(widths[: shown - 1])), overflow="ellipsis")
+        table.add_row(*texts)
+    screen.print(table)
 
 
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
@@ -74,7 +120,6 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
             for line in rest:
                 click.echo(f"{'':{width}}  {line}")
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -83,7 +128,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for label, value in facts:
         table.add_row(Text(label), Text(value))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 class Bars:
@@ -108,12 +153,11 @@ class Bars:
 @contextmanager
 def bars(*figures: ProgressColumn, transient: bool = False) -> Iterator[Bars]:
     """Bars for the length of the block. figures: what follows each one; transient: they go at the end."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None)
     columns = (text, bar, *figures, TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=transient) as shown:
+    with Progress(*columns, console=console(stderr=True), transient=transient) as shown:
         yield Bars(shown)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from edgellm.cli.completion import complete_model
+
 
 @click.command("pull")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
 def pull(name: str, as_json: bool) -> None:
     """Fetch a model: NAME from the catalog, or hf:ORG/REPO[:QUANT].

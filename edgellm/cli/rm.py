@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from edgellm.cli.completion import complete_model
+
 
 @click.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 def rm(name: str) -> None:
     """Remove the model NAME, and what an unfinished pull of it left."""
     from edgellm import hub

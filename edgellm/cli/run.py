@@ -4,93 +4,168 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgellm.cli.talk import Talk, open_model, statistics
-from edgellm.params import BACKENDS, KV_TYPES, OVERFLOW, CacheParams, GenerateParams, LoadParams
+from edgellm.cli import streams
+from edgellm.cli.chats import Keeper, Kept, kept
+from edgellm.cli.completion import complete_model
+from edgellm.cli.options import ANSWER, MODEL, Option, Sectioned, chosen, generate_options, load_options
+from edgellm.cli.talk import Manner, Talk, open_model, statistics
+from edgellm.config import Preset, config_path, read_config
+from edgellm.errors import InvalidParameter
+from edgellm.params import CacheParams, GenerateParams, LoadParams
+
+PATIENCE = 2.0  # seconds without a word from standard input, after which the user is told what is waited for
+HINT = "reading standard input, which joins the prompt; Ctrl-D ends it, `< /dev/null` leaves it out"
 
 
-def _layers(_ctx: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
-    if value is None or value == "auto":
-        return value
-    if not value.isdigit():
-        raise click.BadParameter(f"{value!r} is neither a number nor auto")
-    return int(value)
-
-
-def _disk_cache(_ctx: click.Context, _option: click.Parameter, off: bool | None) -> CacheParams | None:
-    return CacheParams(disk=0) if off else None
-
-
-LOAD_OPTIONS = {"ctx", "kv_type", "threads", "gpu_layers", "offline", "trust", "backend", "cache"}
-
-
-@click.command()
-@click.argument("model")
+@click.command(cls=Sectioned)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.argument("prompt", required=False)
-@click.option("--system", metavar="TEXT", help="System prompt.")
-@click.option("--raw", is_flag=True, help="Continue the text as it is, without the chat template.")
-@click.option("--max-tokens", type=int, help="Longest answer, in tokens.")
-@click.option("--temperature", type=float, help="0 takes the likeliest token; default 0.8.")
-@click.option("--top-k", type=int, help="Keep the k likeliest tokens; default 40, 0 is off.")
-@click.option("--top-p", type=float, help="Keep the likeliest tokens that sum to p; default 0.95, 1 is off.")
-@click.option("--min-p", type=float, help="Drop tokens below p times the likeliest; default 0.05, 0 is off.")
-@click.option("--repeat-penalty", type=float, help="Divide the logits of recent tokens; default 1, off.")
-@click.option("--seed", type=int, help="The same seed gives the same answer.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@click.option("--system", metavar="TEXT", cls=Option, section=ANSWER, help="System prompt.")
+@click.option("--raw", is_flag=True, cls=Option, section=ANSWER, help="Continue the text, without the chat template.")
 @click.option(
-    "--overflow", type=click.Choice(OVERFLOW), help="When a conversation outgrows the context; default error."
+    "--thinking/--no-thinking",
+    default=None,
+    cls=Option,
+    section=ANSWER,
+    help="Of models that think before they answer.",
 )
-@click.option("--ctx", type=int, help="Context in tokens; default the smaller of 8192, trained and what fits.")
-@click.option("--kv-type", type=click.Choice(KV_TYPES), help="Type of the KV cache; default: the engine's usual.")
-@click.option("--threads", type=int, help="Default: the physical cores this process may use.")
-@click.option("--gpu-layers", metavar="N|auto", callback=_layers, help="Layers on the GPU; default auto.")
-@click.option("--backend", type=click.Choice(BACKENDS), help="Engine; default auto.")
-@click.option("--offline", is_flag=True, default=None, help="Never use the network.")
-@click.option("--trust", is_flag=True, default=None, help="Skip the trial load of files outside the known-good ranges.")
-@click.option("--no-cache", is_flag=True, help="Reuse nothing of earlier prompts.")
+@generate_options
+@load_options
+@click.option("--no-cache", is_flag=True, cls=Option, section=MODEL, help="Reuse nothing of earlier prompts.")
+@click.option("--no-disk-cache", is_flag=True, cls=Option, section=MODEL, help="Keep what was read in memory only.")
+@click.option("--preset", metavar="NAME", help="Options and a system prompt by name: see `edgellm config`.")
+@click.option("--private", is_flag=True, help="Nothing that is said reaches the disk.")
+@click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation that was kept.")
+@click.option("--resume", type=int, metavar="N", help="Go on with that one: see `edgellm chats`.")
 @click.option("--stats", is_flag=True, help="Token counts and speeds on stderr after each answer.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-@click.option("--no-disk-cache", "cache", is_flag=True, callback=_disk_cache, help="Keep nothing of prompts on disk.")
 def run(
-    model: str,
+    model: str | None,
     prompt: str | None,
     *,
-    system: str | None,
-    raw: bool,
-    no_cache: bool,
+    preset: str | None,
+    latest: bool,
+    resume: int | None,
     stats: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """One answer to PROMPT (or to standard input), or a conversation when there is neither.
+    """One answer to PROMPT, or a conversation when there is none.
 
-    MODEL is a GGUF file or a name: see `edgellm list`.
+    MODEL is a GGUF file, an ONNX folder or a name: see `edgellm list`. Without it the model of `edgellm config` runs.
+    Standard input joins the prompt; `-` for PROMPT reads it alone.
     """
-    given = {name: value for name, value in options.items() if value is not None and value != ()}
-    params = GenerateParams(cache=not no_cache, **{k: v for k, v in given.items() if k not in LOAD_OPTIONS})
-    load_params = LoadParams(**{k: v for k, v in given.items() if k in LOAD_OPTIONS})
-    if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n")
-        if not prompt:
-            raise click.UsageError("no prompt: standard input is empty")
-    if prompt is None and (as_json or raw):
+    past = kept(resume) if latest or resume is not None else None
+    asked = _asked((model, prompt), preset, past)
+    given = {**asked.options, **{k: v for k, v in options.items() if v not in (None, False, ())}}
+    manner = Manner(**{f.name: given.pop(f.name) for f in fields(Manner) if f.name in given})
+    text = _text(asked.prompt)
+    if text is None and (as_json or manner.raw):
         raise click.UsageError(f"{'--json' if as_json else '--raw'} needs a PROMPT")
-    if raw and system is not None:
+    if manner.raw and manner.system is not None:
         raise click.UsageError("--raw leaves no place for --system")
+    cache = CacheParams(disk=0) if given.pop("no_disk_cache", False) or manner.private else CacheParams()
+    params = GenerateParams(cache=not given.pop("no_cache", False), **chosen(GenerateParams, given))
+    load_params = LoadParams(cache=cache, **chosen(LoadParams, given))
 
-    with open_model(model, load_params) as opened:
-        talk = Talk(opened, params, system=system, raw=raw)
-        if prompt is None:
+    with open_model(asked.model, load_params) as opened:
+        keeper = Keeper(asked.model, past) if (past or asked.keep) and not manner.private and not manner.raw else None
+        talk = Talk(opened, params, manner, keeper)
+        if text is None:
             from edgellm.cli.conversation import converse
 
-            converse(talk, model, stats=stats)
+            converse(talk, asked.model, stats=stats)
         elif as_json:
-            done = talk.answer(prompt)
-            click.echo(json.dumps(done.to_dict(), ensure_ascii=False))
+            answer = json.dumps(talk.answer(text).to_dict(), ensure_ascii=not streams.shows_everything())
+            click.echo(answer)
         else:
-            done = talk.show(prompt)
+            done = talk.show(text)
             if stats:
                 click.echo(statistics(done), err=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the words of the command line mean, with the settings of the user."""
+
+    model: str
+    prompt: str | None
+    options: Mapping[str, Any]  # of the preset
+    keep: bool
+
+
+def _asked(words: tuple[str | None, str | None], preset: str | None, past: Kept | None) -> _Asked:
+    """One word alone is the model, unless it holds a blank and is no file: then the default model is to answer it."""
+    config = read_config()
+    model, prompt = words
+    if model is not None and prompt is None and any(c.isspace() for c in model) and not _is_there(model):
+        model, prompt = None, model
+    if preset is None and model is not None and model in config.presets and not _is_there(model):
+        model, preset = None, model
+    if preset is not None and preset not in config.presets:
+        names = f"there are {', '.join(config.presets)}" if config.presets else "there are none yet"
+        raise InvalidParameter(f"no preset {preset!r} in {config_path()}; {names}")
+    found = config.presets[preset] if preset is not None else Preset()
+    model = model or found.model or (past.model if past else None) or config.model
+    if not model:
+        raise click.UsageError(
+            f'which MODEL? `edgellm list` shows them; model = "NAME" in {config_path()} makes one the default'
+        )
+    return _Asked(model, prompt, _checked(preset, found.options), config.keep)
+
+
+def _checked(preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a preset as the command line has them; their values are checked where they are used."""
+    known = [f.name for kind in (GenerateParams, LoadParams, Manner) for f in fields(kind) if f.name != "cache"]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise InvalidParameter(
+            f"{config_path()}: presets.{preset} has an option {unknown!r}; there are {', '.join(known)}"
+        )
+    bias = options.get("logit_bias")
+    if not isinstance(bias, dict):
+        return dict(options)
+    try:
+        return {**options, "logit_bias": {int(token): value for token, value in bias.items()}}
+    except ValueError as error:
+        raise InvalidParameter(f"{config_path()}: presets.{preset}.logit_bias: {error}") from None
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _text(prompt: str | None) -> str | None:
+    """The prompt with standard input behind it; None when there is neither."""
+    if prompt is not None and prompt != "-":
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidParameter("PROMPT is not UTF-8") from None
+    if prompt != "-" and (sys.stdin is None or sys.stdin.isatty()):
+        if prompt is None and sys.stdin is None:
+            raise click.UsageError("no prompt: standard input is closed")
+        return prompt
+    hint = threading.Timer(PATIENCE, click.echo, [HINT], {"err": True})
+    if sys.stderr.isatty():
+        hint.start()
+    try:
+        read = streams.read_text().rstrip("\n")
+    finally:
+        hint.cancel()
+    if prompt in (None, "-"):
+        if not read:
+            raise click.UsageError("no prompt: standard input is empty")
+        return read
+    return f"{prompt}\n\n{read}" if read else prompt

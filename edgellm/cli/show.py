@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellm.cli.completion import complete_model
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--ctx", type=click.IntRange(min=16), metavar="N", help="Tokens of context to count memory for.")
 @click.option("--template", is_flag=True, help="Print the chat template alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

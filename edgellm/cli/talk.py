@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgellm.cli.keyboard import unseen
 from edgellm.cli.output import note
+from edgellm.cli.status import Status
+from edgellm.cli.wrap import WordWrap
+from edgellm.errors import EdgeLLMError, Unsupported
 from edgellm.params import GenerateParams, LoadParams
 
 if TYPE_CHECKING:
     from edgellm import Chat, Chunk, Completion, Model
+    from edgellm.cli.chats import Keeper
 
 # Control characters would let an answer move the cursor or recolour the terminal; tab and line feed stay.
 HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -21,14 +27,15 @@ HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) n
 
 @contextmanager
 def open_model(name: str, params: LoadParams) -> Iterator[Model]:
-    """Load a model by path or name, fetching a catalog name that is not here, with progress on stderr."""
+    """Load a model by path or name, fetching a name that is not here, with progress on stderr."""
     import edgellm
 
     path = Path(name)
     if params.backend != "echo" and not path.is_file():
         path = _resolved(name, params)
-    with _loading(path) as report, edgellm.load(path, params, progress=report) as model:
-        report(1.0)
+    with Status(f"loading {path.name}") as status:
+        loading = edgellm.load(path, params, progress=lambda share: status.say(f"loading {path.name} {share:.0%}"))
+    with loading as model:
         yield model
 
 
@@ -47,100 +54,158 @@ def _resolved(name: str, params: LoadParams) -> Path:
             return hub.resolve(name, progress=progress)
 
 
-class _loading:  # noqa: N801 (a context manager that is also the progress callback)
-    """A percentage on one line of stderr, once loading has taken a while; gone when it ends."""
+@dataclass(frozen=True)
+class Manner:
+    """How a model is talked to. raw: continue the text as it is. private: nothing of it reaches the disk."""
 
-    PATIENCE = 0.5  # seconds
-
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._started = time.monotonic()
-        self._shown = False
-
-    def __call__(self, share: float) -> None:
-        if share >= 1.0:
-            self._clear()
-        elif sys.stderr.isatty() and time.monotonic() - self._started > self.PATIENCE:
-            self._shown = True
-            sys.stderr.write(f"\rloading {self._name[:50]} {share:4.0%}")
-            sys.stderr.flush()
-
-    def __enter__(self) -> _loading:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        if self._shown:
-            self._shown = False
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+    system: str | None = None
+    raw: bool = False
+    thinking: bool | None = None
+    private: bool = False
 
 
 class Talk:
     """One model, its conversation if it has a chat template, and the sampling options."""
 
-    def __init__(self, model: Model, params: GenerateParams, *, system: str | None, raw: bool) -> None:
+    def __init__(self, model: Model, params: GenerateParams, manner: Manner, keeper: Keeper | None = None) -> None:
         self.model = model
-        self.params = params
+        self.keeper = keeper
+        self.params = replace(params, cache="memory") if manner.private and params.cache else params
         self.chat: Chat | None = None
         self.last: Completion | None = None
         self.answering = False  # stays true when Ctrl-C ended an answer
-        if raw:
+        if manner.raw:
             return
         if model.info.chat_template is None:
             note(f"{model.info.name} has no chat template: it completes text (a base model)")
-            if system is not None:
-                from edgellm.errors import Unsupported
-
+            if manner.system is not None:
                 raise Unsupported("without a chat template there is no place for a system prompt")
             return
-        self.chat = model.chat(system)
+        self.chat = model.chat(manner.system, thinking=manner.thinking, private=manner.private)
+        if keeper is not None:
+            keeper.restore(self.chat)
+
+    def conversation(self) -> Chat:
+        """Raises Unsupported where the model holds none."""
+        if self.chat is None:
+            raise Unsupported("a model without a chat template, or with --raw, holds no conversation")
+        return self.chat
+
+    def said(self, index: int) -> str:
+        """The text of a message. Raises Unsupported for one that is more than text."""
+        content = self.conversation().messages[index]["content"]
+        if not isinstance(content, str):
+            raise Unsupported("that message is not one text; say it anew")
+        return content
+
+    @property
+    def asked(self) -> int | None:
+        """Where in the conversation the user spoke last."""
+        messages = self.chat.messages if self.chat is not None else []
+        return next((i for i in range(len(messages) - 1, -1, -1) if messages[i].get("role") == "user"), None)
 
     def answer(self, prompt: str) -> Completion:
         """The whole answer at once."""
-        if self.chat is not None:
-            self.last = self.chat.send(prompt, self.params)
-        else:
-            self.last = self.model.generate(prompt, self.params)
-        self._warn()
+        with Status("thinking") as status:
+            if self.chat is not None:
+                self.last = self.chat.send(prompt, self.params)
+            else:
+                self.last = self.model.generate(prompt, self.params)
+        self._keep()
+        self._warn(self.last)
         return self.last
 
-    def show(self, prompt: str) -> Completion:
-        """The answer on stdout as it comes, ended by a line break. Ctrl-C stops it and is raised again."""
-        if self.chat is not None:
-            chunks = self.chat.stream(prompt, self.params)
-        else:
-            chunks = self.model.stream(prompt, self.params)
-        terminal = sys.stdout.isatty()
-        ended = self.answering = True
-        try:
-            for chunk in chunks:
-                text = chunk.text.translate(HARMLESS) if terminal else chunk.text
-                if text:
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-                    ended = text.endswith("\n")
-                if chunk.completion is not None:
-                    self.last = chunk.completion
-        finally:
-            _close(chunks)
-            if not ended:
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+    def show(self, prompt: Any, **options: Any) -> Completion:
+        """The answer on stdout as it comes, ended by a line break. Ctrl-C stops it and is raised again.
+
+        options: of this answer alone.
+        """
+        params = replace(self.params, **options)
+        self.answering = True
+        with unseen(), Status("thinking") as status:
+            if self.chat is not None:
+                chunks = self.chat.stream(prompt, params)
+            else:
+                chunks = self.model.stream(prompt, params)
+            try:
+                self.last = _written(chunks, status)
+            finally:
+                self._keep()
         self.answering = False
-        assert self.last is not None  # the last chunk always carries it
-        self._warn()
+        self._warn(self.last)
         return self.last
 
-    def _warn(self) -> None:
-        assert self.last is not None
-        if self.last.dropped:
-            turns = sum(message.get("role") == "user" for message in self.last.dropped)
+    def again(self, content: str | None = None) -> Completion:
+        """Answer the last message of the user anew, with other words if they are given. Raises Unsupported.
+
+        The conversation stays as it was when the answer fails.
+        """
+        chat, asked = self.chat, self.asked
+        if chat is None or asked is None:
+            raise Unsupported("nothing was asked yet")
+        before = chat.messages
+        chat.messages = before[:asked]
+        try:
+            return self.show(before[asked]["content"] if content is None else content)
+        except Exception:
+            chat.messages = before
+            raise
+
+    def _keep(self) -> None:
+        """Write the conversation where the user wants it kept; a disk that is full ends no conversation."""
+        if self.keeper is None or self.chat is None or not self.chat.messages:
+            return
+        try:
+            self.keeper.save(self.chat)
+        except (EdgeLLMError, OSError) as error:
+            note(f"the conversation is not kept: {error}")
+            self.keeper = None
+
+    def _warn(self, done: Completion) -> None:
+        if done.dropped:
+            turns = sum(message.get("role") == "user" for message in done.dropped)
             note(f"the context is full: the {turns} oldest turn(s) were left out")
-        if self.last.finish_reason == "length" and self.last.usage.completion_tokens != self.params.max_tokens:
+        if done.finish_reason == "length" and done.usage.completion_tokens != self.params.max_tokens:
             note(f"the answer ends here because the context of {self.model.n_ctx} tokens is full")
+
+
+def _reading(status: Status) -> Callable[[int, int], None]:
+    """What is called with the tokens of a prompt that are read, of all."""
+
+    def say(done: int, total: int) -> None:
+        status.say(f"reading {done:,} of {total:,} tokens" if done < total else "thinking")
+
+    return say
+
+
+def _written(chunks: Iterator[Chunk], status: Status) -> Completion:
+    """Write an answer to stdout piece by piece; in a terminal without control characters, wrapped between words."""
+    terminal = sys.stdout.isatty()
+    wrap = WordWrap(lambda: shutil.get_terminal_size().columns) if terminal else None
+    done: Completion | None = None
+    last = "\n"
+
+    def write(text: str) -> None:
+        nonlocal last
+        if text:
+            status.clear()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            last = text[-1]
+
+    try:
+        for chunk in chunks:
+            write(wrap.push(chunk.text.translate(HARMLESS)) if wrap else chunk.text)
+            done = chunk.completion or done
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+        status.clear()
+        write(wrap.flush() if wrap else "")
+        write("" if last == "\n" else "\n")
+    assert done is not None  # the last chunk always carries it
+    return done
 
 
 def statistics(done: Completion) -> str:
@@ -161,9 +226,3 @@ def statistics(done: Completion) -> str:
         f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, decode {timings.decode_tokens_per_second:.1f} "
         f"tokens/s; {done.backend}, {done.threads} threads, seed {done.seed}{why}"
     )
-
-
-def _close(chunks: Iterator[Chunk]) -> None:
-    close = getattr(chunks, "close", None)
-    if close is not None:
-        close()

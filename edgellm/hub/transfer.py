@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm.errors import EdgeLLMError, ResourceError
+from edgellm.errors import DownloadError, EdgeLLMError, ResourceError
 
 BLOCK = 1 << 20  # bytes read at a time
 
 log = logging.getLogger("edgellm.hub")
+
+
+class Unreachable(DownloadError):
+    """There is no way to the source: no network, or nobody who answers."""
 
 
 @dataclass(frozen=True, slots=True)

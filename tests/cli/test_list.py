@@ -30,11 +30,11 @@ def put(store: Store, name: str) -> Entry:
         return store.install(entry, [path], staging)
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, stderr: bool = False) -> str:
     result = CliRunner().invoke(list_models, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert result.stderr == ""
-    return result.stdout
+    assert bool(result.stderr) == stderr
+    return result.stderr if stderr else result.stdout
 
 
 def test_empty(store: Store) -> None:
@@ -64,7 +64,7 @@ def test_what_is_here_and_what_is_not(store: Store) -> None:
 
 def test_damage_is_shown(store: Store) -> None:
     put(store, "smollm2:135m").path.unlink()
-    assert "damaged: model.gguf is missing" in run()
+    assert "smollm2:135m is damaged: model.gguf is missing; pull it again" in run(stderr=True)
     (model,) = json.loads(run("--json"))["models"]
     assert model["problem"] == "model.gguf is missing"
     assert model["path"] is None
@@ -102,3 +102,41 @@ def test_piped_tables_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0] == "NAME     SIZE  TEXT"
     assert lines[1] == "a:1   98.4 MB  " + ("word " * 60).rstrip()
     assert lines[2:] == ["path   " + "x" * 300, "types  one", "       two"]
+
+
+def test_a_narrow_screen_shows_the_first_columns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "smollm2:135m")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    list_models.callback(as_json=False)  # type: ignore[misc]
+    lines = screen.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 40
+    assert lines[0].split() == ["NAME", "SIZE", "TYPE"]
+    assert lines[1].split() == ["smollm2:135m", "4", "bytes", "Q4_1"]
+
+
+def test_a_cropped_table_keeps_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(("NAME", "N", "TEXT"), [("some model", "7", "word " * 30)], right=(1,), crop=True)
+    head, row = screen.getvalue().splitlines()
+    assert head.split() == ["NAME", "N", "TEXT"]
+    assert row.startswith("some model  7  word word")
+    assert row.rstrip().endswith("…")
+
+
+@pytest.mark.parametrize(("setting", "plain"), [("", False), ("1", True)])
+def test_no_color_means_no_escapes_at_all(setting: str, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", setting)
+    print_table(("NAME", "TEXT"), [("a", "b")])
+    print_facts([("label", "value")])
+    assert ("\x1b" not in screen.getvalue()) == plain

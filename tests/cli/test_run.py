@@ -29,11 +29,32 @@ def test_the_answer_alone_is_on_stdout() -> None:
 
 
 def test_the_prompt_can_come_from_stdin() -> None:
-    done = edgellm(*ECHO, stdin=b"zwei\nZeilen\n")
-    assert done.stdout == "zwei\nZeilen\n"
-    empty = edgellm(*ECHO)
-    assert empty.returncode == 2
-    assert "standard input is empty" in empty.stderr
+    for prompt in ([], ["-"]):
+        assert edgellm(*ECHO, *prompt, stdin=b"zwei\nZeilen\n").stdout == "zwei\nZeilen\n"
+        empty = edgellm(*ECHO, *prompt)
+        assert empty.returncode == 2
+        assert "standard input is empty" in empty.stderr
+
+
+def test_standard_input_joins_the_prompt() -> None:
+    assert edgellm(*ECHO, "Translate:", stdin="Liebe Grüße\n".encode()).stdout == "Translate:\n\nLiebe Grüße\n"
+    assert edgellm(*ECHO, "no more", stdin=b"\n").stdout == "no more\n"
+    assert edgellm(*ECHO, "Mark:", stdin=b"\xef\xbb\xbfwith a mark").stdout == "Mark:\n\nwith a mark\n"
+
+
+@pytest.mark.parametrize("prompt", [[], ["-"], ["Translate:"]])
+def test_bytes_that_are_no_text_are_refused(prompt: list[str]) -> None:
+    done = edgellm(*ECHO, *prompt, stdin=b"caf\xe9 au lait")
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert "standard input: not UTF-8" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
+def test_a_prompt_that_is_no_text_is_refused() -> None:
+    command = [sys.executable, "-m", "edgellm", *ECHO, b"caf\xe9"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert b"PROMPT is not UTF-8" in done.stderr
 
 
 def test_json_has_the_promised_keys() -> None:
@@ -101,6 +122,23 @@ def test_a_missing_model_exits_1_and_verbose_shows_the_traceback() -> None:
     assert edgellm("run", "no-such:1b", "hi", "--offline").returncode == 1
 
 
+def test_help_of_a_command() -> None:
+    assert edgellm("help", "run").stdout == edgellm("run", "--help").stdout
+    assert edgellm("help", "cache", "ls").stdout.startswith("Usage: edgellm cache ls")
+    assert edgellm("help").stdout == edgellm("--help").stdout
+    assert edgellm("help", "nonsense").returncode == 2
+
+
+def test_a_checkpoint_says_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for name in (tmp_path, tmp_path / "model.safetensors"):
+        for command in (["run", str(name), "hi"], ["show", str(name)]):
+            done = edgellm(*command)
+            assert done.returncode == 1
+            assert f"edgellm convert {tmp_path} -o model.gguf" in done.stderr
+
+
 def test_version_and_help() -> None:
     assert edgellm("--version").stdout.startswith("edgellm, version 0.")
     assert "doctor" in edgellm("--help").stdout
@@ -140,7 +178,13 @@ class TestConversation:
         child = pexpect.spawn(
             sys.executable,
             ["-m", "edgellm", *ECHO],
-            env={**os.environ, "EDGELLM_HOME": str(tmp_path / "home"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            env={
+                **os.environ,
+                "EDGELLM_HOME": str(tmp_path / "home"),
+                "TERM": "xterm",
+                "PROMPT_TOOLKIT_NO_CPR": "1",
+                "VISUAL": "sed -i s/second/2nd/",
+            },
             dimensions=(40, 100),
             timeout=30,
             encoding="utf-8",
@@ -164,7 +208,24 @@ class TestConversation:
             ("/system", "Be brief."),
             ("/nonsense", "is not a command"),
             ("/help", "Ctrl-C stops an answer"),
+            ("/set top_k 5", "top_k = 5"),
+            ("/set top-k", "top_k = 40"),
+            ("/set top_k some", "not a valid int"),
+            ("/set top_k -3", "at least 0"),
+            ("/set nonsense 1", "no option"),
+            ("/set ctx 5", "when the model is loaded"),
+            ("/set", "xtc_threshold"),
+            ("/think on", "thinking: on"),
+            ("/think maybe", "/think auto"),
             ("second", ANSWER + "second\r\n"),
+            ("/show", r"turns: 2"),
+            ("/retry", ANSWER + "second\r\n"),
+            ("/edit", ANSWER + "2nd\r\n"),
+            ("/drop", r"left out the 1 oldest"),
+            ("/show", r"turns: 1, and 1 left out"),
+            ("/drop 7", "there are no older turns"),
+            ("/drop no", "how many"),
+            ("/stats", r"first token after"),
         ):
             terminal.expect(">")
             terminal.send(line + "\r")
@@ -175,7 +236,7 @@ class TestConversation:
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert terminal.exitstatus == 0
-        assert (tmp_path / "home" / "history").stat().st_mode & 0o077 == 0
+        assert not (tmp_path / "home" / "history").exists()  # nothing is kept unasked
 
     def test_several_lines_make_one_message(self, terminal: object) -> None:
         import pexpect
@@ -184,6 +245,32 @@ class TestConversation:
         terminal.expect(">")
         terminal.send("line one\\\rline two\x1b\rline three\r")
         terminal.expect("line one\r\nline two\r\nline three\r\n")
+
+    def test_quotes_hold_several_lines(self, terminal: object) -> None:
+        import pexpect
+
+        assert isinstance(terminal, pexpect.spawn)
+        terminal.expect(">")
+        terminal.send('"""one\rtwo\rthree"""\r')
+        terminal.expect(ANSWER + "one\r\ntwo\r\nthree\r\n")
+
+    def test_a_full_context_offers_a_way_out(self, terminal: object) -> None:
+        import pexpect
+
+        assert isinstance(terminal, pexpect.spawn)
+        long = "word " * 700  # 3,500 of the echo model's tokens, of 8,192
+        for _ in range(1):
+            terminal.expect(">")
+            terminal.send(f"{long}\r")
+            terminal.expect("word\r\n")
+        terminal.send(f"{long}\r")
+        terminal.expect(r"Leave the oldest turns out and go on\? \[Y/n\]")
+        terminal.send("n\r")
+        terminal.expect("/drop N leaves out")
+        terminal.send(f"{long}\r")
+        terminal.expect(r"\[Y/n\]")
+        terminal.send("\r")
+        terminal.expect(r"the 1 oldest turn\(s\) were left out")
 
     def test_ctrl_c_twice_leaves(self, terminal: object) -> None:
         import pexpect

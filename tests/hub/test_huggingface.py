@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, ModelNotFound, Offline, ResourceError
+from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, Offline, ResourceError
 from edgellm.hub import PullEvent, Store, huggingface, pull, resolve
 
 DATA = bytes(range(256)) * 200  # 51,200 bytes
@@ -138,15 +138,15 @@ def test_refusals(fake_hub: Any, status: int, words: str) -> None:
 
 
 def test_no_server() -> None:
-    with pytest.raises(DownloadError, match=r"org/tiny-GGUF could not be fetched from the hub: Connect.*refused"):
+    with pytest.raises(DownloadError, match=r"cannot be reached \(org/tiny-GGUF: .*refused\).*edgellm run PATH"):
         pull("hf:org/tiny-GGUF", progress=silent)
 
 
 def test_offline_never_asks(fake_hub: Any) -> None:
     with pytest.raises(Offline):
         pull("hf:org/tiny-GGUF", offline=True)
-    with pytest.raises(ModelNotFound, match="edgellm pull hf:org/tiny-GGUF"):
-        resolve("hf:org/tiny-GGUF")
+    with pytest.raises(Offline, match="edgellm pull hf:org/tiny-GGUF"):
+        resolve("hf:org/tiny-GGUF", offline=True)
     assert fake_hub.requests == []
 
 
@@ -156,6 +156,36 @@ def test_offline_never_asks(fake_hub: Any) -> None:
 def test_bad_references(bad: str) -> None:
     with pytest.raises(InvalidParameter, match="ORG/REPO"):
         pull(bad)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "meant"),
+    [
+        ("https://huggingface.co/Org/Name-GGUF", "hf:Org/Name-GGUF"),
+        ("https://huggingface.co/Org/Name-GGUF/", "hf:Org/Name-GGUF"),
+        ("huggingface.co/Org/Name-GGUF/tree/main", "hf:Org/Name-GGUF"),
+        ("hf.co/Org/Name-GGUF:Q8_0", "hf:Org/Name-GGUF:Q8_0"),
+        ("https://huggingface.co/Org/Name/blob/main/sub/name%20x-q8.gguf", "hf:Org/Name:name x-q8.gguf"),
+        ("https://huggingface.co/Org/Name/resolve/main/n-Q4_0.gguf?download=true", "hf:Org/Name:n-Q4_0.gguf"),
+        ("https://hf.co/Org/Name/blob/main/n-Q8_0-00002-of-00003.gguf#L1", "hf:Org/Name:n-Q8_0.gguf"),
+        ("hf:Org/Name", "hf:Org/Name"),
+        ("Org/Name", None),
+        ("https://huggingface.co/Org", None),
+        ("https://huggingface.co.evil.example/Org/Name", None),
+        ("https://example.com/huggingface.co/Org/Name", None),
+    ],
+)
+def test_addresses_of_the_site(pasted: str, meant: str | None) -> None:
+    assert huggingface.reference(pasted) == meant
+
+
+def test_a_name_of_the_hub_is_fetched_when_it_is_opened(fake_hub: Any) -> None:
+    fake_hub.files["tiny.Q4_K_M.gguf"] = b"GGUF" * 100
+    path = resolve("https://hf.co/org/tiny-GGUF", progress=silent)
+    assert path.read_bytes() == b"GGUF" * 100
+    fake_hub.requests.clear()
+    assert resolve("hf:org/tiny-GGUF", offline=True) == path
+    assert fake_hub.requests == []
 
 
 def test_reference() -> None:

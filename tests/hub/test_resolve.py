@@ -80,3 +80,24 @@ def test_damaged_entries_are_not_opened() -> None:
     put("tiny:2").path.unlink()
     with pytest.raises(InvalidModelFile, match=r"is missing"):
         resolve("tiny:2", offline=True)
+
+
+@pytest.mark.parametrize("name", ["org/name", "Org/Name-GGUF", "org/name:Q4_K_M"])
+def test_a_repository_without_its_prefix_is_told_how(name: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"hf:{name}"):
+        resolve(name)
+
+
+def test_aliases(store_home: Path, tmp_path: Path) -> None:
+    path = put("local:7b").path
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (store_home / "config.toml").write_text(
+        f'[aliases]\nmine = "local"\nbest = "mine"\nfile = "{tmp_path / "x.gguf"}"\n'
+        'a = "b"\nb = "a"\nrepo = "https://hf.co/org/name"\n'
+    )
+    assert resolve("best") == path
+    assert resolve("file") == tmp_path / "x.gguf"
+    with pytest.raises(InvalidParameter, match="a → b → a go in a circle"):
+        resolve("a")
+    with pytest.raises(Offline, match="hf:org/name"):
+        resolve("repo", offline=True)

@@ -1,0 +1,176 @@
+"""What a line that begins with a slash does in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from edgellm.cli import options
+from edgellm.cli.output import note
+from edgellm.cli.talk import Talk, statistics
+from edgellm.errors import EdgeLLMError, InvalidParameter, Unsupported
+from edgellm.params import GenerateParams
+
+HELP = '''\
+/help               this list
+/set [NAME [VALUE]] options of the answers: all of them, one back to its default, one to a value
+/think on|off|auto  whether a model that can think does
+/system [TEXT]      show or replace the system prompt
+/show               the model, and how full the context is
+/retry              answer the last message anew
+/edit               change the last message in $EDITOR and answer it; without one, write it there
+/drop [N]           leave out the N oldest turns
+/reset              forget the conversation, keep the system prompt
+/save FILE          write the conversation to a file
+/load FILE          go on with a saved conversation
+/stats              token counts and speeds of the last answer
+/bye                leave (or Ctrl-D)
+Enter sends; Alt-Enter, or a line that ends in a backslash, begins a new line; """ begins and ends a text of several
+lines; a pasted text may have several. Ctrl-C stops an answer; pressed twice at the prompt, it leaves.'''
+
+THINKING = {"on": True, "off": False, "auto": None}
+
+
+class Commands:
+    """The commands of one conversation."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._table: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: note(HELP),
+            "/?": lambda _: note(HELP),
+            "/set": self._set,
+            "/think": self._think,
+            "/system": self._system,
+            "/show": self._show,
+            "/retry": lambda _: self._retry(),
+            "/edit": lambda _: self._edit(),
+            "/drop": self._drop,
+            "/reset": lambda _: self._reset(),
+            "/save": self._save,
+            "/load": self._load,
+            "/stats": lambda _: self._stats(),
+        }
+
+    def run(self, line: str) -> bool:
+        """Run a command line. False when it is none, such as a path at the start of a question."""
+        word, _, rest = line.partition(" ")
+        command = self._table.get(word)
+        if command is None:
+            if "/" in word[1:] or "\n" in line:
+                return False
+            note(f"{word} is not a command; /help lists them")
+            return True
+        try:
+            command(rest.strip())
+        except (EdgeLLMError, OSError) as error:
+            note(f"edgellm: {error}")
+        return True
+
+    def _set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        name = name.lstrip("-").replace("-", "_")
+        if not name:
+            for known, (_section, what) in options.GENERATE.items():
+                note(f"{known:<18} {self._value(known):<14} {what}")
+            note("/set NAME VALUE changes one; options of the model need a new `edgellm run`")
+            return
+        if name in options.LOAD:
+            raise InvalidParameter(f"{name} is decided when the model is loaded: leave, and run with --{name} again")
+        if name not in options.GENERATE:
+            raise InvalidParameter(f"{name} is no option; /set lists them")
+        chosen = options.from_text(name, value) if value.strip() else options.default_of(GenerateParams, name)
+        self._talk.params = replace(self._talk.params, **{name: chosen})
+        note(f"{name} = {self._value(name)}")
+
+    def _value(self, name: str) -> str:
+        value = getattr(self._talk.params, name)
+        if isinstance(value, tuple):
+            return " ".join(repr(item) for item in value) or "-"
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, float):
+            return f"{value:g}"
+        return "-" if value is None or value == {} else str(value)
+
+    def _think(self, word: str) -> None:
+        chat = self._talk.conversation()
+        if word not in ("", *THINKING):
+            raise InvalidParameter("/think on, /think off, or /think auto, which leaves it to the model")
+        if word:
+            chat.thinking = THINKING[word]
+        note(f"thinking: {next(word for word, value in THINKING.items() if value is chat.thinking)}")
+
+    def _system(self, text: str) -> None:
+        chat = self._talk.conversation()
+        if text:
+            chat.system = text
+            note("the system prompt is replaced; the conversation goes on under it")
+        else:
+            note(chat.system or "there is no system prompt")
+
+    def _show(self, _: str) -> None:
+        talk, info = self._talk, self._talk.model.info
+        note(f"{info.name}: {info.architecture}, {info.quantization}, {info.path}")
+        note(f"{talk.model.backend}, {talk.model.threads} threads")
+        used = talk.last.usage.prompt_tokens + talk.last.usage.completion_tokens if talk.last else 0
+        note(f"context: {used:,} of {talk.model.n_ctx:,} tokens")
+        if talk.chat is not None:
+            turns = sum(message.get("role") == "user" for message in talk.chat.messages)
+            dropped = sum(message.get("role") == "user" for message in talk.chat.dropped)
+            note(f"turns: {turns}" + (f", and {dropped} left out" if dropped else ""))
+            note(f"system prompt: {talk.chat.system or 'none'}")
+        defaults = GenerateParams()
+        changed = [name for name in options.GENERATE if getattr(talk.params, name) != getattr(defaults, name)]
+        note("options: " + (", ".join(f"{name} {self._value(name)}" for name in changed) or "as they are by default"))
+
+    def _retry(self) -> None:
+        self._talk.again()
+
+    def _edit(self) -> None:
+        talk = self._talk
+        talk.conversation()
+        before = "" if talk.asked is None else talk.said(talk.asked)
+        try:
+            text = click.edit(before, extension=".txt", require_save=talk.asked is None)
+        except click.ClickException as error:
+            raise Unsupported(f"{error.message}; EDITOR names the program") from None
+        text = (text or "").strip()
+        if not text:
+            note("nothing is said")
+        elif talk.asked is None:
+            talk.show(text)
+        else:
+            talk.again(text)
+
+    def _drop(self, count: str) -> None:
+        if count and not (count.isdigit() and int(count)):
+            raise InvalidParameter(f"/drop {count}: how many of the oldest turns? A number from 1 on")
+        dropped = self._talk.conversation().drop_oldest(int(count or 1))
+        turns = sum(message.get("role") == "user" for message in dropped)
+        note(f"left out the {turns} oldest turn(s); /show tells how full the context was at the last answer")
+
+    def _reset(self) -> None:
+        if self._talk.chat is not None:
+            self._talk.chat.reset()
+        note("the conversation is forgotten")
+
+    def _save(self, path: str) -> None:
+        chat = self._talk.conversation()
+        if not path:
+            raise InvalidParameter("/save FILE: to which file?")
+        chat.save(Path(path).expanduser())
+        note(f"saved {len(chat.messages)} messages to {path}")
+
+    def _load(self, path: str) -> None:
+        chat = self._talk.conversation()
+        if not path:
+            raise InvalidParameter("/load FILE: which file?")
+        chat.restore(Path(path).expanduser())
+        note(f"loaded {len(chat.messages)} messages from {path}")
+
+    def _stats(self) -> None:
+        note(statistics(self._talk.last) if self._talk.last else "nothing was answered yet")

@@ -1,0 +1,108 @@
+"""`edgellm completion`: the shell knows edgellm's commands, options and models.
+
+click writes the scripts and answers them: https://click.palletsprojects.com/en/stable/shell-completion/
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class, shell_complete
+
+PROGRAM = "edgellm"
+VARIABLE = "_EDGELLM_COMPLETE"  # set by the scripts: the entry point answers them then
+SHELLS = ("bash", "zsh", "fish")
+MARK = "# edgellm completion"
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
+@click.option("--print", "show", is_flag=True, help="Print the script and install nothing.")
+def completion(shell: str | None, show: bool) -> None:
+    """Install the completion for SHELL; without it, for the shell of this account."""
+    from edgellm.cli.output import note
+
+    shell = shell or Path(os.environ.get("SHELL", "")).name
+    if shell not in SHELLS:
+        raise click.UsageError(f"which shell? One of {', '.join(SHELLS)}.")
+    script = _script(shell)
+    if show:
+        click.echo(script)
+        return
+    if shell == "fish":
+        file = _config_folder() / "fish" / "completions" / f"{PROGRAM}.fish"
+        _write(file, script)
+        note(f"written to {file}; new shells complete {PROGRAM}")
+        return
+    file = _data_folder() / PROGRAM / f"completion.{shell}"
+    _write(file, script)
+    start = _start_file(shell)
+    begin = "autoload -Uz compinit && compinit -C; " if shell == "zsh" else ""
+    line = f"[ -r '{file}' ] && {{ {begin}. '{file}'; }}  {MARK}"
+    before = start.read_text(encoding="utf-8", errors="surrogateescape") if start.is_file() else ""
+    kept = [each for each in before.splitlines() if not each.endswith(MARK)]
+    _write(start, "\n".join([*kept, line, ""]))
+    note(f"written to {file}, and a line to {start} that reads it; new shells complete {PROGRAM}")
+
+
+def complete_model(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of models that are here, of the catalog and of the settings; files where none fits."""
+    from edgellm import hub
+    from edgellm.config import read_config
+    from edgellm.errors import EdgeLLMError
+
+    names: dict[str, str] = {}
+    try:
+        config = read_config()
+        names |= {**dict.fromkeys(config.presets, "preset"), **{k: f"alias of {v}" for k, v in config.aliases.items()}}
+        names |= {entry.name: "is here" for entry in hub.Store().list() if entry.problem is None}
+        for model in hub.catalog().values():
+            names.setdefault(model.name, "can be pulled")
+    except (EdgeLLMError, OSError):
+        pass  # what is wrong is said by the command itself
+    found = [CompletionItem(name, help=what) for name, what in names.items() if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def answer(cli: click.Command) -> NoReturn:
+    """Answer the shell, which asked by the environment variable."""
+    sys.exit(shell_complete(cli, {}, PROGRAM, VARIABLE, os.environ[VARIABLE]))
+
+
+def _script(shell: str) -> str:
+    kind = get_completion_class(shell)
+    assert kind is not None  # one of SHELLS
+    return kind(click.Command(PROGRAM), {}, PROGRAM, VARIABLE).source()
+
+
+def _write(file: Path, text: str) -> None:
+    from edgellm.errors import CannotWrite
+
+    partial = file.with_name(f"{file.name}.edgellm-partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+        if file.exists():
+            partial.chmod(file.stat().st_mode)
+        os.replace(partial, file.resolve())
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CannotWrite(f"{file} cannot be written: {error.strerror or error}; --print shows the script") from error
+
+
+def _start_file(shell: str) -> Path:
+    if shell == "zsh":
+        return Path(os.environ.get("ZDOTDIR") or "~").expanduser() / ".zshrc"
+    return Path("~/.bashrc").expanduser()
+
+
+def _config_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()

@@ -1,0 +1,113 @@
+"""The user's settings: `config.toml` in the state folder, which people write and edgellm reads.
+
+model = "small"              what `edgellm run` runs when it is given none
+keep = true                  conversations and what was typed are kept; by default they are not
+
+[aliases]                    other names of models, wherever a model is named
+small = "smollm2:135m"
+
+[presets.translator]         what `edgellm run translator` runs: a model, a system prompt, options of `run`
+model = "small"
+system = "Translate into French."
+temperature = 0
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import InvalidParameter
+from edgellm.home import home
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+FILE = "config.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A model and options of `run` by their names, a system prompt among them; both are optional."""
+
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What config.toml says; the defaults stand for what it leaves out, and for a file that is not there."""
+
+    model: str | None = None
+    keep: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+
+    def named(self, model: str) -> str:
+        """What an alias stands for, or the name itself. Raises InvalidParameter for aliases that go in a circle."""
+        seen = [model]
+        while (model := self.aliases.get(model, model)) not in seen:
+            seen.append(model)
+        if model != seen[-1]:
+            raise InvalidParameter(f"{config_path()}: the aliases {' → '.join([*seen, model])} go in a circle")
+        return model
+
+
+def config_path() -> Path:
+    """Where the file is looked for."""
+    return home(FILE)
+
+
+def read_config() -> Config:
+    """The settings. Raises InvalidParameter, with the place, for a file that cannot be read or says what none means."""
+    path = config_path()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Config()
+    except (OSError, ValueError) as error:
+        raise InvalidParameter(f"{path}: {error}; mend it or remove it") from error
+    try:
+        return _config(table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidParameter(f"{path}: {error}") from None
+
+
+def _config(table: dict[str, Any]) -> Config:
+    presets = {name: _preset(name, entry) for name, entry in _table(table, "presets").items()}
+    aliases = _table(table, "aliases")
+    for name, model in aliases.items():
+        if not isinstance(model, str) or not model:
+            raise ValueError(f"aliases.{name} is not the name of a model, in quotes")
+    config = Config(_text(table, "model", ""), table.pop("keep", False), aliases, presets)
+    if not isinstance(config.keep, bool):
+        raise ValueError("keep is true or false")
+    if table:
+        raise ValueError(f"{next(iter(table))!r} is no setting; there are model, keep, aliases and presets")
+    return config
+
+
+def _preset(name: str, entry: Any) -> Preset:
+    if not isinstance(entry, dict):
+        raise ValueError(f"presets.{name} is not a table: write [presets.{name}]")
+    entry = dict(entry)
+    return Preset(_text(entry, "model", f"presets.{name}."), entry)
+
+
+def _table(table: dict[str, Any], name: str) -> dict[str, Any]:
+    found = table.pop(name, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is not a table: write [{name}]")
+    return found
+
+
+def _text(table: dict[str, Any], name: str, where: str) -> str | None:
+    found = table.pop(name, None)
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{where}{name} is not a text in quotes")
+    return found

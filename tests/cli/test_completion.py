@@ -1,0 +1,74 @@
+"""The shells complete commands, options and models once `edgellm completion` has run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="shells of POSIX systems")
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody with an empty home; `edgellm` is found on the path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "edgellm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgellm "$@"\n')
+    program.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_") and name != "ZDOTDIR"}
+    return {
+        **kept,
+        "HOME": str(tmp_path),
+        "EDGELLM_HOME": str(tmp_path / "state"),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SHELL": "/bin/bash",
+    }
+
+
+def run(account: dict[str, str], *command: str) -> str:
+    done = subprocess.run(command, env=account, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_one_command_installs_it_and_nothing_twice(account: dict[str, str]) -> None:
+    start = Path(account["HOME"]) / ".bashrc"
+    start.write_text("alias ll='ls -l'\n")
+    run(account, "edgellm", "completion")
+    once = start.read_text()
+    run(account, "edgellm", "completion")
+    assert start.read_text() == once
+    assert once.startswith("alias ll='ls -l'\n")
+    assert len(once.splitlines()) == 2
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_bash_completes(account: dict[str, str]) -> None:
+    run(account, "edgellm", "completion", "bash")
+    script = """
+        . ~/.bashrc
+        complete -p edgellm
+        for line in "edgellm c" "edgellm run --temp" "edgellm run smol"; do
+            COMP_WORDS=($line); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=(); _edgellm_completion edgellm
+            echo "${COMPREPLY[@]}"
+        done
+    """
+    lines = run(account, "bash", "-c", script).splitlines()
+    assert "edgellm" in lines[0]
+    assert set(lines[1].split()) == {"cache", "chats", "convert", "config", "completion"}
+    assert lines[2] == "--temperature"
+    assert "smollm2:135m" in lines[3].split()
+
+
+def test_other_shells(account: dict[str, str]) -> None:
+    assert "compdef" in run(account, "edgellm", "completion", "zsh", "--print")
+    run(account, "edgellm", "completion", "zsh")
+    assert "completion.zsh" in (Path(account["HOME"]) / ".zshrc").read_text()
+    run(account, "edgellm", "completion", "fish")
+    assert "complete" in (Path(account["HOME"]) / ".config/fish/completions/edgellm.fish").read_text()
