@@ -160,6 +160,37 @@ class Chat:
             self.messages = self.messages[: 1 if self._has_system() else 0]
             self.dropped = []
 
+    def drop_oldest(self, turns: int = 1) -> list[Message]:
+        """Leave out the oldest messages of the user and the answers to them; the last one and the system prompt stay.
+
+        Returns what was left out, which `dropped` holds too. Raises InvalidParameter when there is nothing older, Busy.
+        """
+        if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
+            raise InvalidParameter(f"turns={turns!r}: must be a whole number, at least 1")
+        with self._alone():
+            messages, dropped = list(self._listed()), list[Message]()
+            for _ in range(turns):
+                turn = _oldest_turn(messages)
+                if turn is None:
+                    break
+                dropped += messages[turn]
+                del messages[turn]
+            if not dropped:
+                raise InvalidParameter("there are no older turns than the last one")
+            self.messages = messages
+            self.dropped += dropped
+            return deepcopy(dropped)
+
+    def count_tokens(self) -> int:
+        """Tokens of the context that the conversation takes by now. Raises TemplateError."""
+        messages = self._listed()
+        return len(self._render(messages)[1]) if messages else 0
+
+    @property
+    def can_think(self) -> bool:
+        """Whether `thinking` has an effect: the chat template reads it."""
+        return self._template.supports("thinking")
+
     def fork(self) -> Chat:
         """An independent conversation with the same past."""
         twin = Chat(self.model, messages=self._listed(), thinking=self.thinking, private=self.private)

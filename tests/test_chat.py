@@ -471,3 +471,24 @@ def test_an_abandoned_stream_frees_the_chat() -> None:
             next(failing)
         with pytest.raises(Closed):
             chat.send("again")
+
+
+def test_the_oldest_turns_can_be_left_out(model: Model) -> None:
+    chat = model.chat("S")
+    assert chat.count_tokens() > 0
+    for text in ("one", "two", "three"):
+        chat.send(text, temperature=0)
+    before = chat.count_tokens()
+    dropped = chat.drop_oldest()
+    assert [message["content"] for message in dropped] == ["one", "one"]
+    assert [message["content"] for message in chat.messages] == ["S", "two", "two", "three", "three"]
+    assert chat.dropped == dropped
+    assert chat.count_tokens() < before
+    assert chat.send("four", temperature=0).text == "four"
+    assert len(chat.drop_oldest(9)) == 4
+    assert [message["content"] for message in chat.messages] == ["S", "four", "four"]
+    for turns in (1, 0, -1, True, "1"):
+        with pytest.raises(InvalidParameter):
+            chat.drop_oldest(turns)  # type: ignore[arg-type]
+    assert model.chat().count_tokens() == 0
+    assert not chat.can_think

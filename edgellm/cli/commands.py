@@ -100,6 +100,8 @@ class Commands:
         chat = self._talk.conversation()
         if word not in ("", *THINKING):
             raise InvalidParameter("/think on, /think off, or /think auto, which leaves it to the model")
+        if THINKING.get(word) is not None and not chat.can_think:
+            raise Unsupported("this model does not think before it answers, or cannot be told to")
         if word:
             chat.thinking = THINKING[word]
         note(f"thinking: {next(word for word, value in THINKING.items() if value is chat.thinking)}")
@@ -116,9 +118,10 @@ class Commands:
         talk, info = self._talk, self._talk.model.info
         note(f"{info.name}: {info.architecture}, {info.quantization}, {info.path}")
         note(f"{talk.model.backend}, {talk.model.threads} threads")
-        used = talk.last.usage.prompt_tokens + talk.last.usage.completion_tokens if talk.last else 0
-        note(f"context: {used:,} of {talk.model.n_ctx:,} tokens")
-        if talk.chat is not None:
+        if talk.chat is None:
+            note(f"context: {talk.model.n_ctx:,} tokens")
+        else:
+            note(f"context: {talk.chat.count_tokens():,} of {talk.model.n_ctx:,} tokens")
             turns = sum(message.get("role") == "user" for message in talk.chat.messages)
             dropped = sum(message.get("role") == "user" for message in talk.chat.dropped)
             note(f"turns: {turns}" + (f", and {dropped} left out" if dropped else ""))
@@ -151,7 +154,8 @@ class Commands:
             raise InvalidParameter(f"/drop {count}: how many of the oldest turns? A number from 1 on")
         dropped = self._talk.conversation().drop_oldest(int(count or 1))
         turns = sum(message.get("role") == "user" for message in dropped)
-        note(f"left out the {turns} oldest turn(s); /show tells how full the context was at the last answer")
+        left = self._talk.conversation().count_tokens()
+        note(f"left out the {turns} oldest turn(s); {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
 
     def _reset(self) -> None:
         if self._talk.chat is not None:

@@ -82,6 +82,8 @@ class Talk:
                 raise Unsupported("without a chat template there is no place for a system prompt")
             return
         self.chat = model.chat(manner.system, thinking=manner.thinking, private=manner.private)
+        if manner.thinking is not None and not self.chat.can_think:
+            raise Unsupported(f"{model.info.name} does not think before it answers, or cannot be told to")
         if keeper is not None:
             keeper.restore(self.chat)
 
@@ -106,11 +108,9 @@ class Talk:
 
     def answer(self, prompt: str) -> Completion:
         """The whole answer at once."""
-        with Status("thinking") as status:
-            if self.chat is not None:
-                self.last = self.chat.send(prompt, self.params)
-            else:
-                self.last = self.model.generate(prompt, self.params)
+        generate = self.model.generate if self.chat is None else self.chat.send
+        with Status("thinking"):
+            self.last = generate(prompt, self.params)
         self._keep()
         self._warn(self.last)
         return self.last
@@ -123,10 +123,8 @@ class Talk:
         params = replace(self.params, **options)
         self.answering = True
         with unseen(), Status("thinking") as status:
-            if self.chat is not None:
-                chunks = self.chat.stream(prompt, params)
-            else:
-                chunks = self.model.stream(prompt, params)
+            stream = self.model.stream if self.chat is None else self.chat.stream
+            chunks = stream(prompt, params)
             try:
                 self.last = _written(chunks, status)
             finally:

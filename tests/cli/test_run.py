@@ -215,7 +215,8 @@ class TestConversation:
             ("/set nonsense 1", "no option"),
             ("/set ctx 5", "when the model is loaded"),
             ("/set", "xtc_threshold"),
-            ("/think on", "thinking: on"),
+            ("/think", "thinking: auto"),
+            ("/think on", "does not think"),
             ("/think maybe", "/think auto"),
             ("second", ANSWER + "second\r\n"),
             ("/show", r"turns: 2"),
@@ -259,10 +260,9 @@ class TestConversation:
 
         assert isinstance(terminal, pexpect.spawn)
         long = "word " * 700  # 3,500 of the echo model's tokens, of 8,192
-        for _ in range(1):
-            terminal.expect(">")
-            terminal.send(f"{long}\r")
-            terminal.expect("word\r\n")
+        terminal.expect(">")
+        terminal.send(f"{long}\r")
+        terminal.expect("word\r\n")
         terminal.send(f"{long}\r")
         terminal.expect(r"Leave the oldest turns out and go on\? \[Y/n\]")
         terminal.send("n\r")
