@@ -3,7 +3,7 @@
     this process                         child process
     collect ──── paths, chunks ────────▶ llama.cpp computes contexts of 512 tokens; it shows every product of weights
     progress ◀── {"done", "of"} ───────  and activations before and after it is computed; the squares of the
-    matrix  ◀─── a file ───────────────  activations are summed per column
+    matrix  ◀─── a file, {"wrote"} ────  activations are summed per column
 
 A crash or a refusal inside llama.cpp ends the child alone. What counts is what llama.cpp's own tool counts
 (tools/imatrix/README.md): matrix products, with or without experts, whose weights belong to a layer ("blk."), whose
@@ -13,20 +13,17 @@ activations are F32 and, without experts, have at least 16 rows. So token embedd
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import errors
+from edgellm.child import Child, Parent
 from edgellm.errors import (
     BackendFailed,
     EdgeLLMError,
@@ -44,7 +41,6 @@ from .quant.imatrix import Entry, ImportanceMatrix
 CHUNK = 512  # tokens of a context
 FEWEST_ROWS = 16  # rows of activations below which a product does not count
 LOGIT_BYTES = 64 << 20  # of one pass: all positions ask for logits, else the last layer would skip them
-KEPT_LOG = 16 << 10
 
 
 def collect(
@@ -65,53 +61,21 @@ def collect(
     """
     if chunks is not None and chunks < 1:
         raise InvalidParameter(f"chunks={chunks}: must be at least 1")
-    if getattr(sys, "frozen", False):
-        raise Unsupported("a frozen application cannot start the child process that calibrates; use a plain Python")
     model, text = Path(model_path), Path(text_path)
     if not model.is_file():
         raise ModelNotFound(f"{model}: no such file; calibration needs a GGUF file")
     read_text(text)
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__spec__.name} import child; child(sys.argv[1:])"
-    with tempfile.TemporaryDirectory(prefix="edgellm-") as folder, tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         result = Path(folder) / "imatrix.gguf"
-        running = subprocess.Popen(
-            [sys.executable, "-c", code, os.fspath(model), os.fspath(text), str(chunks or 0), os.fspath(result)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        assert running.stdout is not None  # a pipe was asked for
-        try:
-            with running.stdout:
-                _follow(running.stdout, progress)
-            status = running.wait()
-        except BaseException:
-            running.kill()
-            running.wait()
-            raise
-        if status != 0 or not result.exists():
-            log.seek(max(0, log.seek(0, os.SEEK_END) - KEPT_LOG))
-            words = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-            raise BackendFailed(
-                f"{model}: the child process that calibrates ended with status {status}; its last words:\n"
-                + "\n".join(words[-8:])
-            )
+        job = {"model": os.fspath(model), "text": os.fspath(text), "chunks": chunks or 0, "result": os.fspath(result)}
+        with Child(f"{__spec__.name}:run_child", job) as child:
+            while (report := child.receive()) is not None and "wrote" not in report:
+                if progress is not None:
+                    progress(report["done"], report["of"])
+            if report is None:
+                words = "\n".join(child.end.words[-8:])
+                raise BackendFailed(f"{model}: the child process that calibrates {child.end}; its last words:\n{words}")
         return ImportanceMatrix.read(result)
-
-
-def _follow(lines: IO[bytes], progress: Callable[[int, int], None] | None) -> None:
-    """Pass on what the child reports, and raise the error that it met."""
-    for line in lines:
-        try:
-            report = json.loads(line)
-        except ValueError:  # a library's own words
-            continue
-        if "error" in report:
-            kind = getattr(errors, report["error"], EdgeLLMError)
-            raise kind(report["message"])
-        if progress is not None:
-            progress(report["done"], report["of"])
 
 
 def read_text(text: Path) -> bytes:
@@ -129,24 +93,11 @@ def read_text(text: Path) -> bytes:
 # The child process
 
 
-def child(arguments: list[str]) -> None:
-    """The body of the child: model, text, contexts at most (0: all), where to write the matrix."""
-    model, text, chunks, result = arguments
-    reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not mix with the reports
-
-    def report(**values: Any) -> None:
-        reports.write(json.dumps(values) + "\n")
-        reports.flush()
-
-    try:
-        matrix = _collect(Path(model), Path(text), int(chunks), lambda done, of: report(done=done, of=of))
-        matrix.write(result)
-    except EdgeLLMError as error:
-        report(error=type(error).__name__, message=str(error))
-    reports.close()
-    sys.stderr.flush()
-    os._exit(0)  # the engine's destructors have nothing to add
+def run_child(parent: Parent, model: str, text: str, chunks: int, result: str) -> None:
+    """The body of the child. chunks: contexts at most (0: all). result: where to write the matrix."""
+    matrix = _collect(Path(model), Path(text), chunks, lambda done, of: parent.say(done=done, of=of))
+    matrix.write(result)
+    parent.say(wrote=result)
 
 
 def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], None]) -> ImportanceMatrix:

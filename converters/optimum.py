@@ -8,20 +8,25 @@ target, which gets its name when all is done. https://huggingface.co/docs/optimu
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from edgellm.errors import InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported, UnsupportedArchitecture
+from edgellm.child import Child, Parent
+from edgellm.errors import (
+    BackendFailed,
+    InvalidParameter,
+    ModelNotFound,
+    NotEnoughMemory,
+    Unsupported,
+    UnsupportedArchitecture,
+)
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.writing import writing
 
@@ -39,7 +44,7 @@ TASKS = ("text-generation-with-past", "text-generation", "feature-extraction")
 _SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LARGE = 1 << 30  # bytes: of a graph beyond them the weights go into a file of their own; a protobuf holds two of these
-_CHILD = "import sys; from edgellm.converters import optimum; optimum.run_child(sys.argv[1])"
+_QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 class Export:
@@ -155,44 +160,36 @@ def _check_installed() -> None:
 
 def _in_child(folder: Path, job: dict[str, Any]) -> None:
     """Run optimum; what it prints is kept for the error. Raises Unsupported, NotEnoughMemory."""
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(job)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-        check=False,
-    )
-    if done.returncode == 0:
-        return
-    if done.returncode == -9 or "MemoryError" in done.stdout or "DefaultCPUAllocator" in done.stdout:
-        raise NotEnoughMemory(
-            f"{folder}: optimum ran out of memory; it takes about three times the size of the weights"
-        )
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    words = lines[-1][:500] if lines else f"it ended with status {done.returncode} and said nothing"
-    raise Unsupported(f"{folder}: optimum could not export this model: {words}")
+    starved = f"{folder}: optimum ran out of memory; it takes about three times the size of the weights"
+    with Child(f"{__spec__.name}:run_child", job, environment=_QUIET) as child:
+        try:
+            answer = child.receive()
+        except NotEnoughMemory:
+            raise NotEnoughMemory(starved) from None
+        except BackendFailed as error:
+            if "DefaultCPUAllocator" in str(error):
+                raise NotEnoughMemory(starved) from None
+            raise Unsupported(f"{folder}: optimum could not export this model: {str(error)[:500]}") from error
+        if answer is None:
+            if child.end.killed:
+                raise NotEnoughMemory(starved)
+            raise Unsupported(f"{folder}: optimum could not export this model: its process {child.end}")
 
 
-def run_child(text: str) -> None:
-    """What happens in the child process; text: the job in JSON."""
-    job = json.loads(text)
-    target = Path(job["target"])
+def run_child(parent: Parent, source: str, target: str, task: str, quantize: str | None) -> None:
+    """What happens in the child process."""
     importlib.import_module("optimum.exporters.onnx").main_export(
-        job["source"],
-        target,
-        task=job["task"],
+        source,
+        Path(target),
+        task=task,
         library_name="transformers",
         local_files_only=True,
         trust_remote_code=False,
         do_validation=False,
     )
-    if job["quantize"]:
-        _quantize(target)
+    if quantize:
+        _quantize(Path(target))
+    parent.say(done=True)
 
 
 def _quantize(folder: Path) -> None:

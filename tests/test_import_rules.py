@@ -21,18 +21,19 @@ VALUES = {"errors", "events", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
-BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native"}
+BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
-CONVERT = {"errors", "formats"} | {f"converters{part}" for part in PARTS}
+CONVERT = {"errors", "formats", "child"} | {f"converters{part}" for part in PARTS}
 
 # room: the rooms it may import, besides itself, `home` and `pages`
 RULES: dict[str, set[str]] = {
     "errors": set(),
+    "child": {"errors"},
     "events": set(),
     "home": set(),
     "pages": set(),
@@ -53,8 +54,8 @@ RULES: dict[str, set[str]] = {
     "chat": ABOVE | {"model", "said"},
     "said": VALUES | {"backends.base", "engine"},
     "config": {"errors"},
-    "hub": {"config", "errors", "formats"},
-    "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine"},
+    "hub": {"child", "config", "errors", "formats"},
+    "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine", "child"},
     "serve": COMMAND,
     "cli": COMMAND,
     "cli.bench": COMMAND | {"bench", "cli"},

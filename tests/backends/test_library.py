@@ -7,7 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,8 @@ import pytest
 from edgellm import _native
 from edgellm.backends.llamacpp import amx, library
 from edgellm.backends.llamacpp.ggml import Ggml
-from edgellm.errors import Unsupported
+from edgellm.child import End
+from edgellm.errors import BackendFailed, Unsupported
 
 SYSTEM_INFO_AMX = b"CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 | "
 
@@ -200,31 +203,37 @@ def amx_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamesp
     )
 
 
-def child(monkeypatch: pytest.MonkeyPatch, code: int, stdout: bytes = b"", stderr: bytes = b"") -> list[Any]:
-    """Replace the child process; returns the list of its starts."""
+def child(monkeypatch: pytest.MonkeyPatch, code: int, answer: Any = None) -> list[Any]:
+    """Replace the child process by one that answers, raises or ends so; returns the list of its starts."""
     starts: list[Any] = []
 
-    def run(command: list[str], **_: Any) -> Any:
-        starts.append(command)
-        return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+    @contextmanager
+    def start(target: str, job: Any) -> Iterator[Any]:
+        def receive(limit: float) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
-    monkeypatch.setattr(subprocess, "run", run)
+        starts.append(target)
+        yield SimpleNamespace(receive=receive, end=End(code, None, ("last words",)))
+
+    monkeypatch.setattr(amx, "Child", start)
     return starts
 
 
 @pytest.mark.parametrize(
-    ("code", "stdout", "verdict", "without"),
+    ("code", "answer", "verdict", "without"),
     [
-        (-11, b"", "crashes", True),
-        (-4, b"", "crashes", True),
-        (0, b'{"verdict": "wrong", "detail": ""}', "wrong", True),
-        (0, b'{"verdict": "ok", "detail": ""}', "ok", False),
+        (-11, None, "crashes", True),
+        (-4, None, "crashes", True),
+        (0, {"verdict": "wrong", "detail": ""}, "wrong", True),
+        (0, {"verdict": "ok", "detail": ""}, "ok", False),
     ],
 )
 def test_a_verdict_is_asked_once_and_remembered(
-    monkeypatch: pytest.MonkeyPatch, amx_machine: Any, code: int, stdout: bytes, verdict: str, without: bool
+    monkeypatch: pytest.MonkeyPatch, amx_machine: Any, code: int, answer: Any, verdict: str, without: bool
 ) -> None:
-    starts = child(monkeypatch, code, stdout)
+    starts = child(monkeypatch, code, answer)
     for _ in range(2):
         extra = amx.guard(amx_machine, "1.0")
         assert (extra.use, extra.without_amx, extra.amx) == (True, without, verdict)
@@ -234,33 +243,25 @@ def test_a_verdict_is_asked_once_and_remembered(
 
 
 @pytest.mark.parametrize(
-    ("code", "stdout", "stderr"),
+    ("code", "answer", "reason"),
     [
-        (1, b"", b"Traceback\nImportError: numpy"),
-        (0, b"not JSON", b""),
-        (0, b"[]", b""),
-        (0, b'{"verdict": 1}', b""),
-        (3, b"", b""),
-        (-9, b"", b""),
+        (1, BackendFailed("ImportError: numpy"), "ImportError: numpy"),
+        (0, Unsupported("no Python interpreter is found"), "no Python interpreter is found"),
+        (0, {"verdict": "splendid", "detail": ""}, "splendid"),
+        (0, None, "ended with code 0: last words"),
+        (3, None, "ended with code 3"),
+        (-9, None, "ended with code -9"),
     ],
 )
 def test_a_failed_child_leaves_amx_off_and_is_not_remembered(
-    monkeypatch: pytest.MonkeyPatch, amx_machine: Any, code: int, stdout: bytes, stderr: bytes
+    monkeypatch: pytest.MonkeyPatch, amx_machine: Any, code: int, answer: Any, reason: str
 ) -> None:
-    starts = child(monkeypatch, code, stdout, stderr)
+    starts = child(monkeypatch, code, answer)
     for _ in range(2):
         extra = amx.guard(amx_machine, "1.0")
         assert (extra.use, extra.without_amx, extra.amx) == (True, True, "unproven")
+        assert reason in extra.reason
     assert len(starts) == 2
-    if stderr:
-        assert "ImportError: numpy" in extra.reason
-
-
-def test_a_frozen_application_is_not_started_again(monkeypatch: pytest.MonkeyPatch, amx_machine: Any) -> None:
-    starts = child(monkeypatch, 0, b'{"verdict": "ok"}')
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert amx.guard(amx_machine, "1.0").amx == "unproven"
-    assert starts == []
 
 
 def test_a_permission_held_already_costs_the_repacked_kernels(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from tiny_models import Tiny, tiny
 
 from edgellm.backends.llamacpp import proof
+from edgellm.child import End
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
@@ -36,7 +35,7 @@ def forbid_children(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: Any, **__: Any) -> None:
         raise AssertionError("a child process was started")
 
-    monkeypatch.setattr(subprocess, "run", started)
+    monkeypatch.setattr(proof, "Child", started)
 
 
 def odd(model: Tiny) -> Tiny:
@@ -105,30 +104,38 @@ def test_a_child_that_hangs_is_ended_and_forgotten(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
-@pytest.mark.parametrize("code", [signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGILL])
-def test_signals_are_named(code: signal.Signals) -> None:
-    assert (proof._judge(Path("x"), -code, ["a", "b failed"])) == f"{code.name}; its last words: b failed"
-
-
 def test_the_kernels_killer_means_memory() -> None:
     with pytest.raises(NotEnoughMemory):
-        proof._judge(Path("x"), -9, [])
+        proof._judge(Path("x"), None, End(-9, None, ()))
+    words = ("terminate called after throwing an instance of 'std::bad_alloc'",)
     with pytest.raises(NotEnoughMemory):
-        proof._judge(Path("x"), -6, ["terminate called after throwing an instance of 'std::bad_alloc'"])
+        proof._judge(Path("x"), None, End(-6, None, words))
 
 
-def test_windows_exceptions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof.os, "name", "nt")
-    assert proof._crash_name(0xC0000005) == "access violation"
-    assert proof._crash_name(0xC0000005 - (1 << 32)) == "access violation"
-    assert proof._crash_name(3) == "abort"
-    assert proof._crash_name(0xC00000FF) == "exception 0xc00000ff"
-    assert proof._crash_name(10) is None
+@pytest.mark.parametrize("program", ["/bin/true", "", None, "/nonexistent/python", __file__])
+@pytest.mark.parametrize("bring", [odd, deadly])
+def test_only_a_child_of_ours_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, bring: Any
+) -> None:
+    """Inside another program `sys.executable` is that program."""
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(sys, "_base_executable", program)
+    monkeypatch.delitem(sys.modules, "multiprocessing.spawn", raising=False)
+    if bring is odd:
+        make_safe(bring(tiny("llama")), tmp_path)  # by the interpreter of this installation
+    for prefix in ("exec_prefix", "base_exec_prefix"):
+        monkeypatch.setattr(sys, prefix, str(tmp_path))
+    home(proof.VERDICTS).unlink(missing_ok=True)
+    with pytest.raises(UnsafeModel, match=r"set_executable.*trust=True"):
+        make_safe(bring(tiny("llama")), tmp_path)
+    assert not home(proof.VERDICTS).exists()
+    make_safe(bring(tiny("llama")), tmp_path, trust=True)
 
 
-def test_a_child_that_cannot_run_is_not_the_files_fault() -> None:
-    with pytest.raises(ModelLoadError, match="failed by itself"):
-        proof._judge(Path("x"), 1, ["ImportError: no module"])
+@pytest.mark.parametrize("end", [End(0, None, ("ImportError: no module",)), End(1, None, ("ImportError: no module",))])
+def test_a_child_that_ends_without_an_answer_is_not_the_files_fault(end: End) -> None:
+    with pytest.raises(ModelLoadError, match=r"failed by itself[^$]*no module"):
+        proof._judge(Path("x"), None, end)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 100_000])

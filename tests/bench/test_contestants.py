@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -96,27 +95,6 @@ def test_a_worker_that_takes_too_long_is_given_up(model: str) -> None:
         worker.receive()
         with pytest.raises(BackendFailed, match="given up after 0 seconds"):
             worker.receive(limit=0.05)  # nothing was asked, so nothing comes
-    finally:
-        worker.close()
-
-
-def test_an_interrupted_wait_leaves_no_timer_behind(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(Job("bare loop", model, 512, 1))
-    before = threading.active_count()
-    try:
-        worker.receive()
-
-        class Interrupted:
-            def readline(self) -> bytes:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(worker._process, "stdout", Interrupted())
-        with pytest.raises(KeyboardInterrupt):
-            worker.receive(limit=600)
-        monkeypatch.undo()
-        for thread in threading.enumerate()[before:]:
-            thread.join(5)
-        assert threading.active_count() == before
     finally:
         worker.close()
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from tiny_models import Tiny, tiny
 
 import edgellm
+from edgellm.child import Child
+from edgellm.converters import calibrate
 from edgellm.converters.calibrate import _Sums, _Tensor, _weight_name, collect
 from edgellm.converters.quant.imatrix import ImportanceMatrix
 from edgellm.errors import (
@@ -168,10 +170,17 @@ def test_errors_of_the_child_are_raised_here(folder: Path, harm: Any, error: typ
         collect(written(folder, "harmed", made), folder / "text.txt", chunks=1)
 
 
+class Mortal(Child):
+    def receive(self, limit: float | None = None) -> dict[str, Any] | None:
+        answer = super().receive(limit)
+        self._process.kill()
+        return answer
+
+
 def test_a_child_that_dies_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = written(folder, "dies", tiny())
-    monkeypatch.setenv("PYTHONHOME", str(folder / "nothing here"))
-    with pytest.raises(BackendFailed, match="ended with status"):
+    monkeypatch.setattr(calibrate, "Child", Mortal)
+    with pytest.raises(BackendFailed, match="ended with code"):
         collect(model, folder / "text.txt")
 
 

@@ -121,7 +121,7 @@ def test_int8_replaces_the_graph(
     [
         ("raise ValueError('no such model here')", Unsupported, "optimum could not export.*ValueError: no such model"),
         ("raise MemoryError", NotEnoughMemory, "ran out of memory"),
-        ("import os; os._exit(3)", Unsupported, "status 3"),
+        ("import os; os._exit(3)", Unsupported, "code 3"),
     ],
 )
 def test_failures_are_told_and_leave_nothing(

@@ -69,7 +69,7 @@ def test_an_empty_tensor_starts_no_child() -> None:
 
 
 def dead(child: pool._Child) -> bool:
-    return child._process.poll() is not None
+    return child.process._process.poll() is not None
 
 
 @pytest.mark.parametrize("kind", [GGMLType.Q4_K, GGMLType.F16], ids=lambda kind: kind.name)
@@ -95,7 +95,7 @@ def test_a_child_that_dies_is_an_error_that_names_the_tensor() -> None:
         next(run)
         child = quantizers._child
         assert child is not None
-        child._process.kill()
+        child.process._process.kill()
         with pytest.raises(BackendFailed, match=r"blk\.7\.ffn_up\.weight: .*Q4_0 ended with code"):
             list(run)
         assert quantizers._child is None
@@ -149,7 +149,7 @@ def test_what_cannot_be_quantized() -> None:
 
 def test_a_frozen_application_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with Quantizers() as quantizers, pytest.raises(Unsupported, match="frozen application"):
+    with Quantizers() as quantizers, pytest.raises(Unsupported, match="frozen program"):
         list(quantizers.run("w", GGMLType.Q4_0, [gaussian(1, 256)]))
 
 
@@ -162,7 +162,7 @@ from edgellm.formats.ggml_types import GGMLType
 rows = np.ones((2048, 1024), np.float32)
 with Quantizers(2) as quantizers:
     for piece in quantizers.run("w", GGMLType.Q4_K, itertools.repeat(rows)):
-        print(quantizers._child._process.pid, flush=True)
+        print(quantizers._child.process.pid, flush=True)
 """
 
 

@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,8 @@ from typing import Any, Literal
 
 from edgellm import _native
 from edgellm.backends.llamacpp.ggml import Ggml
+from edgellm.child import Child
+from edgellm.errors import EdgeLLMError, Unsupported
 from edgellm.formats.writing import whole_file
 from edgellm.home import home, make_folder, unkept
 
@@ -103,18 +104,14 @@ def build_key(library: Any, version: str) -> str:
     return f"{version} {file.name} {stat.st_size} {stat.st_mtime_ns} {_native.cpu_name()}"
 
 
-def prove(library: Any) -> None:
-    """Multiply through AMX and through the plain kernels, and print {"verdict", "detail"}. For a child process.
+def prove(library: Any) -> dict[str, str]:
+    """Multiply through AMX and through the plain kernels: {"verdict", "detail"}. For a child process.
 
     Weights (rows, columns) of every type that AMX takes, activations of 1, 5 and 40 tokens: one row and several are
     different kernels.
     """
     import numpy as np
 
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ggml = Ggml(library)
     rows, columns = 64, 512
     rng = np.random.default_rng(0)
@@ -122,7 +119,7 @@ def prove(library: Any) -> None:
     worst, where = 0.0, ""
     with _quiet_stderr():
         if "AMX" not in ggml.extra_buffer_names(refusing=False):
-            raise SystemExit("the kernel refused AMX to the child process")
+            raise Unsupported("the kernel refused AMX to the child process")
     for name, kind in TYPES.items():
         for tokens in (1, 5, 40):
             activations = rng.standard_normal((tokens, columns)).astype(np.float32)
@@ -133,7 +130,7 @@ def prove(library: Any) -> None:
             if error >= worst:
                 worst, where = error, f"{name}, {tokens} tokens"
     verdict: Verdict = "ok" if worst <= TOLERANCE else "wrong"
-    sys.stdout.write(json.dumps({"verdict": verdict, "detail": f"largest relative error {worst:.2g} ({where})"}))
+    return {"verdict": verdict, "detail": f"largest relative error {worst:.2g} ({where})"}
 
 
 def _verdict(library: Any, version: str) -> tuple[str, str]:
@@ -164,29 +161,19 @@ def _remembered() -> dict[str, str]:
 
 def _ask_child() -> tuple[Verdict | None, str]:
     """Run `prove` in a child process. None and the reason when the child could not tell."""
-    if getattr(sys, "frozen", False) or not sys.executable:
-        return None, "this application has no Python interpreter to prove its AMX kernels with"
-    # Isolated, and with this process's own search path: the same packages, and nothing from the user's folder.
-    program = (
-        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        "from edgellm.backends.llamacpp.library import prove_amx; prove_amx()"
-    )
-    command = [sys.executable, "-I", "-c", program, json.dumps([path for path in sys.path if path])]
     try:
-        child = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=CHILD_SECONDS, check=False
-        )
-        if -child.returncode in CRASHES:
-            return "crashes", ""
-        if child.returncode == 0:
-            verdict = json.loads(child.stdout)["verdict"]
-            if verdict not in SAID:
-                raise ValueError(f"{verdict!r} is no verdict")
-            return verdict, ""
-        last = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-        return None, f"the process that was to prove its AMX kernels failed: {last[0]}"
-    except (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError) as error:
-        return None, f"the process that was to prove its AMX kernels failed: {error}"
+        with Child("edgellm.backends.llamacpp.library:prove_amx", {}) as child:
+            answer = child.receive(CHILD_SECONDS)
+            if answer is not None and answer["verdict"] in SAID:
+                return answer["verdict"], ""
+            failure = str(answer)
+            if answer is None:
+                if -child.end.status in CRASHES:
+                    return "crashes", ""
+                failure = f"it {child.end}"
+    except EdgeLLMError as error:
+        failure = str(error)
+    return None, f"the process that was to prove its AMX kernels failed: {failure}"
 
 
 @contextmanager

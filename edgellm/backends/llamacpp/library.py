@@ -24,6 +24,7 @@ from edgellm import _native
 from edgellm.backends.llamacpp import amx
 from edgellm.backends.llamacpp.amx import ExtraBuffers
 from edgellm.backends.llamacpp.ggml import Device, Ggml
+from edgellm.child import Parent
 from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTION = "llama-cpp-python"
@@ -147,9 +148,9 @@ def parse_system_info(text: str) -> dict[str, dict[str, str]]:
     return backends
 
 
-def prove_amx() -> None:
+def prove_amx(parent: Parent) -> None:
     """The body of the child process that finds out whether AMX works: see amx.py."""
-    amx.prove(_open())
+    parent.say(**amx.prove(_open()))
 
 
 def _open() -> Any:
