@@ -34,6 +34,7 @@ CONVERT = {"errors", "formats", "child"} | {f"converters{part}" for part in PART
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "child": {"errors"},
+    "_pyinstaller": {"child"},
     "events": set(),
     "home": set(),
     "pages": set(),
@@ -86,6 +87,7 @@ OWNED: dict[str, str | None] = {
     "click": "edgellm/cli/",
     "jinja2": "edgellm/prompts/",
     "platformdirs": "edgellm/home.py",
+    "PyInstaller": "edgellm/_pyinstaller/",
     "onnx": None,
     "onnxruntime": "edgellm/backends/onnx/library.py",
     "optimum": "converters/optimum.py",

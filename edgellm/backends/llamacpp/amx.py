@@ -15,6 +15,7 @@ safe too, but without llama.cpp's repacked kernels: 512 tokens of a Q4_0 model t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -97,11 +98,13 @@ def built_in(library: Any) -> bool:
 
 
 def build_key(library: Any, version: str) -> str:
-    """Names a build of llama.cpp on a CPU; another build or another CPU has another key."""
+    """Names a build of llama.cpp on a CPU; another build or another CPU has another key.
+
+    By its content: frozen programs of one file unpack it anew at every start, with a new time.
+    """
     folder = Path(library._lib._name).parent
-    file = next(iter(sorted(folder.glob("libggml-cpu*"))), Path(library._lib._name)).resolve()
-    stat = file.stat()
-    return f"{version} {file.name} {stat.st_size} {stat.st_mtime_ns} {_native.cpu_name()}"
+    file = next(iter(sorted(folder.glob("*ggml-cpu*"))), Path(library._lib._name))
+    return f"{version} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]} {_native.cpu_name()}"
 
 
 def prove(library: Any) -> dict[str, str]:

@@ -62,7 +62,7 @@ def load_library() -> Any:
     with _lock:
         library = _open()
         if _extra is None:
-            _extra = amx.guard(library, _version() or "unknown")
+            _extra = amx.guard(library, version() or "unknown")
             _logger.debug("extra buffer types: %s", _extra.reason)
         return library
 
@@ -112,12 +112,12 @@ def capture_log() -> Iterator[deque[str]]:
 def build_name() -> str:
     """Names this build of llama.cpp, the CPU, and the kernels that are on: all that shapes computed state."""
     library, extra = load_library(), extra_buffers()
-    return f"{amx.build_key(library, _version() or 'unknown')} {extra.use} {extra.without_amx}"
+    return f"{amx.build_key(library, version() or 'unknown')} {extra.use} {extra.without_amx}"
 
 
 def engine_report() -> dict[str, Any]:
     """What llama.cpp was built with and how it runs here, as plain values. A library that cannot load is an "error"."""
-    report: dict[str, Any] = {"name": "llama.cpp", "package": DISTRIBUTION, "version": _version()}
+    report: dict[str, Any] = {"name": "llama.cpp", "package": DISTRIBUTION, "version": version()}
     try:
         library = load_library()
     except EdgeLLMError as error:
@@ -199,12 +199,13 @@ def _sink(module: Any) -> Any:
 def rebuild_command(flags: str = "") -> str:
     """The command that builds llama.cpp anew on this machine, with compiler flags for C and C++."""
     variable = f"CMAKE_ARGS=\"-DCMAKE_C_FLAGS='{flags}' -DCMAKE_CXX_FLAGS='{flags}'\" " if flags else ""
-    version = _version()
-    requirement = f"{DISTRIBUTION}=={version}" if version else DISTRIBUTION
+    number = version()
+    requirement = f"{DISTRIBUTION}=={number}" if number else DISTRIBUTION
     return f"{variable}pip install --force-reinstall --no-deps --no-cache-dir --no-binary {DISTRIBUTION} {requirement}"
 
 
-def _version() -> str | None:
+def version() -> str | None:
+    """Of the package that brings llama.cpp; None where its metadata is missing, as in some frozen programs."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:

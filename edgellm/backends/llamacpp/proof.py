@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def prove(path: str | os.PathLike[str], fingerprint: str, *, extra_bufts: bool) 
     Raises UnsafeModel (the child crashed or hung), UnsupportedArchitecture and ModelLoadError (the engine refused the
     file, in its own words), NotEnoughMemory.
     """
-    build = f"{metadata.version(library.DISTRIBUTION)} {sys.platform} extra={extra_bufts}"
+    build = f"{library.version()} {sys.platform} extra={extra_bufts}"
     key = f"{fingerprint} {build}"
     known = _verdicts().get(key)
     if known is None:
