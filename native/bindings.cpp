@@ -18,6 +18,11 @@ namespace nb = nanobind;
 using edgellm::AbortFlag;
 
 NB_MODULE(_native, m) {
+#ifdef NDEBUG
+  // What outlives the interpreter is not always ours to free: PySide6 never frees a QThread of a module, nor what it
+  // refers to. A user at whose exit that is reported can do nothing about it.
+  nb::set_leak_warnings(false);
+#endif
   m.doc() = "What edgellm needs from C: processor facts, an abort flag for native code, the AMX refusal.";
 
   m.def("cpu_features", &edgellm::cpu_features);

@@ -48,6 +48,15 @@ def test_asking_does_not_take_the_amx_permission() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_nothing_is_reported_when_a_program_ends() -> None:
+    """PySide6 frees no QThread of a module, nor the model it refers to: here, a reference too many."""
+    program = (
+        "import ctypes; from edgellm import _native; ctypes.pythonapi.Py_IncRef(ctypes.py_object(_native.AbortFlag()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_cores_agree_with_psutil() -> None:
     cores = machine.cores()
     assert cores.logical == psutil.cpu_count()

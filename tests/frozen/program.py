@@ -11,13 +11,15 @@ import edgellm
 from edgellm.converters.convert import convert
 from edgellm.converters.plan import ConvertParams
 
+PROMPT = "The sky is blue, and the sea is blue too. " * 12 + "Why? Because"
+
 
 def ask(path: str) -> dict[str, object]:
     if path.endswith(".convert"):
         source = Path(path).with_suffix("")
         path = str(convert(source, source.with_name("made.gguf"), ConvertParams(quant="q4_k", force=True)).path)
     with edgellm.load(path, ctx=256) as model:
-        done = model.generate("The sky is blue, and the sea is blue too. " * 12 + "Why? Because", max_tokens=8, temperature=0)
+        done = model.generate(PROMPT, max_tokens=8, temperature=0)
         return {"text": done.text, "tokens": len(done.tokens), "cached": done.usage.cached_tokens}
 
 
