@@ -7,7 +7,7 @@
     ├── ModelError                  something is wrong with a model file
     │   ├── ModelNotFound           no such file, folder or catalog name (also a FileNotFoundError)
     │   ├── InvalidModelFile        damaged, truncated, or a header that lies
-    │   ├── UnsafeModel             loading it crashed the child process that tried it first
+    │   ├── UnsafeModel             loading it crashed the child process that tried it first, or none could try it
     │   └── ModelLoadError          the engine refused it; in the engine's own words
     ├── ResourceError
     │   ├── NotEnoughMemory         with what is needed and what is there
@@ -58,7 +58,7 @@ class InvalidModelFile(ModelError):
 
 
 class UnsafeModel(ModelError):
-    """Loading the file crashed the child process that tried it first."""
+    """Loading the file crashed the child process that tried it first, or no child process could try it."""
 
 
 class ModelLoadError(ModelError):
