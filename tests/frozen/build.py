@@ -57,7 +57,7 @@ def freeze(kind: str, work: Path) -> Path:
 def run(program: Path, work: Path, *arguments: object) -> list[dict[str, Any]]:
     """What it says. It runs without this installation: elsewhere, and with nothing of it in the environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment |= {"EDGELLM_HOME": str(work / "home"), "PATH": os.defpath}
+    environment |= {"EDGELLM_HOME": str(work / f"home-{program.stem}"), "PATH": os.defpath}
     began = time.perf_counter()
     done = subprocess.run(
         [str(program), *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=work, timeout=600
@@ -101,7 +101,7 @@ def main() -> None:
         work = (options.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         os.environ["EDGELLM_HOME"] = str(work / "home")
-        for made in ("home", "models"):
+        for made in ("home", "models", *(f"home-{kind}" for kind in KINDS)):
             shutil.rmtree(work / made, ignore_errors=True)
         files = models(work / "models")
         wrong = []

@@ -18,7 +18,7 @@ def ask(path: str) -> dict[str, object]:
     if path.endswith(".convert"):
         source = Path(path).with_suffix("")
         path = str(convert(source, source.with_name("made.gguf"), ConvertParams(quant="q4_k", force=True)).path)
-    with edgellm.load(path, ctx=256) as model:
+    with edgellm.load(path, ctx=512) as model:
         done = model.generate(PROMPT, max_tokens=8, temperature=0)
         return {"text": done.text, "tokens": len(done.tokens), "cached": done.usage.cached_tokens}
 
