@@ -22,7 +22,8 @@ class Usage:
 class Timings:
     """Milliseconds and tokens per second.
 
-    ttft_ms: from request to first token, without load. prefill_tokens_per_second counts computed tokens only.
+    ttft_ms: from request to first token, without load. prefill_tokens_per_second counts computed tokens only, also of
+    a prompt whose reading was stopped.
     """
 
     load_ms: float = 0.0
@@ -37,7 +38,8 @@ class Timings:
 class CacheReport:
     """How much of the prompt was reused, in tokens, and where and why the known prefix ended.
 
-    from_live + from_memory + from_disk + computed is the length of the prompt. broke_at is the token position where
+    from_live + from_memory + from_disk + computed is the length of the prompt, or of what was read of it when the
+    answer was stopped before. broke_at is the token position where
     the prompt left the nearest known one (None: nothing near was known, or nothing broke); expected and found are
     the texts on both sides.
     """

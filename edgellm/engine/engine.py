@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from edgellm.backends.base import Backend, Buffer, Rows, Step
 from edgellm.engine.cancel import CancelToken
+from edgellm.engine.progress import OnProgress
 from edgellm.engine.request import Request, Sink
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.scheduler import UNLIMITED, Scheduler
@@ -34,7 +35,6 @@ from edgellm.errors import (
     InvalidParameter,
     NotEnoughMemory,
 )
-from edgellm.events import CacheReport
 from edgellm.kv.blocks import Block
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
@@ -107,13 +107,15 @@ class Engine:
         stream: bool = False,
         cancel: CancelToken | None = None,
         sink: Sink | None = None,
+        progress: OnProgress | None = None,
     ) -> Request:
         """Queue a generation. Raises ContextOverflow, InvalidParameter, Busy, Closed.
 
         Chunks, or the error, go to `sink` on the engine's thread; without one the request keeps them for its reader.
+        So do the calls of `progress`: the tokens of the prompt that are read, and all.
         """
         self._check_prompt(prompt)
-        request = Request(self, prompt, params, stream=stream, sink=sink)
+        request = Request(self, prompt, params, stream=stream, sink=sink, progress=progress)
         with self._lock:
             self._check_open()
             if self._unfinished >= self._queue_limit:
@@ -194,6 +196,7 @@ class Engine:
                     self._check_open()
 
     def _run(self) -> None:
+        sound = False
         try:
             while self._take():
                 self._drop_stopped()
@@ -201,10 +204,12 @@ class Engine:
                 self._admit()
                 if self._running:
                     self._pass()
+            self._drop_stopped()
+            sound = True
         except BaseException:
             log.exception("the engine stopped")
         finally:
-            self._shut_down()
+            self._shut_down(keep=sound)
 
     def _take(self) -> bool:
         """Take what arrived; wait when there is nothing to run. False once closed."""
@@ -290,6 +295,7 @@ class Engine:
 
     def _start_or_fail(self, request: Request) -> None:
         new = not request.parked
+        undone = request.read - request.reused if new else 0
         try:
             self._reuse.start(request, self._running)
         except Exception as error:
@@ -303,9 +309,13 @@ class Engine:
             if new and self._running and request.cache.from_live:  # forked: no other sequence is alive then
                 self._shared[request] = request.cache.from_live
             self._running.append(request)
+            if new:
+                request.began(undone)
             if request.row is not None and not request.tokens:  # the logits after its prompt are known
                 self._sample(request, request.row)
             self._bring(request)
+            if request.done and request in self._running:
+                self._retire(request)
 
     def _bring(self, request: Request) -> None:
         """Load the state that a request began without."""
@@ -316,6 +326,8 @@ class Engine:
         except Exception as error:
             request.fail(_as_ours(error, "the state of a prompt could not be loaded"))
             self._retire(request, keep=False)
+        else:
+            request.began(0)
 
     def _leave(self, request: Request) -> None:
         """`request` runs no more. If others share its cells, those now belong to the one that shares most."""
@@ -359,25 +371,33 @@ class Engine:
         taken = self._clock() - started
         if prefill:
             request, size = shares[0]
-            request.prefilled(taken)
+            request.prefilled(size, taken)
             self._scheduler.prefilled(size, taken)
             if request.sequence is not None and request.sequence.length in request.checkpoints:
                 self._reuse.checkpoint(request)
         else:
             self._scheduler.decoded(len(shares), self._cells(), taken)
         for (request, _), row in zip(shares, rows, strict=True):
-            if row is not None:
+            if request.done:
+                self._retire(request)
+            elif row is not None:
                 self._sample(request, row)
 
     def _recover(self, requests: list[Request]) -> None:
         """After an interrupted pass: sequences know their new length; whoever was meant is dropped next."""
         if self.backend.info.can_truncate:
+            for request in self._running:
+                if request.sequence is not None and request.sequence.length < request.read:
+                    request.lost()
             return
-        for request in requests:  # a recurrent state is undefined now: begin again
-            assert request.sequence is not None
+        for request in reversed(requests):  # a recurrent state is undefined now: begin again where one is known
+            assert request.sequence is not None  # it was in the pass
             request.sequence.close()
-            request.sequence, request.reused = self.backend.new_sequence(), 0
-            request.cache = CacheReport(computed=len(request.prompt), reason="an interruption undid the known state")
+            request.sequence = None
+            if request.stop_reason is None:
+                self._leave(request)
+                self._waiting.appendleft(request)
+                self._full = False
 
     def _sample(self, request: Request, rows: Rows) -> None:
         try:
@@ -402,42 +422,38 @@ class Engine:
                 self._full = True
                 return
         youngest_first[0].fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
-        self._retire(youngest_first[0], keep=False)
+        self._retire(youngest_first[0])
 
     def _park(self, request: Request) -> bool:
         """Move the state of a running request to host memory; it runs no more. False when its state cannot be saved."""
-        sequence = request.sequence
-        assert sequence is not None  # every running request has one
-        if sequence.length:
-            try:
-                request.parked = [sequence.save(0, sequence.length)]
-            except BackendFailed as error:
-                log.debug("a request could not be parked: %s", error)
-                return False
-        sequence.close()
-        request.sequence = None
+        try:
+            self._reuse.park(request)
+        except BackendFailed as error:
+            log.debug("a request could not be parked: %s", error)
+            return False
         self._leave(request)
         return True
 
     def _retire(self, request: Request, *, keep: bool = True) -> None:
-        """Forget a finished request. Its state is parked for reuse; the last one's sequence stays alive as well."""
+        """Forget a finished request. Its state is known from now on, as far as it came, and the last one's sequence
+        stays alive as well."""
         self._full = False
         if request in self._running:
             self._leave(request)
         elif request in self._waiting:
             self._waiting.remove(request)
-        sequence, request.parked = request.sequence, []
-        if sequence is not None:
-            if keep and request.params.cache and sequence.length:
-                self._reuse.keep(request, alone=not self._running)
-            else:
-                sequence.close()
-                request.sequence = None
+        sequence = request.sequence
+        if keep and request.params.cache and (request.parked or (sequence is not None and sequence.length)):
+            self._reuse.keep(request, alone=not self._running)
+        elif sequence is not None:
+            sequence.close()
+            request.sequence = None
+        request.parked = []
         with self._lock:
             self._unfinished -= 1
 
-    def _shut_down(self) -> None:
-        """Everything unfinished ends with Closed; nobody is left waiting."""
+    def _shut_down(self, *, keep: bool) -> None:
+        """Everything unfinished ends with Closed; nobody is left waiting. keep: what was computed stays known."""
         with self._lock:
             self._open = False
         closed = Closed(f"the model {self.backend.info.name} was closed")
@@ -449,7 +465,7 @@ class Engine:
                 item.future.set_exception(closed)
         for request in [*self._running, *self._waiting]:
             request.fail(closed)
-            self._retire(request, keep=False)
+            self._retire(request, keep=keep)
         self._reuse.close()
         self.backend.close()
 

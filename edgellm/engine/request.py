@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend, Buffer, Rows, Sequence
+from edgellm.engine.progress import OnProgress, Progress, check_progress
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream
@@ -25,6 +27,7 @@ from edgellm.params import GenerateParams
 
 if TYPE_CHECKING:
     from edgellm.engine.engine import Engine
+    from edgellm.kv.blocks import Block
     from edgellm.kv.prefixes import Match
 
 USUAL_ANSWER = 512  # tokens
@@ -36,19 +39,29 @@ class Request:
     """One generation: iterate it for chunks, or ask for its `result()`. Closing the iteration early cancels it.
 
     With `stream=False` only the last chunk is delivered, which spares the caller's thread a wake-up per token.
+    `progress` is called by whoever iterates, on that thread; with a `sink`, where that is called.
     """
 
     def __init__(
-        self, engine: Engine, prompt: list[int], params: GenerateParams, *, stream: bool, sink: Sink | None
+        self,
+        engine: Engine,
+        prompt: list[int],
+        params: GenerateParams,
+        *,
+        stream: bool,
+        sink: Sink | None,
+        progress: OnProgress | None,
     ) -> None:
         backend = engine.backend
+        check_progress(progress)
         self.prompt = prompt
         self.params = params
         self.tokens: list[int] = []  # the answer
         self.history = list(prompt)  # prompt and answer
         self.sequence: Sequence | None = None
-        self.parked: list[Buffer] = []
+        self.parked: list[tuple[Block, Buffer]] = []
         self.reused = 0  # tokens of the prompt that were not computed
+        self.read = 0  # tokens of the prompt that are known or computed
         self.row: Rows | None = None  # (1, n_vocab): the logits after the prompt, computed here or known
         self.late: Match | None = None  # what the state of the prompt will be loaded from, once it has its first token
         self.checkpoints: list[int] = []  # positions in the prompt where a pass ends and the state is parked
@@ -63,14 +76,19 @@ class Request:
         self._pending_tokens: list[int] = []
         self._pending_logprobs: list[TokenLogprob] = []
         self._logprobs: list[TokenLogprob] = []
-        self._queue: queue.SimpleQueue[Chunk | BaseException] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Chunk | BaseException | tuple[int, int]] = queue.SimpleQueue()
         self._sink: Sink = sink or self._queue.put
+        self._on_progress = progress
+        queued = progress and (progress if sink else lambda done, total: self._queue.put((done, total)))
+        self._progress = Progress(queued, len(prompt))
         self._done = False
         self._timer: threading.Timer | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self.submitted = time.perf_counter()
         self._first_token: float | None = None
         self._prefill_s = 0.0
+        self._prefilled = 0  # tokens that took so long
+        self._undone = 0  # tokens that were computed, and lost
         self._waited_s = 0.0
 
     # The caller's side
@@ -109,7 +127,10 @@ class Request:
                 continue
             if isinstance(item, BaseException):
                 raise item
-            return item
+            if isinstance(item, Chunk):
+                return item
+            assert self._on_progress is not None  # who else would have asked for it
+            self._on_progress(*item)
 
     # The engine's side
 
@@ -148,9 +169,36 @@ class Request:
     def in_prefill(self) -> bool:
         return self.sequence is None or self.sequence.length < len(self.prompt)
 
-    def prefilled(self, seconds: float) -> None:
+    def began(self, undone: int) -> None:
+        """Its sequence holds what is known of the prompt. undone: tokens that were computed before, and lost."""
+        self.read = self.reused
+        self._undone += undone
+        if self._undone:
+            note = f"{self._undone} tokens were computed in vain, because their state was lost"
+            self.cache = replace(self.cache, reason=f"{self.cache.reason}; {note}")
+        if self.read < len(self.prompt):
+            self._tell_progress()
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
         """Account for a prefill pass."""
+        assert self.sequence is not None  # it was in the pass
         self._prefill_s += seconds
+        self._prefilled += tokens
+        self.read = min(self.sequence.length, len(self.prompt))
+        self._tell_progress()
+
+    def lost(self) -> None:
+        """The engine has lost the state in its sequence: all of the prompt is computed again."""
+        undone, self.reused = self.read - self.reused, 0
+        reason = f"the state of {self.read} tokens was lost while the KV cache grew"
+        self.cache = CacheReport(computed=len(self.prompt), reason=reason)
+        self.began(undone)
+
+    def _tell_progress(self) -> None:
+        try:
+            self._progress(self.read)
+        except BaseException as error:  # of a function that came with a sink
+            self.fail(error)
 
     def waited(self, seconds: float) -> None:
         """Account for time after the first token in which nothing was decoded."""
@@ -212,6 +260,10 @@ class Request:
         if rest:
             self._written.append(rest)
         logprobs = self._take_logprobs()
+        if self.read < len(self.prompt):
+            where = f"at token {self.read}" if self.cache.reason else "before it began"
+            words = "; ".join(filter(None, (self.cache.reason, f"reading the prompt was stopped {where}")))
+            self.cache = replace(self.cache, computed=self.read - self.reused, reason=words)
         completion = Completion(
             text="".join(self._written),
             tokens=self.tokens,
@@ -247,13 +299,12 @@ class Request:
         now = time.perf_counter()
         first = self._first_token or now
         decode = now - first - self._waited_s
-        computed = len(self.prompt) - self.reused if self._first_token else 0
         decoded = max(0, len(self.tokens) - 1)
         return Timings(
             load_ms=self._engine.load_ms,
             ttft_ms=1e3 * (first - self.submitted),
             prefill_ms=1e3 * self._prefill_s,
             decode_ms=1e3 * decode,
-            prefill_tokens_per_second=computed / self._prefill_s if self._prefill_s else 0.0,
+            prefill_tokens_per_second=self._prefilled / self._prefill_s if self._prefill_s else 0.0,
             decode_tokens_per_second=decoded / decode if decode and decoded else 0.0,
         )

@@ -1,8 +1,9 @@
 """Where the state of a request comes from, and where it goes.
 
 start(request)        its own parked state │ the live sequence or the parked blocks that share most │ nothing
-checkpoint(request)   parked in the middle of a prompt, where a sequence cannot be truncated to later
-keep(request)         parked as blocks; if it was the only one running, its sequence also stays live
+park(request)         its state moves to host memory until it goes on
+checkpoint(request)   known from now on, in the middle of a prompt, where a sequence cannot be truncated to later
+keep(request)         known from now on; if it was the only one running, its sequence also stays live
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgellm.engine.request import Request
 from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
-from edgellm.kv.blocks import Block
+from edgellm.kv.blocks import Block, make_block
 from edgellm.kv.explain import explain
 from edgellm.kv.prefixes import NOTHING, Match, PrefixCache, common_prefix
 
@@ -27,6 +28,9 @@ log = logging.getLogger("edgellm.engine")
 
 WORTH_WAITING = 64  # tokens that a running prefill will hold and this prompt shares
 WORDS = 64  # tokens of a conversation that people are shown
+DAMAGED = "a stored block was damaged and is computed again"
+NO_ROOM = "there was no room for the known state"
+UNCUT = "the known state could not be cut to where this prompt leaves it"
 LOGITS_SHARE = 20  # logits are kept when the state that was computed before them takes so many times their bytes
 
 
@@ -59,17 +63,17 @@ class Reuse:
             return
         live, shared = self._nearest_live(request, running)
         keep = self._keep(shared, request)
-        if (
-            live is not None
-            and keep >= max(1, self._keep(match.length, request))
-            and self._take_live(request, live, keep)
-        ):
-            report = CacheReport(from_live=request.reused)
-            agreed = common_prefix(live.history, request.prompt)  # the last sampled token has no state yet
-            request.cache = self._report(request, report, agreed, live.history[agreed:])
-            return
+        if live is not None and keep >= max(1, self._keep(match.length, request)):
+            text, why = self._known_text(live, request)
+            if self._take_live(request, live, keep):
+                agreed = common_prefix(text, request.prompt)
+                request.cache = self._report(request, CacheReport(from_live=keep), agreed, text[agreed:], why)
+                return
+            why = UNCUT
+        else:
+            why = ""
         self.forget_live()
-        self._load(request, match, self._keep(match.length, request))
+        self._load(request, match, self._keep(match.length, request), why)
 
     def _start_at_end(self, request: Request, match: Match, running: Many[Request]) -> bool:
         """Whether the very same prompt is known with the logits after it: then nothing is left to compute."""
@@ -87,8 +91,8 @@ class Reuse:
             self.forget_live()
             request.sequence = self._backend.new_sequence(request.expected)
             request.reused, request.late = length, match
-            in_memory = self._known.used(match)
-            report = CacheReport(from_memory=in_memory, from_disk=length - in_memory)
+            self._known.used(match)
+            report = _by_tier(self._known.beyond_memory(match), length)
         request.cache = self._report(request, report, length, [])
         request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
         return True
@@ -98,10 +102,7 @@ class Reuse:
         match, request.late = request.late, None
         assert match is not None  # the caller has looked
         started = time.perf_counter()
-        try:
-            self._fill(request, match, len(request.prompt))
-        except Busy:  # no cells: what is missing is computed when there are
-            self._settle(request, match, len(request.prompt), "there was no room for the known state")
+        self._fill(request, match, len(request.prompt))
         request.waited(time.perf_counter() - started)
 
     def is_coming(self, request: Request, running: Many[Request]) -> bool:
@@ -114,6 +115,18 @@ class Reuse:
                 if self._keep(common_prefix(request.prompt, other.prompt), request) - held >= WORTH_WAITING:
                     return True
         return False
+
+    def park(self, request: Request) -> None:
+        """Move the state of a running request to host memory. Raises BackendFailed when it cannot be saved."""
+        sequence = request.sequence
+        assert sequence is not None  # every running request has one
+        tokens = request.history[: sequence.length]
+        if self._known is not None:
+            request.parked = self._known.export(tokens, sequence, private=request.private)
+        elif tokens:
+            request.parked = [(make_block(b"", 0, tokens), sequence.save(0, len(tokens)))]
+        sequence.close()
+        request.sequence = None
 
     def checkpoint(self, request: Request) -> None:
         """Park the state of a request that goes on."""
@@ -131,10 +144,13 @@ class Reuse:
                 log.warning("the state of a request could not be kept: %s", error)
 
     def keep(self, request: Request, *, alone: bool) -> None:
-        """Park the state of a finished request, and leave its sequence alive when it was the only one running."""
+        """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
+        sequence, parked = request.sequence, request.parked
+        if parked and self._known is not None:
+            self._known.keep(parked, self._text(request.history[:WORDS]), private=request.private)
+        if sequence is None:
+            return
         self.checkpoint(request)
-        sequence = request.sequence
-        assert sequence is not None  # the caller has looked
         if alone:
             self.forget_live()
             self._live = request
@@ -224,65 +240,86 @@ class Reuse:
         request.reused = keep
         return True
 
-    def _load(self, request: Request, match: Match, keep: int) -> None:
+    def _load(self, request: Request, match: Match, keep: int, why: str) -> None:
         """A new sequence with the first `keep` tokens of the prompt, from parked blocks; fewer where one is damaged."""
         request.sequence = self._backend.new_sequence(request.expected)
         try:
-            self._fill(request, match, keep)
+            self._fill(request, match, keep, why)
         except Busy:  # no cells for it now: the engine tries again when another request has finished
             request.sequence.close()
             request.sequence = None
             raise
 
-    def _fill(self, request: Request, match: Match, keep: int) -> None:
-        """Load the first `keep` tokens of the prompt into its sequence, which is empty. Raises Busy."""
-        assert request.sequence is not None  # the callers have made one
-        from_disk, reason = 0, ""
-        if keep and self._known is not None:
-            try:
-                loaded = self._known.load(match, keep, request.sequence)
-                from_disk, damaged = loaded.from_disk, bool(loaded.damaged)
-            except BackendFailed as error:
-                log.warning("stored state could not be loaded and is computed again: %s", error)
-                damaged = True
-            reason = "a stored block was damaged and is computed again" if damaged else ""
-        self._settle(request, match, keep, reason, from_disk)
+    def _fill(self, request: Request, match: Match, keep: int, why: str = "") -> None:
+        """Load the first `keep` tokens of the prompt into its sequence, which is empty, and report what came.
 
-    def _settle(self, request: Request, match: Match, keep: int, reason: str, from_disk: int = 0) -> None:
-        """Cut what was loaded to where passes may go on, and report it. reason: why it is not all of `keep`."""
+        Raises Busy where there is no room, unless the request began without its state: what is missing is computed
+        when there is. why: nothing better than this match could be used.
+        """
         sequence = request.sequence
         assert sequence is not None  # the callers have made one
+        beyond: list[tuple[int, int]] = []
+        if keep and self._known is not None:
+            beyond = self._known.beyond_memory(match)
+            try:
+                if not self._known.load(match, keep, sequence):
+                    why = DAMAGED
+            except BackendFailed as error:
+                log.warning("stored state could not be loaded and is computed again: %s", error)
+                why = DAMAGED
+            except Busy:
+                if request.row is None:
+                    raise
+                why = NO_ROOM
         aligned = keep if sequence.length == keep else self._keep(sequence.length, request)
         if aligned < sequence.length and not sequence.truncate(aligned):
             sequence.close()
             request.sequence = self._backend.new_sequence()
-            aligned = 0
+            aligned, why = 0, UNCUT
         request.reused = aligned
-        from_disk = min(from_disk, request.reused)
-        report = CacheReport(from_memory=request.reused - from_disk, from_disk=from_disk)
-        request.cache = self._report(request, report, match.agreed, match.next_known)
-        if reason:
-            request.cache = replace(request.cache, reason=reason)
+        report = _by_tier(beyond, aligned)
+        request.cache = self._report(request, report, match.agreed, match.next_known, why)
 
     def _restore_parked(self, request: Request) -> None:
         sequence = self._backend.new_sequence(request.expected)
         try:
-            sequence.load(request.parked)
+            sequence.load([payload for _block, payload in request.parked])
         except BaseException:
             sequence.close()
             raise
         request.sequence, request.parked = sequence, []
 
-    def _report(self, request: Request, report: CacheReport, matched: int, next_known: list[int]) -> CacheReport:
+    def _known_text(self, live: Request, request: Request) -> tuple[list[int], str]:
+        """The tokens that are known with a sequence, and why a prompt does not find more of them."""
+        length = live.sequence.length if live.sequence is not None else 0
+        if length >= len(live.prompt):
+            return live.history, ""  # the last token of an answer was sampled, and has no state yet
+        if common_prefix(live.prompt, request.prompt) <= length:
+            return live.prompt[:length], ""
+        who = "the request before this one stopped" if live is self._live else "another request is"
+        return live.prompt[:length], f"the prompt is known up to token {length}, where {who} reading it"
+
+    def _report(
+        self, request: Request, report: CacheReport, matched: int, next_known: list[int], why: str = ""
+    ) -> CacheReport:
+        """`report` with what will be computed, and the words. why: they are known already."""
+        reused = request.reused
         broke = explain(request.prompt, matched, next_known, self._text)
-        if self._whole and matched - request.reused > SHORTEST + ALIGN:
-            note = f"this model goes on only from a checkpoint, the nearest one at token {request.reused}"
+        again = matched - reused  # known, and computed all the same
+        if why:
+            broke = replace(broke, reason=why)
+        elif self._whole and reused < reusable(matched, len(request.prompt)):
+            note = f"this model goes on only from a checkpoint, the nearest one at token {reused}"
+            broke = replace(broke, reason=f"{broke.reason}; {note}")
+        elif again and (matched == len(request.prompt) or (not reused and again >= ALIGN)):
+            last = f"its last {again} tokens are" if reused else f"all {again} known tokens are"
+            note = f"{last} computed again, because a pass over a prompt has at least {SHORTEST}"
             broke = replace(broke, reason=f"{broke.reason}; {note}")
         if not matched and self._known is not None and self._known.problem:
             broke = replace(broke, reason=f"{broke.reason}; {self._known.problem}")
         return replace(
             report,
-            computed=len(request.prompt) - request.reused,
+            computed=len(request.prompt) - reused,
             broke_at=broke.at,
             expected=broke.expected,
             found=broke.found,
@@ -292,3 +329,9 @@ class Reuse:
     def _text(self, tokens: list[int]) -> str:
         piece = self._backend.tokenizer.piece
         return b"".join(piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
+
+def _by_tier(beyond: Many[tuple[int, int]], length: int) -> CacheReport:
+    """Where the first `length` tokens of a match come from. beyond: the positions, from and to, that memory lacks."""
+    from_disk = sum(max(0, min(stop, length) - start) for start, stop in beyond)
+    return CacheReport(from_memory=length - from_disk, from_disk=from_disk)

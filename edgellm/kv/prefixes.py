@@ -61,15 +61,6 @@ class Match:
 NOTHING = Match([], 0, 0, [])
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Tokens that came back, by tier. damaged: stored blocks that could not be used."""
-
-    from_memory: int = 0
-    from_disk: int = 0
-    damaged: int = 0
-
-
 class PrefixCache:
     """The parked state of one model. For the engine's thread alone.
 
@@ -141,11 +132,15 @@ class PrefixCache:
                 self.memory.write(match.logits, known)
         return known
 
-    def used(self, match: Match) -> int:
-        """A match was used, though its state may not be loaded. The tokens of it that are in memory."""
+    def used(self, match: Match) -> None:
+        """A match was used, though its state may not be loaded."""
         if self.store is not None:
             self.store.touch([hit.block.key for hit in match.hits if hit.on_disk])
-        return sum(hit.taken for hit in match.hits if self.memory.read(hit.block.key) is not None)
+
+    def beyond_memory(self, match: Match) -> list[tuple[int, int]]:
+        """The positions of a match, from and to, whose state is on disk alone: before it is loaded."""
+        away = [hit for hit in match.hits if self.memory.read(hit.block.key) is None]
+        return [(hit.block.start, hit.block.start + hit.taken) for hit in away]
 
     def park_logits(self, prompt: list[int], row: bytes, words: str, *, private: bool) -> None:
         """Keep the logits after a prompt whose state is parked."""
@@ -154,12 +149,12 @@ class PrefixCache:
             return
         block = make_block(match.hits[-1].block.key, len(prompt), [LOGITS])
         self.memory.write(block, row)
-        if self.store is not None and not private and len(prompt) >= SHORTEST_ON_DISK:
-            self.store.write(block, row, label=self._label, words=words)
+        disk = self._disk(len(prompt), private)
+        if disk is not None:
+            disk.write(block, row, label=self._label, words=words)
 
-    def load(self, match: Match, keep: int, sequence: Sequence) -> Loaded:
-        """Bring the first `keep` tokens of a match into an empty sequence; fewer when a block turns out damaged."""
-        memory = disk = damaged = 0
+    def load(self, match: Match, keep: int, sequence: Sequence) -> bool:
+        """Bring the first `keep` tokens of a match into an empty sequence. False: fewer, because a block is damaged."""
         hits = [(hit, self.memory.read(hit.block.key)) for hit in match.hits if hit.block.start < keep]
         missing = [hit.block.key for hit, payload in hits if payload is None]
         stored = iter(()) if self.store is None else self.store.read_ahead(missing)
@@ -168,24 +163,19 @@ class PrefixCache:
             if payload is None:
                 payload = next(stored, None)
             if payload is None:
-                damaged += 1
-                break
+                return False
             sequence.load([payload])
             if came_from_disk:
                 self.memory.write(hit.block, payload)
             wanted = min(hit.block.start + hit.taken, keep)
             if sequence.length > wanted and not sequence.truncate(wanted):
                 break
-            if came_from_disk:
-                disk += wanted - hit.block.start
-            else:
-                memory += wanted - hit.block.start
-        return Loaded(memory, disk, damaged)
+        return True
 
     def park(self, tokens: list[int], sequence: Sequence, words: str, *, private: bool) -> None:
         """Keep the state of a sequence that holds `tokens`: what is not known yet is saved, and written to disk."""
         match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
-        disk = self.store if not private and len(tokens) >= SHORTEST_ON_DISK else None
+        disk = self._disk(len(tokens), private)
         for hit in match.hits:
             payload = self.memory.read(hit.block.key)
             if disk is not None and payload is not None and not hit.on_disk:
@@ -200,6 +190,18 @@ class PrefixCache:
             self.memory.write(new, payload)
             if disk is not None:
                 disk.write(new, payload, label=self._label, words=words)
+
+    def keep(self, blocks: Tokens[tuple[Block, Buffer]], words: str, *, private: bool) -> None:
+        """`park`, for state that `export` has saved."""
+        tokens = [int(token) for block, _payload in blocks for token in block.tokens]
+        match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
+        if match.length == len(tokens):
+            return
+        disk = self._disk(len(tokens), private)
+        for block, payload in blocks:
+            self.memory.write(block, payload)
+            if disk is not None:
+                disk.write(block, payload, label=self._label, words=words)
 
     def export(self, tokens: list[int], sequence: Sequence, *, private: bool) -> list[tuple[Block, Buffer]]:
         """The state of a sequence that holds `tokens`, as blocks of nothing but these tokens."""
@@ -229,6 +231,10 @@ class PrefixCache:
             new = make_block(node, at, tokens[at:stop])
             yield new, sequence.save(at, stop)
             at, node = stop, new.key
+
+    def _disk(self, length: int, private: bool) -> BlockStore | None:
+        """Where a conversation of `length` tokens goes beside memory."""
+        return self.store if not private and length >= SHORTEST_ON_DISK else None
 
     def _top(self, private: bool) -> bytes:
         return self._private_root if private else self._root

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine, _Call
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.events import CacheReport
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
@@ -360,3 +362,29 @@ def test_a_forked_child_is_told_instead_of_hanging(engine: Engine) -> None:
 
 def _call(function: Callable[[], object]) -> _Call:
     return _Call(lambda backend: function(), Future())
+
+
+def test_a_request_that_was_stopped_before_it_began_reports_nothing() -> None:
+    engine = Engine(EchoBackend(max_sequences=1, delay=0.01))
+    running = engine.submit(tokens("x" * 40), GREEDY)
+    waiting = engine.submit(tokens("y" * 40), GREEDY)
+    waiting.cancel()
+    done = waiting.result()
+    running.result()
+    assert done.finish_reason == "cancelled"
+    assert done.cache == CacheReport(reason="reading the prompt was stopped before it began")
+    assert (done.usage.cached_tokens, done.timings.prefill_tokens_per_second) == (0, 0)
+    engine.close()
+
+
+def test_an_interruption_while_another_request_waits_for_room_holds_nobody_up() -> None:
+    backend = Recording(micro_batch=16)
+    backend.info = replace(backend.info, can_truncate=False)  # so that an interruption undoes its state
+    engine = Engine(backend)
+    gate = threading.Event()
+    engine._inbox.put(_call(gate.wait))
+    requests = [engine.submit(tokens(text), GREEDY) for text in ("the first, which is long enough", "the second")]
+    backend.errors += [Busy("the KV cache is full"), Interrupted("noise")]
+    gate.set()
+    assert [request.result().text for request in requests] == ["the first, which is long enough", "the second"]
+    engine.close()

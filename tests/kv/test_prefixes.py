@@ -63,7 +63,7 @@ def test_what_was_parked_comes_back_with_the_same_logits(backend: EchoBackend) -
         assert match.length >= length
         sequence = backend.new_sequence()
         loaded = known.load(match, length, sequence)
-        assert (sequence.length, loaded.from_memory, loaded.damaged) == (length, length, 0)
+        assert (sequence.length, loaded, known.beyond_memory(match)) == (length, True, [])
         fresh = fed(backend, tokens[:length])
         assert np.array_equal(logits(backend, sequence, [7, 8]), logits(backend, fresh, [7, 8]))
         sequence.close()
@@ -160,12 +160,14 @@ def test_state_survives_on_disk_and_damage_is_computed_again(backend: EchoBacken
     match = second.match(tokens)
     assert match.length == 700
     sequence = backend.new_sequence()
-    loaded = second.load(match, 600, sequence)
-    assert (loaded.from_disk, loaded.from_memory, sequence.length) == (600, 0, 600)
+    assert second.beyond_memory(match) == [(0, 256), (256, 512), (512, 700)]
+    assert second.load(match, 600, sequence)
+    assert sequence.length == 600
     fresh = fed(backend, tokens[:600])
     assert np.array_equal(logits(backend, sequence, [1]), logits(backend, fresh, [1]))
     again = backend.new_sequence()
-    assert second.load(second.match(tokens), 600, again).from_memory == 600
+    assert second.beyond_memory(match) == []
+    assert second.load(second.match(tokens), 600, again)
     second.close()
 
     files = sorted((tmp_path / "kv").rglob("*.kv"), key=lambda path: path.stat().st_size)
@@ -174,8 +176,7 @@ def test_state_survives_on_disk_and_damage_is_computed_again(backend: EchoBacken
     files[-1].write_bytes(spoilt)
     third = cache(store=BlockStore(tmp_path / "kv"))
     half = backend.new_sequence()
-    loaded = third.load(third.match(tokens), 600, half)
-    assert loaded.damaged == 1
+    assert not third.load(third.match(tokens), 600, half)
     assert half.length in (0, 256)
     fresh = fed(backend, tokens[: half.length] or tokens[:1])
     if half.length:

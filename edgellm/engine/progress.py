@@ -1,0 +1,42 @@
+"""Progress: how far something long has come, told at most twenty times a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from edgellm.errors import InvalidParameter
+
+PAUSE = 0.05  # seconds between two calls
+
+OnProgress = Callable[[int, int], None]
+"""Called with the tokens that are done, and with all there are."""
+
+
+class Progress:
+    """Calls `tell(done, total)` when something begins and when it is done, and now and then between.
+
+    `done` never goes back: what has to be done again is told once it is past where it was. tell: None tells nobody.
+    """
+
+    def __init__(self, tell: OnProgress | None, total: int) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = -1
+        self._told = 0.0
+
+    def __call__(self, done: int) -> None:
+        """So many tokens are done. What `tell` raises is passed on."""
+        if self._tell is None or done <= self._done:
+            return
+        now = time.perf_counter()
+        if self._done >= 0 and done < self._total and now - self._told < PAUSE:
+            return
+        self._done, self._told = done, now
+        self._tell(done, self._total)
+
+
+def check_progress(progress: object) -> None:
+    """Raises InvalidParameter for what cannot be called."""
+    if progress is not None and not callable(progress):
+        raise InvalidParameter(f"progress={progress!r}: must be a function of two numbers, done and total")
