@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm.engine.cancel import CancelToken
+from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import Busy, ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
@@ -97,16 +98,17 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> Completion:
-        """Say `content` and wait for the answer.
+        """Say `content` and wait for the answer. `progress`, here and below, is that of `Model.generate`.
 
         Raises Busy, ContextOverflow, TemplateError, InvalidParameter and what generate() raises.
         """
         message = _message("user", content, "content")
         chosen = self._chosen(params, options)
         with self._alone():
-            return self._answer([*self._listed(), message], chosen, cancel)
+            return self._answer([*self._listed(), message], chosen, cancel, progress)
 
     def stream(
         self,
@@ -114,6 +116,7 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> Iterator[Chunk]:
         """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel.
@@ -123,11 +126,14 @@ class Chat:
         """
         message = _message("user", content, "content")
         chosen = self._chosen(params, options)
+        check_progress(progress)
         with self._alone():
             self._fit([*self._listed(), message], chosen)
-        return self._stream(message, chosen, cancel)
+        return self._stream(message, chosen, cancel, progress)
 
-    def regenerate(self, params: GenerateParams | None = None, **options: Any) -> Completion:
+    def regenerate(
+        self, params: GenerateParams | None = None, *, progress: OnProgress | None = None, **options: Any
+    ) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
         cancel = options.pop("cancel", None)
         chosen = self._chosen(params, options)
@@ -136,9 +142,17 @@ class Chat:
             asked = next((i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), None)
             if asked is None:
                 raise InvalidParameter("nothing was asked yet, so there is no answer to regenerate")
-            return self._answer(messages[: asked + 1], chosen, cancel)
+            return self._answer(messages[: asked + 1], chosen, cancel, progress)
 
-    def edit(self, index: int, content: Content, params: GenerateParams | None = None, **options: Any) -> Completion:
+    def edit(
+        self,
+        index: int,
+        content: Content,
+        params: GenerateParams | None = None,
+        *,
+        progress: OnProgress | None = None,
+        **options: Any,
+    ) -> Completion:
         """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it.
 
         Everything before is reused. The conversation stays as it was when the answer fails.
@@ -152,7 +166,7 @@ class Chat:
             messages = self._listed()
             if not 0 <= index < len(messages) or messages[index].get("role") != "user":
                 raise InvalidParameter(f"messages[{index}] is not a message of the user")
-            return self._answer([*messages[:index], message], chosen, cancel)
+            return self._answer([*messages[:index], message], chosen, cancel, progress)
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
@@ -270,24 +284,40 @@ class Chat:
         chosen = build(GenerateParams, options, params)
         return replace(chosen, cache="memory") if self.private and chosen.cache else chosen
 
-    def _answer(self, messages: list[Message], chosen: GenerateParams, cancel: CancelToken | None) -> Completion:
+    def _answer(
+        self,
+        messages: list[Message],
+        chosen: GenerateParams,
+        cancel: CancelToken | None,
+        progress: OnProgress | None,
+    ) -> Completion:
         completion: Completion | None = None
-        for chunk in self._deliver(self._fit(messages, chosen), chosen, cancel, stream=False):
+        for chunk in self._deliver(self._fit(messages, chosen), chosen, cancel, progress, stream=False):
             completion = chunk.completion
         assert completion is not None  # the last chunk always carries it
         return completion
 
-    def _stream(self, message: Message, chosen: GenerateParams, cancel: CancelToken | None) -> Iterator[Chunk]:
+    def _stream(
+        self, message: Message, chosen: GenerateParams, cancel: CancelToken | None, progress: OnProgress | None
+    ) -> Iterator[Chunk]:
         with self._alone():
             turn = self._fit([*self._listed(), message], chosen)  # something may have been said since it was asked for
-            yield from self._deliver(turn, chosen, cancel, stream=True)
+            yield from self._deliver(turn, chosen, cancel, progress, stream=True)
 
     # How a turn becomes tokens
 
     def _deliver(
-        self, turn: _Turn, chosen: GenerateParams, cancel: CancelToken | None, *, stream: bool
+        self,
+        turn: _Turn,
+        chosen: GenerateParams,
+        cancel: CancelToken | None,
+        progress: OnProgress | None,
+        *,
+        stream: bool,
     ) -> Iterator[Chunk]:
-        request = self.model.submit(turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel)
+        request = self.model.submit(
+            turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel, progress=progress
+        )
         answer, tokens = "", list[int]()
         final: Completion | None = None
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, ModelInfo, Step
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
+from edgellm.engine.progress import OnProgress, Progress, check_progress
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 from edgellm.errors import Closed, ContextOverflow, Interrupted, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
@@ -114,11 +115,18 @@ class Model:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> Completion:
         """Continue `prompt`. Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Busy, Closed,
-        BackendFailed."""
-        return self.submit(prompt, build(GenerateParams, options, params), stream=False, cancel=cancel).result()
+        BackendFailed.
+
+        `progress(done, total)` is called while the prompt is read, on this thread and at most 20 times a second, with
+        the tokens that are known or computed and all there are: once before the first is computed, once when all are,
+        and never where nothing has to be computed. An exception it raises cancels the generation and is raised here.
+        """
+        chosen = build(GenerateParams, options, params)
+        return self.submit(prompt, chosen, stream=False, cancel=cancel, progress=progress).result()
 
     def stream(
         self,
@@ -126,10 +134,15 @@ class Model:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> Iterator[Chunk]:
-        """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion."""
-        return iter(self.submit(prompt, build(GenerateParams, options, params), stream=True, cancel=cancel))
+        """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion.
+
+        `progress` is that of `generate`, called on the thread that waits for the first chunk.
+        """
+        chosen = build(GenerateParams, options, params)
+        return iter(self.submit(prompt, chosen, stream=True, cancel=cancel, progress=progress))
 
     async def agenerate(
         self,
@@ -137,11 +150,12 @@ class Model:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> Completion:
-        """`generate` for asyncio; cancelling the task cancels the generation."""
+        """`generate` for asyncio; cancelling the task cancels the generation. `progress` is called in the task."""
         completion: Completion | None = None
-        async for chunk in self._adeliver(prompt, build(GenerateParams, options, params), False, cancel):
+        async for chunk in self._adeliver(prompt, build(GenerateParams, options, params), False, cancel, progress):
             completion = chunk.completion
         assert completion is not None  # the last chunk always carries it
         return completion
@@ -152,10 +166,11 @@ class Model:
         params: GenerateParams | None = None,
         *,
         cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
         **options: Any,
     ) -> AsyncIterator[Chunk]:
-        """`stream` for asyncio."""
-        return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel)
+        """`stream` for asyncio. `progress` is called in the task that waits for the first chunk."""
+        return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel, progress)
 
     def chat(
         self,
@@ -184,19 +199,28 @@ class Model:
         chat.restore(path)
         return chat
 
-    def score(self, text: Prompt) -> NDArray[np.float64]:
-        """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64."""
+    def score(self, text: Prompt, *, progress: OnProgress | None = None) -> NDArray[np.float64]:
+        """Log-probability of every token of `text` after the first, given those before it: (n_tokens - 1,) float64.
+
+        `progress` is called with the tokens that are scored, and all, as that of `generate`.
+        """
         self._check_generates()
+        check_progress(progress)
         tokens = self._tokens(text)
         if len(tokens) < 2:
             return np.zeros(0)
         scores: list[NDArray[np.float64]] = []
-        following = iter(tokens[1:])
-        for rows in self.logits(tokens[:-1]):
-            logits = rows.astype(np.float64)  # (n, n_vocab)
-            logits -= logits.max(axis=1, keepdims=True)
-            chosen = logits[np.arange(len(rows)), list(islice(following, len(rows)))]
-            scores.append(chosen - np.log(np.exp(logits).sum(axis=1)))
+        following, done = iter(tokens[1:]), 0
+        with closing(self.logits(tokens[:-1])) as slices:
+            tell = Progress(progress, len(tokens) - 1)
+            tell(0)
+            for rows in slices:
+                logits = rows.astype(np.float64)  # (n, n_vocab)
+                logits -= logits.max(axis=1, keepdims=True)
+                chosen = logits[np.arange(len(rows)), list(islice(following, len(rows)))]
+                scores.append(chosen - np.log(np.exp(logits).sum(axis=1)))
+                done += len(rows)
+                tell(done)
         return np.concatenate(scores)
 
     def logits(self, text: Prompt, *, start: int = 0) -> Generator[NDArray[np.float32]]:
@@ -220,13 +244,14 @@ class Model:
             raise InvalidParameter(f"token {bad} is outside the vocabulary of {self.info.n_vocab}")
         return _logits(self._engine, tokens, start)
 
-    def embed(self, texts: str | Sequence[Prompt]) -> NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[Prompt], *, progress: OnProgress | None = None) -> NDArray[np.float32]:
         """Vectors of texts, pooled as the model says: (n, n_embd) float32. A GGUF model's have the length 1.
 
         A text that does not fit the context is refused, never cut. Other requests go on between some texts and the
-        next ones. Raises Unsupported when the model gives none, ContextOverflow, InvalidParameter, Closed,
-        BackendFailed.
+        next ones. `progress` is called between them with the tokens that are read, and all, as that of `generate`.
+        Raises Unsupported when the model gives none, ContextOverflow, InvalidParameter, Closed, BackendFailed.
         """
+        check_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
         batches = [self._tokens(text) for text in ([texts] if isinstance(texts, str) else texts)]
@@ -240,7 +265,14 @@ class Model:
                     n_ctx=self.n_ctx,
                 )
         groups = [batches[at : at + EMBED_AT_ONCE] for at in range(0, len(batches), EMBED_AT_ONCE)]
-        return np.concatenate([_embed(self._engine, group) for group in groups or [[]]])
+        vectors, done = [], 0
+        tell = Progress(progress if groups else None, sum(map(len, batches)))
+        tell(done)
+        for group in groups or [[]]:
+            vectors.append(_embed(self._engine, group))
+            done += sum(map(len, group))
+            tell(done)
+        return np.concatenate(vectors)
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
@@ -275,37 +307,51 @@ class Model:
         stream: bool = False,
         cancel: CancelToken | None = None,
         sink: Sink | None = None,
+        progress: OnProgress | None = None,
     ) -> Request:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
-        Chunks go to `sink`, on the engine's thread, if one is given.
+        Chunks go to `sink`, on the engine's thread, if one is given. `progress`, that of `generate`, is called there
+        too, and else by whoever iterates the handle or waits for its result.
         """
         self._check_generates()
         if params.overflow != "error":
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
-        return self._engine.submit(self._tokens(prompt), params, stream=stream, cancel=cancel, sink=sink)
+        tokens = self._tokens(prompt)
+        return self._engine.submit(tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress)
 
     async def _adeliver(
-        self, prompt: Prompt, params: GenerateParams, stream: bool, cancel: CancelToken | None
+        self,
+        prompt: Prompt,
+        params: GenerateParams,
+        stream: bool,
+        cancel: CancelToken | None,
+        progress: OnProgress | None,
     ) -> AsyncIterator[Chunk]:
         import asyncio  # costs 90 ms that only its users should pay
 
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | BaseException] = asyncio.Queue()
+        arrived: asyncio.Queue[Chunk | BaseException | tuple[int, int]] = asyncio.Queue()
+        check_progress(progress)
 
-        def sink(item: Chunk | BaseException) -> None:
+        def sink(item: Chunk | BaseException | tuple[int, int]) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        request = self.submit(prompt, params, stream=stream, cancel=cancel, sink=sink)
+        tell = progress and (lambda done, total: sink((done, total)))
+        request = self.submit(prompt, params, stream=stream, cancel=cancel, sink=sink, progress=tell)
         try:
             while True:
                 item = await arrived.get()
                 if isinstance(item, BaseException):
                     raise item
-                yield item
-                if item.completion is not None:
-                    return
+                if isinstance(item, Chunk):
+                    yield item
+                    if item.completion is not None:
+                        return
+                else:
+                    assert progress is not None  # who else would have asked for it
+                    progress(*item)
         finally:
             request.cancel()
 
