@@ -95,8 +95,8 @@ def _advice(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (files := sorted(folder.glob("*.gguf"))):
         return f"a folder; name one of the GGUF files in it, such as {files[0]}"
-    weights = (".safetensors", ".bin", ".pt", ".pth")
-    if (path.is_dir() and (folder / "config.json").is_file()) or path.suffix.lower() in weights:
+    weights = path.suffix.lower() in (".safetensors", ".bin", ".pt", ".pth")
+    if (folder / "config.json").is_file() and (path.is_dir() or weights):
         return (
             "a checkpoint, which no engine runs as it is; "
             f"`edgellm convert {shlex.quote(str(folder))} -o model.gguf --quant q4_k_m` makes a file to run"
