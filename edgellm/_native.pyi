@@ -55,6 +55,9 @@ def call_refusing_amx(function: int, argument: int) -> int:
     Raises RuntimeError when no thread could be prepared.
     """
 
+def ids_where(function: int, object: int, count: int) -> list[int]:
+    """The numbers below `count` for which the C function `bool fn(const void *object, int32_t id)` says true."""
+
 def release_mapped_file(path: str) -> None:
     """The pages of a file that is mapped into this process, by whomever, leave it, but for those that were written to.
 

@@ -363,8 +363,7 @@ class Chat:
     def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
         """The prompt as text and tokens."""
         text = self._template.render(messages, thinking=_switch("thinking", self.thinking))
-        bos = _text_of(self.model, self.model.info.bos_id)
-        return text, self._said.tokens(text, messages, bos=not (bos and text.startswith(bos)))
+        return text, self._said.tokens(text, messages)
 
 
 def _message(role: str, content: object, name: str) -> Message:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgellm import machine
 from edgellm.backends import open_backend
-from edgellm.backends.base import Backend, ModelInfo, Step
+from edgellm.backends.base import Backend, ModelInfo, Step, text_of
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, Progress, check_progress
@@ -95,13 +95,17 @@ class Model:
     # Text and tokens
 
     def encode(self, text: str, *, special: bool = True, bos: bool = True) -> list[int]:
-        """Token ids. special: control tokens written in the text count as such; bos: begin as the model asks for."""
-        return self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
+        """Token ids. special: control tokens written in the text count as such; bos: begin as the model asks for. What
+        an encoder asks for behind a text comes with that."""
+        tokens = self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
+        return tokens if self.info.can_generate or not bos else self._ended(tokens)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Text of token ids; control tokens only when `special`. Invalid UTF-8 becomes U+FFFD."""
-        piece = self._engine.backend.tokenizer.piece
-        return b"".join(piece(token, special=special) for token in tokens).decode("utf-8", "replace")
+        """Text of token ids; control tokens only when `special`. Invalid UTF-8 becomes U+FFFD.
+
+        It begins as a text does: without the space that many vocabularies put in front of its first word.
+        """
+        return text_of(self._engine.backend.tokenizer, tokens, special=special)
 
     def count_tokens(self, text: str) -> int:
         """Tokens that `text` takes as a prompt."""
@@ -254,7 +258,7 @@ class Model:
         check_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
-        batches = [self._tokens(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        batches = [self._whole(text) for text in ([texts] if isinstance(texts, str) else texts)]
         for at, tokens in enumerate(batches):
             if not tokens:
                 raise InvalidParameter(f"text {at} has no tokens, and so no vector; leave it out")
@@ -298,6 +302,14 @@ class Model:
         if not all(isinstance(token, (int, np.integer)) for token in tokens):
             raise InvalidParameter("a prompt is a string or a list of token ids")
         return [int(token) for token in tokens]
+
+    def _whole(self, text: Prompt) -> list[int]:
+        """The tokens of a text that nothing follows."""
+        tokens = self._tokens(text)
+        return self._ended(tokens) if isinstance(text, str) and self.info.can_generate else tokens
+
+    def _ended(self, tokens: list[int]) -> list[int]:
+        return [*tokens, *self._engine.backend.tokenizer.end]
 
     def submit(
         self,

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "abort_flag.h"
 #include "amx_refusal.h"
@@ -16,6 +17,20 @@
 
 namespace nb = nanobind;
 using edgellm::AbortFlag;
+
+namespace {
+
+// The numbers below `count` for which `bool fn(const void *object, int32_t id)` at an address says true.
+std::vector<int32_t> ids_where(uintptr_t function, uintptr_t object, int32_t count) {
+  const auto holds = reinterpret_cast<bool (*)(const void*, int32_t)>(function);
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < count; ++id) {
+    if (holds(reinterpret_cast<const void*>(object), id)) ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace
 
 NB_MODULE(_native, m) {
 #ifdef NDEBUG
@@ -35,6 +50,7 @@ NB_MODULE(_native, m) {
   });
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
+  m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));
   m.def("release_mapped_file", &edgellm::release_mapped_file, nb::arg("path"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   m.attr("onnx_domains") = nb::make_tuple(edgellm::ort::kDomain, edgellm::ort::kBytesDomain);

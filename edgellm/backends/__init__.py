@@ -57,11 +57,9 @@ def inspect(path: str | Path, kv_type: str | None = None) -> ModelInfo:
         return inspect_onnx(path)
     if kind != "gguf":
         raise Unsupported(f"{path}: {_advice(path) or 'neither a GGUF file nor an ONNX model'}")
-    from edgellm.backends.llamacpp.info import model_info
-    from edgellm.formats.gguf import GGUFFile
+    from edgellm.backends.llamacpp import inspect_llamacpp
 
-    with GGUFFile.open(path) as file:
-        return model_info(file, kv_type)
+    return inspect_llamacpp(path, kv_type)
 
 
 def engines() -> list[dict[str, Any]]:

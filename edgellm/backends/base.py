@@ -12,7 +12,7 @@ are read-only and safe from any thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -118,16 +118,39 @@ def contexts(info: ModelInfo, asked: int | None, available: int, sharing: int) -
     return n_ctx, n_ctx + min(extra, (sharing - 1) * n_ctx)
 
 
+INSIDE = -1  # in place of the token before another one: any that a text goes on behind
+
+
 class Tokenizer(Protocol):
-    """Text to token ids and back. Safe from any thread; hashable, and open to weak references."""
+    """Text to token ids and back. Safe from any thread; hashable, and open to weak references.
+
+    begin, end: the tokens that the model asks for around a text. A prompt has those of the beginning alone: it goes on.
+    """
+
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """Token ids of `text`. special: parse control tokens written in it. bos: add what the model asks for."""
+        """Token ids of `text`. special: parse control tokens written in it. bos: put `begin` in front, unless the text
+        begins so already, be it behind white space."""
         ...
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes a token stands for; control tokens are empty unless `special`."""
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless `special`.
+
+        before: the token in front of it, None: none. Where a text begins there, as behind nothing or behind a control
+        token, the space that `encode` puts in front of a text is left out.
+        """
         ...
+
+
+def text_of(tokenizer: Tokenizer, tokens: Iterable[int], *, special: bool = False, before: int | None = None) -> str:
+    """The text of tokens that follow the token `before`. Invalid UTF-8 becomes U+FFFD."""
+    pieces = []
+    for token in tokens:
+        pieces.append(tokenizer.piece(token, special=special, before=before))
+        before = token
+    return b"".join(pieces).decode("utf-8", "replace")
 
 
 class Sequence(Protocol):

@@ -21,9 +21,10 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
+from edgellm.backends.base import INSIDE, Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
 from edgellm.params import LoadParams
+from edgellm.tokenizers.begin import begun
 
 BOS, EOS, IM_START, IM_END, REPLY = range(256, 261)
 CONTROLS = {"<|bos|>": BOS, "<|eos|>": EOS, "<|im_start|>": IM_START, "<|im_end|>": IM_END, "<|reply|>": REPLY}
@@ -48,18 +49,19 @@ class EchoTokenizer(Tokenizer):
     def __init__(self, n_vocab: int) -> None:
         self._n_vocab = n_vocab
         self._names = {token: name.encode() for name, token in CONTROLS.items()}
+        self.begin, self.end = (BOS,), ()
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        tokens = [BOS] if bos else []
+        tokens: list[int] = []
         try:
             for part in _CONTROL_PATTERN.split(text) if special else [text]:
                 control = CONTROLS.get(part) if special else None
                 tokens += part.encode() if control is None else [control]
         except UnicodeEncodeError as error:
             raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
-        return tokens
+        return begun(tokens, self.begin if bos else (), lambda token: self.piece(token, special=True))
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         if not 0 <= token < self._n_vocab:
             raise InvalidParameter(f"token {token} is outside the vocabulary of {self._n_vocab}")
         if token < 256:

@@ -215,16 +215,18 @@ class Request:
             self.finish("length", backend)
             return
         token = self.sampler.sample(row[0])
-        if token in backend.info.stop_ids and not params.ignore_eos:
+        ends = token in backend.info.stop_ids
+        if ends and not params.ignore_eos:
             self.finish("stop", backend)
             return
         if params.logprobs is not None:
             self._pending_logprobs.append(self.sampler.logprobs(row[0], token, params.logprobs))
         self.sampler.accept(token)
+        before = self.history[-1] if self.history else None
+        piece = b"" if ends else backend.tokenizer.piece(token, before=before)  # what ends a text is none of it
         self.tokens.append(token)
         self.history.append(token)
         self._pending_tokens.append(token)
-        piece = backend.tokenizer.piece(token)
         text, stopped = self._stops.push(self._text.push(piece))
         if not piece and params.stop and not stopped:  # a control token: a stop string may be its text
             control = backend.tokenizer.piece(token, special=True).decode("utf-8", "replace")

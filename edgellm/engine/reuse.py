@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgellm.backends.base import Backend, Buffer
+from edgellm.backends.base import INSIDE, Backend, Buffer, text_of
 from edgellm.engine.request import Request
 from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
@@ -327,8 +327,7 @@ class Reuse:
         )
 
     def _text(self, tokens: list[int]) -> str:
-        piece = self._backend.tokenizer.piece
-        return b"".join(piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+        return text_of(self._backend.tokenizer, tokens, special=True, before=INSIDE)
 
 
 def _by_tier(beyond: Many[tuple[int, int]], length: int) -> CacheReport:

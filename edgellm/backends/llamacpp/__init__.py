@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.backends.base import ModelInfo
 from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.params import LoadParams
 
@@ -52,3 +54,15 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
     if not model:
         raise refusal(path, "refused the file", reason(lines))
     return LlamaBackend(model, plan)
+
+
+def inspect_llamacpp(path: Path, kv_type: str | None = None) -> ModelInfo:
+    """What the header of a GGUF file says, without loading it. Raises InvalidModelFile."""
+    from edgellm.backends.llamacpp.info import model_info
+    from edgellm.backends.llamacpp.specials import specials_of_header
+    from edgellm.formats.gguf import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        special = specials_of_header(file)
+        info = model_info(file, kv_type)
+    return replace(info, bos_id=special.bos_id, eos_id=special.eos_id, stop_ids=special.stop_ids)

@@ -59,6 +59,7 @@ class LlamaBackend(Backend):
         lib = self._lib
         vocab = lib.llama_model_get_vocab(model)
         self.tokenizer = LlamaTokenizer(lib, vocab)
+        special = self.tokenizer.special
         self.threads = plan.threads
         self.state_key = "|".join(
             map(str, (library.build_name(), plan.params.kv_type or KV_TYPE, plan.flash_attention, plan.gpu_layers))
@@ -69,11 +70,12 @@ class LlamaBackend(Backend):
         n_vocab = lib.llama_vocab_n_tokens(vocab)
         self.max_rows = max(8, min(self.micro_batch, MAX_ROW_BYTES // (4 * n_vocab)))
         recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
-        stops = (token for token in plan.stop_candidates if token < n_vocab)
         self.info = replace(
             plan.info,
             n_vocab=n_vocab,
-            stop_ids=frozenset(token for token in stops if lib.llama_vocab_is_eog(vocab, token)),
+            bos_id=special.bos_id,
+            eos_id=special.eos_id,
+            stop_ids=special.stop_ids,
             can_truncate=not recurrent,
         )
         self.window = lib.llama_model_n_swa(model) or 2**31  # tokens a sliding-window layer looks back

@@ -16,11 +16,13 @@ from edgellm.formats.gguf import GGUFFile
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type, as far as it makes one vector of a text
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}  # bytes per element
 KV_TYPE = "f16"  # where nobody asks
-CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 def model_info(file: GGUFFile, kv_type: str | None = None) -> ModelInfo:
-    """What the header of `file` says. Raises InvalidModelFile when it does not describe a model."""
+    """What the header of `file` says, but for the tokens that mean something (`specials.py`).
+
+    Raises InvalidModelFile when it does not describe a model.
+    """
     arch = str(file.get("general.architecture", str, ""))
     if not arch:
         raise InvalidModelFile(f"{file.path}: no general.architecture in the header; this GGUF holds no language model")
@@ -58,8 +60,6 @@ def model_info(file: GGUFFile, kv_type: str | None = None) -> ModelInfo:
         tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
         kv_bytes_per_token=kv_bytes,
         fingerprint=file.fingerprint,
-        bos_id=_token_id(file, "bos"),
-        eos_id=_token_id(file, "eos"),
         chat_template=template if isinstance(template, str) and template.strip() else None,
         license=_license(file),
         can_embed=pooling(file) is not None,
@@ -75,14 +75,6 @@ def is_causal(file: GGUFFile) -> bool:
 def pooling(file: GGUFFile) -> str | None:
     """How the rows of a text's tokens become one vector: "mean", "cls" or "last"; None: the file does not say."""
     return POOLINGS.get(file.get(f"{file.metadata['general.architecture']}.pooling_type", int, 0))
-
-
-def stop_candidates(file: GGUFFile) -> list[int]:
-    """Ids of tokens that may end an answer: the control and user-defined ones."""
-    kinds = file.metadata.get("tokenizer.ggml.token_type")
-    if not isinstance(kinds, np.ndarray):
-        return [token for token in (_token_id(file, "eos"), _token_id(file, "eot")) if token is not None]
-    return [int(token) for token in np.nonzero((kinds == CONTROL) | (kinds == USER_DEFINED))[0]]
 
 
 def _quantization(file: GGUFFile) -> str:
@@ -101,11 +93,6 @@ def _per_layer(file: GGUFFile, key: str, n_layer: int, default: int) -> list[int
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidModelFile(f"{file.path}: {key} is {type(value).__name__}, not a whole number")
     return [value] * min(max(n_layer, 0), 65536)
-
-
-def _token_id(file: GGUFFile, name: str) -> int | None:
-    value = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _license(file: GGUFFile) -> str | None:

@@ -9,7 +9,7 @@ from edgellm import machine
 from edgellm.backends.base import ModelInfo, contexts
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.gpu import gpu_layers
-from edgellm.backends.llamacpp.info import is_causal, model_info, pooling, stop_candidates
+from edgellm.backends.llamacpp.info import is_causal, model_info, pooling
 from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
@@ -26,7 +26,6 @@ class Plan:
 
     path: Path  # of the first shard
     info: ModelInfo
-    stop_candidates: list[int]  # tokens that may end an answer
     params: LoadParams
     n_ctx: int
     max_cells: int
@@ -56,7 +55,6 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
     return Plan(
         path=file.path,
         info=info,
-        stop_candidates=stop_candidates(file),
         params=params,
         n_ctx=n_ctx,
         max_cells=max_cells,

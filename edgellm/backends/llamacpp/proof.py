@@ -230,7 +230,7 @@ def _tokenize(lib: Any, vocab: Any) -> list[int]:
         raw = text.encode()
         for special in (False, True):
             ids = (lib.llama_token * (2 * len(raw) + 8))()
-            got = lib.llama_tokenize(vocab, raw, len(raw), ids, len(ids), special, special)
+            got = lib.llama_tokenize(vocab, raw, len(raw), ids, len(ids), False, special)
             found += ids[: max(got, 0)]
     count = lib.llama_vocab_n_tokens(vocab)
     piece = ctypes.create_string_buffer(4096)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from edgellm.backends.base import Tokenizer
+from edgellm.backends.base import INSIDE, Tokenizer
+from edgellm.backends.llamacpp.specials import specials
 from edgellm.errors import BackendFailed, InvalidParameter
+from edgellm.tokenizers.begin import begun
+
+PROBE = b"a"  # a text that every vocabulary can write
 
 
 class LlamaTokenizer(Tokenizer):
@@ -17,25 +21,42 @@ class LlamaTokenizer(Tokenizer):
         self._vocab = vocab
         self._n_vocab = lib.llama_vocab_n_tokens(vocab)
         self._pieces: dict[int, bytes] = {}
+        self.special = specials(lib, vocab)
+        self.begin, self.end = self.special.begin, self.special.end
+        # Tokens that a text is cut at before it is tokenized; each part in between begins as a text does.
+        self._cuts = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        written = b"".join(self._piece(token, False) for token in self._tokens(PROBE, special=False))
+        self._lead = written.removesuffix(PROBE) if written.endswith(PROBE) else b""
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
-        if not data and not bos:
+        begin = self.begin if bos else ()
+        if special and begin and not self._is_cut(begin[0]):  # llama.cpp would read its text as any other
+            written = self.piece(begin[0], special=True)
+            if data.startswith(written):
+                return [*begin, *self._tokens(data[len(written) :], special=special)]
+        return begun(self._tokens(data, special=special), begin, lambda token: self.piece(token, special=True))
+
+    def _tokens(self, data: bytes, *, special: bool) -> list[int]:
+        """What llama.cpp makes of UTF-8, without what the model asks for around a text."""
+        if not data:
             return []
         room = len(data) + 8
         while True:
             tokens = (ctypes.c_int32 * room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, bos, special)
+            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
             if n == -(2**31):
                 raise InvalidParameter(f"a text of {len(data)} bytes is too long to tokenize")
             if n >= 0:
                 return tokens[:n]
             room = -n
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
+        if self._lead and before != INSIDE and self._begins(before) and not self._is_cut(token):
+            return self.piece(token, special=special).removeprefix(self._lead)
         key = 2 * token + special  # of its own for every number, also for one outside the vocabulary
         cached = self._pieces.get(key)
         if cached is None:
@@ -54,3 +75,11 @@ class LlamaTokenizer(Tokenizer):
             if -n <= room:
                 raise BackendFailed(f"llama.cpp gives no text for token {token}")
             room = -n
+
+    def _begins(self, before: int | None) -> bool:
+        """Whether a text, or a part of it that begins as one does, goes on behind this token."""
+        return before is None or self._is_cut(before)
+
+    def _is_cut(self, token: int) -> bool:
+        known = 0 <= token < self._n_vocab  # or llama.cpp ends the process
+        return known and bool(self._lib.llama_vocab_get_attr(self._vocab, token) & self._cuts)
