@@ -1,6 +1,7 @@
 """TextTokenizer: a tokenizer.json through the `tokenizers` package, which only this file imports.
 
-Format: https://huggingface.co/docs/tokenizers (the Rust library's own serialization).
+Format: https://huggingface.co/docs/tokenizers (the Rust library's own serialization). What the files beside it add is
+taken as transformers takes it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
-from edgellm.tokenizers.pieces import piece_of
+from edgellm.tokenizers.begin import begun
+from edgellm.tokenizers.pieces import Spelling
 
 MAX_BYTES = 256 << 20  # of a tokenizer.json; the largest known has 35 MB
+INSIDE = -1  # see `edgellm.backends.base`
+PROBES = ("a", "0", ".", "\u7684")  # texts of which a vocabulary writes one as itself
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 
 
 class TextTokenizer:
@@ -24,15 +30,20 @@ class TextTokenizer:
     None without one.
     """
 
-    def __init__(self, library: Any, config: Mapping[str, Any], decoder: Mapping[str, Any] | None, where: str) -> None:
+    def __init__(self, library: Any, config: Mapping[str, Any], spelling: Spelling) -> None:
         self._library = library
         self._lock = threading.Lock()  # how control tokens are read is a setting of the library's object
-        self._piece_of = piece_of(decoder, where)
+        self._spelling = spelling
         self._added = {token: (added.content, added.special) for token, added in self._added_tokens()}
         self._pieces: dict[int, bytes] = {}
         self.n_vocab = max((library.get_vocab_size(), *(token + 1 for token in self._added)))
         self.bos_id, self.eos_id = (self._id(config.get(name)) for name in ("bos_token", "eos_token"))
-        self._add_bos = config.get("add_bos_token") is True and self.bos_id is not None
+        self.begin, self.end = self._around()
+        if config.get("add_bos_token") is True and self.bos_id is not None and self.bos_id not in self.begin:
+            self.begin = (self.bos_id, *self.begin)
+        if config.get("add_eos_token") is True and self.eos_id is not None and self.eos_id not in self.end:
+            self.end = (*self.end, self.eos_id)
+        self._first_lead, self._later_lead = self._leads()
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         try:
@@ -41,20 +52,25 @@ class TextTokenizer:
             raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
         with self._lock:
             self._library.encode_special_tokens = not special
-            tokens: list[int] = self._library.encode(text, add_special_tokens=bos).ids
-        if bos and self._add_bos and tokens[:1] != [self.bos_id]:
-            assert self.bos_id is not None  # or nothing is added
-            tokens.insert(0, self.bos_id)
-        return tokens
+            tokens: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return begun(tokens, self.begin if bos else (), lambda token: self.piece(token, special=True))
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         if not 0 <= token < self.n_vocab:
             raise InvalidParameter(f"token {token} is outside the vocabulary of {self.n_vocab}")
         key = token if special else ~token
-        cached = self._pieces.get(key)
-        if cached is None:
-            cached = self._pieces[key] = self._piece(token, special)
-        return cached
+        piece = self._pieces.get(key)
+        if piece is None:
+            piece = self._pieces[key] = self._piece(token, special)
+        if token in self._added:
+            return piece
+        if self._spelling.suffix:  # the space goes in front of the next word, where one is known to come
+            if before == INSIDE:
+                return piece + b" " if self._ends_word(token) else piece
+            return b" " + piece if before is not None and self._ends_word(before) else piece
+        if before is None or (before in self.begin and not special):
+            return piece.removeprefix(self._first_lead)
+        return piece.removeprefix(self._later_lead) if before in self._added else piece
 
     def widen(self, n_vocab: int) -> None:
         """The model has so many ids; those that the file does not know stand for nothing."""
@@ -76,7 +92,29 @@ class TextTokenizer:
             content, control = added
             return b"" if control and not special else content.encode("utf-8", "replace")
         text = self._library.id_to_token(token)
-        return b"" if text is None else self._piece_of(text)
+        return b"" if text is None else self._spelling.spell(text)
+
+    def _ends_word(self, token: int) -> bool:
+        text = None if token in self._added else self._library.id_to_token(token)
+        return text is not None and self._spelling.ends_word(text)
+
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens that the file puts in front of a text and behind it."""
+        for probe in PROBES:
+            made = self._library.encode(probe, add_special_tokens=True)
+            mask: list[int] = made.special_tokens_mask
+            if 0 in mask:
+                first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+                return tuple(made.ids[:first]), tuple(made.ids[last:])
+        return (), ()
+
+    def _leads(self) -> tuple[bytes, bytes]:
+        """What is written in front of a text, and of a part of it behind an added token."""
+        first = _lead_of(self, "")
+        for _, added in self._added_tokens():
+            if not (added.single_word or added.rstrip or added.lstrip):
+                return first, _lead_of(self, added.content)
+        return first, first
 
     def _added_tokens(self) -> list[tuple[int, Any]]:
         return list(self._library.get_added_tokens_decoder().items())
@@ -88,14 +126,25 @@ class TextTokenizer:
         return self.id_of(token) if isinstance(token, str) else None
 
 
-def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
-    """The tokenizer of a tokenizer.json. config: the object in tokenizer_config.json, {} without one.
+def _lead_of(tokenizer: TextTokenizer, added: str) -> bytes:
+    """What encoding writes in front of a text that follows an added token, "" for none."""
+    skipped = 1 if added else 0
+    for probe in PROBES:
+        tokens = tokenizer.encode(added + probe, special=True)[skipped:]
+        written = b"".join(tokenizer.piece(token, special=True) for token in tokens).rstrip(b" ")
+        if tokens and written.endswith(probe.encode()):
+            return written.removesuffix(probe.encode())
+    return b""
 
-    Raises InvalidModelFile for a file that is damaged, Unsupported for a decoder that is not known here and when the
-    package is missing.
+
+def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
+    """The tokenizer of a tokenizer.json. config: what tokenizer_config.json and special_tokens_map.json say, {} without
+    them.
+
+    Raises InvalidModelFile for a file that is damaged, Unsupported when the package is missing.
     """
     try:
-        from tokenizers import Tokenizer
+        from tokenizers import AddedToken, Tokenizer
     except ImportError as error:
         raise Unsupported(
             f"{path}: reading it needs the package tokenizers, which does not load here ({error}); "
@@ -110,14 +159,39 @@ def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
         raise InvalidModelFile(f"{path}: more than {MAX_BYTES >> 20} MiB; this is no tokenizer")
     try:
         text = raw.decode("utf-8")
-        decoder = json.loads(text).get("decoder")
+        document = json.loads(text)
         library = Tokenizer.from_str(text)
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic of the Rust library is not an Exception
         raise InvalidModelFile(f"{path}: no tokenizer: {str(error)[:200]}; fetch or write the file again") from None
-    if decoder is not None and not isinstance(decoder, Mapping):
-        raise InvalidModelFile(f"{path}: the decoder is not an object; fetch or write the file again")
     library.no_truncation()
     library.no_padding()
-    return TextTokenizer(library, config, decoder, str(path))
+    _add_tokens(library, config, AddedToken, str(path))
+    return TextTokenizer(library, config, Spelling(document, library, str(path)))
+
+
+def _add_tokens(library: Any, config: Mapping[str, Any], make: Any, where: str) -> None:
+    """Tokens that the configuration knows to be added or special and tokenizer.json does not. A token keeps the id that
+    tokenizer.json gives it; none is made up for one that has no id."""
+    known = {added.content: added for added in library.get_added_tokens_decoder().values()}
+    listed = config.get("added_tokens_decoder") or {}
+    try:
+        entries = sorted((int(token), entry["content"], entry) for token, entry in listed.items())
+        for token, content, entry in entries:
+            flags = {flag: entry[flag] for flag in FLAGS if isinstance(entry.get(flag), bool)}
+            added = make(content, **flags)
+            if content in known and repr(known[content]) == repr(added):
+                continue
+            if library.token_to_id(content) is not None or token == library.get_vocab_size():
+                (library.add_special_tokens if added.special else library.add_tokens)([added])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidModelFile(f"{where}: added_tokens_decoder of tokenizer_config.json is damaged: {error}") from None
+    others = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    named = [config.get(name) for name in NAMED] + (list(others) if isinstance(others, list) else [])
+    known = {added.content: added for added in library.get_added_tokens_decoder().values()}
+    for each in named:
+        text = each.get("content") if isinstance(each, Mapping) else each
+        if not isinstance(text, str) or (text in known and known[text].special) or library.token_to_id(text) is None:
+            continue
+        library.add_special_tokens([make(text, special=True, normalized=False)])

@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokens_oracle import llama_tokenizer, random_texts, write_files
 
 from edgellm.converters.tokens import read_gguf, to_files
-from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
 from edgellm.tokenizers import TextTokenizer, open_tokenizer
+from edgellm.tokenizers.pieces import Spelling
 
 TEXTS = ["hello world", "  two  spaces ", "naïve ☕ 漢字\n\ttab", "", " x", "a<|end|>b"]
 
@@ -110,7 +111,8 @@ def test_what_the_model_asks_for_comes_first(tmp_path: Path) -> None:
     fallback = opened(byte_fallback(), tmp_path)
     assert fallback.encode("h", bos=True) == [1, *fallback.encode("h")]
     words = opened(word_piece(), tmp_path)
-    assert words.encode("hello worlds", bos=True) == [1, *words.encode("hello worlds"), 2]
+    assert words.encode("hello worlds", bos=True) == [1, *words.encode("hello worlds")]
+    assert words.end == (2,)
     assert len(words.encode("a b c d e f g h")) == 8  # neither cut nor padded
     library = byte_level()
     library.add_special_tokens(["<s>"])
@@ -185,17 +187,11 @@ def test_files_that_are_no_tokenizer(text: str, tmp_path: Path) -> None:
         open_tokenizer(tmp_path / "none.json", {})
 
 
-def test_a_decoder_that_is_not_known_is_named(tmp_path: Path) -> None:
-    library = byte_level()
-    library.decoder = decoders.CTC()
-    with pytest.raises(Unsupported, match="CTC"):
-        opened(library, tmp_path)
-    library.save(str(tmp_path / "tokenizer.json"))
-    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    content["decoder"] = {"type": "Replace", "pattern": {"Regex": "a"}, "content": "b"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(Unsupported, match="regular"):
-        open_tokenizer(tmp_path / "tokenizer.json", {})
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "decoder"])
+@pytest.mark.parametrize("step", [3, {"type": "Sequence"}, {"type": "Sequence", "decoders": [{}]}])
+def test_steps_that_are_none(part: str, step: Any) -> None:
+    with pytest.raises(InvalidModelFile, match=part):
+        Spelling({part: step}, byte_level(), "tokenizer.json")
 
 
 @pytest.mark.parametrize("model", ["smollm2", "llama-spm"])
@@ -212,6 +208,7 @@ def test_real_vocabularies_are_llama_cpp_s(model: str, smollm2: Path, llama_voca
                 found = tokenizer.encode(text, special=special)
                 assert found == theirs.encode(text, special=special), (text, special)
             assert tokenizer.encode(text, bos=True) == theirs.encode(text, bos=True)
+        assert (tokenizer.begin, tokenizer.end) == (theirs.begin, theirs.end)
         for token in range(tokenizer.n_vocab):
             for special in (False, True):
                 assert tokenizer.piece(token, special=special) == theirs.piece(token, special=special), token

@@ -1,7 +1,7 @@
 """ModelFolder: which files make up an ONNX model, and what the ones beside the graph say.
 
     config.json  generation_config.json          Hugging Face's
-    tokenizer.json  tokenizer_config.json  chat_template.jinja
+    tokenizer.json  tokenizer_config.json  special_tokens_map.json  chat_template.jinja  chat_template.json
     genai_config.json                            onnxruntime-genai's: names of files, inputs and outputs
     modules.json  1_Pooling/config.json          sentence-transformers': how token vectors become one
     model.onnx  onnx/model_q4.onnx …             graphs, each with its data beside it
@@ -27,7 +27,8 @@ DTYPES = {"fp32": "", "q8": "_quantized"}  # transformers.js: what a dtype adds 
 @dataclass(frozen=True)
 class ModelFolder:
     """root: the folder of the configuration. model: the .onnx file, in it or in its folder `onnx`. The mappings are {}
-    where their file is missing; genai is the object `model` of genai_config.json."""
+    where their file is missing; genai is the object `model` of genai_config.json, and what special_tokens_map.json says
+    is in tokenizer_config."""
 
     root: Path
     model: Path
@@ -74,7 +75,7 @@ def find(path: Path) -> ModelFolder:
         model=model,
         config=config,
         generation=_json(root, "generation_config.json"),
-        tokenizer_config=_json(root, "tokenizer_config.json"),
+        tokenizer_config=_tokenizer_config(root),
         genai=genai,
     )
 
@@ -82,6 +83,13 @@ def find(path: Path) -> ModelFolder:
 def holds_model(path: Path) -> bool:
     """Whether a folder has a .onnx file where `find` looks."""
     return bool(_graphs(path))
+
+
+def _tokenizer_config(root: Path) -> dict[str, Any]:
+    """tokenizer_config.json and special_tokens_map.json. Where both name a token, transformers believes the first if it
+    lists added tokens, as newer ones do, and the second otherwise."""
+    config, named = _json(root, "tokenizer_config.json"), _json(root, "special_tokens_map.json")
+    return {**named, **config} if "added_tokens_decoder" in config else {**config, **named}
 
 
 def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> Path:

@@ -20,28 +20,10 @@ from edgellm.formats.confined import model_name
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
 from edgellm.tokenizers import TextTokenizer
+from edgellm.tokenizers.ends import end_ids
 
 LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
-ENDS = (
-    "</s>", "<eos>", "[EOS]", "[EOT]", "<EOT>", "_<EOT>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>",
-    "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<turn|>", "<end_of_utterance>",
-    "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>", "[e~[",
-    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
-    "<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>", "<REPO>", "<|file_sep|>",
-)  # fmt: skip
-"""Added tokens that end an answer whatever a configuration says. The texts are those that llama.cpp goes by
-(llama-vocab.cpp, where it fills special_eog_ids), so that a model ends alike in both formats; what fills a gap in code
-or begins another file is among them."""
-NO_ENDS = (
-    ("<|end|>", ("<|return|>", "<|call|>")),
-    ("<|end|>", ("<|call|>", "<|flush|>")),
-    ("<|end|>", ("<|calls|>", "<|return|>")),
-    ("<|end|>", ("<|calls|>", "<|flush|>")),
-    ("</s>", ("<|tool_response>",)),
-    ("</s>", ("<|plamo:eos|>",)),
-)
-"""Tokens of ENDS that end nothing (they end a message of several) in a vocabulary that also has these. From there."""
 MANIFEST = "edgellm.tensors"  # metadata of files that edgellm's converter wrote
 SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to have been trained for
 
@@ -57,7 +39,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     n_ctx = _first(sources, "max_position_embeddings", "n_positions", "context_length") or SHORTEST_TRAINED
     n_embd = _first(sources, "hidden_size", "n_embd") or 0
     n_head = _first(sources, "num_attention_heads", "n_head") or 0
-    bos, eos = (_first_id(folder, f"{name}_token_id") for name in ("bos", "eos"))
+    n_vocab = roles.n_vocab or _first(sources, "vocab_size") or tokenizer.n_vocab
+    bos, eos = (_named_ids(folder, tokenizer, name, n_vocab) for name in ("bos", "eos"))
     per_token = sum(each.heads * each.size * np.dtype(NUMPY[each.dtype]).itemsize for each in roles.kept)
     if roles.decodes and n_embd == 0:
         n_embd = n_head * roles.kept[0].size
@@ -67,7 +50,7 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         format="onnx",
         architecture=str(genai.get("type") if not config.get("model_type") else config["model_type"] or "unknown"),
         name=_name(folder),
-        n_vocab=roles.n_vocab or _first(sources, "vocab_size") or tokenizer.n_vocab,
+        n_vocab=n_vocab,
         n_ctx_train=min(n_ctx, roles.max_tokens or n_ctx, _first((genai,), "context_length") or n_ctx),
         n_embd=n_embd,
         n_layer=len(roles.kept) // 2 or _first(sources, "num_hidden_layers", "n_layer") or 0,
@@ -80,9 +63,9 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
         kv_bytes_per_token=per_token,
         fingerprint=_fingerprint(file, folder),
-        stop_ids=_stop_ids(folder, tokenizer) if roles.decodes else frozenset(),
-        bos_id=tokenizer.bos_id if tokenizer.bos_id is not None else bos,
-        eos_id=tokenizer.eos_id if tokenizer.eos_id is not None else eos,
+        stop_ids=_stop_ids(tokenizer, eos, n_vocab) if roles.decodes else frozenset(),
+        bos_id=next(iter(bos), None),
+        eos_id=next(iter(eos), None),
         chat_template=_chat_template(folder),
         license=license_ if isinstance(license_, str) else None,
         can_truncate=roles.decodes,
@@ -188,28 +171,34 @@ def _fingerprint(file: ONNXFile, folder: ModelFolder) -> str:
     return digest.hexdigest()
 
 
-def _stop_ids(folder: ModelFolder, tokenizer: TextTokenizer) -> frozenset[int]:
-    """What the configurations name and what ENDS has, without NO_ENDS."""
-    added = tokenizer.added
-    no_ends = {added.get(text) for text, others in NO_ENDS if all(other in added for other in others)}
-    found = [added[text] for text in ENDS if text in added]
-    found += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+def _named_ids(folder: ModelFolder, tokenizer: TextTokenizer, role: str, n_vocab: int) -> list[int]:
+    """The ids that the tokenizer and the configurations name for "bos" or "eos", best first; one may name several. Those
+    that the model does not have count as not named."""
+    named: list[Any] = [getattr(tokenizer, f"{role}_id")]
     for source in (folder.generation, folder.config, folder.genai):
-        value = source.get("eos_token_id")
-        found += [int(token) for token in (value if isinstance(value, list) else [value]) if _is_count(token)]
-    return frozenset(found) - no_ends
+        nested = source.get("text_config")
+        for place in (source, nested if isinstance(nested, Mapping) else {}):
+            value = place.get(f"{role}_token_id")
+            named += value if isinstance(value, list) else [value]
+    return [int(token) for token in named if _is_count(token) and token < n_vocab]
+
+
+def _stop_ids(tokenizer: TextTokenizer, named: list[int], n_vocab: int) -> frozenset[int]:
+    """What the configurations name, and what ends an answer by its text."""
+    return end_ids({text: token for text, token in tokenizer.added.items() if token < n_vocab}, named)
 
 
 def _chat_template(folder: ModelFolder) -> str | None:
-    """chat_template.jinja, else the one in tokenizer_config.json (the one named default where there are several).
-
-    One of nothing but blanks is none.
+    """chat_template.jinja, else chat_template.json, else the one in tokenizer_config.json (the one named default where
+    there are several). One of nothing but blanks is none.
     """
-    value = folder.tokenizer_config.get("chat_template")
-    if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
-        value = named.get("default")
-    given = (folder.text("chat_template.jinja"), value)
+    given: list[Any] = [folder.text("chat_template.jinja")]
+    for source in (folder.json("chat_template.json"), folder.tokenizer_config):
+        value = source.get("chat_template")
+        if isinstance(value, list):
+            named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
+            value = named.get("default")
+        given.append(value)
     return next((text for text in given if isinstance(text, str) and text.strip()), None)
 
 
@@ -232,15 +221,6 @@ def _first(sources: tuple[Mapping[str, Any], ...], *keys: str) -> int | None:
                     if value >= 2**31:
                         raise InvalidModelFile(f"{key} is {value} in a configuration; that cannot be")
                     return int(value)
-    return None
-
-
-def _first_id(folder: ModelFolder, key: str) -> int | None:
-    for source in (folder.generation, folder.config, folder.genai):
-        value = source.get(key)
-        first = value[0] if isinstance(value, list) and value else value
-        if _is_count(first):
-            return int(first)
     return None
 
 
