@@ -179,10 +179,11 @@ def _add_tokens(library: Any, config: Mapping[str, Any], make: Any, where: str) 
     try:
         entries = sorted((int(token), entry["content"], entry) for token, entry in listed.items())
         for token, content, entry in entries:
-            flags = {flag: entry[flag] for flag in FLAGS if isinstance(entry.get(flag), bool)}
-            added = make(content, **flags)
-            if content in known and repr(known[content]) == repr(added):
-                continue
+            added = make(content, **_flags(entry))
+            if content in known:
+                if repr(known[content]) == repr(added):
+                    continue
+                added.special = added.special or known[content].special
             if library.token_to_id(content) is not None or token == library.get_vocab_size():
                 (library.add_special_tokens if added.special else library.add_tokens)([added])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -194,4 +195,9 @@ def _add_tokens(library: Any, config: Mapping[str, Any], make: Any, where: str) 
         text = each.get("content") if isinstance(each, Mapping) else each
         if not isinstance(text, str) or (text in known and known[text].special) or library.token_to_id(text) is None:
             continue
-        library.add_special_tokens([make(text, special=True, normalized=False)])
+        flags = _flags(each) if isinstance(each, Mapping) else {"normalized": False}
+        library.add_special_tokens([make(text, **{**flags, "special": True})])
+
+
+def _flags(entry: Mapping[str, Any]) -> dict[str, bool]:
+    return {flag: entry[flag] for flag in FLAGS if isinstance(entry.get(flag), bool)}

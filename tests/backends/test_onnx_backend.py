@@ -26,7 +26,6 @@ from edgellm.backends import engines, inspect, open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.onnx import library
 from edgellm.backends.onnx.cells import FIRST_CAPACITY
-from edgellm.backends.onnx.info import ENDS
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -41,6 +40,7 @@ from edgellm.errors import (
     UnsupportedArchitecture,
 )
 from edgellm.params import LoadParams
+from edgellm.tokenizers.ends import ENDS, GAPS
 
 PROMPT = [int(token) for token in np.random.default_rng(1).integers(3, N_VOCAB, 48)]
 
@@ -505,7 +505,15 @@ def test_what_ends_an_answer_is_what_llama_cpp_ends_it_by(folders: dict[str, Pat
     folder = shutil.copytree(folders["shared"], tmp_path / "ends")
     tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
     model = tiny("llama")
-    lone = (*ENDS, "<|im_start|>", "<|pad|>", "<|file|>", "<|fim_middle|>", "<|plamo:eos|>")
+    lone = (
+        *ENDS,
+        *(text for texts in GAPS.values() for text in texts),
+        "<|im_start|>",
+        "<|pad|>",
+        "<|file|>",
+        "<|fim_middle|>",
+        "<|plamo:eos|>",
+    )
     cases = [("<|end|>", "<|bos|>", text) for text in lone if text != "<|end|>"]
     cases += [("<|return|>", "<|end|>", "<|call|>"), ("<|call|>", "<|end|>", "<|flush|>")]
     cases += [("<|calls|>", "<|end|>", "<|flush|>"), ("<|return|>", "<|end|>", "<|flush|>")]

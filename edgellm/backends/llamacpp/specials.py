@@ -38,7 +38,7 @@ class Specials:
 def specials(lib: Any, vocab: Any) -> Specials:
     """What llama.cpp says of a loaded vocabulary."""
     bos, eos, sep = (_known(ask(vocab)) for ask in (lib.llama_vocab_bos, lib.llama_vocab_eos, lib.llama_vocab_sep))
-    is_end = ctypes.cast(lib._lib.llama_vocab_is_eog, ctypes.c_void_p).value
+    is_end = ctypes.cast(lib._lib.llama_vocab_is_eog, ctypes.c_void_p).value or 0
     stops = _native.ids_where(is_end, vocab, lib.llama_vocab_n_tokens(vocab))
     begin, end = bos, eos
     kind = lib.llama_vocab_type(vocab)

@@ -172,8 +172,8 @@ def _fingerprint(file: ONNXFile, folder: ModelFolder) -> str:
 
 
 def _named_ids(folder: ModelFolder, tokenizer: TextTokenizer, role: str, n_vocab: int) -> list[int]:
-    """The ids that the tokenizer and the configurations name for "bos" or "eos", best first; one may name several. Those
-    that the model does not have count as not named."""
+    """The ids that the tokenizer and the configurations name for "bos" or "eos", best first; one may name
+    several. Those that the model does not have count as not named."""
     named: list[Any] = [getattr(tokenizer, f"{role}_id")]
     for source in (folder.generation, folder.config, folder.genai):
         nested = source.get("text_config")
