@@ -53,14 +53,22 @@ def random_texts(count: int, special: Sequence[str] = (), *, seed: int = 0) -> l
     return ["".join(part() for _ in range(chance.randint(1, 8))) for _ in range(count)]
 
 
+class Oracle(LlamaTokenizer):
+    """llama.cpp's tokenizer, which also gives a text with all that belongs around it."""
+
+    def whole(self, text: str, *, special: bool = False) -> list[int]:
+        """As `tokenizers` adds special tokens: also where the text begins with one itself."""
+        return [*self.begin, *self.encode(text, special=special), *self.end]
+
+
 @contextmanager
-def llama_tokenizer(path: Path) -> Iterator[LlamaTokenizer]:
+def llama_tokenizer(path: Path) -> Iterator[Oracle]:
     """llama.cpp's tokenizer of a file."""
     library, params = load_library(), model_params()
     params.vocab_only = True
     model = library.llama_model_load_from_file(str(path).encode(), params)
     assert model, f"llama.cpp refuses {path}"
-    yield LlamaTokenizer(library, library.llama_model_get_vocab(model))
+    yield Oracle(library, library.llama_model_get_vocab(model))
     library.llama_model_free(model)
 
 

@@ -96,7 +96,7 @@ def agree(folder: Path, vocabulary: Vocabulary, special: list[str], *, differenc
     with llama_tokenizer(path) as llama:
         for index, text in enumerate(random_texts(400, special)):
             parse = bool(index % 2)
-            ids = llama.encode(text, special=parse, bos=True)
+            ids = llama.whole(text, special=parse)
             for tokenizer in hf:
                 tokenizer.encode_special_tokens = not parse
                 if text and tokenizer.encode(text).ids != ids:
@@ -219,7 +219,7 @@ def test_a_wordpiece_tokenizer_agrees(tmp_path: Path) -> None:
             "xyzzy [MASK] \t 123",
             "пример 🚀",
         ]:
-            assert hf.encode(text).ids == again.encode(text).ids == llama.encode(text, special=True, bos=True), text
+            assert hf.encode(text).ids == again.encode(text).ids == llama.whole(text, special=True), text
 
 
 def test_merges_of_both_spellings_and_with_spaces(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_transformers_reads_the_files_for_every_kind_of_model(tmp_path: Path, bu
     with llama_tokenizer(path) as llama:
         for text in random_texts(100, [bos]):
             text = unicodedata.normalize("NFC", text)  # transformers does so for Qwen, whatever the files say
-            assert tokenizer(text).input_ids == llama.encode(text, special=True, bos=True), text
+            assert tokenizer(text).input_ids == llama.whole(text, special=True), text
 
 
 def test_transformers_reads_the_files_of_a_bert(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_minilm_agrees(minilm_folder: Path, tmp_path: Path) -> None:
     hf.no_padding()
     with llama_tokenizer(write_vocabulary(vocabulary, tmp_path / "v.gguf")) as llama:
         for text in map(without_llama_normalizer_bugs, [*CORPUS[:4], *random_texts(300)]):
-            assert llama.encode(text, special=True, bos=True) == hf.encode(text).ids, text
+            assert llama.whole(text, special=True) == hf.encode(text).ids, text
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def compare(path: Path, tmp_path: Path, vectors: dict[str, list[int]], differenc
         for index, text in enumerate(random_texts(2000, special)):
             parse = bool(index % 2)
             text = without_llama_normalizer_bugs(text) if original.model == "bert" else text
-            ids = theirs.encode(text, special=parse, bos=True) if text else []
-            assert (mine.encode(text, special=parse, bos=True) if text else []) == ids, text
+            ids = theirs.whole(text, special=parse) if text else []
+            assert (mine.whole(text, special=parse) if text else []) == ids, text
             hf.encode_special_tokens = not parse
             if text and hf.encode(text).ids != ids:
                 wrong.append(text)
