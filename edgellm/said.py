@@ -56,21 +56,24 @@ class Said:
         self.answers = [*self.answers, answer][-REMEMBERED:]
         self._last = ("", [])
 
-    def tokens(self, text: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Tokens of a prompt that shows `messages`: those of the whole text, but for what the model produced."""
+    def tokens(self, text: str, messages: Sequence[Mapping[str, Any]], *, bos: bool = True) -> list[int]:
+        """Tokens of a prompt that shows `messages`: those of the whole text, but for what the model produced.
+
+        bos: begin as the model asks for.
+        """
         last = self._last
         if last[0] != text:
-            self._last = last = (text, self._tokens(text, messages))
+            self._last = last = (text, self._tokens(text, messages, bos))
         return last[1]
 
-    def _tokens(self, text: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _tokens(self, text: str, messages: Sequence[Mapping[str, Any]], bos: bool) -> list[int]:
         known = [answer for answer in self.answers if answer.begins(text) and answer.is_in(messages)]
         known.sort(key=lambda answer: len(answer.prompt))
         for answer in reversed(known):  # the longest prompt first, of answers to the same one the last
             count, end = self._shown(answer, text)
             if count:
                 return answer.tokens[: answer.n_prompt + count] + continued(self._tokenizer, text, end)
-        return self._tokenizer.encode(text, special=True, bos=True)
+        return self._tokenizer.encode(text, special=True, bos=bos)
 
     def _shown(self, answer: Answer, text: str) -> tuple[int, int]:
         """How many tokens of the answer lie whole within what `text` shows of it, and where in `text` they end."""

@@ -175,7 +175,8 @@ def test_a_prompt_begins_once_and_does_not_end(template: str, shown: str, kind: 
     with edgellm.load(model.write(tmp_path / "m.gguf"), ctx=64, cache=QUIET) as opened:
         chat = opened.chat()
         done = chat.send("hello", max_tokens=1, temperature=0)
-        tokens = chat._said[0][1]
+        answer = chat._said.answers[0]
+        tokens = answer.tokens[: answer.n_prompt]
         assert done.usage.prompt_tokens == len(tokens)
         assert opened.decode(tokens, special=True) == shown
         assert tokens.count(1) == 1
@@ -222,3 +223,21 @@ def test_what_an_answer_begins_with(tmp_path: Path) -> None:
         for prompt, expected in (("", "world world"), ("hello", " world world"), ("hello</s>", "world world")):
             assert opened.generate(prompt, **options).text == expected
             assert "".join(chunk.text for chunk in opened.stream(prompt, **options)) == expected
+
+
+def test_an_answer_behind_a_control_token_comes_back_in_the_next_turn(tmp_path: Path) -> None:
+    """Phi-3's and Zephyr's prompts end so: the space in front of the answer's first word is no text."""
+    model = tiny("gemma")
+    template = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"
+    model.metadata |= {"tokenizer.ggml.add_space_prefix": True, "tokenizer.chat_template": template}
+    world = model.metadata["tokenizer.ggml.tokens"].index("▁world")
+    with edgellm.load(model.write(tmp_path / "m.gguf"), ctx=64, cache=QUIET) as opened:
+        chat = opened.chat()
+        options = {"max_tokens": 2, "temperature": 0.0, "logit_bias": {world: 1e6}}
+        assert chat.send("hello", **options).text == "world world"
+        done = chat.send("hello", **options)
+        first, last = (answer.tokens for answer in chat._said.answers)
+        assert last[: len(first)] == first
+        prompt = last[: done.usage.prompt_tokens]
+        assert opened.decode(prompt, special=True) == "<s>hello</s><s>world world</s><s>hello</s><s>"
+        assert prompt[len(first) :] == opened.encode("</s><s>hello</s><s>", bos=False)
