@@ -65,7 +65,7 @@ def run(
     """
     past = kept(resume) if latest or resume is not None else None
     asked = _asked((model, prompt), preset, past)
-    given = {**asked.options, **{k: v for k, v in options.items() if v not in (None, False, ())}}
+    given = {**asked.options, **{k: v for k, v in options.items() if not (v is None or v is False or v == ())}}
     manner = Manner(**{f.name: given.pop(f.name) for f in fields(Manner) if f.name in given})
     text = _text(asked.prompt)
     if text is None and (as_json or manner.raw):

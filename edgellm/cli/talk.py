@@ -109,8 +109,8 @@ class Talk:
     def answer(self, prompt: str) -> Completion:
         """The whole answer at once."""
         generate = self.model.generate if self.chat is None else self.chat.send
-        with Status("thinking"):
-            self.last = generate(prompt, self.params)
+        with Status("thinking") as status:
+            self.last = generate(prompt, self.params, progress=_reading(status))
         self._keep()
         self._warn(self.last)
         return self.last
@@ -124,7 +124,7 @@ class Talk:
         self.answering = True
         with unseen(), Status("thinking") as status:
             stream = self.model.stream if self.chat is None else self.chat.stream
-            chunks = stream(prompt, params)
+            chunks = stream(prompt, params, progress=_reading(status))
             try:
                 self.last = _written(chunks, status)
             finally:

@@ -86,6 +86,13 @@ def test_json_has_the_promised_keys() -> None:
     assert len(answer["tokens"]) == answer["usage"]["completion_tokens"] == 5
 
 
+def test_zeros_are_given_too() -> None:
+    answer = json.loads(
+        edgellm("run", "x", "hello", "--backend", "echo", "--seed", "0", "--max-tokens", "0", "--json").stdout
+    )
+    assert (answer["seed"], answer["finish_reason"], answer["tokens"]) == (0, "length", [])
+
+
 def test_raw_continues_the_text_and_stats_go_to_stderr() -> None:
     done = edgellm(*ECHO, "continue me", "--raw", "--stats", "--max-tokens", "9", "--stop", "zzz")
     assert done.stdout == "continue\n"
