@@ -112,8 +112,11 @@ def select(repo: str, quant: str | None, revision: str | None = None) -> Selecti
                 groups[_SPLIT.sub("", sibling.rfilename[:-5])].append(file)
         card = info.card_data
         license = card.get("license") if card is not None else None
+        if card is not None and license == "other":
+            license = card.get("license_name") or license
     stem = _choose(repo, quant, list(groups))
-    files = tuple(groups[stem])
+    whole = [file for file in groups[stem] if not _SPLIT.search(file.path[:-5])]
+    files = tuple(whole or groups[stem])  # some repositories have a file both whole and in parts
     if (split := _SPLIT.search(files[0].path[:-5])) and int(split[2]) != len(files):
         raise DownloadError(
             f"{repo} has {len(files)} of the {int(split[2])} files of {stem}; the upload is not complete"

@@ -86,6 +86,7 @@ def test_split_files_come_together(fake_hub: Any) -> None:
         (["a-MXFP4.gguf", "a-Q4_1.gguf"], "mxfp4", "a-MXFP4.gguf"),
         (["a-Q4_1.gguf", "b-Q4_1.gguf"], "b-Q4_1.gguf", "b-Q4_1.gguf"),
         (["plain.gguf"], None, "plain.gguf"),
+        (["a-Q4_K_M-00001-of-00002.gguf", "a-Q4_K_M-00002-of-00002.gguf", "a-Q4_K_M.gguf"], None, "a-Q4_K_M.gguf"),
         (["..\\\\up-Q4_K_M.gguf", "a-Q8_0.gguf"], None, "a-Q8_0.gguf"),
         (["a-Q8_0.gguf", "a-Q4_0.gguf"], None, "no single Q4_K_M; it has Q4_0, Q8_0"),
         (["a-Q8_0.gguf"], "Q2_K", "no single Q2_K; it has Q8_0"),
