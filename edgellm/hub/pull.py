@@ -82,17 +82,41 @@ def pull(name: str, *, offline: bool = False, progress: Progress | None = None, 
 
 def _pulled(name: str, store: Store, progress: Progress) -> Entry:
     if name.startswith(huggingface.PREFIX):
-        selection = huggingface.select(*huggingface.parse(name))
-        current = [file.sha256 for file in selection.files]
-        with _locked(selection.name, store, progress) as staging:
-            here = _intact(selection.name, current, store, progress)
-            return here or _from_hub(selection, store, staging, progress)
+        return _from_repository(name, *huggingface.parse(name), None, store, progress)
     known = match(name, catalog())
     if known is None:
         raise _not_found(name, store)
     model = catalog()[known]
+    if model.sha256 is None:
+        (source,) = model.sources
+        assert isinstance(source, HuggingFaceSource)  # as `catalog.parse` has seen to
+        return _from_repository(known, source.repo, source.file, source.revision, store, progress)
+    promised = StoredFile(model.file, model.size, model.sha256)
     with _locked(known, store, progress) as staging:
-        return _intact(known, [model.sha256], store, progress) or _from_catalog(model, store, staging, progress)
+        here = _intact(known, [promised.sha256], store, progress)
+        return here or _from_catalog(model, promised, store, staging, progress)
+
+
+def _from_repository(
+    name: str, repo: str, wanted: str | None, revision: str | None, store: Store, progress: Progress
+) -> Entry:
+    """What a repository offers now for `wanted`, a quantization or a file: the model that is here if it is that one,
+    else fetched. Where the repository cannot be asked, what is here is good enough, and that is said.
+    """
+    try:
+        selection = huggingface.select(repo, wanted, revision)
+    except (Unreachable, Offline) as error:
+        entry = find(name, store)
+        if entry is None or store.verify(entry) is not None:
+            raise
+        asked = f"whether there is a newer one could not be asked ({error})"
+        progress(PullEvent(f"{entry.name} is here already, and its SHA-256 is right; {asked}"))
+        return entry
+    name = name if name in catalog() else selection.name
+    current = [file.sha256 for file in selection.files]
+    with _locked(name, store, progress) as staging:
+        here = _intact(name, current, store, progress)
+        return here or _from_hub(selection, name, store, staging, progress)
 
 
 def _meant(name: str) -> str:
@@ -127,7 +151,8 @@ def _intact(name: str, current: list[str], store: Store, progress: Progress) -> 
     if problem := store.verify(entry):
         progress(PullEvent(f"{name} is here but damaged ({problem}); fetching it again"))
         return None
-    alternative = name in catalog() and entry.proof == "hub"
+    known = catalog().get(name)
+    alternative = entry.proof == "hub" and known is not None and known.sha256 is not None
     if not alternative and [file.sha256 for file in entry.files] != current:
         progress(PullEvent(f"another version of {name} is here; fetching the current one"))
         return None
@@ -135,7 +160,7 @@ def _intact(name: str, current: list[str], store: Store, progress: Progress) -> 
     return entry
 
 
-def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Progress) -> Entry:
+def _from_catalog(model: CatalogModel, promised: StoredFile, store: Store, staging: Path, progress: Progress) -> Entry:
     """Try every source in turn; each failure is announced, and all of them are in the error."""
     failures: list[DownloadError] = []
     for source in model.sources:
@@ -149,10 +174,10 @@ def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Pr
                     source=str(source),
                     proof="catalog",
                     license=model.license,
-                    files=(StoredFile(model.file, model.size, model.sha256),),
+                    files=(promised,),
                 )
                 return store.install(entry, [path], staging)
-            return _alternative(model, source, store, staging, progress)
+            return _alternative(model.name, source, promised, store, staging, progress)
         except (Offline, ChecksumMismatch):
             raise
         except DownloadError as error:
@@ -165,36 +190,37 @@ def _from_catalog(model: CatalogModel, store: Store, staging: Path, progress: Pr
 
 
 def _alternative(
-    model: CatalogModel, source: HuggingFaceSource, store: Store, staging: Path, progress: Progress
+    name: str, source: HuggingFaceSource, promised: StoredFile, store: Store, staging: Path, progress: Progress
 ) -> Entry:
     selection = huggingface.select(source.repo, source.file, source.revision)
     digest = selection.files[0].sha256
     if source.sha256 is not None and digest != source.sha256:
         raise ChecksumMismatch(f"{source} now has another {source.file} ({digest}) than the catalog ({source.sha256})")
-    if digest != model.sha256:
+    if digest != promised.sha256:
         progress(
             PullEvent(
                 f"warning: {source} serves another file than the catalog's (SHA-256 {digest[:12]}… instead of "
-                f"{model.sha256[:12]}…); it is checked against the hub's own hash only"
+                f"{promised.sha256[:12]}…); it is checked against the hub's own hash only"
             )
         )
-    return _from_hub(selection, store, staging, progress, model.name)
+    return _from_hub(selection, name, store, staging, progress)
 
 
-def _from_hub(
-    selection: huggingface.Selection, store: Store, staging: Path, progress: Progress, name: str | None = None
-) -> Entry:
+def _from_hub(selection: huggingface.Selection, name: str, store: Store, staging: Path, progress: Progress) -> Entry:
+    known = catalog().get(name)
+    quant = known.type if known and known.sha256 is None else selection.quant  # not every file's name ends in it
     size = megabytes(sum(file.size for file in selection.files))
-    progress(PullEvent(f"pulling {selection.name} ({size}, {selection.license or 'licence not stated'})"))
+    license = selection.license or (known.license if known else None)
+    origin = "" if name == selection.name else f" from {selection.name}"
+    progress(PullEvent(f"pulling {name} ({size}, {license or 'licence not stated'}){origin}"))
     paths = huggingface.fetch(selection, staging, progress)
     files = tuple(StoredFile(PurePosixPath(f.path).name, f.size, f.sha256) for f in selection.files)
-    known = catalog().get(name or "")
     entry = replace(
-        store.new_entry(name or selection.name),
-        type=selection.quant,
+        store.new_entry(name),
+        type=quant,
         source=f"{selection.name}@{selection.commit[:12]}",
         proof="catalog" if known and [f.sha256 for f in files] == [known.sha256] else "hub",
-        license=selection.license,
+        license=license,
         files=files,
     )
     return store.install(entry, paths, staging)
@@ -217,5 +243,5 @@ def _hub_hint(model: str) -> str:
 def _not_found(name: str, store: Store) -> ModelNotFound:
     known = sorted({*catalog(), *(entry.name for entry in store.list())})
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else "`edgellm list` shows the known names"
     return ModelNotFound(f"{name!r} is neither a file nor a known model; {hint}")

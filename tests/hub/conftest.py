@@ -65,6 +65,14 @@ kind = "huggingface"
 repo = "org/tiny-GGUF"
 file = "tiny.Q4_0.gguf"
 revision = "v1"
+
+[models."open:1"]
+description = "known by its repository alone"
+license = "Apache-2.0"
+type = "Q4_0"
+file = "open_q4_0-it.gguf"
+size = 50000
+sources = [{{ kind = "huggingface", repo = "org/tiny-GGUF", file = "open_q4_0-it.gguf" }}]
 """  # noqa: E501
 
 
@@ -105,6 +113,7 @@ class FakeHub:
 
     files: dict[str, bytes] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    card: dict[str, str] = field(default_factory=lambda: {"license": "mit"})
     status: int = 200
     cut: int | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -124,7 +133,7 @@ class FakeHub:
             "tags": [],
             "downloads": 0,
             "likes": 0,
-            "cardData": {"license": "mit"},
+            "cardData": self.card,
             "siblings": siblings,
         }
 

@@ -55,7 +55,7 @@ def test_near_names_are_offered() -> None:
         resolve("tinny:2")
     with pytest.raises(ModelNotFound, match="did you mean local:7b"):
         resolve("lokal:7b")
-    with pytest.raises(ModelNotFound, match="known names: local:7b, tiny:2"):
+    with pytest.raises(ModelNotFound, match="`edgellm list` shows the known names"):
         resolve("zzz")
 
 
