@@ -21,6 +21,7 @@ def list_models(as_json: bool) -> None:
     here = store.list()
     names = {entry.name for entry in here}
     known = [model for model in hub.catalog().values() if model.name not in names]
+    known.sort(key=lambda model: (model.name.partition(":")[0], model.size))
     if as_json:
         print_json(
             {
@@ -42,6 +43,7 @@ def list_models(as_json: bool) -> None:
                     {
                         "name": model.name,
                         "size": model.size,
+                        "sha256": model.sha256,
                         "type": model.type,
                         "license": model.license,
                         "description": model.description,
@@ -67,11 +69,11 @@ def list_models(as_json: bool) -> None:
         about = []
         for model in known:
             staged = store.staged(model.name)
-            unfinished = f"; {size(staged)} of an unfinished pull are here" if staged else ""
-            about.append(
-                (model.name, size(model.size), model.type, f"{model.description} ({model.license}){unfinished}")
-            )
-        print_table(("NAME", "SIZE", "TYPE", "WHAT IT IS"), about, right=(1,), least=3)
+            unfinished = f" ({size(staged)} of an unfinished pull are here)" if staged else ""
+            exact = "" if model.sha256 else "~"
+            what = model.description + unfinished
+            about.append((model.name, exact + size(model.size), what, model.license, model.type))
+        print_table(("NAME", "SIZE", "WHAT IT IS", "LICENCE", "TYPE"), about, right=(1,), words=2, least=2)
 
 
 def _when(entry: Entry) -> str:

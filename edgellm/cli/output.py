@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from edgellm.hub import Progress, PullEvent
 
-WORDS_WIDTH = 24  # columns that a last column of words needs to be of use
+WORDS_WIDTH = 24  # what a column of words needs to be of use
 
 
 def note(text: str) -> None:
@@ -68,13 +68,14 @@ def print_table(
     rows: Sequence[Sequence[str]],
     right: Sequence[int] = (),
     *,
+    words: int | None = None,
     least: int | None = None,
     crop: bool = False,
 ) -> None:
-    """Columns on stdout. In a pipe nothing is cut, coloured or wrapped; in a terminal the last one wraps.
+    """Columns on stdout. In a pipe nothing is cut, coloured or wrapped; in a terminal the one of words wraps.
 
-    right: the columns aligned to the right. least: columns that are shown however narrow the screen is; None is all.
-    crop: the last column is cut at the screen's edge instead.
+    right: the columns aligned to the right. words: the column that wraps; None is the last. least: columns that are
+    shown however narrow the screen is; None is all. crop: the last column is cut at the screen's edge instead.
     """
     if not sys.stdout.isatty():
         widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -88,17 +89,17 @@ def print_table(
 
     screen = console()
     widths = [max(cell_len(row[i]) for row in [header, *rows]) + 2 for i in range(len(header))]
-    widths[-1] = min(widths[-1], WORDS_WIDTH)
+    wrapping = len(header) - 1 if words is None else words
+    widths[wrapping] = min(widths[wrapping], WORDS_WIDTH)
     shown = len(header)
     while shown > (len(header) if least is None else least) and sum(widths[:shown]) > screen.width:
         shown -= 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for i, title in enumerate(header[:shown]):
-        last = i == len(header) - 1
         table.add_column(
             Text(title),
             justify="right" if i in right else "left",
-            no_wrap=not last,
+            no_wrap=i != wrapping,
             overflow="fold",
             style="cyan" if i == 0 else "",
         )

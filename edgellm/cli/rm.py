@@ -19,6 +19,6 @@ def rm(name: str) -> None:
     if entry is None and not store.staged(name):
         from edgellm.hub.catalog import match
 
-        name = match(name, hub.catalog()) or name
+        name = match(name, [known for known in hub.catalog() if store.staged(known)]) or name
     chosen = entry.name if entry is not None else name
     click.echo(f"removed {chosen}, {size(store.remove(chosen))} freed")

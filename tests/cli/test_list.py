@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from edgellm import hub
 from edgellm.cli.list import list_models
 from edgellm.cli.output import print_facts, print_table
 from edgellm.hub import Entry, Store, StoredFile
@@ -62,6 +63,17 @@ def test_what_is_here_and_what_is_not(store: Store) -> None:
     assert model["pulled_at"] == entry.pulled_at
 
 
+def test_what_can_be_pulled_is_in_order_of_family_and_size(store: Store) -> None:
+    known = json.loads(run("--json"))["available"]
+    order = [(model["name"].partition(":")[0], model["size"]) for model in known]
+    assert order == sorted(order)
+    rows = {line.split()[0]: line for line in run().splitlines()[3:]}
+    assert list(rows)[1:] == [model["name"] for model in known]
+    for model in known:  # of a file that nobody here has had the size is only about right
+        assert ("~" in rows[model["name"]]) == (model["sha256"] is None)
+        assert model["license"] in rows[model["name"]]
+
+
 def test_damage_is_shown(store: Store) -> None:
     put(store, "smollm2:135m").path.unlink()
     assert "smollm2:135m is damaged: model.gguf is missing; pull it again" in run(stderr=True)
@@ -104,18 +116,34 @@ def test_piped_tables_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[2:] == ["path   " + "x" * 300, "types  one", "       two"]
 
 
-def test_a_narrow_screen_shows_the_first_columns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("width", "here", "known"),
+    [
+        (40, ["NAME", "SIZE", "TYPE"], ["NAME", "SIZE"]),
+        (60, ["NAME", "SIZE", "TYPE", "PULLED"], ["NAME", "SIZE", "WHAT", "IT", "IS"]),
+        (80, ["NAME", "SIZE", "TYPE", "PULLED", "SOURCE"], ["NAME", "SIZE", "WHAT", "IT", "IS"]),
+        (90, ["NAME", "SIZE", "TYPE", "PULLED", "SOURCE"], ["NAME", "SIZE", "WHAT", "IT", "IS", "LICENCE"]),
+    ],
+)
+def test_a_narrow_screen_shows_the_first_columns(
+    store: Store, monkeypatch: pytest.MonkeyPatch, width: int, here: list[str], known: list[str]
+) -> None:
     put(store, "smollm2:135m")
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", str(width))
     list_models.callback(as_json=False)  # type: ignore[misc]
-    lines = screen.getvalue().splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= 40
-    assert lines[0].split() == ["NAME", "SIZE", "TYPE"]
-    assert lines[1].split() == ["smollm2:135m", "4", "bytes", "Q4_1"]
+    lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert lines[0].split() == here
+    assert lines[1].split()[:4] == ["smollm2:135m", "4", "bytes", "Q4_1"]
+    rest = lines[lines.index("") + 1 :]
+    start = next(i for i, line in enumerate(rest) if line.startswith("NAME"))
+    assert rest[start].split() == known
+    if width in (40, 80):  # one line a model
+        assert len(rest) - start - 1 == len(hub.catalog()) - 1
 
 
 def test_a_cropped_table_keeps_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,6 @@ def test_absent(store: Store) -> None:
 def test_unfinished_pull(store: Store) -> None:
     with store.locked("gemma3:270m", lambda: None) as staging:
         (staging / "x.partial").write_bytes(bytes(2_000_000))
-    result = CliRunner().invoke(rm, ["gemma3"], catch_exceptions=False)
+    result = CliRunner().invoke(rm, ["gemma3"], catch_exceptions=False)  # others of that family are not here
     assert result.stdout == "removed gemma3:270m, 2.0 MB freed\n"
     assert store.staged("gemma3:270m") == 0

@@ -80,7 +80,7 @@ def test_memory(smollm2: Path, monkeypatch: pytest.MonkeyPatch, available: int, 
 
 def test_nothing_is_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
-    for name, words in (("gemma3", "edgellm pull gemma3"), ("nope", "known"), ("x.gguf", "no such file")):
+    for name, words in (("gemma3:270m", "edgellm pull gemma3:270m"), ("nope", "known"), ("x.gguf", "no such file")):
         error = CliRunner().invoke(show, [name]).exception
         assert isinstance(error, ModelNotFound)
         assert words in str(error)

@@ -5,29 +5,49 @@ import re
 import pytest
 
 from edgellm.errors import InvalidParameter
-from edgellm.hub.catalog import HuggingFaceSource, PyPISource, catalog, match, parse
+from edgellm.hub import huggingface
+from edgellm.hub.catalog import CatalogModel, HuggingFaceSource, PyPISource, catalog, match, parse
+
+LICENCES = {
+    "Apache-2.0",
+    "MIT",
+    "Gemma Terms of Use",
+    "LFM Open License v1.0",
+    "Llama 3.1 Community License",
+    "Llama 3.2 Community License",
+}
 
 
-def test_shipped_catalog_is_consistent() -> None:
-    models = catalog()
-    assert {"smollm2:135m", "gemma3:270m"} <= set(models)
-    for model in models.values():
+@pytest.mark.parametrize("model", catalog().values(), ids=lambda model: model.name)
+def test_entries_are_well_formed(model: CatalogModel) -> None:
+    assert re.fullmatch(r"[a-z0-9.-]+:[a-z0-9.-]+", model.name)
+    assert re.fullmatch(r"[A-Z].{10,44}[A-Za-z0-9]", model.description)  # one line of a terminal of 80 columns
+    assert model.license in LICENCES
+    assert re.fullmatch(r"[^/]+\.gguf", model.file)
+    assert re.search(rf"[._-]{model.type}[._-]", model.file, re.IGNORECASE)
+    assert 50_000_000 < model.size < 6_000_000_000  # for machines of 8 to 16 GB
+    for source in model.sources:
+        if isinstance(source, PyPISource):
+            assert sum(part.size for part in source.parts) == model.size
+            assert all(re.fullmatch(r"[0-9a-f]{64}", part.sha256) and part.wheel_size > 0 for part in source.parts)
+            if len(source.parts) == 1:
+                assert source.parts[0].sha256 == model.sha256
+        else:
+            assert huggingface.parse(f"hf:{source.repo}") == (source.repo, None)
+            assert source.sha256 in (None, model.sha256)
+            assert source.file == model.file or model.sha256
+    if model.sha256 is None:
+        assert len(model.sources) == 1
+    else:
         assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
-        assert re.fullmatch(r"[a-z0-9.-]+:[a-z0-9.-]+", model.name)
-        assert model.file.endswith(".gguf")
-        assert model.license
-        assert model.sources
-        for source in model.sources:
-            if isinstance(source, PyPISource):
-                assert sum(part.size for part in source.parts) == model.size
-                for part in source.parts:
-                    assert re.fullmatch(r"[0-9a-f]{64}", part.sha256)
-                    assert part.wheel_size > 0
-                if len(source.parts) == 1:
-                    assert source.parts[0].sha256 == model.sha256
-            else:
-                assert isinstance(source, HuggingFaceSource)
-                assert source.sha256 in (None, model.sha256)
+
+
+def test_entries_stand_once() -> None:
+    models = catalog().values()
+    assert {"smollm2:135m", "gemma3:270m", "qwen3:4b", "llama3.2:3b"} <= set(catalog())
+    assert len({model.name.casefold() for model in models}) == len(models)
+    assert len({str(model.sources) for model in models}) == len(models)
+    assert len({model.size for model in models}) == len(models)  # a size copied with the lines around it
 
 
 def test_shipped_catalog_describes_the_real_files() -> None:
@@ -40,6 +60,20 @@ def test_shipped_catalog_describes_the_real_files() -> None:
         for source in m.sources
         if source.__class__ is HuggingFaceSource
     )
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        "[]",
+        '[{kind = "pypi", parts = []}]',
+        '[{kind = "huggingface", repo = "a/b", file = "c"}, {kind = "huggingface", repo = "d/e", file = "c"}]',
+    ],
+)
+def test_without_a_hash_there_is_one_source_a_repository(sources: str) -> None:
+    text = '[models."x:1"]\ndescription = ""\nlicense = ""\ntype = ""\nfile = ""\nsize = 1\nsources = '
+    with pytest.raises(ValueError, match="x:1 has no sha256"):
+        parse(text + sources)
 
 
 def test_unknown_source_kind_and_missing_keys_are_refused() -> None:

@@ -41,14 +41,17 @@ COMMANDS = """
 from edgellm.cli import main
 from edgellm.hub import resolve
 
-assert resolve("smollm2:135m").is_file()
-assert resolve("gemma3", offline=True).is_file()
-for command in (["list"], ["list", "--json"], ["show", "smollm2"], ["show", "gemma3", "--json"], ["rm", "gemma3"]):
+for name in catalog():
+    assert resolve(name).is_file()
+    assert resolve(name, offline=True).is_file()
+for command in (
+    ["list"], ["list", "--json"], ["show", "smollm3"], ["show", "gemma3:270m", "--json"], ["rm", "gemma3:270m"]
+):
     try:
         main(command)
     except SystemExit as end:
         assert not end.code, (command, end.code)
-print("done", [entry.name for entry in store.list()])
+print("done", len(catalog()) - len(store.list()))
 """
 
 
@@ -65,7 +68,7 @@ def child(code: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_no_socket_is_opened(tmp_path: Path) -> None:
     done = child(COMMANDS, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "done ['smollm2:135m']"
+    assert done.stdout.splitlines()[-1] == "done 1"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,12 @@ def test_offline_errors_open_none_either(tmp_path: Path) -> None:
 from edgellm.errors import Offline
 from edgellm.hub import pull, resolve
 store.remove("gemma3:270m")
-for call in (lambda: resolve("gemma3", offline=True), lambda: pull("hf:org/repo", offline=True)):
+store.remove("smollm3:3b")
+for call in (
+    lambda: resolve("gemma3:270m", offline=True),
+    lambda: resolve("smollm3", offline=True),
+    lambda: pull("hf:org/repo", offline=True),
+):
     try:
         call()
     except Offline as error:
@@ -89,4 +97,5 @@ for call in (lambda: resolve("gemma3", offline=True), lambda: pull("hf:org/repo"
     done = child(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "edgellm pull gemma3:270m" in done.stdout
-    assert len(done.stdout.splitlines()) == 2
+    assert "edgellm pull smollm3:3b" in done.stdout
+    assert len(done.stdout.splitlines()) == 3
