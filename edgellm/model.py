@@ -20,7 +20,7 @@ from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, Progress, check_progress
 from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
-from edgellm.errors import Closed, ContextOverflow, Interrupted, InvalidParameter, Unsupported
+from edgellm.errors import ContextOverflow, Interrupted, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
 from edgellm.kv.blocks import root_key
@@ -70,7 +70,7 @@ class Model:
 
     def __init__(self, backend: Backend, *, cache: CacheParams | None = None, load_ms: float = 0.0) -> None:
         self._engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
-        self._finalizer = weakref.finalize(self, self._engine.close)
+        weakref.finalize(self, self._engine.abandon).atexit = False  # the engine has an end of its own for that
 
     @property
     def info(self) -> ModelInfo:
@@ -97,6 +97,7 @@ class Model:
     def encode(self, text: str, *, special: bool = True, bos: bool = True) -> list[int]:
         """Token ids. special: control tokens written in the text count as such; bos: begin as the model asks for. What
         an encoder asks for behind a text comes with that."""
+        self._engine.check_open()
         tokens = self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
         return tokens if self.info.can_generate or not bos else self._ended(tokens)
 
@@ -105,6 +106,7 @@ class Model:
 
         It begins as a text does: without the space that many vocabularies put in front of its first word.
         """
+        self._engine.check_open()
         return text_of(self._engine.backend.tokenizer, tokens, special=special)
 
     def count_tokens(self, text: str) -> int:
@@ -255,6 +257,7 @@ class Model:
         next ones. `progress` is called between them with the tokens that are read, and all, as that of `generate`.
         Raises Unsupported when the model gives none, ContextOverflow, InvalidParameter, Closed, BackendFailed.
         """
+        self._engine.check_open()
         check_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
@@ -280,7 +283,7 @@ class Model:
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
-        self._finalizer()
+        self._engine.close()
 
     def __enter__(self) -> Model:
         return self
@@ -289,6 +292,7 @@ class Model:
         self.close()
 
     def _check_generates(self) -> None:
+        self._engine.check_open()
         if not self.info.can_generate:
             raise Unsupported(
                 f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
@@ -409,5 +413,4 @@ def _logits(engine: Engine, tokens: list[int], start: int) -> Generator[NDArray[
             if rows is not None and len(rows):
                 yield rows
     finally:
-        with suppress(Closed):  # a closed backend has closed its sequences
-            engine.call(lambda backend: sequence.close())
+        engine.post(lambda backend: sequence.close())

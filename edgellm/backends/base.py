@@ -12,14 +12,17 @@ are read-only and safe from any thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import NotEnoughMemory
+from edgellm.errors import Closed, NotEnoughMemory
 
 log = logging.getLogger("edgellm")
 
@@ -27,6 +30,7 @@ Rows = NDArray[np.float32]  # (rows, n_vocab) float32
 Buffer = bytes | memoryview  # whose len() is its bytes
 DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
 SMALLEST_CTX = 512  # tokens below which a context is of no use
+PATIENCE = 2.0  # seconds for which closing a tokenizer waits for the texts that are being read
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back. Safe from any thread; hashable, and open to weak references.
 
     begin, end: the tokens that the model asks for around a text. A prompt has those of the beginning alone: it goes on.
+    That of a backend is a `SharedTokenizer`.
     """
 
     begin: tuple[int, ...]
@@ -151,6 +156,72 @@ def text_of(tokenizer: Tokenizer, tokens: Iterable[int], *, special: bool = Fals
         pieces.append(tokenizer.piece(token, special=special, before=before))
         before = token
     return b"".join(pieces).decode("utf-8", "replace")
+
+
+class SharedTokenizer(Tokenizer):
+    """The tokenizer of an opened model, which all threads use until its backend closes it.
+
+    Then every call raises Closed, from whichever thread; those in flight end as they would have. So does every call in
+    a forked child, where a lock may be held for ever by a thread that is not there.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.begin, self.end = tokenizer.begin, tokenizer.end
+        self._tokenizer = tokenizer
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._pid = os.getpid()
+        self._left = threading.Condition()  # a call has ended; guards the three below
+        self._open = True
+        self._calls = 0
+        self._free: Callable[[], None] | None = None  # what the last call in flight has to do
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        with self._call():
+            return self._tokenizer.encode(text, special=special, bos=bos)
+
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
+        self._check_open()
+        known = self._pieces.get((token, special)) if before == INSIDE else None
+        if known is None:
+            with self._call():
+                known = self._tokenizer.piece(token, special=special, before=before)
+            if before == INSIDE:
+                self._pieces[token, special] = known
+        return known
+
+    def close(self, free: Callable[[], None] = lambda: None) -> None:
+        """End it, and call `free` once nothing uses it any more: now, or, behind a text that takes longer than a few
+        seconds, from the thread that reads it. Closing twice is harmless."""
+        with self._left:
+            if not self._open:
+                return
+            self._open = False
+            if not self._left.wait_for(lambda: not self._calls, PATIENCE):
+                self._free = free
+                return
+        free()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Closed("this model was closed")
+        if os.getpid() != self._pid:
+            raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        self._check_open()
+        with self._left:
+            self._check_open()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._calls -= 1
+                free, self._free = (None, self._free) if self._calls else (self._free, None)
+                self._left.notify_all()
+            if free is not None:
+                free()
 
 
 class Sequence(Protocol):
@@ -196,7 +267,7 @@ class Backend(Protocol):
 
     name: str
     info: ModelInfo
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # closed with the backend
     n_ctx: int  # tokens one sequence may hold
     max_sequences: int  # sequences that may be open at once
     micro_batch: int  # largest number of tokens in one pass

@@ -21,7 +21,17 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import INSIDE, Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
+from edgellm.backends.base import (
+    INSIDE,
+    Backend,
+    Buffer,
+    ModelInfo,
+    Rows,
+    Sequence,
+    SharedTokenizer,
+    Step,
+    Tokenizer,
+)
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
 from edgellm.params import LoadParams
 from edgellm.tokenizers.begin import begun
@@ -170,7 +180,7 @@ class EchoBackend(Backend):
     ) -> None:
         if n_vocab <= REPLY:
             raise InvalidParameter(f"n_vocab={n_vocab}: must be at least {REPLY + 1}, for the bytes and control tokens")
-        self.tokenizer = EchoTokenizer(n_vocab)
+        self.tokenizer = SharedTokenizer(EchoTokenizer(n_vocab))
         self.n_ctx = self.window = n_ctx
         self.micro_batch = self.max_rows = micro_batch
         self.max_sequences = max_sequences
@@ -262,6 +272,7 @@ class EchoBackend(Backend):
     def close(self) -> None:
         for sequence in list(self._open):
             sequence.close()
+        self.tokenizer.close()
         self._closed = True
 
     def _check_open(self) -> None:

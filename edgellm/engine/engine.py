@@ -8,6 +8,7 @@ Everything that touches the backend happens on this thread, except `Backend.inte
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import queue
@@ -44,6 +45,8 @@ T = TypeVar("T")
 
 TURN_SECONDS = 0.5  # after which a request that waits for its turn takes the place of one that decodes
 TURN_SWAPS = 32  # times what that took must pass before the next one
+
+_alive: set[Engine] = set()  # whose threads run
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +92,13 @@ class Engine:
         self._full = False  # a request was parked for lack of room, and none has finished since
         self._reuse = Reuse(backend, known)
         self._scheduler = Scheduler(backend.micro_batch)
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.RLock()  # guards the three below; the collector may end a request while it is held
         self._open = True
         self._unfinished = 0
         self._in_pass: Request | None = None
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="edgellm-engine", daemon=True)
+        _alive.add(self)
         self._thread.start()
 
     # Any thread
@@ -114,10 +118,11 @@ class Engine:
         Chunks, or the error, go to `sink` on the engine's thread; without one the request keeps them for its reader.
         So do the calls of `progress`: the tokens of the prompt that are read, and all.
         """
+        self.check_open()
         self._check_prompt(prompt)
         request = Request(self, prompt, params, stream=stream, sink=sink, progress=progress)
         with self._lock:
-            self._check_open()
+            self.check_open()
             if self._unfinished >= self._queue_limit:
                 raise Busy(
                     f"{self._unfinished} generations are already queued on {self.backend.info.name}; try again later"
@@ -129,12 +134,20 @@ class Engine:
 
     def call(self, function: Callable[[Backend], T]) -> T:
         """Run `function(backend)` on the engine's thread between two passes, and wait for what it returns."""
+        self.check_open()
         call = _Call(function, Future())
         with self._lock:
-            self._check_open()
+            self.check_open()
             self._inbox.put(call)
         result: T = call.future.result()
         return result
+
+    def post(self, function: Callable[[Backend], object]) -> None:
+        """Have `function(backend)` run on the engine's thread, if it is not closed, and wait for nothing.
+
+        For what ends with an object: the collector may do that in the midst of anything, on any thread.
+        """
+        self._inbox.put(_Call(function, Future()))
 
     def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
         """The state that is known of the beginning of `tokens`: consecutive blocks of nothing but them."""
@@ -146,28 +159,41 @@ class Engine:
 
     def stop_now(self, request: Request) -> None:
         """`request` has a stop reason: interrupt its pass if it is in one, and wake the thread."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             if self._in_pass is request:
                 self.backend.interrupt()
         self._inbox.put(None)
 
+    def check_open(self) -> None:
+        """Raise Closed if it was closed, or belongs to the process that this one was forked from."""
+        if not self._open:
+            raise Closed(f"the model {self.backend.info.name} was closed")
+        self.check_process()
+
+    def check_process(self) -> None:
+        """Raise Closed in a forked child, where its thread is missing."""
+        if os.getpid() != self._pid:
+            raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
+
+    def abandon(self) -> None:
+        """Close it soon: like `post`, for what ends with an object. Nothing is interrupted."""
+        self._open = False
+        self._inbox.put(None)
+
     def close(self) -> None:
         """End everything that runs with Closed, stop the thread, free the backend. Closing twice is harmless."""
+        if os.getpid() != self._pid:
+            self._open = False
+            return  # a forked child: the thread, its locks and the memory are the parent's
         with self._lock:
             was_open, self._open = self._open, False
-            if was_open and os.getpid() == self._pid:
+            if was_open:
                 self.backend.interrupt()
-        if os.getpid() != self._pid:
-            return  # a forked child: the thread and the memory are the parent's
         self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise Closed(f"the model {self.backend.info.name} was closed")
-        if os.getpid() != self._pid:
-            raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
 
     def _check_prompt(self, prompt: list[int]) -> None:
         info, n_ctx = self.backend.info, self.backend.n_ctx
@@ -193,7 +219,7 @@ class Engine:
                 return self.backend.forward(steps)
             except Interrupted:
                 with self._lock:
-                    self._check_open()
+                    self.check_open()
 
     def _run(self) -> None:
         sound = False
@@ -468,9 +494,17 @@ class Engine:
             self._retire(request, keep=keep)
         self._reuse.close()
         self.backend.close()
+        _alive.discard(self)
 
 
 def _as_ours(error: Exception, what: str) -> EdgeLLMError:
     if isinstance(error, EdgeLLMError):
         return error
     return BackendFailed(f"{what}: {type(error).__name__}: {error}")
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter goes: native code must not run when its libraries are taken down."""
+    for engine in list(_alive):
+        engine.close()

@@ -118,6 +118,7 @@ class Request:
             self._engine.stop_now(self)
 
     def _next(self) -> Chunk:
+        self._engine.check_process()
         # On Windows a wait without a time limit cannot be interrupted by Ctrl-C.
         limit = 0.1 if sys.platform == "win32" else None
         while True:
@@ -126,8 +127,11 @@ class Request:
             except queue.Empty:
                 continue
             if isinstance(item, BaseException):
+                self._queue.put(item)  # for whoever asks again
                 raise item
             if isinstance(item, Chunk):
+                if item.completion is not None:
+                    self._queue.put(item)  # for whoever asks again
                 return item
             assert self._on_progress is not None  # who else would have asked for it
             self._on_progress(*item)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ctypes
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgellm import _native
-from edgellm.backends.base import Backend, Buffer, Rows, Step
+from edgellm.backends.base import Backend, Buffer, Rows, SharedTokenizer, Step
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.batch import Batch
 from edgellm.backends.llamacpp.context import context_params, new_context
@@ -58,8 +59,9 @@ class LlamaBackend(Backend):
         self._plan = plan
         lib = self._lib
         vocab = lib.llama_model_get_vocab(model)
-        self.tokenizer = LlamaTokenizer(lib, vocab)
-        special = self.tokenizer.special
+        tokenizer = LlamaTokenizer(lib, vocab)
+        special = tokenizer.special
+        self.tokenizer = SharedTokenizer(tokenizer)
         self.threads = plan.threads
         self.state_key = "|".join(
             map(str, (library.build_name(), plan.params.kv_type or KV_TYPE, plan.flash_attention, plan.gpu_layers))
@@ -201,7 +203,7 @@ class LlamaBackend(Backend):
         self._batch.free()
         self._rows.clear()
         if self._model is not None:
-            self._lib.llama_model_free(self._model)
+            self.tokenizer.close(partial(self._lib.llama_model_free, self._model))
             self._model = None
 
     def _check(self, steps: list[Step]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import machine
-from edgellm.backends.base import Backend, Rows, Step
+from edgellm.backends.base import Backend, Rows, SharedTokenizer, Step
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.cells import Cells, Copied, Shared
 from edgellm.backends.onnx.loading import Plan
@@ -70,7 +70,7 @@ class OnnxBackend(Backend):
         self._session = session
         self._plan, self._roles = plan, plan.roles
         self.info = plan.info
-        self.tokenizer = plan.tokenizer
+        self.tokenizer = SharedTokenizer(plan.tokenizer)
         self.threads = plan.threads
         self.n_ctx = self.window = plan.n_ctx
         self.max_sequences = MAX_SEQUENCES
@@ -182,6 +182,7 @@ class OnnxBackend(Backend):
     def close(self) -> None:
         for sequence in list(self._sequences):
             sequence.close()
+        self.tokenizer.close()
         if self._session is not None:
             self._session = None
             del self.cells, self._logits  # with them go the bindings, which hold the session

@@ -1,0 +1,99 @@
+"""A tokenizer that is closed while texts are being read: nothing is freed under them, and nobody waits for ages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edgellm.backends import base
+from edgellm.backends.base import SharedTokenizer, Tokenizer
+from edgellm.errors import Closed, InvalidParameter
+
+
+class Slow(Tokenizer):
+    """Reads a text until it is let go. pieces: how often one was asked for."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+        self.pieces = 0
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        self.begun.release()
+        self.go_on.wait(60)
+        if text == "bad":
+            raise InvalidParameter(text)
+        return [len(text), special, bos]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        self.pieces += 1
+        return b"%d" % token if special else b""
+
+
+class Reader(threading.Thread):
+    """A thread in the midst of `use`; `outcome` is what came of it."""
+
+    def __init__(self, slow: Slow, use: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._use = use
+        self.outcome: object = None
+        self.start()
+        assert slow.begun.acquire(timeout=60)
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._use()
+        except Exception as error:
+            self.outcome = error
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    slow = Slow()
+    yield slow
+    slow.go_on.set()
+
+
+def test_closing_waits_for_texts_that_are_being_read(slow: Slow) -> None:
+    tokenizer, freed = SharedTokenizer(slow), threading.Event()
+    readers = [Reader(slow, lambda: tokenizer.encode("abc", special=True)) for _ in range(2)]
+    closing = threading.Thread(target=tokenizer.close, args=(freed.set,))
+    closing.start()
+    while tokenizer._open:
+        pass
+    with pytest.raises(Closed):
+        tokenizer.encode("late")
+    assert not freed.is_set()
+    slow.go_on.set()
+    closing.join(60)
+    assert freed.is_set()
+    for reader in readers:
+        reader.join(60)
+        assert reader.outcome == [3, True, False]
+
+
+def test_a_long_text_does_not_hold_closing_up(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PATIENCE", 0.01)
+    tokenizer, freed = SharedTokenizer(slow), threading.Event()
+    readers = [Reader(slow, lambda text=text: tokenizer.encode(text)) for text in ("abc", "bad")]  # type: ignore[misc]
+    tokenizer.close(freed.set)
+    tokenizer.close(lambda: pytest.fail("closed twice"))
+    assert not freed.is_set()
+    slow.go_on.set()
+    for reader in readers:
+        reader.join(60)
+    assert freed.wait(60)  # by the last of them, also where it fails
+    assert readers[0].outcome == [3, False, False]
+    assert isinstance(readers[1].outcome, InvalidParameter)
+
+
+def test_known_pieces_are_asked_for_once_and_go_with_the_rest(slow: Slow) -> None:
+    tokenizer, freed = SharedTokenizer(slow), threading.Event()
+    for _ in range(3):
+        assert (tokenizer.piece(7, special=True), tokenizer.piece(7)) == (b"7", b"")
+    assert slow.pieces == 2
+    tokenizer.close(freed.set)
+    assert freed.is_set()
+    with pytest.raises(Closed):
+        tokenizer.piece(7, special=True)
