@@ -57,9 +57,3 @@ def call_refusing_amx(function: int, argument: int) -> int:
 
 def ids_where(function: int, object: int, count: int) -> list[int]:
     """The numbers below `count` for which the C function `bool fn(const void *object, int32_t id)` says true."""
-
-def release_mapped_file(path: str) -> None:
-    """The pages of a file that is mapped into this process, by whomever, leave it, but for those that were written to.
-
-    path: absolute, without links. They stay in the system's cache. Linux alone; elsewhere nothing happens.
-    """

@@ -12,7 +12,6 @@
 #include "cpu.h"
 #include "host.h"
 #include "kernels/product.h"
-#include "mapped_file.h"
 #include "onnx/library.h"
 
 namespace nb = nanobind;
@@ -51,7 +50,6 @@ NB_MODULE(_native, m) {
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));
-  m.def("release_mapped_file", &edgellm::release_mapped_file, nb::arg("path"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   m.attr("onnx_domains") = nb::make_tuple(edgellm::ort::kDomain, edgellm::ort::kBytesDomain);
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);

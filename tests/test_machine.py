@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import mmap
 import os
 import subprocess
 import sys
@@ -227,31 +226,3 @@ def test_native_code_reads_the_abort_flag() -> None:
     assert requested(other.data) is False
     flag.clear()
     assert (requested(flag.data), flag.is_set) == (False, False)
-
-
-# --- files that are mapped ------------------------------------------------------------------------------------------
-
-
-@linux
-def test_pages_of_a_mapped_file_leave_the_process_and_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "a file with spaces"
-    path.write_bytes(os.urandom(1 << 22))
-
-    def resident() -> int:
-        smaps = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
-        starts = [at for at, line in enumerate(smaps) if line.endswith(str(path))]
-        return sum(int(next(line for line in smaps[at:] if line.startswith("Rss:")).split()[1]) for at in starts)
-
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
-        before = bytes(mapped)
-        assert resident() == 4096
-        _native.release_mapped_file(str(path))
-        assert resident() == 0
-        assert bytes(mapped) == before
-        mapped[5000] ^= 1  # a private page, which the file does not have
-        kept = resident()
-        _native.release_mapped_file(str(path))
-        assert resident() == kept > 0
-        assert mapped[5000] == before[5000] ^ 1
-    _native.release_mapped_file(str(path))
-    _native.release_mapped_file("")

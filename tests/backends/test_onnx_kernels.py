@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -321,3 +323,54 @@ def test_an_exact_model_does_not(tmp_path: Path) -> None:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is None
         assert kernels.names() not in backend.state_key
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_weights_are_used_where_they_are_mapped_and_leave_memory_once_they_are_laid_out(tmp_path: Path) -> None:
+    path = onnx_quantized(tmp_path)
+    [data] = (path / "onnx").glob("*data")
+
+    def mapped() -> list[int]:
+        """Resident KiB of every mapping of the file."""
+        smaps = Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines()
+        starts = [at for at, line in enumerate(smaps) if line.endswith(str(data))]
+        return [int(next(line for line in smaps[at:] if line.startswith("Rss:")).split()[1]) for at in starts]
+
+    with data.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY) as host:
+        host[5000] ^= 1  # a page of the host's own, which the file does not have
+        before = bytes(host)
+        others = mapped()
+        with closing(open_backend(path, PARAMS)) as backend:
+            assert isinstance(backend, OnnxBackend)
+            assert backend.rewritten is not None
+            with ONNXFile.open(backend.rewritten.file.path) as file:
+                sizes = {each.name: each.nbytes for each in file.graph.initializers}
+            weights = sum(sizes[name] for name in backend.rewritten.weights)
+            assert weights > data.stat().st_size * 0.6
+            assert sum(mapped()) - sum(others) < data.stat().st_size * 0.5 / 1024
+            row = fresh(backend, prompt(40))
+        assert mapped() == others
+        assert bytes(host) == before
+    assert np.isfinite(row).all()
+
+
+def test_weights_may_lie_anywhere_in_the_file(tmp_path: Path) -> None:
+    w = random_weights(48, 64, 32, zeros=True, bias=True)
+    path = tmp_path / "model.onnx"
+    write_onnx(path, graph_of(w))
+    expected, x = _run(_session(tmp_path, w), _x(1, 3, 64)), _x(1, 3, 64)
+    with ONNXFile.open(path) as file:
+        assert kernels.multiplied(file.graph, {0: kernels.ANY_KERNEL}) == {"B", "S", "Z", "bias"}
+        model = file.rewritten({0: kernels.ANY_KERNEL})
+        shifted = {}
+        for name in "B", "S", "Z", "bias":
+            values = file.array(name)
+            room = np.zeros(values.nbytes + 1, np.uint8)
+            room[1:] = values.reshape(-1).view(np.uint8)
+            shifted[name] = room[1:].view(values.dtype).reshape(values.shape)  # at an odd address
+        options = library.load_library().SessionOptions()
+        kernels.register(options, tmp_path)
+        weights = {name: library.load_library().OrtValue.ortvalue_from_numpy(each) for name, each in shifted.items()}
+        kernels.Rewritten(model, tmp_path, True, file, weights, attention=False).lend(options)
+        session = library.load_library().InferenceSession(model, options, providers=[library.CPU])
+        assert (_run(session, x) == expected).all()

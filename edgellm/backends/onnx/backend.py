@@ -186,6 +186,8 @@ class OnnxBackend(Backend):
         if self._session is not None:
             self._session = None
             del self.cells, self._logits  # with them go the bindings, which hold the session
+            if self.rewritten is not None:
+                self.rewritten.close()
 
     # One run
 

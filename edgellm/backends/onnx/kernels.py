@@ -51,19 +51,31 @@ def names() -> str:
 @dataclass(slots=True)
 class Rewritten:
     """A model that ONNX Runtime gets as bytes. model: these bytes, until it is loaded. folder: where the files beside
-    it are, which are data. operators: some are our own; attention: it is among them."""
+    it are. operators: some are our own; attention: it is among them. file: where the model is from. weights: what our
+    operators multiply with, by name, as values of ONNX Runtime that lie in the mapped file."""
 
     model: bytes
     folder: Path
-    data: tuple[Path, ...]
     operators: bool
+    file: ONNXFile
+    weights: dict[str, Any]
     attention: bool
+
+    def lend(self, options: Any) -> None:
+        """Have a session use the weights where they are. They shall stay until it is gone: see `close`."""
+        for name, value in self.weights.items():
+            options.add_initializer(name, value)
 
     def release(self) -> None:
         """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory."""
         self.model = b""
-        for path in self.data if self.operators else ():
-            _native.release_mapped_file(str(path.resolve()))
+        for name in self.weights:
+            self.file.release(name)
+
+    def close(self) -> None:
+        """Unmap the file. The session is gone, or never was."""
+        self.weights.clear()
+        self.file.close()
 
 
 def rewritten(file: ONNXFile, roles: Roles, *, cpu: bool) -> Rewritten | None:
@@ -77,8 +89,10 @@ def rewritten(file: ONNXFile, roles: Roles, *, cpu: bool) -> Rewritten | None:
     if not domains and away is None:
         return None
     log.info("%d nodes of %s go through %s", len(domains), file.path, names())
+    value = library.load_library().OrtValue.ortvalue_from_numpy
+    weights = {name: value(file.array(name)) for name in multiplied(file.graph, domains)}
     model, folder = file.rewritten(domains, away), away or file.path.parent
-    return Rewritten(model, folder, tuple(file.data_paths), bool(domains), attends(file.graph, domains))
+    return Rewritten(model, folder, bool(domains), file, weights, attends(file.graph, domains))
 
 
 def _linked(file: ONNXFile) -> Path | None:
@@ -116,6 +130,13 @@ def chosen(graph: Graph, n_vocab: int | None, kept: Iterable[Kept] = ()) -> dict
 def attends(graph: Graph, domains: Mapping[int, str]) -> bool:
     """Whether attention is ours."""
     return any(graph.nodes[at].op == "GroupQueryAttention" for at in domains)
+
+
+def multiplied(graph: Graph, domains: Mapping[int, str]) -> set[str]:
+    """The weights of the products that are ours."""
+    nodes = (graph.nodes[at] for at in domains)
+    given = {name for node in nodes if node.op == "MatMulNBits" for name in node.inputs[1:]}
+    return {each.name for each in graph.initializers} & given
 
 
 def register(options: Any, folder: Path, *, operators: bool = True) -> None:

@@ -70,7 +70,7 @@ def _describe(file: ONNXFile, folder: ModelFolder) -> tuple[ModelInfo, Roles, Te
 def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     """Decide. Raises NotEnoughMemory with the numbers, InvalidModelFile, UnsupportedArchitecture, Unsupported."""
     library.load_library()
-    with ONNXFile.open(folder.model) as file:  # closed before ONNX Runtime maps the same pages
+    with ONNXFile.open(folder.model) as file:  # of which the weights that our kernels take stay mapped
         _check_library(file)
         info, found, tokenizer = _describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
@@ -138,6 +138,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     model: str | bytes = str(plan.folder.model)
     if plan.rewritten is not None:
         kernels.register(options, plan.rewritten.folder, operators=plan.rewritten.operators)
+        plan.rewritten.lend(options)
         model = plan.rewritten.model
     try:
         made = module.InferenceSession(model, options, providers=providers)
