@@ -10,6 +10,7 @@
 #include <signal.h>
 
 #include <cerrno>
+#include <exception>
 #include <vector>
 #endif
 
@@ -25,7 +26,7 @@ uintptr_t call_refusing_amx(uintptr_t function, uintptr_t argument) {
   constexpr size_t kTooSmall = 8192;  // tile data alone fills it; a frame without tiles is below 4 KiB
   std::vector<unsigned char> memory(kTooSmall);
   void* result = nullptr;
-  int error = 0;
+  std::exception_ptr failure;  // which must not leave the thread by itself: that would end the process
 
   sigset_t all, before;
   sigfillset(&all);
@@ -36,20 +37,25 @@ uintptr_t call_refusing_amx(uintptr_t function, uintptr_t argument) {
       small.ss_sp = memory.data();
       small.ss_size = memory.size();
       if (sigaltstack(&small, nullptr) != 0) {
-        error = errno;
+        failure = std::make_exception_ptr(
+            std::system_error(errno, std::generic_category(), "alternate signal stack"));
         return;
       }
-      result = callee(given);
+      try {
+        result = callee(given);
+      } catch (...) {
+        failure = std::current_exception();
+      }
       stack_t none{};
       none.ss_flags = SS_DISABLE;
       none.ss_size = kTooSmall;
       sigaltstack(&none, nullptr);
     }).join();
-  } catch (const std::system_error& failure) {
-    error = failure.code().value();
+  } catch (...) {  // no thread
+    failure = std::current_exception();
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (error != 0) throw std::system_error(error, std::generic_category(), "alternate signal stack");
+  if (failure != nullptr) std::rethrow_exception(failure);
   return reinterpret_cast<uintptr_t>(result);
 #else
   return reinterpret_cast<uintptr_t>(callee(given));

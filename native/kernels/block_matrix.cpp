@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <stdexcept>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -47,6 +47,7 @@ BlockMatrix::BlockMatrix(size_t rows, size_t columns, size_t block, int bits, co
   const size_t wanted = std::min<size_t>(std::thread::hardware_concurrency(), rows * columns / kElementsPerThread);
   const size_t parts = std::clamp<size_t>(wanted, 1, tiles());
   std::vector<std::thread> threads;
+  threads.reserve(parts - 1);  // an error between here and the joins would end the process
   size_t part = 1;
   try {
     for (; part < parts; ++part) {
@@ -54,7 +55,7 @@ BlockMatrix::BlockMatrix(size_t rows, size_t columns, size_t block, int bits, co
         copy(source, tiles() * part / parts, tiles() * (part + 1) / parts);
       });
     }
-  } catch (const std::system_error&) {  // no more threads are to be had: this one does the rest
+  } catch (const std::exception&) {  // no more threads, or no memory for one: this one does the rest
     copy(source, tiles() * part / parts, tiles());
   }
   copy(source, 0, tiles() / parts);

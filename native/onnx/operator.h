@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdio>
 #include <exception>
 #include <mutex>
 #include <stdexcept>
@@ -91,17 +92,23 @@ void in_parallel(const Api& api, const KernelContext* context, size_t count, con
   if (task.error != nullptr) std::rethrow_exception(task.error);
 }
 
+// Calls body(); what it throws becomes a status, made without memory of its own, for std::bad_alloc is among it.
 template <typename Body>
-Status* guarded(const Api& api, const char* name, Body&& body) {
+Status* guarded(const Api& api, const char* name, Body&& body) noexcept {
+  const auto failed = [&](ErrorCode code, const char* what) {
+    char message[512];
+    std::snprintf(message, sizeof message, "%s: %s", name, what);
+    return api.status(code, message);
+  };
   try {
     body();
     return nullptr;
   } catch (const std::invalid_argument& error) {
-    return api.status(kInvalidArgument, (std::string(name) + ": " + error.what()).c_str());
+    return failed(kInvalidArgument, error.what());
   } catch (const std::exception& error) {
-    return api.status(kFail, (std::string(name) + ": " + error.what()).c_str());  // std::bad_alloc among them
+    return failed(kFail, error.what());
   } catch (...) {
-    return api.status(kFail, name);
+    return failed(kFail, "an error of an unknown kind");
   }
 }
 
