@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.backends.base import Backend, ModelInfo, context_that_fits, memory_needed
-from edgellm.errors import ModelNotFound, Unsupported
+from edgellm.errors import ModelNotFound, NotEnoughMemory, Unsupported
 from edgellm.params import LoadParams
 
 __all__ = ["context_that_fits", "engines", "inspect", "memory_needed", "open_backend"]
@@ -19,8 +19,15 @@ GGUF_MAGIC = b"GGUF"
 def open_backend(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> Backend:
     """Look at the file, pick the engine, open it.
 
-    Raises ModelNotFound, Unsupported for a file that no engine here runs, and what the engine raises.
+    Raises ModelNotFound, Unsupported for a file that no engine here runs, NotEnoughMemory, and what the engine raises.
     """
+    try:
+        return _open(path, params, progress)
+    except MemoryError as error:
+        raise NotEnoughMemory(f"{path}: the memory was not enough to load it; close other programs") from error
+
+
+def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | None) -> Backend:
     if params.backend == "echo":
         from edgellm.backends.echo import open_echo
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile, ModelNotFound
+from edgellm.errors import InvalidModelFile, ModelNotFound, NotEnoughMemory
 
 ADVICE = "the file is damaged or incomplete: fetch or convert it again"
 _EDGE = 4096  # bytes
@@ -20,7 +21,7 @@ _EDGE = 4096  # bytes
 class MappedFile:
     """buffer holds the size bytes of the file; an empty file is not mapped.
 
-    Raises ModelNotFound, InvalidModelFile for what is not a regular file that can be read.
+    Raises ModelNotFound, InvalidModelFile for what is not a regular file that can be read, NotEnoughMemory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +37,10 @@ class MappedFile:
         except FileNotFoundError:
             raise ModelNotFound(f"{path}: no such file; check the path, and fetch all files of the model") from None
         except (OSError, ValueError) as error:  # ValueError: emptied in the meantime
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise NotEnoughMemory(
+                    f"{path}: no room to map its {status.st_size} bytes; close other programs"
+                ) from None
             why = getattr(error, "strerror", None) or error
             raise InvalidModelFile(f"{path}: cannot be read: {why}; check its permissions, or fetch it again") from None
         self.size = len(self.buffer)

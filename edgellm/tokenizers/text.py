@@ -7,6 +7,7 @@ taken as transformers takes it.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,7 +153,7 @@ def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
         ) from error
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)  # all of it would be set aside first
     except OSError as error:
         raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:

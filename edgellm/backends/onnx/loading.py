@@ -24,7 +24,9 @@ log = logging.getLogger("edgellm.onnx")
 SHARED_CONTEXTS = 8  # the KV cache of all sequences holds at most this many full contexts
 UNKNOWN_OPERATOR = ("is not a registered function/op", "Could not find an implementation", "No Op registered")
 RIGHT_EMBEDDINGS = (1, 27)
-OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory")
+OUT_OF_MEMORY = (
+    "bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory", "Cannot allocate memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ def _session(plan: Plan, providers: list[str]) -> Any:
         plan.rewritten.lend(options)
         model = plan.rewritten.model
     try:
-        made = module.InferenceSession(model, options, providers=providers)
+        # Its own way to try again prints to stdout, and takes another provider than the one that was asked for.
+        made = module.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise _load_error(plan, str(error)) from error
     if made.get_providers()[0] != providers[0]:
