@@ -57,3 +57,14 @@ def call_refusing_amx(function: int, argument: int) -> int:
 
 def ids_where(function: int, object: int, count: int) -> list[int]:
     """The numbers below `count` for which the C function `bool fn(const void *object, int32_t id)` says true."""
+
+def longest_stretch(text: bytes) -> tuple[int, int]:
+    """The longest part of a UTF-8 text that one match of a pre-tokenizer's regular expression may span: its first
+    character, and how many."""
+
+def tokenize(function: int, vocabulary: int, text: bytes, parse_special: bool, stack: int) -> list[int]:
+    """Call llama_tokenize, given by its address, with so many bytes of stack, in a thread of its own if need be.
+
+    The interpreter lock is released. Raises MemoryError without memory for the stack or the tokens, ValueError for a
+    text that is too long for its numbers, RuntimeError with the words of what else it throws.
+    """

@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "host.h"
 #include "kernels/product.h"
 #include "onnx/library.h"
+#include "tokenize.h"
 
 namespace nb = nanobind;
 using edgellm::AbortFlag;
@@ -50,6 +52,17 @@ NB_MODULE(_native, m) {
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));
+  m.def("longest_stretch", [](nb::bytes text) {
+    const edgellm::Stretch found = edgellm::longest_stretch({text.c_str(), text.size()});
+    return std::pair<size_t, size_t>(found.first, found.count);
+  }, nb::arg("text"));
+  m.def("tokenize", [](uintptr_t function, uintptr_t vocabulary, nb::bytes text, bool parse_special, size_t stack) {
+    const std::string_view view(text.c_str(), text.size());
+    const nb::gil_scoped_release release;
+    return edgellm::tokenize(reinterpret_cast<edgellm::TokenizeFunction>(function),
+                             reinterpret_cast<const void*>(vocabulary), view, parse_special, stack);
+  }, nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"),
+     nb::arg("stack"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   m.attr("onnx_domains") = nb::make_tuple(edgellm::ort::kDomain, edgellm::ort::kBytesDomain);
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);

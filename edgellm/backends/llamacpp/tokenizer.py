@@ -5,22 +5,30 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from edgellm import _native
 from edgellm.backends.base import INSIDE, Tokenizer
 from edgellm.backends.llamacpp.specials import specials
-from edgellm.errors import BackendFailed, InvalidParameter
+from edgellm.errors import BackendFailed, InvalidParameter, NotEnoughMemory
 from edgellm.tokenizers.begin import begun
 
 PROBE = b"a"  # a text that every vocabulary can write
+# llama.cpp cuts a text into words by regular expressions, and those of some vocabularies take stack for every character
+# that one match spans: 323 bytes with GCC 12. A caller's may have 512 KiB or less, so a long text gets one of its own.
+STACK = 256 << 10
+STACK_PER_CHARACTER = 1024
+MAX_STACK = 2 << 30  # of which only what is used takes memory
 
 
 class LlamaTokenizer(Tokenizer):
-    """Safe from any thread: llama.cpp's vocabulary is read-only."""
+    """Safe from any thread: llama.cpp's vocabulary is read-only. It must outlive every call: see `SharedTokenizer`."""
 
     def __init__(self, lib: Any, vocab: Any) -> None:
         self._lib = lib
         self._vocab = vocab
         self._n_vocab = lib.llama_vocab_n_tokens(vocab)
-        self._pieces: dict[int, bytes] = {}
+        self._tokenize, self._address = (
+            ctypes.cast(each, ctypes.c_void_p).value or 0 for each in (lib._lib.llama_tokenize, vocab)
+        )
         self.special = specials(lib, vocab)
         self.begin, self.end = self.special.begin, self.special.end
         # Tokens that a text is cut at before it is tokenized; each part in between begins as a text does.
@@ -44,24 +52,30 @@ class LlamaTokenizer(Tokenizer):
         """What llama.cpp makes of UTF-8, without what the model asks for around a text."""
         if not data:
             return []
-        room = len(data) + 8
-        while True:
-            tokens = (ctypes.c_int32 * room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-            if n == -(2**31):
-                raise InvalidParameter(f"a text of {len(data)} bytes is too long to tokenize")
-            if n >= 0:
-                return tokens[:n]
-            room = -n
+        first, count = _native.longest_stretch(data)
+        stack = STACK + STACK_PER_CHARACTER * count
+        if stack > MAX_STACK:
+            raise InvalidParameter(
+                f"{count} characters from character {first} on have no end of a sentence or line among them: too many "
+                "to tokenize at once; take the text apart there"
+            )
+        try:
+            return _native.tokenize(self._tokenize, self._address, data, bool(special), stack)
+        except MemoryError:
+            raise NotEnoughMemory(
+                f"no memory, or no thread with a stack of {stack >> 10} KiB, to tokenize a text of {len(data)} bytes; "
+                "close other programs or shorten it"
+            ) from None
+        except ValueError:
+            raise InvalidParameter(f"a text of {len(data)} bytes is too long to tokenize") from None
+        except RuntimeError as error:
+            raise BackendFailed(f"llama.cpp cannot tokenize a text of {len(data)} bytes: {error}") from error
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
+        piece = self._piece(token, special)
         if self._lead and before != INSIDE and self._begins(before) and not self._is_cut(token):
-            return self.piece(token, special=special).removeprefix(self._lead)
-        key = 2 * token + special  # of its own for every number, also for one outside the vocabulary
-        cached = self._pieces.get(key)
-        if cached is None:
-            cached = self._pieces[key] = self._piece(token, special)
-        return cached
+            return piece.removeprefix(self._lead)
+        return piece
 
     def _piece(self, token: int, special: bool) -> bytes:
         if not 0 <= token < self._n_vocab:
