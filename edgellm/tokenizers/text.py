@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.tokenizers.begin import begun
 from edgellm.tokenizers.pieces import Spelling
 
@@ -53,8 +53,17 @@ class TextTokenizer:
             raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
         with self._lock:
             self._library.encode_special_tokens = not special
-            tokens: list[int] = self._library.encode(text, add_special_tokens=False).ids
+            tokens = self._ids(text)
         return begun(tokens, self.begin if bos else (), lambda token: self.piece(token, special=True))
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic of the Rust library is not an Exception
+            raise BackendFailed(f"a text of {len(text)} characters cannot be tokenized: {str(error)[:200]}") from None
+        return ids
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         if not 0 <= token < self.n_vocab:

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokens_oracle import llama_tokenizer, random_texts, write_files
 
 from edgellm.converters.tokens import read_gguf, to_files
-from edgellm.errors import InvalidModelFile, InvalidParameter
+from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
 from edgellm.tokenizers import TextTokenizer, open_tokenizer
 from edgellm.tokenizers.pieces import Spelling
@@ -143,6 +143,28 @@ def test_ids_outside_the_vocabulary(tmp_path: Path) -> None:
     assert tokenizer.piece(last) == b""
     with pytest.raises(InvalidParameter, match="Unicode"):
         tokenizer.encode("\ud800")
+
+
+def test_a_text_that_the_library_refuses(tmp_path: Path) -> None:
+    library = Tokenizer(models.Unigram([("a", -1.0)], unk_id=None))
+    tokenizer = opened(library, tmp_path)
+    assert tokenizer.encode("aa") == [0, 0]
+    with pytest.raises(BackendFailed, match=r"3 characters cannot be tokenized: .*unknown token"):
+        tokenizer.encode("aab")
+    assert tokenizer.encode("a") == [0]
+
+
+@pytest.mark.parametrize("run", ["A", " ", "\n", "=", "中", "e\u0301", "1"])
+def test_long_runs_of_one_kind_from_a_thread_with_a_small_stack(run: str, tmp_path: Path) -> None:
+    tokenizer, found = opened(byte_level(), tmp_path), []
+    before = threading.stack_size(128 << 10)
+    try:
+        thread = threading.Thread(target=lambda: found.append(joined(tokenizer, tokenizer.encode(run * 10000))))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert found == [run * 10000]
 
 
 def test_it_can_be_a_key_and_be_forgotten(tmp_path: Path) -> None:
