@@ -168,7 +168,6 @@ class SharedTokenizer(Tokenizer):
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.begin, self.end = tokenizer.begin, tokenizer.end
         self._tokenizer = tokenizer
-        self._pieces: dict[tuple[int, bool], bytes] = {}
         self._pid = os.getpid()
         self._left = threading.Condition()  # a call has ended; guards the three below
         self._open = True
@@ -180,14 +179,8 @@ class SharedTokenizer(Tokenizer):
             return self._tokenizer.encode(text, special=special, bos=bos)
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
-        self._check_open()
-        known = self._pieces.get((token, special)) if before == INSIDE else None
-        if known is None:
-            with self._call():
-                known = self._tokenizer.piece(token, special=special, before=before)
-            if before == INSIDE:
-                self._pieces[token, special] = known
-        return known
+        with self._call():
+            return self._tokenizer.piece(token, special=special, before=before)
 
     def close(self, free: Callable[[], None] = lambda: None) -> None:
         """End it, and call `free` once nothing uses it any more: now, or, behind a text that takes longer than a few
@@ -201,17 +194,13 @@ class SharedTokenizer(Tokenizer):
                 return
         free()
 
-    def _check_open(self) -> None:
-        if not self._open:
-            raise Closed("this model was closed")
-        if os.getpid() != self._pid:
-            raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
-
     @contextmanager
     def _call(self) -> Iterator[None]:
-        self._check_open()
+        if os.getpid() != self._pid:
+            raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
         with self._left:
-            self._check_open()
+            if not self._open:
+                raise Closed("this model was closed")
             self._calls += 1
         try:
             yield

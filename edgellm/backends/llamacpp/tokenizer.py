@@ -26,6 +26,7 @@ class LlamaTokenizer(Tokenizer):
         self._lib = lib
         self._vocab = vocab
         self._n_vocab = lib.llama_vocab_n_tokens(vocab)
+        self._pieces: dict[int, bytes] = {}
         self._tokenize, self._address = (
             ctypes.cast(each, ctypes.c_void_p).value or 0 for each in (lib._lib.llama_tokenize, vocab)
         )
@@ -72,7 +73,10 @@ class LlamaTokenizer(Tokenizer):
             raise BackendFailed(f"llama.cpp cannot tokenize a text of {len(data)} bytes: {error}") from error
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
-        piece = self._piece(token, special)
+        key = 2 * token + special  # of its own for every number, also for one outside the vocabulary
+        piece = self._pieces.get(key)
+        if piece is None:
+            piece = self._pieces[key] = self._piece(token, special)
         if self._lead and before != INSIDE and self._begins(before) and not self._is_cut(token):
             return piece.removeprefix(self._lead)
         return piece
