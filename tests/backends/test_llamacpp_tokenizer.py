@@ -137,7 +137,7 @@ TYPE = ctypes.CFUNCTYPE(
 def call(function: Callable[..., int], stack: int = 1 << 16) -> list[int]:
     """`_native.tokenize` of b"abc" with a function of Python."""
     kept = TYPE(function)
-    return _native.tokenize(ctypes.cast(kept, ctypes.c_void_p).value or 0, 7, b"abc", True, False, stack)
+    return _native.tokenize(ctypes.cast(kept, ctypes.c_void_p).value or 0, 7, b"abc", True, stack)
 
 
 @pytest.mark.parametrize("stack", [1 << 16, 1 << 28])
@@ -154,7 +154,7 @@ def test_the_function_is_called_with_room_enough_in_a_thread_of_its_own_if_need_
 
     ids = call(function, stack)
     assert (len(ids), ids[0], ids[49]) == (50, 4, 5)
-    assert [each[:5] for each in calls] == [(7, b"abc", 11, True, False), (7, b"abc", 50, True, False)]
+    assert [each[:5] for each in calls] == [(7, b"abc", 11, False, True), (7, b"abc", 50, False, True)]
     assert {each[5] == threading.get_ident() for each in calls} == {stack < 1 << 20}
 
 

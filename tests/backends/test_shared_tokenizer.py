@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from edgellm.backends import base
-from edgellm.backends.base import SharedTokenizer, Tokenizer
+from edgellm.backends.base import INSIDE, SharedTokenizer, Tokenizer
 from edgellm.errors import Closed, InvalidParameter
 
 
@@ -16,6 +16,7 @@ class Slow(Tokenizer):
     """Reads a text until it is let go."""
 
     def __init__(self) -> None:
+        self.begin, self.end = (), ()
         self.begun, self.go_on = threading.Semaphore(0), threading.Event()
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
@@ -25,7 +26,7 @@ class Slow(Tokenizer):
             raise InvalidParameter(text)
         return [len(text), special, bos]
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
+    def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         return b"%d" % token if special else b""
 
 
