@@ -76,7 +76,7 @@ def convert(
             check_space(target, job.plan.file_bytes)
             written = space / target.name
             job.write(written, space, report)
-            verified = job.verify(written, report) if params.verify else None
+            verified = job.verify(written, space, report) if params.verify else None
             with writing(target):
                 os.replace(written, target)
     return Conversion(target, job.plan, verified, time.monotonic() - started)

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from edgellm import Model
 from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter
 
-N_CTX = 512  # tokens of a context
+from .yardstick import N_CTX, grade_of
+
 FEWEST = 2  # contexts that a text must fill
 PROBES = 256  # tokens whose text is compared between two vocabularies
 BLOCK = 1 << 20  # logits that are taken to float64 at once, per model
@@ -74,6 +75,11 @@ class Evaluation:
     top1_agreement_error: float | None = None
     rms_delta_p: float | None = None
     rms_delta_p_error: float | None = None
+
+    @property
+    def grade(self) -> str | None:
+        """What `grade_of` calls the mean KL; None without a base."""
+        return None if self.mean_kl is None else grade_of(self.mean_kl)
 
     def to_dict(self) -> dict[str, float | int]:
         """The figures and their errors as plain values; without a base, no KL keys."""

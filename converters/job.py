@@ -30,8 +30,8 @@ class Job(Protocol):
         """Write the file or folder; space: a folder for what it takes on the way."""
         ...
 
-    def verify(self, path: Path, report: Progress) -> Verification:
-        """Compare what was written with the source. Raises InvalidModelFile, ModelLoadError."""
+    def verify(self, path: Path, space: Path, report: Progress) -> Verification:
+        """Compare what was written with the source; space: as for `write`. Raises InvalidModelFile, ModelLoadError."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .job import Progress, counter, record_of
 from .plan import ConvertParams, Plan, Planned
 from .safetensors_target import Folder
 from .tensor import Tensor
+from .to_gguf import runnable
 
 
 class ToFolder:
@@ -47,13 +48,17 @@ class ToFolder:
         record = {**record_of(self._checkpoint), "target": self.plan.recipe}
         safetensors_target.write(path, self._made, record, counter("converting", self.plan.tensor_bytes, report))
 
-    def verify(self, path: Path, report: Progress) -> verify.Verification:
-        """Raises InvalidModelFile."""
+    def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
+        """Raises InvalidModelFile, ModelLoadError."""
         safetensors_target.check_tokenizer(path, self._made)
         with closing(HuggingFace(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             compared = verify.compare(self._made.tensors, written.tensors, self.plan.tensors, advance)
-        return verify.Verification(**asdict(compared), ran="its tokenizer says the same")
+            done = verify.Verification(**asdict(compared), ran="its tokenizer says the same")
+            if done.lossless:
+                return done
+            result = runnable(written, space, report, self._made.vocabulary.pre)
+            return verify.run(result, nullcontext(self._checkpoint.path), compared, report)
 
 
 def _bytes(tensor: Tensor, made: Folder) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +92,32 @@ class ToGGUF:
 
     def importance(self, text: Path, space: Path, report: Progress) -> ImportanceMatrix:
         """What the model's weights multiply while it reads the text."""
-        if isinstance(self._checkpoint, GGUF):
-            return collect(self._checkpoint.path, text, progress=lambda done, of: report("calibrating", done, of))
-        runnable = ToGGUF(self._checkpoint, ConvertParams(quant="q8_0", pre=self._params.pre))
-        check_space(space, runnable.plan.file_bytes + self.plan.file_bytes)
-        path = space / "calibration.gguf"
-        advance = counter("writing a temporary q8_0 file to calibrate with", runnable.plan.tensor_bytes, report)
-        gguf_target.write(
-            path,
-            runnable._metadata("q8_0", runnable._choices, None),
-            self._draft.tensors,
-            runnable._choices,
-            None,
-            advance,
-        )
-        matrix = collect(path, text, progress=lambda done, of: report("calibrating", done, of))
-        path.unlink()
-        return matrix
 
-    def verify(self, path: Path, report: Progress) -> verify.Verification:
+        def read(done: int, of: int) -> None:
+            report("calibrating", done, of)
+
+        if isinstance(self._checkpoint, GGUF):
+            return collect(self._checkpoint.path, text, progress=read)
+        smaller = ToGGUF(self._checkpoint, ConvertParams(quant="q8_0", pre=self._params.pre))
+        check_space(space, smaller.plan.file_bytes + self.plan.file_bytes)
+        with smaller._temporary("calibrate with", space, report) as path:
+            return collect(path, text, progress=read)
+
+    @contextmanager
+    def _temporary(self, purpose: str, space: Path, report: Progress) -> Iterator[Path]:
+        """The file, for as long as the block takes."""
+        path = space / f"temporary-{self.plan.recipe}.gguf"
+        kind = "exact" if self.plan.recipe == KEEP else self.plan.recipe
+        check_space(space, self.plan.file_bytes)
+        advance = counter(f"writing a temporary {kind} file to {purpose}", self.plan.tensor_bytes, report)
+        try:
+            metadata = self._metadata(self.plan.recipe, self._choices, None)
+            gguf_target.write(path, metadata, self._draft.tensors, self._choices, None, advance)
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
         """Raises InvalidModelFile, ModelLoadError."""
         with closing(GGUF(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
@@ -120,8 +127,22 @@ class ToGGUF:
                 raise InvalidModelFile(
                     f"{path.name}: has not the {self.plan.file_bytes} bytes planned; please report this"
                 )
-        runnable = None if isinstance(self._checkpoint, HuggingFace) else self._checkpoint.path
-        return verify.run(path, runnable, compared)
+        source = runnable(self._checkpoint, space, report, self._params.pre)
+        return verify.run(nullcontext(path), source, compared, report)
+
+
+@contextmanager
+def runnable(checkpoint: Source, space: Path, report: Progress, pre: str | None = None) -> Iterator[Path]:
+    """What an engine can run in a source's place: itself, or of a Hugging Face folder a GGUF file with the same
+    weights, which is written into `space` and goes with the block.
+
+    Raises, when it is entered, Unsupported, InvalidModelFile, CannotWrite (no room for it).
+    """
+    if not isinstance(checkpoint, HuggingFace):
+        yield checkpoint.path
+        return
+    with ToGGUF(checkpoint, ConvertParams(pre=pre))._temporary("measure with", space, report) as path:
+        yield path
 
 
 def _planned(draft: Draft, choice: Choice) -> Planned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from edgellm.errors import Unsupported, UnsupportedArchitecture
@@ -18,7 +18,8 @@ from .onnx.decoder import KVScales
 from .onnx_source import ONNXFolder
 from .plan import LARGEST_CTX, ConvertParams, Plan, Planned, work_bytes
 from .quant.imatrix import ImportanceMatrix
-from .to_gguf import ToGGUF
+from .to_gguf import ToGGUF, runnable
+from .yardstick import TEXT
 
 
 class ToONNX:
@@ -98,9 +99,14 @@ class ToONNX:
         hyper = self._draft.hyper
         return {"f32": 8, "int8": 2}[kind] * hyper.n_layer * hyper.n_head_kv * hyper.head_dim
 
+    @property
+    def _rounds(self) -> bool:
+        """Whether products round what they multiply."""
+        return not self._params.exact and not all(isinstance(choice.storage, str) for choice in self._choices)
+
     def _notes(self) -> list[str]:
         notes = []
-        if not self._params.exact and not all(isinstance(choice.storage, str) for choice in self._choices):
+        if self._rounds:
             notes.append("products round what they multiply to 8 bits, which is fast; --exact computes in float32")
         if self._params.kv == "int8":
             text = (
@@ -128,16 +134,17 @@ class ToONNX:
     def _measured(self, path: Path, report: Progress) -> KVScales:
         """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
         given = self._params.calibrate
-        text = verify.TEXT if given is None else read_text(given).decode()
+        text = TEXT if given is None else read_text(given).decode()
         return kv_scales.measure(
             path, text, self._draft.hyper, lambda done, of: report("measuring keys and values", done, of)
         )
 
-    def verify(self, path: Path, report: Progress) -> verify.Verification:
+    def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
         """Raises InvalidModelFile, ModelLoadError."""
         with closing(ONNXFolder(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             weighted = self._params.has_importance
             compared = verify.compare(self._draft.ordered, written.tensors, self.plan.tensors, advance, weighted)
-        runnable = None if isinstance(self._checkpoint, HuggingFace) else self._checkpoint.path
-        return verify.run(path, runnable, compared, kv_rounded=self._params.kv == "int8")
+        rounded = self._rounds or self._params.kv == "int8"
+        source = runnable(self._checkpoint, space, report)
+        return verify.run(nullcontext(path), source, compared, report, rounded=rounded)

@@ -1,14 +1,16 @@
 """verify: the written model against its source, tensor by tensor, and whether it runs.
 
 Three questions: does every weight say what the source says (bit for bit where the plan promised it, else within what
-its type can do), does the engine load the file and predict finite logits, and, where the source runs too, how far are
-the two models' predictions apart.
+its type can do), does the engine load the file and predict finite logits, and how far are its predictions from the
+source's. Only the last one gives a grade, on the scale of `edgellm eval`: weights of one error make models of any.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgellm
-from edgellm.errors import InvalidModelFile, NotEnoughMemory, Unsupported
+from edgellm.errors import (
+    CannotWrite,
+    InvalidModelFile,
+    InvalidParameter,
+    ModelLoadError,
+    NotEnoughMemory,
+    ResourceError,
+    UnsafeModel,
+    Unsupported,
+)
 
 from .checkpoint import GGUFTensor
 from .plan import Planned
 from .tensor import Tensor, chunks
+from .yardstick import N_CTX, PREDICTIONS, TEXT, grade_of
 
 # Relative errors beyond which a tensor cannot be what it is said to be. Rows in another order give 1.4; the worst rows
 # that a type can meet stay below.
 _LIMITS = {"F32": 1e-6, "F16": 0.02, "BF16": 0.01, "Q8_0": 0.03, "Q6_K": 0.1, "Q5_": 0.16, "Q4_": 0.32, "IQ4": 0.32}
 _LIMITS |= {"Q3_": 0.6, "Q2_": 0.9, "": 1.2}  # the last one for what only copies can be
 _WEIGHTED = 1.2
-# of the divergence from the source, and of the weights' relative error where only that is known
-_GRADES = (("excellent", 0.005, 0.01), ("very good", 0.02, 0.04), ("good", 0.05, 0.08), ("fair", 0.1, 0.16))
-N_CTX, CHUNKS = 128, 6
-TEXT = """\
-The harbour lay quiet in the early morning. Two boats had come back during the night, and their crews were already
-carrying crates of mackerel up the stone steps to the market hall. Anna counted them as they passed: twelve,
-thirteen, fourteen. She wrote the number in her book, closed it, and looked out over the water. "It will rain
-before noon," said the old man beside her. "It always does when the gulls sit on the wall." She laughed, because he
-said this every day.
-
-Water expands when it freezes, which is unusual. Most liquids shrink as they become solid, since their molecules
-move closer together. In ice, however, every molecule is held by four neighbours in an open lattice that takes more
-room than the liquid does. This is why ice floats, why pipes burst in winter, and why lakes freeze from the top
-while fish live on in the cold water below. If it were otherwise, the oceans would have filled with ice from the
-bottom long ago.
-
-def average(values):
-    total = 0.0
-    for value in values:
-        total += value
-    return total / len(values) if values else None
-
-1. Preheat the oven to 200 degrees. 2. Mix 500 g of flour with 10 g of salt and 7 g of yeast. 3. Add 350 ml of warm
-water and knead the dough for ten minutes. 4. Let it rest for one hour under a cloth. 5. Bake it for 35 minutes,
-until the crust is brown and the loaf sounds hollow when you knock on it.
-
-The committee met on Tuesday, 14 March, to discuss the budget for the coming year. Its chair explained that income
-had fallen by 3.5 percent, mainly because fewer visitors had come in the summer, and proposed to close the museum
-on Mondays. Several members disagreed. One of them pointed out that schools prefer Mondays for their excursions,
-and that the savings would be small. After a long debate the proposal was rejected by seven votes to four, with one
-abstention.
-"""
+_EVAL = "`edgellm eval RESULT --against SOURCE --text FILE` does"
+RUN_TOKENS = 128  # that a result must predict with finite logits
+PATIENCE = 300.0  # seconds that measuring may take
 
 
 @dataclass(frozen=True)
@@ -78,43 +61,49 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verification(Compared):
-    """Also: mean_kl, top1_agreement: against the source, over so many predictions; None where it cannot run.
+    """Also: the distance from the source, over so many predictions; None where it was not measured, and ungraded says
+    why.
 
-    ran: what was run, or why nothing was. kv_rounded: keys and values are kept in fewer bits than they are computed in.
+    ran: what was run, or why nothing was. rounded: it computes with fewer bits than its weights have: products or kept
+    keys and values of 8 bits.
     """
 
     ran: str
-    kv_rounded: bool = False
+    rounded: bool = False
     mean_kl: float | None = None
+    mean_kl_error: float | None = None
     top1_agreement: float | None = None
     predictions: int = 0
+    ungraded: str = ""
 
     @property
-    def grade(self) -> str:
-        """ "lossless", "excellent", "very good", "good", "fair" or "poor"; "unknown" where nothing was compared."""
-        if not self.tensors:
-            return "unknown"
-        if self.exact == self.tensors and not self.kv_rounded:
+    def lossless(self) -> bool:
+        """Whether all is as in the source, so that there is no distance to measure."""
+        return 0 < self.tensors == self.exact and not self.rounded
+
+    @property
+    def grade(self) -> str | None:
+        """ "lossless", or what `grade_of` calls the divergence from the source; None where it was not measured."""
+        if self.lossless:
             return "lossless"
-        for name, kl, rmse in _GRADES:
-            if (self.rmse <= rmse) if self.mean_kl is None else (self.mean_kl <= kl):
-                return name
-        return "poor"
+        return None if self.mean_kl is None else grade_of(self.mean_kl)
 
     @property
     def summary(self) -> str:
         """One line."""
-        if not self.tensors:
-            return f"no tensor was compared; {self.ran}"
-        parts = [f"{self.grade}: {self.exact} of {self.tensors} tensors exact"]
+        parts = [f"{self.exact} of {self.tensors} tensors exact" if self.tensors else "no tensor was compared"]
         if self.exact < self.tensors:
             worst = f"worst {100 * self.worst:.2f} %, {self.worst_name}"
             parts.append(f"error of the others {100 * self.rmse:.2f} % ({worst})")
         if self.mean_kl is not None and self.top1_agreement is not None:
             parts.append(
-                f"KL {self.mean_kl:.4f} and top-1 {100 * self.top1_agreement:.0f} % over {self.predictions} tokens"
+                f"mean KL {self.mean_kl:.4f} ± {self.mean_kl_error:.4f} and top-1 {100 * self.top1_agreement:.0f} % "
+                f"over {self.predictions} predictions"
             )
-        return "; ".join([*parts, self.ran])
+        parts.append(self.ran)
+        if self.ungraded:
+            parts.append(f"no grade: {self.ungraded}")
+        return (f"{self.grade}: " if self.grade else "") + "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -190,33 +179,81 @@ def _squares(values: NDArray[np.float32]) -> float:
     return float(np.dot(flat, flat))
 
 
-def run(path: Path, source: Path | None, compared: Compared, *, kv_rounded: bool = False) -> Verification:
-    """Load what was written and predict a short text; beside its source, if that can be run and differs.
+def run(
+    result: AbstractContextManager[Path],
+    source: AbstractContextManager[Path],
+    compared: Compared,
+    report: Callable[[str, int, int], None],
+    *,
+    rounded: bool = False,
+) -> Verification:
+    """Load what was written and predict a short text; beside its source, if they differ.
 
-    Raises ModelLoadError, InvalidModelFile when it does not run. Too little memory, and a kind of model that the engine
-    does not run, are no fault of the file: `ran` says so.
+    result, source: give what an engine runs (see `to_gguf.runnable`); the source is entered only if it is needed.
+
+    Raises ModelLoadError, InvalidModelFile when the result does not run. Too little memory, and a kind of model that
+    the engine does not run, are no fault of the file: `ran` says so, and `ungraded` why the source was not run.
     """
-    from .evaluate import evaluate  # brings the engine, which converting does without
-
-    parts = {**asdict(compared), "kv_rounded": kv_rounded}
-    info = edgellm.inspect(path)
-    if not info.can_generate:
-        return Verification(**parts, ran="not run: it makes embeddings and predicts nothing")
-    if compared.exact == compared.tensors and not kv_rounded:
-        source = None
-    nothing = edgellm.CacheParams(memory=0, disk=0)
+    done = Verification(**asdict(compared), ran="", rounded=rounded)
     try:
-        models = [info] if source is None else [info, edgellm.inspect(source)]
-        ctx = min(N_CTX, *(each.n_ctx_train for each in models))
-        with edgellm.load(path, ctx=ctx, cache=nothing) as model:
-            tokens = model.encode(TEXT)[:ctx]
-            if not all(np.isfinite(rows).all() for rows in model.logits(tokens)):
-                raise InvalidModelFile(f"{path.name}: the model computes infinite logits or NaN; nothing was kept")
-            if source is None:
-                return Verification(**parts, ran=f"it runs, {len(tokens)} tokens give finite logits")
-            with edgellm.load(source, ctx=ctx, cache=nothing) as base:
-                found = evaluate(model, TEXT, base=base, n_ctx=ctx, chunks=CHUNKS)
-    except (NotEnoughMemory, Unsupported) as error:
-        return Verification(**parts, ran=f"not run: {error}")
-    agreement, count = found.top1_agreement, found.tokens
-    return Verification(**parts, ran="it runs", mean_kl=found.mean_kl, top1_agreement=agreement, predictions=count)
+        with result as path:
+            info = edgellm.inspect(path)
+            if not info.can_generate:
+                return _unmeasured(replace(done, ran="not run: it makes embeddings and predicts nothing"))
+            with _load(path, N_CTX) as model:
+                started = time.monotonic()
+                tokens = model.encode(TEXT)[: min(RUN_TOKENS, model.n_ctx)]
+                if not all(np.isfinite(rows).all() for rows in model.logits(tokens)):
+                    raise InvalidModelFile(f"{path.name}: the model computes infinite logits or NaN; nothing was kept")
+                each = (time.monotonic() - started) / len(tokens)
+                done = replace(done, ran=f"it runs, {len(tokens)} tokens give finite logits")
+                return done if done.lossless else _measured(done, model, source, each, report)
+    except (NotEnoughMemory, Unsupported, CannotWrite) as error:
+        return _unmeasured(replace(done, ran=f"not run: {error}"))
+
+
+def _load(path: Path, ctx: int) -> edgellm.Model:
+    """Nothing is kept of what it computes; its context is no longer than it was trained for."""
+    nothing = edgellm.CacheParams(memory=0, disk=0)
+    return edgellm.load(path, ctx=min(ctx, edgellm.inspect(path).n_ctx_train), cache=nothing)
+
+
+def _unmeasured(done: Verification) -> Verification:
+    return done if done.lossless else replace(done, ungraded="only a measured divergence is graded")
+
+
+def _measured(
+    done: Verification,
+    model: edgellm.Model,
+    source: AbstractContextManager[Path],
+    seconds: float,
+    report: Callable[[str, int, int], None],
+) -> Verification:
+    """With the distance from the source; seconds: what a token took the model."""
+    from .evaluate import evaluations  # brings the engine, which converting does without
+
+    text = model.encode(TEXT, special=False)
+    expected = 3 * seconds * min(2 * PREDICTIONS, len(text))  # twice for the source: it has more bits
+    if expected > PATIENCE:
+        return replace(done, ungraded=f"measuring it would take about {expected / 60:.0f} minutes here; {_EVAL}")
+    started = time.monotonic()
+    try:
+        with source as path, _load(path, model.n_ctx) as base:
+            n_ctx = min(model.n_ctx, base.n_ctx, len(text) // 2)
+            chunks = -(-PREDICTIONS // (n_ctx // 2 - 1))
+            report("measuring", 0, chunks)
+            with closing(evaluations(model, TEXT, base=base, n_ctx=n_ctx, chunks=chunks)) as steps:
+                for found in steps:
+                    report("measuring", found.done, found.chunks)
+                    if found.done < found.chunks and time.monotonic() - started > PATIENCE:
+                        return replace(done, ungraded=f"measuring it took more than {PATIENCE:.0f} s; {_EVAL}")
+    except (ResourceError, ModelLoadError, UnsafeModel, Unsupported, InvalidParameter) as error:
+        return replace(done, ungraded=f"the source cannot be run beside it: {error}")
+    return replace(
+        done,
+        ran="it runs",
+        mean_kl=found.mean_kl,
+        mean_kl_error=found.mean_kl_error,
+        top1_agreement=found.top1_agreement,
+        predictions=found.tokens,
+    )

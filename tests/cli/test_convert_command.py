@@ -30,13 +30,13 @@ def test_the_path_is_the_answer_and_the_rest_goes_to_stderr(source: Path, tmp_pa
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'model.gguf'}\n"
     lines = result.stderr.splitlines()
-    assert lines[:2] == ["converting", "verifying"]
-    assert lines[2].startswith("fallbacks: ")
-    assert lines[2].endswith("the first is token_embd.weight, Q5_0 instead of Q4_K")
-    assert lines[3].startswith("q4_k_m: ")
-    assert " bits per weight, in " in lines[3]
-    assert lines[4].startswith("verified: ")
-    assert lines[4].endswith("it runs, 128 tokens give finite logits")
+    assert lines[:4] == ["converting", "verifying", "writing a temporary exact file to measure with", "measuring"]
+    assert lines[4].startswith("fallbacks: ")
+    assert lines[4].endswith("the first is token_embd.weight, Q5_0 instead of Q4_K")
+    assert lines[5].startswith("q4_k_m: ")
+    assert " bits per weight, in " in lines[5]
+    assert lines[6].startswith("verified: ")
+    assert lines[6].endswith(" predictions; it runs")
 
 
 def test_json(source: Path, tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_to_onnx(source: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'folder'}\n"
     lines = result.stderr.splitlines()
-    assert lines[:2] == ["converting", "verifying"]
-    assert lines[2].startswith("note: products round")
-    assert lines[3].startswith("int4: ")
-    assert lines[4].endswith("it runs, 64 tokens give finite logits")
+    assert lines[:4] == ["converting", "verifying", "writing a temporary exact file to measure with", "measuring"]
+    assert lines[4].startswith("note: products round")
+    assert lines[5].startswith("int4: ")
+    assert lines[6].endswith(" predictions; it runs")
     assert (tmp_path / "folder" / "onnx" / "model_q4.onnx").is_file()
     told = json.loads(call(tmp_path / "folder", "-o", tmp_path / "a.gguf", "--json").stdout)
     assert (told["plan"]["source_format"], told["plan"]["format"]) == ("onnx", "gguf")

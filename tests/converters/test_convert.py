@@ -265,6 +265,7 @@ def test_calibrating_a_folder(tmp_path: Path) -> None:
     done = convert(source, tmp_path / "model.gguf", params, progress=lambda what, done, total: stages.append(what))
     assert list(dict.fromkeys(stages)) == [
         "writing a temporary q8_0 file to calibrate with", "calibrating", "converting", "verifying",
+        "writing a temporary exact file to measure with", "measuring",
     ]  # fmt: skip
     assert done.path.stat().st_size == done.plan.file_bytes
     with GGUFFile.open(done.path) as file:

@@ -100,7 +100,8 @@ def test_the_engine_and_the_plan_know_the_size(folders: tuple[Path, Path, Any]) 
     assert plain.memory - done.plan.memory == plain.memory_ctx * 3 * each - grown
     assert done.plan.file_bytes == sum(path.stat().st_size for path in small.rglob("*") if path.is_file())
     assert done.verified.exact == done.verified.tensors
-    assert done.verified.grade == "excellent"  # not lossless
+    assert done.verified.mean_kl is not None  # not lossless
+    assert 0 < done.verified.mean_kl < 0.06
     with pytest.raises(Unsupported, match="keeps int8"):
         edgellm.load(small, kv_type="f16")
 
@@ -171,7 +172,7 @@ def test_a_text_of_ones_own(tmp_path: Path) -> None:
     assert not params.has_importance
     stages: list[str] = []
     done = convert(source, tmp_path / "made", params, progress=lambda what, *_: stages.append(what))
-    assert list(dict.fromkeys(stages)) == ["converting", "measuring keys and values", "verifying"]
+    assert list(dict.fromkeys(stages))[:3] == ["converting", "measuring keys and values", "verifying"]
     assert any("over mine.txt" in note for note in done.plan.notes)
     text.write_text("too short", encoding="utf-8")
     with pytest.raises(InvalidParameter, match="tokens; give one of"):
