@@ -14,6 +14,7 @@ import edgellm
 from edgellm.errors import CannotWrite
 from edgellm.formats.writing import writing
 
+from .checkpoint import GGUF, HuggingFace
 from .description import Source
 from .plan import Plan
 from .verify import Verification
@@ -38,6 +39,17 @@ class Job(Protocol):
 def record_of(checkpoint: Source) -> dict[str, Any]:
     """What a converted file says of its origin."""
     return {"version": edgellm.__version__, "source": checkpoint.format, "source_fingerprint": checkpoint.fingerprint}
+
+
+def weight_bytes(checkpoint: Source) -> int:
+    """The size of its weight files."""
+    if isinstance(checkpoint, GGUF):
+        paths = checkpoint.file.paths
+    elif isinstance(checkpoint, HuggingFace):
+        paths = [file.path for file in checkpoint.files.values()]
+    else:
+        paths = [checkpoint.file.path, *checkpoint.file.data_paths]
+    return sum(path.stat().st_size for path in paths)
 
 
 def counter(what: str, total: int, report: Progress) -> Callable[[int], None]:

@@ -27,7 +27,7 @@ from edgellm.formats.writing import writing
 from . import verify
 from .checkpoint import HuggingFace
 from .description import Source
-from .job import Progress
+from .job import Progress, weight_bytes
 from .numbers import WIDTH
 from .plan import ConvertParams, Plan, Planned
 from .tensor import Tensor
@@ -64,6 +64,7 @@ class Export:
             tensors=tensors,
             left_out=(),
             notes=("optimum decides what each tensor becomes: types, bytes and the size are guesses beforehand",),
+            source_bytes=weight_bytes(checkpoint),
             file_bytes=sum(tensor.nbytes for tensor in tensors),
         )
 

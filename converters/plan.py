@@ -27,6 +27,8 @@ KEEP = "keep"
 _FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
 # what the types of a checkpoint become when they are to be kept: ggml computes with neither
 _NEAREST = {**_FLOATS, "F64": GGMLType.F32, "F8_E4M3": GGMLType.BF16, "F8_E5M2": GGMLType.BF16}
+_UNQUANTIZED = {*_NEAREST, "computed"}
+_LARGER = 1.02  # times the source's size: below that it is headers and norms
 LARGEST_CTX = 8192  # the context that a model is loaded with when nobody asks
 
 
@@ -147,8 +149,9 @@ class LeftOut:
 class Plan:
     """recipe: the target, or the one that `fit` found (its mix may have more bits here and there).
 
-    file_bytes: the size to the byte; of a folder the sum, without the headers of its weight files. memory: bytes that
-    running the file takes with a context of memory_ctx tokens; None for a folder. notes: what else is to be known.
+    source_bytes: the size of the source's weight files. file_bytes: the size to the byte; of a folder the sum, without
+    the headers of its weight files. memory: bytes that running the file takes with a context of memory_ctx tokens; None
+    for a folder. notes: what else is to be known.
     """
 
     source: str
@@ -160,6 +163,7 @@ class Plan:
     tensors: tuple[Planned, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    source_bytes: int
     file_bytes: int
     memory: int | None = None
     memory_ctx: int | None = None
@@ -189,9 +193,37 @@ class Plan:
         """Whether no weight changes."""
         return all(tensor.exact for tensor in self.tensors)
 
+    @property
+    def requantized(self) -> tuple[Planned, ...]:
+        """The tensors that are quantized already and lose weights a second time."""
+        again = (one for one in self.tensors if not {one.source, one.target} & _UNQUANTIZED)
+        return tuple(one for one in again if not one.exact)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is hardly meant to be, and what to do instead."""
+        keeping = "" if self.recipe == KEEP else "`--quant keep` leaves its types as they are"
+        found = []
+        if self.requantized:
+            kinds = ", ".join(sorted({f"{one.source} to {one.target}" for one in self.requantized}))
+            instead = f", or {keeping}" if keeping else ""
+            found.append(
+                f"{len(self.requantized)} tensors are quantized a second time ({kinds}), and both losses add up: "
+                f"convert the model that the source was made of{instead}"
+            )
+        if self.tensor_bytes > _LARGER * self.source_bytes:
+            why = f"and no better: {keeping}"
+            if self.format == "safetensors":
+                why = "because only floats are written there" + ("; `--quant f16` halves it" * (self.recipe == "f32"))
+            elif not keeping:
+                why = f"because {self.format} has no type as small that holds the same numbers; others lose some"
+            sizes = f"{self.tensor_bytes / 1e6:.1f} MB of weights, from {self.source_bytes / 1e6:.1f} MB"
+            found.append(f"the result is larger than the source ({sizes}), {why}")
+        return tuple(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        whole = asdict(self)
+        whole = {**asdict(self), "warnings": self.warnings}
         totals = {"parameters": self.n_params, "tensor_bytes": self.tensor_bytes, "exact": self.exact}
         return {**whole, **totals, "bits_per_weight": self.bits_per_weight, "fallbacks": len(self.fallbacks)}
 

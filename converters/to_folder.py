@@ -11,7 +11,7 @@ from edgellm.formats.writing import writing
 
 from . import safetensors_target, verify
 from .checkpoint import GGUF, HuggingFace
-from .job import Progress, counter, record_of
+from .job import Progress, counter, record_of, weight_bytes
 from .plan import ConvertParams, Plan, Planned
 from .safetensors_target import Folder
 from .tensor import Tensor
@@ -38,6 +38,7 @@ class ToFolder:
             tensors=tensors,
             left_out=made.left_out,
             notes=made.notes,
+            source_bytes=weight_bytes(checkpoint),
             file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(len(t.encode()) for t in made.texts.values()),
         )
 

@@ -17,7 +17,7 @@ from .calibrate import collect
 from .checkpoint import GGUF, HuggingFace
 from .description import Source
 from .gguf_target import Draft
-from .job import Progress, check_space, counter, record_of
+from .job import Progress, check_space, counter, record_of, weight_bytes
 from .plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
 from .quant.imatrix import ImportanceMatrix
 from .quant.recipes import Choice
@@ -76,6 +76,7 @@ class ToGGUF:
             tensors=tuple(_planned(draft, choice) for choice in self._choices),
             left_out=draft.left_out,
             notes=draft.notes,
+            source_bytes=weight_bytes(self._checkpoint),
             file_bytes=size,
             memory=memory,
             memory_ctx=ctx,

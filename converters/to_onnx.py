@@ -12,7 +12,7 @@ from . import kv_scales, onnx_target, verify
 from .calibrate import read_text
 from .checkpoint import HuggingFace
 from .description import Source
-from .job import Progress, counter, record_of
+from .job import Progress, counter, record_of, weight_bytes
 from .onnx import recipes as onnx_recipes
 from .onnx.decoder import KVScales
 from .onnx_source import ONNXFolder
@@ -89,6 +89,7 @@ class ToONNX:
             ),
             left_out=draft.left_out,
             notes=(*draft.notes, *self._notes()),
+            source_bytes=weight_bytes(self._checkpoint),
             file_bytes=made.nbytes,
             memory=memory,
             memory_ctx=ctx,

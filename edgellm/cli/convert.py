@@ -13,7 +13,7 @@ import click
 from edgellm.cli.cache import parse_size
 
 if TYPE_CHECKING:
-    from edgellm.converters import Conversion, Plan
+    from edgellm.converters import Conversion, Plan, Planned
     from edgellm.converters.job import Progress
 
 FILE = click.Path(path_type=Path)
@@ -49,7 +49,8 @@ FILE = click.Path(path_type=Path)
     default="own",
     help="ONNX: optimum, by way of PyTorch, for models that edgellm does not know.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan: what every tensor would become.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what the tensors would become.")
+@click.option("-v", "--verbose", is_flag=True, help="With --dry-run: every tensor, not every kind of tensor.")
 @click.option("--strict", is_flag=True, help="Refuse to store a tensor in another type than the recipe's.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
@@ -60,6 +61,7 @@ def convert(
     output: Path | None,
     machine: str | None,
     dry_run: bool,
+    verbose: bool,
     no_verify: bool,
     as_json: bool,
     **options: Any,
@@ -78,8 +80,10 @@ def convert(
         if as_json:
             print_json(found.to_dict())
         else:
-            _print_plan(found)
+            _print_plan(found, verbose=verbose)
         return
+    if verbose:
+        raise click.UsageError("--verbose says how the plan is printed: add --dry-run, or leave it out.")
     if output is None:
         raise click.UsageError("say where to write with -o DST, or ask for --dry-run.")
     try:
@@ -109,16 +113,20 @@ def _locate(source: str) -> Path:
         raise ModelNotFound(f"{source!r} is not here; `edgellm pull {source}` fetches it") from error
 
 
-def _print_plan(plan: Plan) -> None:
-    """Every tensor, what is left out, and the totals."""
+def _print_plan(plan: Plan, *, verbose: bool) -> None:
+    """The tensors, what is left out, the totals, and what to mind. verbose: a row for every tensor."""
     from edgellm.cli.output import print_facts, print_table, size
+    from edgellm.converters.groups import groups
 
-    rows = []
-    for one in plan.tensors:
-        what = "exact" if one.exact else "lossy"
-        what += f", {one.fallback_from} does not fit its rows" if one.fallback_from else ""
-        rows.append((one.name, "×".join(map(str, one.shape)), one.source, one.target, f"{one.nbytes:,}", what))
-    print_table(("TENSOR", "SHAPE", "FROM", "TO", "BYTES", ""), rows, right=(4,))
+    if verbose:
+        rows = [(one.name, _shape(one), one.source, one.target, f"{one.nbytes:,}", _loss(one)) for one in plan.tensors]
+        print_table(("TENSOR", "SHAPE", "FROM", "TO", "BYTES", ""), rows, right=(4,), words=0)
+    else:
+        grouped = [
+            (name, _shape(one), f"{one.source}→{one.target}", size(nbytes), _loss(one))
+            for name, one, nbytes in groups(plan.tensors)
+        ]
+        print_table(("TENSORS", "SHAPE", "TYPE", "SIZE", ""), grouped, right=(3,), words=0)
     click.echo("")
     lossy = [one for one in plan.tensors if not one.exact]
     kinds = ", ".join(sorted({one.source for one in lossy}))
@@ -129,12 +137,24 @@ def _print_plan(plan: Plan) -> None:
         ("loss", f"{len(lossy)} tensors are lossy (from {kinds})" if lossy else "none: every tensor is exact"),
     ]
     if plan.fallbacks:
-        facts.append(("fallbacks", f"{len(plan.fallbacks)} tensors; --strict refuses them"))
+        wanted = ", ".join(sorted({str(one.fallback_from) for one in plan.fallbacks}))
+        many = f"{len(plan.fallbacks)} tensors (*), whose rows are no whole blocks of {wanted}; --strict refuses them"
+        facts.append(("fallbacks", many))
     if plan.memory is not None:
         facts.append(("memory", f"{size(plan.memory)} to run it with {plan.memory_ctx:,} tokens of context"))
     facts += [("left out", f"{one.name}: {one.why}") for one in plan.left_out]
     facts += [("note", text) for text in plan.notes]
+    facts += [("warning", text) for text in plan.warnings]
     print_facts(facts)
+
+
+def _shape(one: Planned) -> str:
+    return "×".join(map(str, one.shape))
+
+
+def _loss(one: Planned) -> str:
+    """Ends in * where the type is not the recipe's."""
+    return ("exact" if one.exact else "lossy") + "*" * bool(one.fallback_from)
 
 
 def _report(done: Conversion) -> None:
@@ -142,6 +162,8 @@ def _report(done: Conversion) -> None:
     from edgellm.cli.output import note, size
 
     plan = done.plan
+    for text in plan.warnings:
+        note(f"warning: {text}")
     for one in plan.left_out:
         note(f"left out {one.name}: {one.why}")
     for text in plan.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,23 @@ from tiny_models import tiny
 
 from edgellm.cli import main
 from edgellm.cli.convert import convert as command
+from edgellm.converters import ConvertParams, Planned, plan
+from edgellm.converters.groups import groups
 from edgellm.errors import InvalidParameter, ModelNotFound, Unsupported
+from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
+
+WARNED = [
+    (GGMLType.Q8_0, {"quant": "q4_k_m"}, ["quantized a second time (Q8_0 to Q4_K"]),
+    (GGMLType.Q4_0, {"quant": "q8_0"}, ["quantized a second time (Q4_0 to Q8_0)", "and no better: `--quant keep`"]),
+    (GGMLType.Q4_0, {"quant": "f16"}, ["and no better: `--quant keep`"]),
+    (GGMLType.F16, {"quant": "f32"}, ["larger than the source"]),
+    (GGMLType.Q4_0, {"to": "safetensors"}, ["only floats are written there; `--quant f16` halves it"]),
+    (GGMLType.Q4_0, {"to": "onnx"}, ["onnx has no type as small"]),
+    (GGMLType.Q4_0, {"to": "onnx", "quant": "int8"}, ["quantized a second time (Q4_0 to INT8", "larger than"]),
+    (GGMLType.F32, {"quant": "q4_k_m"}, []),
+    (GGMLType.Q8_0, {}, []),
+]
 
 
 def call(*arguments: str | Path) -> Result:
@@ -48,17 +64,64 @@ def test_json(source: Path, tmp_path: Path) -> None:
     assert again["verified"] is None
 
 
-def test_dry_run_prints_every_tensor_and_writes_nothing(source: Path, tmp_path: Path) -> None:
-    result = call(source, "--quant", "q4_k_m", "--dry-run")
+def test_dry_run_prints_a_row_for_each_kind_of_tensor(source: Path, tmp_path: Path) -> None:
+    """A kind is split where layers become different types; the rows tell every tensor and every byte."""
+    planned = plan(source, ConvertParams(quant="q4_k_m"))
+    found = groups(planned.tensors)
+    assert ("blk.{0-2}.attn_q.weight", "Q5_0", 3 * 57_024) in [(name, one.target, n) for name, one, n in found]
+    split = {name: one.target for name, one, _ in found if "ffn_down" in name}
+    assert split == {"blk.{0-1}.ffn_down.weight": "Q4_K", "blk.2.ffn_down.weight": "Q6_K"}
+    assert sum(nbytes for _, _, nbytes in found) == planned.tensor_bytes
+    assert sum(_members(name) for name, _, _ in found) == len(planned.tensors)
+    lines = call(source, "--quant", "q4_k_m", "--dry-run").stdout.split("\n\n")[0].splitlines()
+    assert len(lines) - 1 == len(found) < len(planned.tensors) / 2
+    assert lines[1].split() == ["token_embd.weight", "271×288", "BF16→Q5_0", "53.7", "kB", "lossy*"]
+
+
+def _members(name: str) -> int:
+    count = 1
+    for listed in re.findall(r"\{(.*?)\}", name):
+        ends = [part.split("-") for part in listed.split(",")]
+        count *= sum(int(end[-1]) - int(end[0]) + 1 for end in ends)
+    return count
+
+
+def test_experts_of_layers_are_one_kind() -> None:
+    made = [
+        Planned(f"model.layers.{i}.experts.{j}.w1.weight", (2, 2), "F32", "F16", 8, False)
+        for i in range(12)
+        for j in range(3)
+    ]
+    assert [(name, nbytes) for name, _, nbytes in groups(made)] == [
+        ("model.layers.{0-11}.experts.{0-2}.w1.weight", 288)
+    ]
+
+
+@pytest.mark.parametrize(("source_type", "params", "words"), WARNED)
+def test_what_is_hardly_meant_is_warned_of(
+    source_type: GGMLType, params: dict[str, str], words: list[str], tmp_path: Path
+) -> None:
+    source = tiny(weights=source_type, hidden=256).write(tmp_path / "source.gguf")
+    found = plan(source, ConvertParams(**params)).warnings  # type: ignore[arg-type]
+    assert [word in text for word, text in zip(words, found, strict=True)] == [True] * len(words)
+    options = [part for name, value in params.items() for part in (f"--{name}", value)]
+    told = call(source, *options, "--dry-run").stdout
+    assert told.count("warning") == len(words)
+    done = call(source, *options, "--no-verify", "-o", tmp_path / "out")
+    assert done.stderr.count("warning: ") == len(words)
+
+
+def test_verbose_prints_every_tensor_and_writes_nothing(source: Path, tmp_path: Path) -> None:
+    result = call(source, "--quant", "q4_k_m", "--dry-run", "--verbose")
     assert result.exit_code == 0
     assert result.stderr == ""
     table, facts = result.stdout.split("\n\n")
     rows = {line.split()[0]: line.split(maxsplit=5)[1:] for line in table.splitlines()}
-    assert rows["blk.0.attn_q.weight"] == ["288×288", "BF16", "Q5_0", "57,024", "lossy, Q4_K does not fit its rows"]
+    assert rows["blk.0.attn_q.weight"] == ["288×288", "BF16", "Q5_0", "57,024", "lossy*"]
     assert rows["blk.0.attn_norm.weight"] == ["288", "BF16", "F32", "1,152", "exact"]
     told = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert told["recipe"] == "q4_k_m"
-    assert told["fallbacks"].endswith("tensors; --strict refuses them")
+    assert told["fallbacks"].endswith("; --strict refuses them")
     assert "to run it with 128 tokens of context" in told["memory"]
     planned = json.loads(call(source, "--quant", "q4_k_m", "--dry-run", "--json").stdout)
     assert planned["fallbacks"] == int(told["fallbacks"].split()[0])
@@ -98,16 +161,16 @@ def test_to_onnx(source: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_of_a_folder(source: Path, tmp_path: Path) -> None:
-    result = call(source, "--to", "onnx", "--quant", "int4_64", "--dry-run")
+    result = call(source, "--to", "onnx", "--quant", "int4_64", "--dry-run", "-v")
     assert result.exit_code == 0, result.stderr
     table, facts = result.stdout.split("\n\n")
     rows = {line.split()[0]: line.split(maxsplit=5)[1:] for line in table.splitlines()}
-    fallback = ["288×288", "BF16", "INT4/32+zp", "53,280", "lossy, INT4/64+zp does not fit its rows"]
+    fallback = ["288×288", "BF16", "INT4/32+zp", "53,280", "lossy*"]
     assert rows["blk.0.attn_q.weight"] == fallback
     assert rows["blk.0.ffn_down.weight"][2:] == ["INT4/64+zp", "126,144", "lossy"]
     told = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert told["recipe"] == "int4_64"
-    assert told["fallbacks"].endswith("tensors; --strict refuses them")
+    assert told["fallbacks"].endswith("; --strict refuses them")
     guessed = call(source, "--to", "onnx", "--exporter", "optimum", "--dry-run", "--json")
     assert "optimum decides" in json.loads(guessed.stdout)["notes"][0]
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -121,6 +184,7 @@ def test_errors(source: Path, tmp_path: Path) -> None:
     assert isinstance(call(source, "-o", tmp_path / "b.gguf", "--quant", "q9").exception, InvalidParameter)
     for options in (("--exact",), ("--to", "onnx", "--quant", "q4_0"), ("--exporter", "optimum")):
         assert isinstance(call(source, "-o", tmp_path / "b.gguf", *options).exception, InvalidParameter)
+    assert call(source, "-o", tmp_path / "b.gguf", "--verbose").exit_code == 2
     nowhere = call(source)
     assert nowhere.exit_code == 2
     assert "-o DST" in nowhere.stderr
