@@ -15,7 +15,7 @@ With p the base's and q the model's probabilities of the next token, t the token
     top-1 agreement   share of positions where both have the same likeliest token
     RMS delta p       root of the mean of (q(t) - p(t))², a share (0.01 is one percentage point)
 
-Both models run side by side and no logits are stored. What is kept are three numbers per scored position; the log
+Both models run side by side and no logits are stored. What is kept are five numbers per scored position; the log
 softmax is exact and in float64.
 """
 
@@ -43,20 +43,22 @@ Logits = NDArray[np.float32]  # (n, n_vocab) float32
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What is kept of each scored position, all (n,) float64. The last three with a base only, else empty.
+    """What is kept of each scored position, all (n,) float64. All but the first with a base only, else empty.
 
     nll: -log q(t). kl: divergence from the base. delta_p: q(t) - p(t). same_top: 1 where the likeliest tokens agree.
+    base_nll: -log p(t).
     """
 
     nll: NDArray[np.float64]
     kl: NDArray[np.float64]
     delta_p: NDArray[np.float64]
     same_top: NDArray[np.float64]
+    base_nll: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Measured on `tokens` predictions, after `done` of `chunks` contexts. The KL figures are None without a base.
+    """Measured on `tokens` predictions, after `done` of `chunks` contexts. What compares is None without a base.
 
     An error is the standard error of the mean that its figure is made from, carried over to the figure; predictions
     count as independent of each other. Twice of it is a confidence interval of about 95 %.
@@ -75,6 +77,8 @@ class Evaluation:
     top1_agreement_error: float | None = None
     rms_delta_p: float | None = None
     rms_delta_p_error: float | None = None
+    base_perplexity: float | None = None
+    base_perplexity_error: float | None = None
 
     @property
     def grade(self) -> str | None:
@@ -153,27 +157,26 @@ def score_rows(logits: Logits, targets: NDArray[np.int64], base: Logits | None =
     shifted, log_sum = _shift(logits)
     log_q = shifted[rows, targets] - log_sum
     if base is None:
-        return Scores(-log_q, nothing, nothing, nothing)
+        return Scores(-log_q, nothing, nothing, nothing, nothing)
     base_shifted, base_log_sum = _shift(base)
     log_p = base_shifted[rows, targets] - base_log_sum
     base_shifted_minus = base_shifted - shifted  # log p - log q, but for the log sums
     np.exp(base_shifted, out=base_shifted)
     kl = np.einsum("ij,ij->i", base_shifted, base_shifted_minus) / np.exp(base_log_sum) - base_log_sum + log_sum
     same_top = (logits.argmax(axis=1) == base.argmax(axis=1)).astype(np.float64)
-    return Scores(-log_q, kl, np.exp(log_q) - np.exp(log_p), same_top)
+    return Scores(-log_q, kl, np.exp(log_q) - np.exp(log_p), same_top, -log_p)
 
 
 def summarize(scores: Scores, done: int, chunks: int) -> Evaluation:
     """The figures of all scored positions together."""
-    nll, nll_error = _mean(scores.nll)
-    perplexity = math.exp(nll) if nll < 700 else math.inf
-    plain = Evaluation(done, chunks, len(scores.nll), perplexity, perplexity * nll_error)
+    plain = Evaluation(done, chunks, len(scores.nll), *_perplexity(scores.nll))
     if not len(scores.kl):
         return plain
     mean_kl, mean_kl_error = _mean(scores.kl)
     mean_square, mean_square_error = _mean(scores.delta_p**2)
     rms = math.sqrt(mean_square)
     agreement = float(scores.same_top.mean())
+    base_perplexity, base_perplexity_error = _perplexity(scores.base_nll)
     return Evaluation(
         done,
         chunks,
@@ -188,7 +191,16 @@ def summarize(scores: Scores, done: int, chunks: int) -> Evaluation:
         top1_agreement_error=math.sqrt(agreement * (1 - agreement) / (plain.tokens - 1)),
         rms_delta_p=rms,
         rms_delta_p_error=0.5 / rms * mean_square_error if rms else 0.0,
+        base_perplexity=base_perplexity,
+        base_perplexity_error=base_perplexity_error,
     )
+
+
+def _perplexity(nll: NDArray[np.float64]) -> tuple[float, float]:
+    """And its standard error."""
+    mean, error = _mean(nll)
+    perplexity = math.exp(mean) if mean < 700 else math.inf
+    return perplexity, perplexity * error
 
 
 def _run(model: Model, base: Model | None, tokens: list[int], n_ctx: int, chunks: int) -> Generator[Evaluation]:

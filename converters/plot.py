@@ -1,6 +1,6 @@
 """A report of several models: file size against quality, and speed against quality.
 
-    write("report.html", points, "mean KL divergence")
+    write("report.html", points, "mean KL divergence", Text("three models", rows))
 
 HTML holds the picture as inline SVG and the figures as a table, and needs nothing else. PNG needs matplotlib.
 """
@@ -36,7 +36,7 @@ svg .grid { stroke: currentColor; opacity: 0.15; }
 svg .error { stroke: #2563a8; stroke-width: 1.5; }
 svg circle { fill: #2563a8; }
 table { border-collapse: collapse; }
-th, td { padding: 0.2em 1em 0.2em 0; text-align: right; }
+th, td { padding: 0.2em 1em 0.2em 0; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 @media (prefers-color-scheme: dark) {
   body { color: #e6e8eb; background: #16181c; }
@@ -54,6 +54,15 @@ class Point:
     quality: float
     error: float
     speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What stands beside the picture. rows: of a table whose first one is its header; notes: lines below it."""
+
+    title: str
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,8 @@ def check(path: str | os.PathLike[str]) -> None:
         raise Unsupported(f"{path}: a PNG needs matplotlib, which is not installed; name an .html file or install it")
 
 
-def write(path: str | os.PathLike[str], points: Sequence[Point], quality: str, title: str = "") -> None:
-    """Write the report; quality names the figure. The file appears under its name only when it is complete.
+def write(path: str | os.PathLike[str], points: Sequence[Point], quality: str, text: Text) -> None:
+    """Write the report; quality names the figure of the points. The file appears under its name when it is complete.
 
     Raises InvalidParameter (no points, another kind of file), Unsupported (PNG without matplotlib),
     CannotWrite.
@@ -94,18 +103,18 @@ def write(path: str | os.PathLike[str], points: Sequence[Point], quality: str, t
     if not points:
         raise InvalidParameter(f"{path}: there is nothing to show")
     make = _png if path.suffix.lower() == ".png" else _page
-    made = make(points, quality, title)
+    made = make(points, quality, text)
     with whole_file(path) as file:
         file.write(made)
 
 
-def _page(points: Sequence[Point], quality: str, title: str) -> bytes:
-    heading = html.escape(title or "Size, quality and speed")
-    rows = "\n".join(
-        f"<tr><td>{html.escape(p.label)}</td><td>{p.file_bytes / 1e6:.1f}</td><td>{p.quality:.5g} ± {p.error:.2g}</td>"
-        f"<td>{p.speed:.1f}</td></tr>"
-        for p in points
-    )
+def _page(points: Sequence[Point], quality: str, text: Text) -> bytes:
+    heading = html.escape(text.title)
+    header, *rows = [[html.escape(cell) for cell in row] for row in text.rows]
+    lines = [f"<tr><th>{'</th><th>'.join(header)}</th></tr>"]
+    lines += [f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in rows]
+    table = "\n".join(lines)
+    notes = "\n".join(f"<p>{html.escape(note)}</p>" for note in text.notes)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{heading}</title>
 <style>
@@ -115,9 +124,9 @@ def _page(points: Sequence[Point], quality: str, title: str) -> bytes:
 {_svg(points, quality)}
 <p>Further down is better, further left in the first panel, further right in the second. Bars are standard errors.</p>
 <table>
-<tr><th>model</th><th>{SIZE}</th><th>{html.escape(quality)}</th><th>{SPEED}</th></tr>
-{rows}
+{table}
 </table>
+{notes}
 </body></html>
 """.encode()
 
@@ -189,9 +198,11 @@ def _linear_axis(values: Sequence[float]) -> _Axis:
     return _Axis(low, high, False, [(tick, f"{tick:.6g}") for tick in ticks])
 
 
-def _png(points: Sequence[Point], quality: str, title: str) -> bytes:
-    figure = importlib.import_module("matplotlib.figure").Figure(figsize=(11, 4.5), layout="constrained")
-    figure.suptitle(title)
+def _png(points: Sequence[Point], quality: str, text: Text) -> bytes:
+    figure = importlib.import_module("matplotlib.figure").Figure(
+        figsize=(11, 5 + 0.25 * (len(text.rows) + len(text.notes))), layout="constrained"
+    )
+    figure.suptitle(text.title)
     y = _quality_axis(points)
     for axes, what, value in zip(
         figure.subplots(1, 2, sharey=True),
@@ -204,6 +215,9 @@ def _png(points: Sequence[Point], quality: str, title: str) -> bytes:
             axes.annotate(p.label, (x, p.quality), xytext=(5, 5), textcoords="offset points")
         axes.set(xlabel=what, ylabel=quality, yscale="log" if y.logarithmic else "linear")
         axes.grid(alpha=0.2)
+    widths = [max(map(len, column)) for column in zip(*text.rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in text.rows]
+    figure.supxlabel("\n".join([*lines, "", *text.notes]), fontsize=7, family="monospace", x=0.01, ha="left")
     made = io.BytesIO()
     figure.savefig(made, format="png", dpi=150)
     return made.getvalue()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +24,34 @@ SPEED_PROMPT, SPEED_TOKENS = 16, 48  # tokens that the decode speed is measured 
 
 
 @dataclass(frozen=True)
+class _Base:
+    """What the models are compared with; speed: decoding, in tokens/s, where several models are compared."""
+
+    name: str
+    file_bytes: int
+    speed: float | None
+
+
+@dataclass(frozen=True)
 class _Measured:
-    """One model: its name as given, what was found, and, when several are compared, its decode speed in tokens/s."""
+    """One model: its name as given, what was found, its speed as of a _Base, and what it was compared with."""
 
     name: str
     file_bytes: int
     found: Evaluation
     speed: float | None
+    base: _Base | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        about: dict[str, Any] = {"model": self.name, "file_bytes": self.file_bytes}
+        if self.speed is not None:
+            about["decode_tokens_per_second"] = self.speed
+        figures: dict[str, Any] = {**self.found.to_dict(), "contexts": self.found.done}
+        if self.base is not None:
+            figures["grade"] = self.found.grade
+            figures["base_file_bytes"] = self.base.file_bytes
+        return {**about, **figures}
 
 
 @click.command("eval")
@@ -67,6 +90,7 @@ def evaluate(
     The figures follow the rules of llama.cpp's perplexity tool. Ctrl-C ends it with the contexts that are complete.
     """
     from edgellm.cli.output import note
+    from edgellm.converters.evidence import shortcomings
     from edgellm.converters.plot import check
 
     if plot is not None:
@@ -85,9 +109,13 @@ def evaluate(
             stopped = True
             break
     if measured:
-        _report(measured, as_json=as_json)
+        warnings = shortcomings({each.name: each.found for each in measured}, ctx)
+        about = _about(text, ctx, against)
+        _report(measured, {**about, "warnings": warnings}, as_json=as_json)
+        for warning in warnings:
+            note(f"warning: {warning}")
         if plot is not None:
-            _plot(plot, measured, text)
+            _plot(plot, measured, about, warnings)
     if stopped:
         raise KeyboardInterrupt
 
@@ -115,9 +143,11 @@ def _measure(
 ) -> _Measured:
     """Load, evaluate, close. Raises _Stopped on Ctrl-C."""
     from edgellm.cli.talk import open_model
-    from edgellm.converters.evaluate import N_CTX, evaluations
+    from edgellm.converters.evaluate import evaluations
+    from edgellm.converters.yardstick import N_CTX
 
     found: Evaluation | None = None
+    compared: _Base | None = None
     speed: float | None = None
     size = 0
     try:
@@ -128,13 +158,15 @@ def _measure(
             n_ctx = params.ctx or N_CTX
             steps = stack.enter_context(closing(evaluations(model, text, base=base, n_ctx=n_ctx, chunks=chunks)))
             speed = _speed(model, text) if timed else None
+            if base is not None:
+                compared = _Base(str(against), base.info.file_bytes, _speed(base, text) if timed else None)
             show = stack.enter_context(_progress(name))
             for found in steps:
                 show(found)
     except KeyboardInterrupt:
-        raise _Stopped(_Measured(name, size, found, speed) if found else None) from None
+        raise _Stopped(_Measured(name, size, found, speed, compared) if found else None) from None
     assert found is not None  # there is at least one context
-    return _Measured(name, size, found, speed)
+    return _Measured(name, size, found, speed, compared)
 
 
 def _speed(model: Model, text: str) -> float:
@@ -172,73 +204,137 @@ def _brief(so_far: Evaluation) -> str:
     return f"perplexity {so_far.perplexity:.4f}{kl}"
 
 
-def _report(measured: list[_Measured], *, as_json: bool) -> None:
+def _report(measured: list[_Measured], about: dict[str, Any], *, as_json: bool) -> None:
     from edgellm.cli.output import print_facts, print_json
 
     if as_json and len(measured) == 1:
-        print_json(measured[0].found.to_dict())
+        print_json({**measured[0].to_dict(), **about})
     elif as_json:
-        click.echo(json.dumps([_to_dict(each) for each in measured], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([{**each.to_dict(), **about} for each in measured], indent=2, ensure_ascii=False))
     elif len(measured) == 1:
-        print_facts(_facts(measured[0]))
+        print_facts([*_facts(measured[0]), *_told(about)])
     else:
         _table(measured)
+        click.echo("")
+        print_facts([("scored", _scored(measured[0].found)), *_told(about)])
 
 
-def _to_dict(each: _Measured) -> dict[str, Any]:
-    about = {"model": each.name, "file_bytes": each.file_bytes, "decode_tokens_per_second": each.speed}
-    return {**about, **each.found.to_dict()}
+def _about(text: Path, ctx: int, against: str | None) -> dict[str, Any]:
+    """What the figures were measured with."""
+    from datetime import datetime, timezone
+    from hashlib import sha256
+    from importlib import metadata
+
+    raw = text.read_bytes()
+    versions = {}
+    for package in ("edgellm", "llama-cpp-python", "onnxruntime"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "against": against,
+        "ctx": ctx,
+        "text": {"name": text.name, "bytes": len(raw), "sha256": sha256(raw).hexdigest()},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions,
+    }
+
+
+def _told(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same for people."""
+    text = about["text"]
+    return [
+        ("text", f"{text['name']}, {text['bytes']:,} bytes, SHA-256 {text['sha256'][:16]}…"),
+        ("measured", f"{about['date'].replace('T', ' ')[:16]} UTC"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+    ]
 
 
 def _facts(each: _Measured) -> list[tuple[str, str]]:
     found = each.found
-    contexts = f"{found.done} of {found.chunks}" if found.done < found.chunks else f"{found.chunks}"
-    facts = [("perplexity", f"{found.perplexity:.4f} ± {found.perplexity_error:.4f}")]
+    facts = [("perplexity", _pair(found.perplexity, found.perplexity_error))]
     if found.mean_kl is not None:
         facts += [
-            ("mean KL", _kl(found.mean_kl, found.mean_kl_error)),
+            ("of the base", _pair(found.base_perplexity, found.base_perplexity_error)),
+            ("mean KL", f"{_pair(found.mean_kl, found.mean_kl_error)}, {found.grade}"),
             ("median KL", f"{found.median_kl:.4g}"),
             ("99.9 % KL", f"{found.p999_kl:.4g}"),
-            ("top-1 agreement", _percent(found.top1_agreement, found.top1_agreement_error)),
-            ("RMS delta p", _percent(found.rms_delta_p, found.rms_delta_p_error)),
+            ("top-1 agreement", f"{_percent(found.top1_agreement, found.top1_agreement_error)} %"),
+            ("RMS delta p", f"{_percent(found.rms_delta_p, found.rms_delta_p_error)} %"),
         ]
-    facts.append(("scored", f"{found.tokens} tokens in {contexts} contexts"))
+    facts.append(("scored", _scored(found)))
     if each.speed is not None:
         facts.append(("decode", f"{each.speed:.1f} tokens/s"))
     return facts
 
 
-def _table(measured: list[_Measured]) -> None:
-    from edgellm.cli.output import print_table, size
+def _scored(found: Evaluation) -> str:
+    contexts = f"{found.done} of {found.chunks}" if found.done < found.chunks else f"{found.chunks}"
+    return f"{found.tokens} tokens in {contexts} contexts"
 
-    compared = measured[0].found.mean_kl is not None
+
+def _rows(measured: list[_Measured]) -> list[list[str]]:
+    """Every column of every model, a header first and the base last."""
+    from edgellm.cli.output import size
+
+    compared = [each for each in measured if each.base is not None]
     header = ["model", "size", "tokens/s", "perplexity"]
-    header += ["mean KL", "99.9 % KL", "top-1", "RMS Δp"] if compared else []
-    rows = []
+    header += ["mean KL", "grade", "median KL", "99.9 % KL", "top-1 %", "RMS Δp %"] if compared else []
+    rows = [header]
     for each in measured:
         found = each.found
-        row = [Path(each.name).name, size(each.file_bytes), f"{each.speed:.1f}"]
-        row.append(f"{found.perplexity:.3f} ± {found.perplexity_error:.3f}")
+        row = [Path(each.name).name, size(each.file_bytes), f"{each.speed:.1f}" if each.speed is not None else ""]
+        row.append(_pair(found.perplexity, found.perplexity_error))
         if compared:
-            row += [_kl(found.mean_kl, found.mean_kl_error), f"{found.p999_kl:.4g}"]
-            row += [_percent(found.top1_agreement, None), _percent(found.rms_delta_p, None)]
+            row += [_pair(found.mean_kl, found.mean_kl_error), str(found.grade)]
+            row += [f"{found.median_kl:.3g}", f"{found.p999_kl:.3g}"]
+            row.append(_percent(found.top1_agreement, found.top1_agreement_error))
+            row.append(_percent(found.rms_delta_p, found.rms_delta_p_error))
         if found.done < found.chunks:
             row[0] += f" ({found.done} of {found.chunks} contexts)"
         rows.append(row)
-    print_table(header, rows, right=range(1, len(header)))
+    if compared:
+        found, base = compared[0].found, compared[0].base
+        assert base is not None  # compared
+        row = [f"{Path(base.name).name} (base)", size(base.file_bytes), f"{base.speed:.1f}" if base.speed else ""]
+        rows.append([*row, _pair(found.base_perplexity, found.base_perplexity_error), "0", *[""] * 5])
+    return rows
 
 
-def _kl(value: float | None, error: float | None) -> str:
-    return f"{value:.4g} ± {error:.2g}"
+def _table(measured: list[_Measured]) -> None:
+    """In a terminal that is too narrow, as several tables, each with the models' names."""
+    from edgellm.cli.output import print_table
+
+    rows = _rows(measured)
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
+    screen = shutil.get_terminal_size().columns if sys.stdout.isatty() else sum(widths)
+    parts: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[j] for j in [*parts[-1], i]) > screen + 2:
+            parts.append([0])
+        parts[-1].append(i)
+    for number, columns in enumerate(parts):
+        if number:
+            click.echo("")
+        header, *lines = [[row[i] for i in columns] for row in rows]
+        print_table(header, lines, right=range(1, len(columns)), wrap=(0,))
+
+
+def _pair(value: float | None, error: float | None) -> str:
+    """A figure as precise as its error allows: 0.0552 ± 0.0013."""
+    assert value is not None  # with a base, every figure is there
+    if not error or not math.isfinite(error):
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _percent(value: float | None, error: float | None) -> str:
     assert value is not None  # with a base, every figure is there
-    return f"{100 * value:.2f} %" if error is None else f"{100 * value:.2f} ± {100 * error:.2f} %"
+    return _pair(100 * value, None if error is None else 100 * error)
 
 
-def _plot(path: Path, measured: list[_Measured], text: Path) -> None:
-    from edgellm.converters.plot import Point, write
+def _plot(path: Path, measured: list[_Measured], about: dict[str, Any], warnings: list[str]) -> None:
+    from edgellm.converters.plot import Point, Text, write
 
     points = []
     for each in measured:
@@ -248,4 +344,7 @@ def _plot(path: Path, measured: list[_Measured], text: Path) -> None:
             quality, error = found.mean_kl, found.mean_kl_error
         points.append(Point(Path(each.name).name, each.file_bytes, quality, error, each.speed or 0.0))
     compared = measured[0].found.mean_kl is not None
-    write(path, points, "mean KL divergence" if compared else "perplexity", f"{len(points)} models on {text.name}")
+    notes = [f"{label}: {value}" for label, value in [("scored", _scored(measured[0].found)), *_told(about)]]
+    title = f"{len(points)} models on {about['text']['name']}"
+    text = Text(title, _rows(measured), [*notes, *(f"Warning: {each}" for each in warnings)])
+    write(path, points, "mean KL divergence" if compared else "perplexity", text)

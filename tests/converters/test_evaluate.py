@@ -24,7 +24,7 @@ N_CTX = 64
 TEXT = "".join(f"{i}: hello world, the other {i * i % 97} world. " for i in range(16))
 PLAIN_KEYS = {"perplexity", "perplexity_error", "tokens"}
 KL_KEYS = {"mean_kl", "mean_kl_error", "median_kl", "p999_kl", "top1_agreement", "top1_agreement_error"}
-KL_KEYS |= {"rms_delta_p", "rms_delta_p_error"}
+KL_KEYS |= {"rms_delta_p", "rms_delta_p_error", "base_perplexity", "base_perplexity_error"}
 
 
 def loud(arch: str, weights: GGMLType = GGMLType.F32) -> Any:
@@ -82,12 +82,13 @@ def expected(coarse: Path, exact: Path, tokens: list[int], bos: int | None) -> d
     contexts = [tokens[i : i + N_CTX] for i in range(0, len(tokens) // N_CTX * N_CTX, N_CTX)]
     fed = [[bos, *ids[1:]] if bos is not None else ids for ids in contexts]
     model, base = oracle_logits(coarse, fed), oracle_logits(exact, fed)
-    nll, kl, delta, same = [], [], [], []
+    nll, base_nll, kl, delta, same = [], [], [], [], []
     for c, ids in enumerate(contexts):
         for position in range(N_CTX // 2, N_CTX - 1):
             q, p = log_softmax(model[c, position]), log_softmax(base[c, position])
             token = ids[position + 1]
             nll.append(-q[token])
+            base_nll.append(-p[token])
             kl.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
             delta.append(math.exp(q[token]) - math.exp(p[token]))
             same.append(int(np.argmax(q)) == int(np.argmax(p)))
@@ -117,6 +118,8 @@ def expected(coarse: Path, exact: Path, tokens: list[int], bos: int | None) -> d
         "top1_agreement_error": math.sqrt(share * (1 - share) / (n - 1)),
         "rms_delta_p": rms,
         "rms_delta_p_error": 0.5 / rms * error([d * d for d in delta]),
+        "base_perplexity": math.exp(sum(base_nll) / n),
+        "base_perplexity_error": math.exp(sum(base_nll) / n) * error(base_nll),
     }
 
 
@@ -224,7 +227,7 @@ def test_scores_are_exact_where_float32_is_not() -> None:
 
 def test_a_hopeless_model_has_an_infinite_perplexity() -> None:
     nothing = np.zeros(0)
-    found = summarize(Scores(np.full(4, 800.0), nothing, nothing, nothing), 1, 1)
+    found = summarize(Scores(np.full(4, 800.0), nothing, nothing, nothing, nothing), 1, 1)
     assert found.perplexity == math.inf
 
 
