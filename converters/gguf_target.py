@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
-from edgellm.formats.confined import model_name
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
@@ -26,6 +25,7 @@ from .arch import to_gguf
 from .checkpoint import GGUF, GGUFTensor, HuggingFace
 from .description import describe
 from .onnx_source import ONNXFolder
+from .origin import origin_of
 from .plan import LeftOut, shifts_exactly
 from .quant.imatrix import ImportanceMatrix
 from .quant.pool import Quantizers
@@ -37,12 +37,13 @@ Advance = Callable[[int], None]  # bytes that were written since the last call
 
 _INTEGERS = (GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64)
 # what a conversion says anew
-_RENEWED = re.compile(r"general\.(file_type|quantization_version|alignment)$|split\.|quantize\.imatrix\.|edgellm\.")
+_RENEWED = re.compile(
+    r"general\.(file_type|quantization_version|alignment)$|split\.|quantize\.imatrix\.|edgellm\.convert\."
+)
 _SCALARS = {
     "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "u32": np.uint32, "i32": np.int32,
     "u64": np.uint64, "i64": np.int64, "f32": np.float32, "f64": np.float64,
 }  # fmt: skip
-_FRONT_MATTER = 64 << 10  # bytes of a README in which its front matter is looked for
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,8 @@ def from_folder(checkpoint: HuggingFace | ONNXFolder, pre: str | None) -> Draft:
     general = {
         "general.architecture": architecture.gguf,
         "general.type": "model",
-        "general.name": model_name(checkpoint.folder),
         "general.size_label": size_label(sum(n_rows(t) * columns(t) for t in tensors.values())),
-        **_license(checkpoint.folder),
+        **origin_of(checkpoint).metadata,
     }
     return Draft(
         {**general, **architecture.metadata(hyper), **to_metadata(vocabulary)},
@@ -224,18 +224,6 @@ def _typed(file: GGUFFile, key: str) -> Any:
     """A value that `write_gguf` stores in the type that it has."""
     value, kind = file.metadata[key], file.kind(key)
     return _SCALARS[kind](value) if kind in _SCALARS else value
-
-
-def _license(folder: Path) -> dict[str, str]:
-    """What the front matter of the README says."""
-    try:
-        with open(folder / "README.md", "rb") as file:
-            text = file.read(_FRONT_MATTER).decode("utf-8", "replace")
-    except OSError:
-        return {}
-    front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:[ \t]*[\"']?([\w.+-]+)", front[1], re.MULTILINE) if front else None
-    return {"general.license": found[1]} if found else {}
 
 
 def size_label(n_params: int) -> str:

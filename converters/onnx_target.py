@@ -31,6 +31,7 @@ from .onnx.matrix import Matrix
 from .onnx.model import model_graph
 from .onnx.quantized import QuantizedMatrix, lossless
 from .onnx.recipes import Choice
+from .origin import origin_of
 from .plan import LeftOut
 from .quant.imatrix import ImportanceMatrix
 from .tensor import Tensor, blocked, n_rows
@@ -64,14 +65,15 @@ class Unrotated:
 @dataclass(frozen=True)
 class Draft:
     """What an ONNX folder will hold, before types are chosen. tensors: under GGUF names, with the rows of q and k as
-    Hugging Face orders them; ordered: the same as GGUF orders them; texts: the small files that name no graph; n_ctx:
-    tokens that the graph has room for."""
+    Hugging Face orders them; ordered: the same as GGUF orders them; texts: the small files that name no graph; record:
+    whose model it is, for the graph's metadata; n_ctx: tokens that the graph has room for."""
 
     architecture: Architecture
     hyper: Hyper
     tensors: dict[str, Tensor]
     ordered: dict[str, Tensor]
     texts: dict[str, bytes]
+    record: dict[str, str]
     n_ctx: int
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
@@ -98,8 +100,9 @@ def draft(checkpoint: Source, max_context: int | None) -> Draft:
     if max_context is not None and max_context > hyper.n_ctx_train:
         raise InvalidParameter(f"max_context={max_context}: the model was made for {hyper.n_ctx_train} tokens")
     n_ctx = max_context or hyper.n_ctx_train
-    texts = files.texts_of(checkpoint, found.architecture, hyper)
-    return Draft(found.architecture, hyper, tensors, ordered, texts, n_ctx, found.left_out, found.notes)
+    origin = origin_of(checkpoint)
+    texts = origin.files | files.texts_of(checkpoint, found.architecture, hyper, origin.config)
+    return Draft(found.architecture, hyper, tensors, ordered, texts, origin.record, n_ctx, found.left_out, found.notes)
 
 
 def _unrotated(relation: Relation, checkpoint: Source, made: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -261,7 +264,7 @@ def make(
     unused = sorted(set(draft.tensors) - set(weights.manifest))
     if unused:
         raise InvalidParameter(f"tensors that the graph has no place for: {', '.join(unused[:8])}; please report this")
-    metadata = {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
+    metadata = draft.record | {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
     metadata[MANIFEST] = json.dumps(weights.manifest)
     name = files.model_file(choices)
     external = onnx_bytes(graph, metadata)[1] > 0

@@ -22,13 +22,14 @@ from typing import Any, Literal
 from edgellm.child import Child, Parent
 from edgellm.errors import BackendFailed, InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
 from edgellm.formats.strict_json import parse_object
-from edgellm.formats.writing import writing
+from edgellm.formats.writing import whole_file, writing
 
 from . import verify
 from .checkpoint import HuggingFace
 from .description import Source
 from .job import Progress, weight_bytes
 from .numbers import WIDTH
+from .origin import origin_of
 from .plan import ConvertParams, Plan, Planned
 from .tensor import Tensor
 from .to_gguf import runnable
@@ -79,6 +80,9 @@ class Export:
         report("exporting with optimum", 0, 1)
         export(self._folder, path, quantize=self._quantize)
         report("exporting with optimum", 1, 1)
+        for name, raw in origin_of(self._checkpoint).files.items():
+            with whole_file(path / name) as file:
+                file.write(raw)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         self.plan = replace(self.plan, file_bytes=size)
 

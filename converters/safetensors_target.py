@@ -24,6 +24,7 @@ from edgellm.formats.writing import Data, whole_file, writing
 from .arch import to_hf
 from .checkpoint import GGUF, INDEX, SINGLE
 from .description import describe
+from .origin import Origin, origin_of
 from .plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
 from .quant.ggml import dequantize, quantize
 from .quant.pool import Quantizers
@@ -49,6 +50,7 @@ class Folder:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     exact: frozenset[str]
+    origin: Origin
     vocabulary: Vocabulary
 
     @property
@@ -90,13 +92,13 @@ def from_gguf(checkpoint: GGUF, quant: str) -> Folder:
             if fits and not shifted:
                 exact.add(part.name)
     vocabulary = read_gguf(file)
-    texts = to_files(vocabulary)
+    origin = origin_of(checkpoint)
+    texts = to_files(vocabulary) | {name: text.decode() for name, text in origin.files.items()}
     ids = {f"{name}_token_id": number for name, number in vocabulary.special.items() if name in ("bos", "eos", "pad")}
-    config = {**architecture.config(hyper), **ids, "torch_dtype": _TORCH[dtype]}
+    config = {**origin.config, **architecture.config(hyper), **ids, "torch_dtype": _TORCH[dtype]}
     texts["config.json"] = json.dumps(config, indent=2)
-    return Folder(
-        architecture.model_type, dtype, texts, tensors, found.left_out, vocabulary.notes, frozenset(exact), vocabulary
-    )
+    notes, kind = vocabulary.notes, architecture.model_type
+    return Folder(kind, dtype, texts, tensors, found.left_out, notes, frozenset(exact), origin, vocabulary)
 
 
 def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callable[[int], None]) -> None:
@@ -119,7 +121,11 @@ def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callab
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         with whole_file(folder / INDEX) as file:
             file.write(json.dumps(index, indent=2).encode())
-    metadata = {"format": "pt", **{f"edgellm.convert.{key}": str(value) for key, value in record.items()}}
+    metadata = {
+        "format": "pt",
+        **made.origin.record,
+        **{f"edgellm.convert.{key}": str(value) for key, value in record.items()},
+    }
     with Quantizers() as quantizers:
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(folder / name, _entries(made, shard, quantizers, advance), metadata)

@@ -49,14 +49,17 @@ def model_file(choices: Sequence[Choice]) -> str:
     return f"onnx/model{max(sizes, key=lambda name: sizes[name])}.onnx"
 
 
-def texts_of(checkpoint: Source, architecture: Architecture, hyper: Hyper) -> dict[str, bytes]:
-    """The files by name, without those that name the graph. Raises Unsupported, InvalidModelFile."""
+def texts_of(checkpoint: Source, architecture: Architecture, hyper: Hyper, more: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files by name, without those that name the graph; more: what config.json also says.
+
+    Raises Unsupported, InvalidModelFile.
+    """
     if isinstance(checkpoint, GGUF):
         vocabulary = read_gguf(checkpoint.file)
         made = {name: text.encode() for name, text in to_files(vocabulary).items()}
         special = vocabulary.special
         ids = {f"{name}_token_id": special[name] for name in ("bos", "eos", "pad") if name in special}
-        made[_CONFIG] = _json({**architecture.config(hyper), **ids, "torch_dtype": "float32"})
+        made[_CONFIG] = _json({**more, **architecture.config(hyper), **ids, "torch_dtype": "float32"})
         return made | (_sentences(hyper) if not hyper.causal else {})
     folder = checkpoint.folder
     made = {}

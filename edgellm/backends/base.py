@@ -40,7 +40,7 @@ class ModelInfo:
     n_params counts weights; file_bytes and bits_per_weight are measured on the file. tensor_types maps a storage type
     to its bytes in the file; quantization is the one that most bytes of the layers have. kv_bytes_per_token is for the
     KV type in use, summed over layers (full-size windows). fingerprint identifies the weights and their metadata.
-    stop_ids end an answer.
+    stop_ids end an answer. license and base_models (what it was made from) are as the file states them.
     """
 
     path: str
@@ -65,6 +65,7 @@ class ModelInfo:
     eos_id: int | None = None
     chat_template: str | None = None
     license: str | None = None
+    base_models: tuple[str, ...] = ()
     can_truncate: bool = True
     can_fork: bool = True
     can_embed: bool = False

@@ -66,6 +66,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
                 "vocabulary": info.n_vocab,
                 "chat_template": info.chat_template,
                 "license": licence,
+                "base_models": list(info.base_models),
             }
         )
         return
@@ -91,6 +92,8 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
         ("embeddings", "yes" if info.can_embed else "no"),
         ("licence", licence or "not stated"),
     ]
+    if info.base_models:
+        facts.append(("made from", ", ".join(info.base_models)))
     print_facts(facts)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from edgellm.backends.base import ModelInfo
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.origin import base_models, general_of, licence
 
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type, as far as it makes one vector of a text
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}  # bytes per element
@@ -61,7 +62,8 @@ def model_info(file: GGUFFile, kv_type: str | None = None) -> ModelInfo:
         kv_bytes_per_token=kv_bytes,
         fingerprint=file.fingerprint,
         chat_template=template if isinstance(template, str) and template.strip() else None,
-        license=_license(file),
+        license=licence(general_of(file.metadata)),
+        base_models=base_models(general_of(file.metadata)),
         can_embed=pooling(file) is not None,
         can_generate=is_causal(file),
     )
@@ -95,9 +97,3 @@ def _per_layer(file: GGUFFile, key: str, n_layer: int, default: int) -> list[int
     return [value] * min(max(n_layer, 0), 65536)
 
 
-def _license(file: GGUFFile) -> str | None:
-    for key in ("general.license", "general.license.name", "general.license.link"):
-        value = file.metadata.get(key)
-        if isinstance(value, str) and value:
-            return value
-    return None

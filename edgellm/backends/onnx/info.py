@@ -15,15 +15,17 @@ import numpy as np
 from edgellm.backends.base import ModelInfo
 from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, all_nodes
-from edgellm.errors import InvalidModelFile
-from edgellm.formats.confined import model_name
+from edgellm.errors import InvalidModelFile, ModelError
+from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
+from edgellm.formats.origin import GENERAL, base_models, licence, of_card, parse_general
 from edgellm.tokenizers import TextTokenizer
 from edgellm.tokenizers.ends import end_ids
 
 LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
+MAX_CARD = 256 << 10  # bytes of a README that are looked at
 MANIFEST = "edgellm.tensors"  # metadata of files that edgellm's converter wrote
 SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to have been trained for
 
@@ -44,12 +46,13 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     per_token = sum(each.heads * each.size * np.dtype(NUMPY[each.dtype]).itemsize for each in roles.kept)
     if roles.decodes and n_embd == 0:
         n_embd = n_head * roles.kept[0].size
-    license_ = config.get("license")
+    stated = config.get("license")
+    general = _general(file, folder)
     return ModelInfo(
         path=str(folder.root if folder.model.parent in (folder.root, folder.root / "onnx") else folder.model),
         format="onnx",
         architecture=str(genai.get("type") if not config.get("model_type") else config["model_type"] or "unknown"),
-        name=_name(folder),
+        name=str(general.get("general.name") or _name(folder)),
         n_vocab=n_vocab,
         n_ctx_train=min(n_ctx, roles.max_tokens or n_ctx, _first((genai,), "context_length") or n_ctx),
         n_embd=n_embd,
@@ -67,7 +70,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         bos_id=next(iter(bos), None),
         eos_id=next(iter(eos), None),
         chat_template=_chat_template(folder),
-        license=license_ if isinstance(license_, str) else None,
+        license=licence(general) or (stated if isinstance(stated, str) else None),
+        base_models=base_models(general),
         can_truncate=roles.decodes,
         can_fork=roles.decodes,
         can_embed=not roles.decodes,
@@ -200,6 +204,19 @@ def _chat_template(folder: ModelFolder) -> str | None:
             value = named.get("default")
         given.append(value)
     return next((text for text in given if isinstance(text, str) and text.strip()), None)
+
+
+def _general(file: ONNXFile, folder: ModelFolder) -> dict[str, Any]:
+    """Whose model it is: as the card in the folder says, else as edgellm's converter wrote down."""
+    written = parse_general(file.metadata.get(GENERAL, "{}"))
+    try:
+        with open(file_in(folder.root, "README.md"), "rb") as card:
+            said = of_card(card.read(MAX_CARD).decode("utf-8", "replace"))
+    except (OSError, ModelError):
+        said = {}
+    if any(key.startswith("general.license") for key in said):
+        written = {key: value for key, value in written.items() if not key.startswith("general.license")}
+    return {**said, **written}
 
 
 def _name(folder: ModelFolder) -> str:
