@@ -202,7 +202,7 @@ class Plan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is hardly meant to be, and what to do instead."""
-        keeping = "" if self.recipe == KEEP else "`--quant keep` leaves its types as they are"
+        keeping = "" if self.recipe == KEEP else "leave its types as they are (--quant keep)"
         found = []
         if self.requantized:
             kinds = ", ".join(sorted({f"{one.source} to {one.target}" for one in self.requantized}))

@@ -97,7 +97,7 @@ class Verification(Compared):
             parts.append(f"error of the others {100 * self.rmse:.2f} % ({worst})")
         if self.mean_kl is not None and self.top1_agreement is not None:
             parts.append(
-                f"mean KL {self.mean_kl:.4f} ± {self.mean_kl_error:.4f} and top-1 {100 * self.top1_agreement:.0f} % "
+                f"mean KL {self.mean_kl:.3g} ± {self.mean_kl_error:.2g} and top-1 {100 * self.top1_agreement:.0f} % "
                 f"over {self.predictions} predictions"
             )
         parts.append(self.ran)

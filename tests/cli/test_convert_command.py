@@ -21,8 +21,8 @@ from edgellm.formats.gguf import GGUFFile
 
 WARNED = [
     (GGMLType.Q8_0, {"quant": "q4_k_m"}, ["quantized a second time (Q8_0 to Q4_K"]),
-    (GGMLType.Q4_0, {"quant": "q8_0"}, ["quantized a second time (Q4_0 to Q8_0)", "and no better: `--quant keep`"]),
-    (GGMLType.Q4_0, {"quant": "f16"}, ["and no better: `--quant keep`"]),
+    (GGMLType.Q4_0, {"quant": "q8_0"}, ["quantized a second time (Q4_0 to Q8_0)", "and no better: leave its types"]),
+    (GGMLType.Q4_0, {"quant": "f16"}, ["and no better: leave its types"]),
     (GGMLType.F16, {"quant": "f32"}, ["larger than the source"]),
     (GGMLType.Q4_0, {"to": "safetensors"}, ["only floats are written there; `--quant f16` halves it"]),
     (GGMLType.Q4_0, {"to": "onnx"}, ["onnx has no type as small"]),

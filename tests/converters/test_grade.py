@@ -63,7 +63,7 @@ def test_it_is_what_eval_measures(ways: dict[str, Path], tmp_path: Path) -> None
         assert done.mean_kl == pytest.approx(whole.mean_kl, rel=1e-3)
         assert done.grade == whole.grade
         assert f"{done.grade}: " in done.summary
-        assert f"mean KL {done.mean_kl:.4f} ± {done.mean_kl_error:.4f}" in done.summary
+        assert f"mean KL {done.mean_kl:.3g} ± {done.mean_kl_error:.2g}" in done.summary
 
 
 def test_weights_of_one_error_have_the_grade_of_their_predictions(tmp_path: Path) -> None:
