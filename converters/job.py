@@ -6,6 +6,7 @@ ToGGUF (to_gguf.py)   ToONNX (to_onnx.py)   ToFolder (to_folder.py)   Export (op
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from .plan import Plan
 from .verify import Verification
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+INTERVAL = 0.05  # seconds between two reports of one stage
 
 
 class Job(Protocol):
@@ -53,13 +55,16 @@ def weight_bytes(checkpoint: Source) -> int:
 
 
 def counter(what: str, total: int, report: Progress) -> Callable[[int], None]:
-    """A function that adds up and reports."""
-    done = 0
+    """A function that adds up and reports, some twenty times a second and at the end."""
+    done, told = 0, time.monotonic()
 
     def advance(nbytes: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += nbytes
-        report(what, done, total)
+        now = time.monotonic()
+        if done >= total or now - told >= INTERVAL:
+            told = now
+            report(what, done, total)
 
     report(what, 0, total)
     return advance

@@ -541,7 +541,7 @@ def test_what_a_converted_file_stores_is_counted_once(tmp_path: Path) -> None:
         folder = convert(source, tmp_path / f"onnx{exact}", ConvertParams(to="onnx", exact=exact, verify=False)).path
         info = inspect(folder)
         assert info.n_params == inspect(source).n_params
-        assert info.name == folder.name
+        assert info.name == inspect(source).name
         assert (info.quantization, set(info.tensor_types)) == ("INT8/32", {"INT8/32", "F32"})
     file = next((folder / "onnx").glob("*.onnx"))
     model = onnx.load(file, load_external_data=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from tiny_models import tiny
 import edgellm
 from edgellm.converters import ConvertParams, Verification, convert, verify
 from edgellm.converters.evaluate import evaluate
+from edgellm.converters.job import counter
 from edgellm.converters.yardstick import GRADES, PREDICTIONS, TEXT, grade_of
 from edgellm.errors import InvalidModelFile, NotEnoughMemory
 
@@ -161,3 +163,15 @@ def test_a_result_that_computes_nothing_of_use_gets_no_name(tmp_path: Path) -> N
     with pytest.raises(InvalidModelFile, match="infinite logits or NaN"):
         convert(source, tmp_path / "model.gguf", Q4)
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
+
+
+def test_progress_is_told_twenty_times_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    told: list[tuple[str, int, int]] = []
+    advance = counter("converting", 1000, lambda *what: told.append(what))
+    for _ in range(1000):  # a second
+        clock[0] += 0.001
+        advance(1)
+    assert 18 <= len(told) <= 22
+    assert (told[0], told[-1]) == (("converting", 0, 1000), ("converting", 1000, 1000))

@@ -95,5 +95,3 @@ def _per_layer(file: GGUFFile, key: str, n_layer: int, default: int) -> list[int
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidModelFile(f"{file.path}: {key} is {type(value).__name__}, not a whole number")
     return [value] * min(max(n_layer, 0), 65536)
-
-
