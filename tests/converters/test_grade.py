@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -9,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+from arch_models import LLAMA, checkpoint
 from hf_models import folder_of
 from tiny_models import tiny
 
@@ -86,6 +89,19 @@ def test_names_are_those_of_the_scale() -> None:
     assert [grade_of(most) for _, most in GRADES] == [name for name, _ in GRADES]
     assert grade_of(0) == "excellent"
     assert grade_of(0.222) == "poor"
+
+
+def test_rows_that_pad_a_vocabulary_are_no_other_vocabulary(tmp_path: Path) -> None:
+    """Formats give them different texts, or none."""
+    config = {**LLAMA, "vocab_size": 300}
+    tensors = {n: np.resize(v, (300, v.shape[1])) if v.shape[0] == 271 else v for n, v in checkpoint(LLAMA).items()}
+    source = folder_of(tmp_path / "source", LLAMA, tensors=tensors)
+    (source / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    padded = convert(source, tmp_path / "padded.gguf", ConvertParams(verify=False)).path
+    for at in (source, padded):
+        for params in (Q4, ConvertParams(to="onnx", quant="int4")):
+            done = graded(at, tmp_path / f"{at.stem}-{params.to}", params)
+            assert done.grade is not None, done.ungraded
 
 
 def test_weights_that_are_rounded_on_the_way_to_a_folder_are_measured_too(
