@@ -316,7 +316,7 @@ def _table(measured: list[_Measured]) -> None:
         if number:
             click.echo("")
         header, *lines = [[row[i] for i in columns] for row in rows]
-        print_table(header, lines, right=range(1, len(columns)), wrap=(0,))
+        print_table(header, lines, right=range(1, len(columns)), words=0)
 
 
 def _pair(value: float | None, error: float | None) -> str:
