@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import arguments
 from edgellm.child import Child, Parent
 from edgellm.errors import (
     BackendFailed,
@@ -34,6 +35,7 @@ from edgellm.errors import (
     Unsupported,
 )
 from edgellm.formats.ggml_types import GGMLType
+from edgellm.pace import Pace
 
 from .quant.ggml import library_file
 from .quant.imatrix import Entry, ImportanceMatrix
@@ -53,24 +55,27 @@ def collect(
     """Run a GGUF model over a UTF-8 text file and return what its weights multiply.
 
     The text is cut into contexts of 512 tokens (fewer if the model was trained with fewer); two are the least. chunks:
-    at most so many of them; 20 to 200 are enough. `progress` gets the contexts done and their number; an exception it
-    raises stops the child, too.
+    at most so many of them; 20 to 200 are enough. `progress` gets the contexts done and their number, at most 20 times
+    a second and at the end; an exception it raises stops the child, too.
 
     Raises ModelNotFound, InvalidParameter (a text that is too short or not UTF-8), ModelLoadError, BackendFailed,
     InvalidModelFile (a model that computes NaN), Unsupported.
     """
-    if chunks is not None and chunks < 1:
-        raise InvalidParameter(f"chunks={chunks}: must be at least 1")
-    model, text = Path(model_path), Path(text_path)
-    if not model.is_file():
+    if chunks is not None:
+        arguments.whole("chunks", chunks, 1)
+    if progress is not None:
+        arguments.function("progress", progress)
+    model, text = arguments.path("model_path", model_path), arguments.path("text_path", text_path)
+    if not os.path.isfile(model):
         raise ModelNotFound(f"{model}: no such file; calibration needs a GGUF file")
     read_text(text)
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         result = Path(folder) / "imatrix.gguf"
         job = {"model": os.fspath(model), "text": os.fspath(text), "chunks": chunks or 0, "result": os.fspath(result)}
+        pace = Pace()
         with Child(f"{__spec__.name}:run_child", job) as child:
             while (report := child.receive()) is not None and "wrote" not in report:
-                if progress is not None:
+                if progress is not None and pace.due(surely=report["done"] >= report["of"]):
                     progress(report["done"], report["of"])
             if report is None:
                 words = "\n".join(child.end.words[-8:])

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import arguments
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
 from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.reading import reading
 from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import parse_object
 
@@ -62,15 +64,20 @@ class Checkpoint(Protocol):
     def close(self) -> None: ...
 
 
-def open_checkpoint(path: str | Path) -> HuggingFace | GGUF | ONNXFolder:
+def open_checkpoint(path: str | os.PathLike[str]) -> HuggingFace | GGUF | ONNXFolder:
     """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
     graph in it).
 
     Raises ModelNotFound, InvalidModelFile, and Unsupported for pickles and for formats that are not read.
     """
+    path = arguments.path("path", path)
+    with reading(path):
+        return _open(path)
+
+
+def _open(path: Path) -> HuggingFace | GGUF | ONNXFolder:
     from .onnx_source import ONNXFolder, has_graph
 
-    path = Path(path)
     if path.is_dir():
         weights = (path / SINGLE).exists() or (path / INDEX).exists()
         return ONNXFolder(path) if has_graph(path) and not weights else HuggingFace(path)

@@ -16,13 +16,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm import arguments
 from edgellm.errors import InvalidParameter, Unsupported
+from edgellm.formats.reading import reading
 from edgellm.formats.writing import writing
 
 from . import verify
 from .checkpoint import GGUF, HuggingFace, open_checkpoint
 from .description import Source
-from .job import Job, Progress, check_space
+from .job import Job, Progress, check_space, paced
 from .onnx_source import ONNXFolder
 from .optimum import Export
 from .plan import ConvertParams, Plan
@@ -46,8 +48,9 @@ def plan(source: str | os.PathLike[str], params: ConvertParams | None = None) ->
 
     An importance matrix counts as one that has an entry for every tensor. Raises what `convert` raises beforehand.
     """
-    with closing(open_checkpoint(Path(source))) as checkpoint:
-        return _job(checkpoint, params or ConvertParams()).plan
+    wanted = _wanted(params)
+    with reading(arguments.path("source", source)), closing(open_checkpoint(source)) as checkpoint:
+        return _job(checkpoint, wanted).plan
 
 
 def convert(
@@ -57,7 +60,8 @@ def convert(
     *,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a source (see `open_checkpoint`). An exception from `progress` stops it.
+    """Convert a source (see `open_checkpoint`). `progress` gets what is being done, how much of it and of how much, at
+    most 20 times a second; an exception it raises stops the conversion.
 
     Memory: some chunks of rows, whatever the model's size; loading the result to verify it takes what running it takes.
     Calibrating a Hugging Face folder takes a temporary q8_0 file beside the target: only a GGUF file can be run.
@@ -67,8 +71,9 @@ def convert(
     what the source says), BackendFailed.
     """
     started = time.monotonic()
-    source, target, params = Path(source), Path(target), params or ConvertParams()
-    report = progress or (lambda what, done, total: None)
+    source, target = arguments.path("source", source), arguments.path("target", target)
+    params = _wanted(params)
+    report = paced(progress) if progress is not None else (lambda what, done, total: None)
     with closing(open_checkpoint(source)) as checkpoint:
         _check_target(checkpoint, target, params)
         job = _job(checkpoint, params)
@@ -80,6 +85,12 @@ def convert(
             with writing(target):
                 os.replace(written, target)
     return Conversion(target, job.plan, verified, time.monotonic() - started)
+
+
+def _wanted(params: ConvertParams | None) -> ConvertParams:
+    if params is not None:
+        arguments.instance("params", params, ConvertParams)
+    return params or ConvertParams()
 
 
 def _job(checkpoint: Source, params: ConvertParams) -> Job:

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import Model
+from edgellm import Model, arguments
 from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter
+from edgellm.pace import Pace
 
 from .yardstick import N_CTX, grade_of
 
@@ -103,15 +104,18 @@ def evaluate(
     """Measure `model` on `text`, against `base` if one is given.
 
     n_ctx: tokens of a context. chunks: at most so many contexts, from the beginning of the text. `progress` gets the
-    figures so far after every context; an exception it raises stops the evaluation.
+    figures so far, at most 20 times a second and at the end; an exception it raises stops the evaluation.
 
     Raises InvalidParameter (a text shorter than two contexts, models with different vocabularies), ContextOverflow (a
     model was loaded with less than n_ctx), InvalidModelFile (a model computes NaN), Closed, BackendFailed.
     """
+    if progress is not None:
+        arguments.function("progress", progress)
     result: Evaluation | None = None
+    pace = Pace()
     with closing(evaluations(model, text, base=base, n_ctx=n_ctx, chunks=chunks)) as steps:
         for result in steps:
-            if progress is not None:
+            if progress is not None and pace.due(surely=result.done == result.chunks):
                 progress(result)
     assert result is not None  # there is at least one context
     return result
@@ -124,10 +128,12 @@ def evaluations(
 
     What is wrong with the arguments is raised here and not by the first step.
     """
-    if n_ctx < 16:
-        raise InvalidParameter(f"n_ctx={n_ctx}: must be at least 16 tokens")
-    if chunks is not None and chunks < 1:
-        raise InvalidParameter(f"chunks={chunks}: must be at least 1")
+    arguments.instance("model", model, Model)
+    if base is not None:
+        arguments.instance("base", base, Model)
+    arguments.whole("n_ctx", n_ctx, 16)
+    if chunks is not None:
+        arguments.whole("chunks", chunks, 1)
     for each in (model, base):
         if each is not None and each.n_ctx < n_ctx:
             trained = each.info.n_ctx_train

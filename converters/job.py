@@ -6,14 +6,15 @@ ToGGUF (to_gguf.py)   ToONNX (to_onnx.py)   ToFolder (to_folder.py)   Export (op
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import edgellm
+from edgellm import arguments
 from edgellm.errors import CannotWrite
 from edgellm.formats.writing import writing
+from edgellm.pace import Pace
 
 from .checkpoint import GGUF, HuggingFace
 from .description import Source
@@ -21,7 +22,6 @@ from .plan import Plan
 from .verify import Verification
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
-INTERVAL = 0.05  # seconds between two reports of one stage
 
 
 class Job(Protocol):
@@ -54,17 +54,28 @@ def weight_bytes(checkpoint: Source) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
+def paced(progress: Progress) -> Progress:
+    """The callback, called as often as somebody can look, and at the beginning and the end of all that is done."""
+    arguments.function("progress", progress)
+    pace, doing = Pace(), ""
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal doing
+        if pace.due(surely=what != doing or done >= total):
+            doing = what
+            progress(what, done, total)
+
+    return report
+
+
 def counter(what: str, total: int, report: Progress) -> Callable[[int], None]:
-    """A function that adds up and reports, some twenty times a second and at the end."""
-    done, told = 0, time.monotonic()
+    """A function that adds up and reports."""
+    done = 0
 
     def advance(nbytes: int) -> None:
-        nonlocal done, told
+        nonlocal done
         done += nbytes
-        now = time.monotonic()
-        if done >= total or now - told >= INTERVAL:
-            told = now
-            report(what, done, total)
+        report(what, done, total)
 
     report(what, 0, total)
     return advance

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from edgellm import arguments
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 
@@ -63,27 +64,22 @@ class ConvertParams:
     exporter: Literal["own", "optimum"] = "own"
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "quant", self.quant.lower())
-        if self.to not in ("gguf", "onnx", "safetensors"):
-            raise InvalidParameter(f"to={self.to!r}: gguf, onnx and safetensors are written")
         if self.to == "onnx":
             self._check_onnx()
         elif self.quant != KEEP:
             object.__setattr__(self, "quant", target_of(self.quant).name)
-        if self.fit is not None and (self.fit < 1 or self.quant != KEEP):
-            raise InvalidParameter(f"fit={self.fit}: a number of bytes; it chooses the types, so leave out quant")
+        if self.fit is not None and self.quant != KEEP:
+            raise InvalidParameter("fit chooses the types, so leave out quant")
         if self.imatrix is not None and self.calibrate is not None:
             raise InvalidParameter("imatrix and calibrate both give an importance matrix; leave out one of them")
         if self._keeps_weights and (self.imatrix is not None or (self.calibrate is not None and self.kv == "f32")):
             raise InvalidParameter(f"an importance matrix changes nothing for quant={self.quant!r}; choose another")
-        if self.kv not in ("f32", "int8"):
-            raise InvalidParameter(f"kv={self.kv!r}: f32 or int8")
         if self.to != "onnx" and (self.exact or self.max_context is not None or self.kv != "f32"):
             raise InvalidParameter(
                 "exact, max_context and kv say how an ONNX graph computes: leave them out, or write ONNX"
             )
-        if self.exporter not in ("own", "optimum"):
-            raise InvalidParameter(f"exporter={self.exporter!r}: own or optimum")
         if self.exporter == "optimum":
             self._check_optimum()
         if self.to == "safetensors":
@@ -92,12 +88,30 @@ class ConvertParams:
             if self.fit or self.fast_on_cpu or self.imatrix or self.calibrate:
                 raise InvalidParameter("fit, fast_on_cpu, imatrix and calibrate choose quantized types: write GGUF")
 
+    def _check_types(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None:
+                object.__setattr__(self, each.name, each.default)
+            elif isinstance(each.default, bool):
+                arguments.flag(each.name, value)
+            elif each.name in ("imatrix", "calibrate"):
+                object.__setattr__(self, each.name, arguments.path(each.name, value))
+        arguments.text("quant", self.quant)
+        arguments.one_of("to", self.to, ("gguf", "onnx", "safetensors"))
+        arguments.one_of("kv", self.kv, ("f32", "int8"))
+        arguments.one_of("exporter", self.exporter, ("own", "optimum"))
+        if self.pre is not None:
+            arguments.text("pre", self.pre)
+        if self.fit is not None:
+            arguments.whole("fit", self.fit, 1)
+        if self.max_context is not None:
+            arguments.whole("max_context", self.max_context, 16)
+
     def _check_onnx(self) -> None:
         object.__setattr__(self, "quant", recipe_name(self.quant))
         if self.fast_on_cpu or self.pre is not None:
             raise InvalidParameter("fast_on_cpu and pre have no meaning for ONNX; leave them out")
-        if self.max_context is not None and self.max_context < 16:
-            raise InvalidParameter(f"max_context={self.max_context}: a number of tokens, at least 16")
 
     def _check_optimum(self) -> None:
         if self.to != "onnx":

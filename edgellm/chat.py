@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edgellm import arguments
+from edgellm.backends.base import ModelInfo
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import Busy, ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
-from edgellm.params import GenerateParams, build
+from edgellm.params import GenerateOptions, GenerateParams, build
 from edgellm.prompts.messages import Message, check_content, copied, flattened, plain
 from edgellm.prompts.template import ChatTemplate
 from edgellm.said import Answer, Said, packed, unpacked
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from edgellm.model import Model
 
 log = logging.getLogger("edgellm.chat")
@@ -58,6 +61,8 @@ class Chat:
         thinking: bool | None = None,
         private: bool = False,
     ) -> None:
+        if not isinstance(getattr(model, "info", None), ModelInfo):
+            raise arguments.refuse("model", model, "an opened Model")
         source = model.info.chat_template
         if source is None:
             raise Unsupported(
@@ -99,7 +104,7 @@ class Chat:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
         """Say `content` and wait for the answer. `progress`, here and below, is that of `Model.generate`.
 
@@ -117,7 +122,7 @@ class Chat:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
         """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel.
 
@@ -132,10 +137,14 @@ class Chat:
         return self._stream(message, chosen, cancel, progress)
 
     def regenerate(
-        self, params: GenerateParams | None = None, *, progress: OnProgress | None = None, **options: Any
+        self,
+        params: GenerateParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
-        cancel = options.pop("cancel", None)
         chosen = self._chosen(params, options)
         with self._alone():
             messages = self._listed()
@@ -150,22 +159,22 @@ class Chat:
         content: Content,
         params: GenerateParams | None = None,
         *,
+        cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
         """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it.
 
         Everything before is reused. The conversation stays as it was when the answer fails.
         """
-        cancel = options.pop("cancel", None)
         message = _message("user", content, "content")
         chosen = self._chosen(params, options)
-        if not isinstance(index, int) or isinstance(index, bool):
-            raise InvalidParameter(f"index={index!r}: must be the position of a message")
+        if not arguments.is_int(index):
+            raise arguments.refuse("index", index, "the position of a message")
         with self._alone():
             messages = self._listed()
             if not 0 <= index < len(messages) or messages[index].get("role") != "user":
-                raise InvalidParameter(f"messages[{index}] is not a message of the user")
+                raise InvalidParameter(f"messages[{arguments.shown(index)}] is not a message of the user")
             return self._answer([*messages[:index], message], chosen, cancel, progress)
 
     def reset(self) -> None:
@@ -179,8 +188,7 @@ class Chat:
 
         Returns what was left out, which `dropped` holds too. Raises InvalidParameter when there is nothing older, Busy.
         """
-        if not isinstance(turns, int) or isinstance(turns, bool) or turns < 1:
-            raise InvalidParameter(f"turns={turns!r}: must be a whole number, at least 1")
+        arguments.whole("turns", turns, 1)
         with self._alone():
             messages, dropped = list(self._listed()), list[Message]()
             for _ in range(turns):
@@ -219,7 +227,7 @@ class Chat:
         the conversation (`info.kv_bytes_per_token` bytes a token), so that another process or another machine with the
         same model and build goes on without reading it again. Raises CannotWrite, InvalidParameter.
         """
-        file, answers = _path(path), self._said.answers
+        file, answers = arguments.path("path", path), self._said.answers
         content = {
             "edgellm_chat": VERSION,
             "model": self.model.info.name,
@@ -237,7 +245,7 @@ class Chat:
 
         `unused_state` says why the state in the file is of no use here, and is "" otherwise.
         """
-        content, blocks, damage = read_archive(_path(path))
+        content, blocks, damage = read_archive(arguments.path("path", path))
         try:
             if content["edgellm_chat"] != VERSION:
                 raise ValueError(f"of version {content['edgellm_chat']!r}, and this edgellm reads {VERSION}")
@@ -374,14 +382,8 @@ def _message(role: str, content: object, name: str) -> Message:
 
 def _switch(name: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
-        raise InvalidParameter(f"{name}={value!r}: must be True, False or None")
+        raise arguments.refuse(name, value, "True, False or None")
     return value
-
-
-def _path(path: Any) -> Path:
-    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise InvalidParameter(f"path={path!r}: the name of a file is needed")
-    return Path(path)
 
 
 def _oldest_turn(messages: Sequence[Message]) -> slice | None:

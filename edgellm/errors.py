@@ -23,14 +23,30 @@
         ├── Offline                 it would need the network, which is forbidden
         └── ChecksumMismatch        what arrived is not what the catalog promises
 
-Each message says what happened, where, and what to do next.
+Each message says what happened, where, and what to do next. Every error can be copied, pickled and sent to another
+process; what it was raised from stays behind, as with all exceptions of Python.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+_OS_ERROR = ("errno", "strerror", "filename", "filename2")  # attributes of an OSError that are not in its __dict__
+
 
 class EdgeLLMError(Exception):
     """Root of every error raised by edgellm."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way calls the class with `args` alone, which one with arguments of its own does not take.
+        system = {name: getattr(self, name) for name in _OS_ERROR if getattr(self, name, None) is not None}
+        return _made_again, (type(self), self.args), self.__dict__ | system
+
+
+def _made_again(kind: type[EdgeLLMError], args: tuple[Any, ...]) -> EdgeLLMError:
+    error = kind.__new__(kind, *args)
+    error.args = args  # an OSError with an __init__ of its own leaves them to that
+    return error
 
 
 class InvalidParameter(EdgeLLMError, ValueError):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import machine
+from edgellm import arguments, machine
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, ModelInfo, Step, text_of
 from edgellm.engine.cancel import CancelToken
@@ -27,9 +28,12 @@ from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
-from edgellm.params import CacheParams, GenerateParams, LoadParams, build
+from edgellm.pace import Pace
+from edgellm.params import CacheParams, GenerateOptions, GenerateParams, LoadOptions, LoadParams, build
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from edgellm.chat import Chat
     from edgellm.engine.request import Request, Sink
 
@@ -38,27 +42,41 @@ EMBED_AT_ONCE = 64  # texts that are embedded before other requests have their t
 
 
 def load(
-    model: str | Path,
+    model: str | os.PathLike[str],
     params: LoadParams | None = None,
     *,
     progress: Callable[[float], None] | None = None,
-    **options: Any,
+    **options: Unpack[LoadOptions],
 ) -> Model:
     """Open a model: a path to a GGUF file, or a name from the catalog.
 
     A catalog name that is not here yet is downloaded first, announced on stderr, unless `offline=True`.
-    Keyword options are LoadParams' names. `progress` is called with the loaded share, 0 to 1; an exception it raises
-    stops the load. Raises ModelError, ResourceError, Unsupported, DownloadError, InvalidParameter.
+    Keyword options are LoadParams' names. `progress` is called with the loaded share, 0 to 1, at most 20 times a
+    second and at the end; an exception it raises stops the load. Raises ModelError, ResourceError, Unsupported,
+    DownloadError, InvalidParameter.
     """
     started = time.perf_counter()
     chosen = build(LoadParams, options, params)
-    path = Path(model)
-    if chosen.backend != "echo" and not path.is_file():
+    report = None if progress is None else _paced(progress)
+    path = arguments.path("model", model)
+    if chosen.backend != "echo" and not os.path.isfile(path):
         from edgellm.hub import resolve
 
-        path = resolve(str(model), offline=chosen.offline)
-    backend = open_backend(path, chosen, progress)
+        path = resolve(os.fspath(model), offline=chosen.offline)
+    backend = open_backend(path, chosen, report)
     return Model(backend, cache=chosen.cache, load_ms=1e3 * (time.perf_counter() - started))
+
+
+def _paced(progress: Callable[[float], None]) -> Callable[[float], None]:
+    """The callback, called as often as somebody can look: engines report every tensor."""
+    arguments.function("progress", progress)
+    pace = Pace()
+
+    def report(share: float) -> None:
+        if pace.due(surely=share >= 1):
+            progress(share)
+
+    return report
 
 
 class Model:
@@ -69,6 +87,8 @@ class Model:
     """
 
     def __init__(self, backend: Backend, *, cache: CacheParams | None = None, load_ms: float = 0.0) -> None:
+        if not isinstance(getattr(backend, "info", None), ModelInfo):
+            raise arguments.refuse("backend", backend, "an engine's backend; open a model with edgellm.load()")
         self._engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
         weakref.finalize(self, self._engine.abandon).atexit = False  # the engine has an end of its own for that
 
@@ -98,6 +118,8 @@ class Model:
         """Token ids. special: control tokens written in the text count as such; bos: begin as the model asks for. What
         an encoder asks for behind a text comes with that."""
         self._engine.check_open()
+        text = arguments.text("text", text)
+        special, bos = arguments.flag("special", special), arguments.flag("bos", bos)
         tokens = self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
         return tokens if self.info.can_generate or not bos else self._ended(tokens)
 
@@ -107,6 +129,7 @@ class Model:
         It begins as a text does: without the space that many vocabularies put in front of its first word.
         """
         self._engine.check_open()
+        tokens, special = arguments.token_ids("tokens", tokens), arguments.flag("special", special)
         return text_of(self._engine.backend.tokenizer, tokens, special=special)
 
     def count_tokens(self, text: str) -> int:
@@ -122,7 +145,7 @@ class Model:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
         """Continue `prompt`. Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Busy, Closed,
         BackendFailed.
@@ -141,7 +164,7 @@ class Model:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
         """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion.
 
@@ -157,7 +180,7 @@ class Model:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> Completion:
         """`generate` for asyncio; cancelling the task cancels the generation. `progress` is called in the task."""
         completion: Completion | None = None
@@ -173,7 +196,7 @@ class Model:
         *,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> AsyncIterator[Chunk]:
         """`stream` for asyncio. `progress` is called in the task that waits for the first chunk."""
         return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel, progress)
@@ -212,7 +235,7 @@ class Model:
         """
         self._check_generates()
         check_progress(progress)
-        tokens = self._tokens(text)
+        tokens = self._tokens("text", text)
         if len(tokens) < 2:
             return np.zeros(0)
         scores: list[NDArray[np.float64]] = []
@@ -236,19 +259,16 @@ class Model:
         Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Closed, BackendFailed.
         """
         self._check_generates()
-        tokens = self._tokens(text)
+        tokens = self._tokens("text", text)
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(
                 f"the text has {len(tokens)} tokens and the context holds {self.n_ctx}",
                 needed=len(tokens),
                 n_ctx=self.n_ctx,
             )
-        if not 0 <= start < len(tokens):
-            raise InvalidParameter(f"start={start!r}: must be one of the {len(tokens)} positions of the text")
-        bad = next((token for token in tokens if not 0 <= token < self.info.n_vocab), None)
-        if bad is not None:
-            raise InvalidParameter(f"token {bad} is outside the vocabulary of {self.info.n_vocab}")
-        return _logits(self._engine, tokens, start)
+        if not arguments.is_int(start) or not 0 <= start < len(tokens):
+            raise arguments.refuse("start", start, f"one of the {len(tokens)} positions of the text")
+        return _logits(self, tokens, start)
 
     def embed(self, texts: str | Sequence[Prompt], *, progress: OnProgress | None = None) -> NDArray[np.float32]:
         """Vectors of texts, pooled as the model says: (n, n_embd) float32. A GGUF model's have the length 1.
@@ -261,7 +281,9 @@ class Model:
         check_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
-        batches = [self._whole(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(texts, Iterable):
+            texts = [arguments.text("texts", texts)]
+        batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(texts)]
         for at, tokens in enumerate(batches):
             if not tokens:
                 raise InvalidParameter(f"text {at} has no tokens, and so no vector; leave it out")
@@ -299,17 +321,25 @@ class Model:
                 "model.embed gives its vectors"
             )
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def __reduce__(self) -> NoReturn:
+        raise Unsupported(
+            "an opened model is neither copied nor sent to another process: pass on its path and load() it there"
+        )
+
+    def _tokens(self, name: str, prompt: Prompt) -> list[int]:
+        """Token ids of the argument `name`, all of them in the vocabulary."""
         if isinstance(prompt, str):
             return self.encode(prompt)
-        tokens = list(prompt)
-        if not all(isinstance(token, (int, np.integer)) for token in tokens):
-            raise InvalidParameter("a prompt is a string or a list of token ids")
-        return [int(token) for token in tokens]
+        tokens = arguments.token_ids(name, prompt, "a string, or a list of token ids")
+        n_vocab = self.info.n_vocab
+        bad = next((token for token in tokens if token >= n_vocab), None)
+        if bad is not None:
+            raise InvalidParameter(f"{name}: token {bad} is outside the vocabulary of {n_vocab}")
+        return tokens
 
-    def _whole(self, text: Prompt) -> list[int]:
-        """The tokens of a text that nothing follows."""
-        tokens = self._tokens(text)
+    def _whole(self, name: str, text: Prompt) -> list[int]:
+        """The tokens of a text that nothing follows, the argument `name`."""
+        tokens = self._tokens(name, text)
         return self._ended(tokens) if isinstance(text, str) and self.info.can_generate else tokens
 
     def _ended(self, tokens: list[int]) -> list[int]:
@@ -327,14 +357,23 @@ class Model:
     ) -> Request:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
-        Chunks go to `sink`, on the engine's thread, if one is given. `progress`, that of `generate`, is called there
-        too, and else by whoever iterates the handle or waits for its result.
+        Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. `progress`, that
+        of `generate`, is called there too, and else by whoever iterates the handle or waits for its result. The model
+        stays open until the request is done.
         """
         self._check_generates()
+        arguments.instance("params", params, GenerateParams, "; give single options to generate() or stream()")
+        arguments.flag("stream", stream)
+        if sink is not None:
+            arguments.function("sink", sink)
+        if cancel is not None:
+            arguments.instance("cancel", cancel, CancelToken)
         if params.overflow != "error":
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
-        tokens = self._tokens(prompt)
-        return self._engine.submit(tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress)
+        tokens = self._tokens("prompt", prompt)
+        request = self._engine.submit(tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress)
+        request.owner = self
+        return request
 
     async def _adeliver(
         self,
@@ -351,7 +390,7 @@ class Model:
         check_progress(progress)
 
         def sink(item: Chunk | BaseException | tuple[int, int]) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
         tell = progress and (lambda done, total: sink((done, total)))
@@ -391,8 +430,12 @@ def _embed(engine: Engine, batches: list[list[int]]) -> NDArray[np.float32]:
             return engine.call(lambda backend: backend.embed(batches))
 
 
-def _logits(engine: Engine, tokens: list[int], start: int) -> Generator[NDArray[np.float32]]:
-    """One pass per slice, between the passes of other requests. Prefill passes keep the pass shape (`scheduler`)."""
+def _logits(model: Model, tokens: list[int], start: int) -> Generator[NDArray[np.float32]]:
+    """One pass per slice, between the passes of other requests. Prefill passes keep the pass shape (`scheduler`).
+
+    Holds the model, which is closed when nobody does.
+    """
+    engine = model._engine
     sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)))
     first = reusable(start, len(tokens)) // SHORTEST * SHORTEST  # where rows are asked for
 

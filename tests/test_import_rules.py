@@ -30,13 +30,17 @@ COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats", "child"} | {f"converters{part}" for part in PARTS}
 
-# room: the rooms it may import, besides itself, `home` and `pages`
+EVERYBODYS = {"arguments", "home", "pace", "pages"}
+
+# room: the rooms it may import, besides itself and EVERYBODYS
 RULES: dict[str, set[str]] = {
     "errors": set(),
     "child": {"errors"},
     "_pyinstaller": {"child"},
     "events": set(),
+    "arguments": {"errors"},
     "home": set(),
+    "pace": set(),
     "pages": set(),
     "_native": set(),
     "params": {"errors"},
@@ -182,7 +186,7 @@ def violations(root: Path) -> list[str]:
                 continue
             target = room_of(item.module)
             extra = INSIDE_FUNCTIONS.get(where, set()) if item.inside_function else set()
-            if target is None or target not in {room, "home", "pages"} | RULES[room] | extra:
+            if target is None or target not in {room} | EVERYBODYS | RULES[room] | extra:
                 found.append(f"{at}: {room} may not import {item.module}")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -44,7 +45,7 @@ def test_token_ids_are_accepted_where_text_is(model: Model) -> None:
     assert model.decode(ids) == "ids"
     assert model.decode(ids, special=True) == "<|bos|>ids"
     assert model.count_tokens("ids") == 4
-    with pytest.raises(InvalidParameter, match="string or a list of token ids"):
+    with pytest.raises(InvalidParameter, match="prompt: 'no' is no token id"):
         model.generate(["no"], temperature=0)  # type: ignore[list-item]
 
 
@@ -137,6 +138,67 @@ def test_a_forgotten_model_is_closed_with_its_thread() -> None:
     gc.collect()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_what_is_read_from_a_model_keeps_it_open() -> None:
+    def opened() -> Model:
+        return edgellm.load("x", backend="echo", ctx=256)
+
+    params = edgellm.GenerateParams(temperature=0, max_tokens=20)
+
+    async def asynchronously() -> list[str]:
+        assert (await opened().agenerate("hi", params)).text == "hi"
+        return [chunk.text async for chunk in opened().astream("hi", params)]
+
+    def chunks() -> Iterator[str]:
+        stream = opened().stream("hi", params)
+        gc.collect()
+        return (chunk.text for chunk in stream)
+
+    assert "".join(chunks()) == "hi"
+    assert "".join(asyncio.run(asynchronously())) == "hi"
+    assert opened().submit("hi", params).result().text == "hi"
+    assert "".join(chunk.text for chunk in opened().chat().stream("hi", params)) == "hi"
+    assert sum(len(rows) for rows in opened().logits("hi there")) == 9
+    arrived: queue.Queue[object] = queue.Queue()
+    opened().submit("hi", params, sink=arrived.put)
+    assert "hi" in str(arrived.get(timeout=10))
+
+
+def test_a_model_that_only_an_answer_kept_open_is_closed_after_it() -> None:
+    model = edgellm.load("x", backend="echo", ctx=256)
+    thread = model._engine._thread
+    request = model.submit("hi", edgellm.GenerateParams(max_tokens=3))
+    unread = model.stream("z" * 100)
+    del model
+    assert request.result().usage.completion_tokens == 3
+    assert thread.is_alive()  # for the stream that nobody has read from
+    del unread
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_stream_that_nobody_read_from_is_cancelled_when_closed() -> None:
+    with Model(EchoBackend(delay=0.01)) as model:
+        stream = model.stream("z" * 400)
+        stream.close()  # type: ignore[attr-defined]
+        assert model.generate("after", temperature=0, max_tokens=3).text == "af"
+        assert not model._engine._running
+
+
+def test_a_sink_that_fails_ends_its_own_generation_alone(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    def sink(item: object) -> None:
+        raise OSError("no room")
+
+    ended = model.submit("one", edgellm.GenerateParams(temperature=0), stream=True, sink=sink).result()
+    assert ended.finish_reason == "cancelled"
+    assert "takes the pieces" in caplog.text
+    assert model.generate("two", temperature=0).text == "two"
+
+
+def test_a_time_limit_longer_than_a_timer_takes_is_none(model: Model) -> None:
+    assert model.generate("x", temperature=0, timeout=1e300).text == "x"
 
 
 def test_missing_and_foreign_files(tmp_path: object) -> None:

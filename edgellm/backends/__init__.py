@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo, context_that_fits, memory_needed
 from edgellm.errors import ModelNotFound, NotEnoughMemory, Unsupported
-from edgellm.params import LoadParams
+from edgellm.formats.reading import reading
+from edgellm.params import KV_TYPES, LoadParams
 
 __all__ = ["context_that_fits", "engines", "inspect", "memory_needed", "open_backend"]
 
@@ -50,13 +53,15 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
     return open_llamacpp(path, params, progress)
 
 
-def inspect(path: str | Path, kv_type: str | None = None) -> ModelInfo:
+def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelInfo:
     """What the files of a model say, without loading it. kv_type: of the cache to count memory for; the graph of an
     ONNX model decides itself.
 
-    Raises ModelNotFound, InvalidModelFile, Unsupported.
+    Raises ModelNotFound, InvalidModelFile, Unsupported, InvalidParameter.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
+    if kv_type is not None:
+        arguments.one_of("kv_type", kv_type, KV_TYPES)
     kind = _format(path)
     if kind == "onnx":
         from edgellm.backends.onnx import inspect_onnx
@@ -79,10 +84,11 @@ def engines() -> list[dict[str, Any]]:
 
 def _format(path: Path) -> str:
     """What a file is: "gguf", "onnx", or in words what else."""
-    if path.is_dir():
+    if os.path.isdir(path):
         from edgellm.backends.onnx.folder import holds_model
 
-        return "onnx" if holds_model(path) else "a folder without a .onnx file"
+        with reading(path):
+            return "onnx" if holds_model(path) else "a folder without a .onnx file"
     try:
         with path.open("rb") as file:
             magic = file.read(4)

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import instance, whole
 from edgellm.errors import Closed, NotEnoughMemory
 
 log = logging.getLogger("edgellm")
@@ -78,6 +79,9 @@ def memory_needed(info: ModelInfo, ctx: int, micro_batch: int = 512) -> int:
     The work buffers are what attention without flash attention holds for one pass (scores of every head over the whole
     context, twice) plus the widest activations.
     """
+    instance("info", info, ModelInfo)
+    whole("ctx", ctx, 0)
+    whole("micro_batch", micro_batch, 1)
     attention = 2 * ctx * info.n_head
     activations = 4 * info.n_embd + 3 * info.n_ff
     return info.file_bytes + ctx * info.kv_bytes_per_token + 4 * micro_batch * (attention + activations) + (32 << 20)
@@ -89,6 +93,10 @@ def context_that_fits(info: ModelInfo, asked: int | None, available: int) -> int
     0 when not even `SMALLEST_CTX` tokens, or all that were asked, fit. Above that it is rounded down to 256 tokens.
     `available` 0 means that the system does not say; then nothing is held back.
     """
+    instance("info", info, ModelInfo)
+    if asked is not None:
+        whole("asked", asked, 1)
+    whole("available", available, 0)
     wanted = min(asked or DEFAULT_CTX, info.n_ctx_train)
     least = min(wanted, SMALLEST_CTX)
     if not available or memory_needed(info, wanted) <= available:

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from edgellm.errors import BackendFailed, ModelLoadError
 
@@ -59,7 +59,9 @@ class Contestant(Protocol):
 class EdgeLLM:
     """edgellm as a program uses it: `edgellm.load` and `Model.generate`."""
 
-    def __init__(self, path: str, n_ctx: int, threads: int, *, backend: str = "auto") -> None:
+    def __init__(
+        self, path: str, n_ctx: int, threads: int, *, backend: Literal["auto", "llamacpp", "onnx"] = "auto"
+    ) -> None:
         import edgellm
 
         self.model = edgellm.load(path, ctx=n_ctx, threads=threads, gpu_layers=0, backend=backend)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import NoReturn
+
+from edgellm.arguments import function
+from edgellm.errors import Unsupported
 
 
 class CancelToken:
@@ -27,8 +31,12 @@ class CancelToken:
         for callback in callbacks:
             callback()
 
+    def __reduce__(self) -> NoReturn:
+        raise Unsupported("a CancelToken is neither copied nor sent to another process: make one there")
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` on cancel (at once if that was before). Returns the function that ends the subscription."""
+        function("callback", callback)
         with self._lock:
             if not self._cancelled:
                 key, self._next = self._next, self._next + 1

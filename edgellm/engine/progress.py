@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edgellm.errors import InvalidParameter
-
-PAUSE = 0.05  # seconds between two calls
+from edgellm.arguments import refuse
+from edgellm.pace import SECONDS as PAUSE
 
 OnProgress = Callable[[int, int], None]
 """Called with the tokens that are done, and with all there are."""
@@ -39,4 +38,4 @@ class Progress:
 def check_progress(progress: object) -> None:
     """Raises InvalidParameter for what cannot be called."""
     if progress is not None and not callable(progress):
-        raise InvalidParameter(f"progress={progress!r}: must be a function of two numbers, done and total")
+        raise refuse("progress", progress, "a function of two numbers, done and total")

@@ -9,19 +9,21 @@ The engine's thread drives it; the caller reads chunks from it and may cancel it
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from edgellm.backends.base import Backend, Buffer, Rows, Sequence
 from edgellm.engine.progress import OnProgress, Progress, check_progress
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream
+from edgellm.errors import Unsupported
 from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from edgellm.params import GenerateParams
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from edgellm.kv.blocks import Block
     from edgellm.kv.prefixes import Match
 
+log = logging.getLogger("edgellm.engine")
 USUAL_ANSWER = 512  # tokens
 
 Sink = Callable[["Chunk | BaseException"], None]
@@ -38,8 +41,9 @@ Sink = Callable[["Chunk | BaseException"], None]
 class Request:
     """One generation: iterate it for chunks, or ask for its `result()`. Closing the iteration early cancels it.
 
-    With `stream=False` only the last chunk is delivered, which spares the caller's thread a wake-up per token.
-    `progress` is called by whoever iterates, on that thread; with a `sink`, where that is called.
+    With `stream=False` only the last chunk is delivered, which spares the caller's thread a wake-up per token. Of what
+    goes to a `sink` only the last chunk is kept. `progress` is called by whoever iterates, on that thread; with a
+    `sink`, where that is called.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Request:
         self.cache = CacheReport()
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
+        self.owner: object = None  # what must not be forgotten before this is done: the Model
         self._engine = engine
         self._stream = stream
         self._text = TextStream()
@@ -94,7 +99,13 @@ class Request:
     # The caller's side
 
     def __iter__(self) -> Iterator[Chunk]:
+        chunks = self._chunks()
+        next(chunks)  # begun, so that closing or forgetting it cancels, though nobody read from it
+        return chunks
+
+    def _chunks(self) -> Iterator[Chunk]:
         try:
+            yield Chunk("")
             while True:
                 chunk = self._next()
                 yield chunk
@@ -116,6 +127,9 @@ class Request:
         if not self._done and self.stop_reason is None:
             self.stop_reason = reason
             self._engine.stop_now(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise Unsupported("a generation is neither copied nor sent to another process: pass on its result()")
 
     def _next(self) -> Chunk:
         self._engine.check_process()
@@ -142,7 +156,8 @@ class Request:
         """Begin the time limit; `unsubscribe` ends the subscription to the caller's CancelToken."""
         self._unsubscribe = unsubscribe
         if self.params.timeout is not None:
-            self._timer = threading.Timer(self.params.timeout, self.cancel, ("timeout",))
+            limit = min(self.params.timeout, threading.TIMEOUT_MAX)
+            self._timer = threading.Timer(limit, self.cancel, ("timeout",))
             self._timer.daemon = True
             self._timer.start()
 
@@ -248,7 +263,7 @@ class Request:
         if self._stream:
             chunk = Chunk(text, self._pending_tokens, self._take_logprobs())
             self._pending_tokens = []
-            self._sink(chunk)
+            self._deliver(chunk)
 
     def _take_logprobs(self) -> list[TokenLogprob] | None:
         if self.params.logprobs is None:
@@ -299,7 +314,18 @@ class Request:
         self._unsubscribe()
         if self._timer is not None:
             self._timer.cancel()
-        self._sink(item)
+        self._deliver(item)
+        if self._sink != self._queue.put:
+            self._queue.put(item)  # for result()
+        self.owner = None
+
+    def _deliver(self, item: Chunk | BaseException) -> None:
+        try:
+            self._sink(item)
+        except Exception:
+            log.exception("what takes the pieces of an answer failed; the generation is cancelled")
+            self._sink = lambda item: None
+            self.cancel()
 
     def _timings(self) -> Timings:
         now = time.perf_counter()

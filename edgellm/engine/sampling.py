@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.backends.base import Tokenizer
 from edgellm.engine.penalties import Dry, Logits, RepeatPenalty, breaker_sequences, to_float32
 from edgellm.errors import BackendFailed, InvalidParameter
@@ -49,7 +50,9 @@ class LogitBias:
     def __init__(self, params: GenerateParams, n_vocab: int) -> None:
         for token in params.logit_bias:
             if not 0 <= token < n_vocab:
-                raise InvalidParameter(f"logit_bias: there is no token {token}; this model has 0 to {n_vocab - 1}")
+                raise InvalidParameter(
+                    f"logit_bias: there is no token {shown(token)}; this model has 0 to {n_vocab - 1}"
+                )
         self._ids = np.fromiter(params.logit_bias.keys(), np.intp)
         self._biases = to_float32(np.fromiter(params.logit_bias.values(), np.float64))
 

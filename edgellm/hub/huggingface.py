@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+from edgellm.arguments import shown
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, Offline
 from edgellm.hub.transfer import Progress, PullEvent, Unreachable, check_room, megabytes, sha256_of
 
@@ -71,7 +72,7 @@ def parse(reference: str) -> tuple[str, str | None]:
     part = r"[A-Za-z0-9][A-Za-z0-9._-]*"
     found = re.fullmatch(rf"hf:({part}/{part})(?::([A-Za-z0-9._-]+))?", reference)
     if not found or "--" in found[1] or ".." in found[1]:
-        raise InvalidParameter(f"{reference!r} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")
+        raise InvalidParameter(f"{shown(reference)} is not hf:ORG/REPO or hf:ORG/REPO:QUANT")
     return found[1], found[2]
 
 

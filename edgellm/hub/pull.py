@@ -10,12 +10,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from edgellm import arguments
 from edgellm.config import read_config
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidModelFile, ModelNotFound, Offline
 from edgellm.hub import huggingface, pypi
 from edgellm.hub.catalog import CatalogModel, HuggingFaceSource, PyPISource, catalog, match
 from edgellm.hub.store import Entry, Store, StoredFile
 from edgellm.hub.transfer import Progress, PullEvent, Unreachable, log_progress, megabytes
+from edgellm.pace import Pace
 
 
 def resolve(model: str, *, offline: bool = False, progress: Progress | None = None, store: Store | None = None) -> Path:
@@ -26,17 +28,26 @@ def resolve(model: str, *, offline: bool = False, progress: Progress | None = No
 
     Raises ModelNotFound, InvalidModelFile, InvalidParameter, Offline, DownloadError, ResourceError.
     """
+    if isinstance(model, str) and "\0" in model:
+        raise ModelNotFound(f"no such file: {arguments.shown(model)}")
+    arguments.path("model", model)
+    model = os.fspath(model)
     if not model:
         raise ModelNotFound("the model's name is empty; give a path or a name from `edgellm list`")
     path = os.path.expanduser(model)
-    if os.path.exists(path):
+    try:
+        os.stat(path)
         return Path(path)
+    except OSError as error:
+        why = error
     model = _meant(model)
     if os.path.exists(path := os.path.expanduser(model)):  # what an alias stands for
         return Path(path)
     if _looks_like_path(model):
+        if not isinstance(why, (FileNotFoundError, NotADirectoryError)):
+            raise ModelNotFound(f"{arguments.shown(model)}: cannot be read: {why.strerror}")
         raise ModelNotFound(f"no such file: {model}{_hub_hint(model)}")
-    store = store or Store()
+    store = _given(store)
     entry = find(model, store)
     if entry is not None and entry.problem is None:
         return entry.path
@@ -58,6 +69,8 @@ def resolve(model: str, *, offline: bool = False, progress: Progress | None = No
 
 def find(name: str, store: Store) -> Entry | None:
     """The model in the store that `name` stands for; unambiguous abbreviations count. It may have a problem."""
+    arguments.text("name", name)
+    store = _given(store)
     if known := match(name, (entry.name for entry in store.list())):
         return store.find(known)
     return None
@@ -71,11 +84,12 @@ def pull(name: str, *, offline: bool = False, progress: Progress | None = None, 
 
     Raises ModelNotFound, Offline, DownloadError, ChecksumMismatch, ResourceError.
     """
-    store = store or Store()
-    progress = progress or log_progress
+    arguments.text("name", name)
+    store = _given(store)
+    progress = _paced(progress or log_progress)
     name = _meant(name)
     if offline:
-        raise Offline(f"{name!r} cannot be pulled: the network is forbidden")
+        raise Offline(f"{arguments.shown(name)} cannot be pulled: the network is forbidden")
     with _reaching(name, store):
         return _pulled(name, store, progress)
 
@@ -137,6 +151,24 @@ def _reaching(name: str, store: Store) -> Iterator[None]:
             f"{name} is not here, and its source cannot be reached ({error}). Check the network and try again; "
             f"{instead}, and a model file that was copied to this machine runs by its path: edgellm run PATH"
         ) from error
+
+
+def _given(store: Store | None) -> Store:
+    if store is not None:
+        arguments.instance("store", store, Store)
+    return store or Store()
+
+
+def _paced(progress: Progress) -> Progress:
+    """Announcements as they come; how far a transfer is, as often as somebody can look."""
+    arguments.function("progress", progress)
+    pace = Pace()
+
+    def report(event: PullEvent) -> None:
+        if pace.due(surely=event.done >= event.total):
+            progress(event)
+
+    return report
 
 
 def _locked(name: str, store: Store, progress: Progress) -> AbstractContextManager[Path]:
@@ -242,6 +274,6 @@ def _hub_hint(model: str) -> str:
 
 def _not_found(name: str, store: Store) -> ModelNotFound:
     known = sorted({*catalog(), *(entry.name for entry in store.list())})
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower()[:100], known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "`edgellm list` shows the known names"
-    return ModelNotFound(f"{name!r} is neither a file nor a known model; {hint}")
+    return ModelNotFound(f"{arguments.shown(name)} is neither a file nor a known model; {hint}")

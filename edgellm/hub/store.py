@@ -23,11 +23,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from edgellm.errors import ModelNotFound, ResourceError
+from edgellm import arguments
+from edgellm.errors import InvalidParameter, ModelNotFound, ResourceError
 from edgellm.home import home, make_folder
 from edgellm.hub.transfer import lock, log, reading, sha256_of, sync_folder, writing
 
 MANIFEST = "manifest.json"
+LONGEST = 200  # bytes of a name; file systems take 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Store:
     """The models on this machine. `root` defaults to the `models` folder of edgellm's home."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root if root is not None else home("models")
+        self.root = arguments.path("root", root) if root is not None else home("models")
 
     def list(self) -> Sequence[Entry]:
         """Every model here, sorted by name; damaged ones too, with their problem. Raises ResourceError, as all do that
@@ -178,10 +180,19 @@ class Store:
         shutil.rmtree(away, ignore_errors=True)
 
     def _folder(self, name: str) -> Path:
-        return self.root / _slug(name)
+        return self.root / _checked(_slug(arguments.text("name", name)))
 
     def _staging(self, name: str) -> Path:
-        return self.root / ".staging" / _slug(name)
+        return self.root / ".staging" / _checked(_slug(arguments.text("name", name)))
+
+
+def _checked(slug: str) -> str:
+    """A folder of its own inside the store: neither the store itself, nor one above it or elsewhere."""
+    if not slug or slug[0] == "." or len(slug.encode()) > LONGEST or set(slug) & set("\\\0"):
+        raise InvalidParameter(
+            f"{arguments.shown(slug)} is not a model's name; `edgellm list` shows those that are here"
+        )
+    return slug
 
 
 def _slug(name: str) -> str:

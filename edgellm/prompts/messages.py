@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidParameter
 from edgellm.prompts.meter import MAX_DEPTH
 
@@ -33,12 +34,12 @@ def _checked(message: Mapping[str, Any], where: str) -> Message:
     result: Message = plain({key: value for key, value in message.items() if value is not None}, where)
     role = result.get("role")
     if not isinstance(role, str) or not role:
-        raise InvalidParameter(f"{where}: role={role!r}: must be a name such as 'system', 'user' or 'assistant'")
+        raise InvalidParameter(f"{where}: role={shown(role)}: must be a name such as 'system', 'user' or 'assistant'")
     reasoning = next((result[key] for key in REASONING if key in result), None)
     content = result.get("content")
     if content is None:
         if role != "assistant" or not (result.get("tool_calls") or reasoning):
-            raise InvalidParameter(f"{where}: the message of role {role!r} has no content")
+            raise InvalidParameter(f"{where}: the message of role {shown(role)} has no content")
     else:
         check_content(content, f"{where}.content")
     if reasoning is not None:
@@ -66,7 +67,9 @@ def check_content(content: object, where: str) -> None:
 def _check_part(part: object, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if kind != "text":
-        raise InvalidParameter(f"{where}: a part of type {kind!r}; only {{'type': 'text', 'text': ...}} can be given")
+        raise InvalidParameter(
+            f"{where}: a part of type {shown(kind)}; only {{'type': 'text', 'text': ...}} can be given"
+        )
     if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
         raise InvalidParameter(f"{where}: the part has no text")
 

@@ -151,8 +151,10 @@ def test_steps_add_up_and_stop(paths: tuple[Path, Path]) -> None:
     seen: list[Evaluation] = []
     with load(paths[0]) as model:
         last = evaluate(model, TEXT, n_ctx=N_CTX, chunks=3, progress=seen.append)
-        assert [(step.done, step.chunks, step.tokens) for step in seen] == [(1, 3, 31), (2, 3, 62), (3, 3, 93)]
+        found = list(evaluations(model, TEXT, n_ctx=N_CTX, chunks=3))
+        assert [(step.done, step.chunks, step.tokens) for step in found] == [(1, 3, 31), (2, 3, 62), (3, 3, 93)]
         assert last == seen[-1]
+        assert {step.done for step in seen} >= {1, 3}  # others only where a context takes longer than a look
         steps = evaluations(model, TEXT, n_ctx=N_CTX)
         assert next(steps).perplexity == pytest.approx(seen[0].perplexity)
         steps.close()

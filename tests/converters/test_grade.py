@@ -19,7 +19,7 @@ from tiny_models import tiny
 import edgellm
 from edgellm.converters import ConvertParams, Verification, convert, verify
 from edgellm.converters.evaluate import evaluate
-from edgellm.converters.job import counter
+from edgellm.converters.job import counter, paced
 from edgellm.converters.yardstick import GRADES, PREDICTIONS, TEXT, grade_of
 from edgellm.errors import InvalidModelFile, NotEnoughMemory
 
@@ -185,7 +185,7 @@ def test_progress_is_told_twenty_times_a_second_and_at_the_end(monkeypatch: pyte
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     told: list[tuple[str, int, int]] = []
-    advance = counter("converting", 1000, lambda *what: told.append(what))
+    advance = counter("converting", 1000, paced(lambda *what: told.append(what)))
     for _ in range(1000):  # a second
         clock[0] += 0.001
         advance(1)

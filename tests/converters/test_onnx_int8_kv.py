@@ -196,7 +196,7 @@ def test_from_an_int8_folder_and_from_gguf(folders: tuple[Path, Path, Any], tmp_
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidParameter, match="kv='f16': f32 or int8"):
+    with pytest.raises(InvalidParameter, match="kv='f16': must be one of f32, int8"):
         ConvertParams(to="onnx", kv="f16")  # type: ignore[arg-type]
     with pytest.raises(InvalidParameter, match="exact, max_context and kv"):
         ConvertParams(kv="int8")

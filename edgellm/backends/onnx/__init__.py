@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import ModelInfo
+from edgellm.formats.reading import reading
 from edgellm.params import LoadParams
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def open_onnx(path: Path, params: LoadParams, progress: Progress | None = None) 
 
     report = progress or (lambda share: None)
     report(0.0)
-    found = folder.find(path)
-    plan = loading.plan(found, params)
+    with reading(path):
+        plan = loading.plan(folder.find(path), params)
     backend = OnnxBackend(plan, loading.session(plan))
     try:
         report(1.0)
@@ -44,4 +45,5 @@ def inspect_onnx(path: Path) -> ModelInfo:
     """
     from edgellm.backends.onnx import folder, loading
 
-    return loading.inspect(folder.find(path))
+    with reading(path):
+        return loading.inspect(folder.find(path))

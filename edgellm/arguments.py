@@ -1,0 +1,121 @@
+"""What callers hand in, checked: each function gives the plain value it stands for, or raises InvalidParameter."""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Set
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import InvalidParameter
+
+LARGEST_ID = 2**31  # above every token id: engines take 32 bits
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+
+
+def shown(value: object) -> str:
+    """`repr` for a message: short, and never an error (that of a number of 5,000 digits is one)."""
+    try:
+        return _short.repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def refuse(name: str, value: object, rule: str) -> InvalidParameter:
+    """The error to raise: `name` must be `rule`, and is `value`."""
+    return InvalidParameter(f"{name}={shown(value)}: must be {rule}")
+
+
+def is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+    """Whether it is a finite number that a float can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def one_of(name: str, value: object, choices: Iterable[object]) -> None:
+    """`value` is one of `choices`, in its type as well."""
+    choices = tuple(choices)
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+        raise refuse(name, value, f"one of {', '.join(map(str, choices))}")
+
+
+def flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise refuse(name, value, "True or False")
+    return value
+
+
+def whole(name: str, value: object, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise refuse(name, value, f"a whole number, at least {least}")
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """A string of valid Unicode: half a surrogate pair has no bytes in UTF-8."""
+    if not isinstance(value, str):
+        raise refuse(name, value, "a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidParameter(f"{name}: not valid Unicode: {error.reason} at position {error.start}") from None
+    return value
+
+
+def path(name: str, value: object) -> Path:
+    """A path that the system can be asked for; whether anything is there is not looked at."""
+    try:
+        plain = os.fspath(value)  # type: ignore[call-overload]
+        if isinstance(plain, str) and b"\0" not in os.fsencode(plain):
+            return Path(plain)
+    except (TypeError, ValueError):
+        pass
+    raise refuse(name, value, "a path: a string without NUL, or a pathlib.Path")
+
+
+def function(name: str, value: object) -> None:
+    """Something that can be called."""
+    if not callable(value):
+        raise refuse(name, value, "a function")
+
+
+def instance(name: str, value: object, kind: type, hint: str = "") -> None:
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise refuse(name, value, f"{article} {kind.__name__}{hint}")
+
+
+def token_ids(name: str, value: Any, rule: str = "a list of token ids") -> list[int]:
+    """Token ids as plain numbers, from any sequence or array of them; how many a vocabulary has is not known here.
+
+    Bytes are neither text nor ids, though Python iterates them as numbers; a set has no order, a mapping no ids.
+    """
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, Set)):
+        raise refuse(name, value, rule)
+    try:
+        items = list(value.tolist() if hasattr(value, "tolist") else value)
+    except TypeError:  # no sequence, or an array without a dimension
+        raise refuse(name, value, rule) from None
+    tokens = [token_id(name, item) for item in items]
+    bad = next((token for token in tokens if not 0 <= token < LARGEST_ID), None)
+    if bad is not None:
+        raise InvalidParameter(f"{name}: token {shown(bad)} is outside of every vocabulary")
+    return tokens
+
+
+def token_id(name: str, value: object) -> int:
+    """A token id as a plain number, from one of Python's or numpy's."""
+    if not isinstance(value, (int, Integral)) or isinstance(value, bool):
+        raise InvalidParameter(f"{name}: {shown(value)} is no token id; those are whole numbers")
+    return int(value)
