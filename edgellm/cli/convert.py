@@ -49,19 +49,19 @@ FILE = click.Path(path_type=Path)
     default="own",
     help="ONNX: optimum, by way of PyTorch, for models that edgellm does not know.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan: what the tensors would become.")
-@click.option("-v", "--verbose", is_flag=True, help="With --dry-run: every tensor, not every kind of tensor.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what the tensors would become (--verbose: each).")
 @click.option("--strict", is_flag=True, help="Refuse to store a tensor in another type than the recipe's.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
 def convert(
+    context: click.Context,
     source: str,
     *,
     output: Path | None,
     machine: str | None,
     dry_run: bool,
-    verbose: bool,
     no_verify: bool,
     as_json: bool,
     **options: Any,
@@ -80,10 +80,8 @@ def convert(
         if as_json:
             print_json(found.to_dict())
         else:
-            _print_plan(found, verbose=verbose)
+            _print_plan(found, verbose=bool((context.find_root().obj or {}).get("verbose")))
         return
-    if verbose:
-        raise click.UsageError("--verbose says how the plan is printed: add --dry-run, or leave it out.")
     if output is None:
         raise click.UsageError("say where to write with -o DST, or ask for --dry-run.")
     try:
