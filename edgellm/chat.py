@@ -323,8 +323,14 @@ class Chat:
         *,
         stream: bool,
     ) -> Iterator[Chunk]:
+        asked = next((m for m in (*self.dropped, *turn.messages) if m.get("role") == "user"), {})
         request = self.model.submit(
-            turn.tokens, replace(chosen, overflow="error"), stream=stream, cancel=cancel, progress=progress
+            turn.tokens,
+            replace(chosen, overflow="error"),
+            stream=stream,
+            cancel=cancel,
+            progress=progress,
+            title=str(flattened(asked).get("content") or ""),
         )
         answer, tokens = "", list[int]()
         final: Completion | None = None

@@ -354,12 +354,14 @@ class Model:
         cancel: CancelToken | None = None,
         sink: Sink | None = None,
         progress: OnProgress | None = None,
+        title: str = "",
     ) -> Request:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
         Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. `progress`, that
         of `generate`, is called there too, and else by whoever iterates the handle or waits for its result. The model
-        stays open until the request is done.
+        stays open until the request is done. title: what people are shown of the
+        prompt where its state is kept; "" is how it begins.
         """
         self._check_generates()
         arguments.instance("params", params, GenerateParams, "; give single options to generate() or stream()")
@@ -368,10 +370,13 @@ class Model:
             arguments.function("sink", sink)
         if cancel is not None:
             arguments.instance("cancel", cancel, CancelToken)
+        arguments.text("title", title)
         if params.overflow != "error":
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         tokens = self._tokens("prompt", prompt)
-        request = self._engine.submit(tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress)
+        request = self._engine.submit(
+            tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress, title=title
+        )
         request.owner = self
         return request
 

@@ -30,6 +30,7 @@ from edgellm.errors import (
     Unsupported,
 )
 from edgellm.kv.archive import read_archive
+from edgellm.kv.store import BlockStore, store_path
 from edgellm.model import Model
 
 
@@ -492,3 +493,17 @@ def test_the_oldest_turns_can_be_left_out(model: Model) -> None:
             chat.drop_oldest(turns)  # type: ignore[arg-type]
     assert model.chat().count_tokens() == 0
     assert not chat.can_think
+
+
+def test_people_are_shown_how_a_conversation_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    with edgellm.load("x", backend="echo") as model:
+        chat = model.chat("You are kind. " * 30)
+        for content in ([{"type": "text", "text": "Why is\nthe sky blue?"}], "And at night?"):
+            chat.send(content, temperature=0)
+        model.generate("<|im_start|>" + "plain text " * 20, temperature=0, max_tokens=1)
+    store = BlockStore(store_path())
+    try:
+        assert {entry.words[:20] for entry in store.entries()} == {"Why is the sky blue?", "plain text plain tex"}
+    finally:
+        store.close()

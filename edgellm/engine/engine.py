@@ -112,15 +112,16 @@ class Engine:
         cancel: CancelToken | None = None,
         sink: Sink | None = None,
         progress: OnProgress | None = None,
+        title: str = "",
     ) -> Request:
         """Queue a generation. Raises ContextOverflow, InvalidParameter, Busy, Closed.
 
         Chunks, or the error, go to `sink` on the engine's thread; without one the request keeps them for its reader.
-        So do the calls of `progress`: the tokens of the prompt that are read, and all.
+        So do the calls of `progress`: the tokens of the prompt that are read, and all. title: see `Request`.
         """
         self.check_open()
         self._check_prompt(prompt)
-        request = Request(self, prompt, params, stream=stream, sink=sink, progress=progress)
+        request = Request(self, prompt, params, stream=stream, sink=sink, progress=progress, title=title)
         with self._lock:
             self.check_open()
             if self._unfinished >= self._queue_limit:

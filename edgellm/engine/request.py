@@ -55,11 +55,13 @@ class Request:
         stream: bool,
         sink: Sink | None,
         progress: OnProgress | None,
+        title: str = "",
     ) -> None:
         backend = engine.backend
         check_progress(progress)
         self.prompt = prompt
         self.params = params
+        self.title = title  # what people are shown of the prompt; "" is how it begins
         self.tokens: list[int] = []  # the answer
         self.history = list(prompt)  # prompt and answer
         self.sequence: Sequence | None = None

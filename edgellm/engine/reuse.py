@@ -135,7 +135,7 @@ class Reuse:
         if self._known is not None and request.params.cache:
             tokens = request.history[: sequence.length]
             try:
-                words = self._text(tokens[:WORDS])
+                words = self._title(request)
                 self._known.park(tokens, sequence, words, private=request.private)
                 if self._worth_keeping_logits(request):
                     assert request.row is not None  # the line above has looked
@@ -147,7 +147,7 @@ class Reuse:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
         sequence, parked = request.sequence, request.parked
         if parked and self._known is not None:
-            self._known.keep(parked, self._text(request.history[:WORDS]), private=request.private)
+            self._known.keep(parked, self._title(request), private=request.private)
         if sequence is None:
             return
         self.checkpoint(request)
@@ -325,6 +325,10 @@ class Reuse:
             found=broke.found,
             reason=broke.reason,
         )
+
+    def _title(self, request: Request) -> str:
+        """What people are shown of a request: the text it begins with, without control tokens."""
+        return request.title or text_of(self._backend.tokenizer, request.prompt[:WORDS])
 
     def _text(self, tokens: list[int]) -> str:
         return text_of(self._backend.tokenizer, tokens, special=True, before=INSIDE)
