@@ -54,9 +54,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--no-verify", is_flag=True, help="Do not compare the result with SRC.")
 @click.option("--force", is_flag=True, help="Replace DST if it is a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
 def convert(
-    context: click.Context,
     source: str,
     *,
     output: Path | None,
@@ -80,7 +78,7 @@ def convert(
         if as_json:
             print_json(found.to_dict())
         else:
-            _print_plan(found, verbose=bool((context.find_root().obj or {}).get("verbose")))
+            _print_plan(found, verbose=_is_verbose())
         return
     if output is None:
         raise click.UsageError("say where to write with -o DST, or ask for --dry-run.")
@@ -96,6 +94,11 @@ def convert(
         print_json({"path": str(done.path), "seconds": done.seconds, "plan": done.plan.to_dict(), "verified": verified})
     else:
         click.echo(str(done.path))
+
+
+def _is_verbose() -> bool:
+    """Whether the command line has --verbose, as every command may."""
+    return bool((click.get_current_context().find_root().obj or {}).get("verbose"))
 
 
 def _locate(source: str) -> Path:
