@@ -134,17 +134,15 @@ class Commands:
         self._talk.again()
 
     def _edit(self) -> None:
-        talk = self._talk
-        talk.conversation()
-        before = "" if talk.asked is None else talk.said(talk.asked)
+        talk, said = self._talk, self._talk.said
         try:
-            text = click.edit(before, extension=".txt", require_save=talk.asked is None)
+            text = click.edit(said or "", extension=".txt", require_save=said is None)
         except click.ClickException as error:
             raise Unsupported(f"{error.message}; EDITOR names the program") from None
         text = (text or "").strip()
         if not text:
             note("nothing is said")
-        elif talk.asked is None:
+        elif said is None:
             talk.show(text)
         else:
             talk.again(text)
@@ -160,6 +158,7 @@ class Commands:
     def _reset(self) -> None:
         if self._talk.chat is not None:
             self._talk.chat.reset()
+            self._talk.unanswered = None
         note("the conversation is forgotten")
 
     def _save(self, path: str) -> None:
@@ -174,6 +173,7 @@ class Commands:
         if not path:
             raise InvalidParameter("/load FILE: which file?")
         chat.restore(Path(path).expanduser())
+        self._talk.unanswered = None
         note(f"loaded {len(chat.messages)} messages from {path}")
 
     def _stats(self) -> None:

@@ -49,6 +49,8 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
             leaving = not talk.answering
             if leaving:
                 note("(Ctrl-C again leaves)")
+            elif talk.unanswered is not None:
+                note("stopped; what was read stays known: /retry goes on from there, /edit changes it")
             talk.answering = False
         except EdgeLLMError as error:
             note(f"edgellm: {error}")

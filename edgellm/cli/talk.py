@@ -74,6 +74,7 @@ class Talk:
         self.chat: Chat | None = None
         self.last: Completion | None = None
         self.answering = False  # stays true when Ctrl-C ended an answer
+        self.unanswered: str | None = None  # what was said last, if nothing came of it
         if manner.raw:
             return
         if model.info.chat_template is None:
@@ -93,9 +94,13 @@ class Talk:
             raise Unsupported("a model without a chat template, or with --raw, holds no conversation")
         return self.chat
 
-    def said(self, index: int) -> str:
-        """The text of a message. Raises Unsupported for one that is more than text."""
-        content = self.conversation().messages[index]["content"]
+    @property
+    def said(self) -> str | None:
+        """What the user said last, also if no answer came. Raises Unsupported for a message that is more than text."""
+        messages, asked = self.conversation().messages, self.asked
+        if self.unanswered is not None or asked is None:
+            return self.unanswered
+        content = messages[asked]["content"]
         if not isinstance(content, str):
             raise Unsupported("that message is not one text; say it anew")
         return content
@@ -121,33 +126,40 @@ class Talk:
         options: of this answer alone.
         """
         params = replace(self.params, **options)
-        self.answering = True
-        with unseen(), Status("thinking") as status:
-            stream = self.model.stream if self.chat is None else self.chat.stream
-            chunks = stream(prompt, params, progress=_reading(status))
-            try:
-                self.last = _written(chunks, status)
-            finally:
+        before = self.chat and self.chat.messages
+        self.answering, self.unanswered = True, prompt
+        try:
+            with unseen(), Status("thinking") as status:
+                stream = self.model.stream if self.chat is None else self.chat.stream
+                self.last = _written(stream(prompt, params, progress=_reading(status)), status)
+        except Exception:
+            self.answering = False
+            raise
+        finally:
+            if self.chat is not None and self.chat.messages is not before:  # an answer, or the beginning of one
+                self.unanswered = None
                 self._keep()
         self.answering = False
         self._warn(self.last)
         return self.last
 
     def again(self, content: str | None = None) -> Completion:
-        """Answer the last message of the user anew, with other words if they are given. Raises Unsupported.
+        """Answer what the user said last anew, with other words if they are given. Raises Unsupported.
 
-        The conversation stays as it was when the answer fails.
+        The conversation stays as it was when no answer comes.
         """
-        chat, asked = self.chat, self.asked
-        if chat is None or asked is None:
+        chat, asked = self.conversation(), self.asked
+        if self.unanswered is not None:
+            return self.show(self.unanswered if content is None else content)
+        if asked is None:
             raise Unsupported("nothing was asked yet")
         before = chat.messages
-        chat.messages = before[:asked]
+        shortened = chat.messages = before[:asked]
         try:
             return self.show(before[asked]["content"] if content is None else content)
-        except Exception:
-            chat.messages = before
-            raise
+        finally:
+            if chat.messages is shortened:
+                chat.messages, self.unanswered = before, None
 
     def _keep(self) -> None:
         """Write the conversation where the user wants it kept; a disk that is full ends no conversation."""

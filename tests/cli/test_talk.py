@@ -1,0 +1,67 @@
+"""What stays of a conversation when nothing comes of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import edgellm
+from edgellm.cli import talk as module
+from edgellm.cli.talk import Manner, Talk
+from edgellm.errors import ContextOverflow, Unsupported
+from edgellm.params import GenerateParams
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    with edgellm.load("x", backend="echo", ctx=256) as model:
+        yield Talk(model, GenerateParams(temperature=0), Manner())
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Ctrl-C comes while a prompt is read, until what is returned is called."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_reading", lambda status: stop)
+    return monkeypatch.undo
+
+
+def said(talk: Talk) -> list[str]:
+    return [message["content"] for message in talk.conversation().messages]
+
+
+def test_a_message_that_was_not_read_can_be_asked_again(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unsupported, match="nothing was asked"):
+        talk.again()
+    undo = interrupt(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        talk.show("first")
+    undo()
+    assert (talk.answering, talk.said, said(talk)) == (True, "first", [])
+    assert talk.again().text == "first"
+    assert (talk.answering, talk.said, said(talk)) == (False, "first", ["first", "first"])
+
+
+def test_an_interrupted_retry_leaves_the_conversation_alone(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk.show("first")
+    undo = interrupt(monkeypatch)
+    for again in (lambda: talk.again(), lambda: talk.again("other words")):
+        with pytest.raises(KeyboardInterrupt):
+            again()
+        assert said(talk) == ["first", "first"]
+    undo()
+    assert talk.again("second").text == "second"
+    assert said(talk) == ["second", "second"]
+
+
+def test_a_message_that_does_not_fit_is_not_lost(talk: Talk) -> None:
+    talk.show("first")
+    with pytest.raises(ContextOverflow):
+        talk.show("x" * 300)
+    assert (talk.answering, said(talk)) == (False, ["first", "first"])
+    assert talk.said == "x" * 300
+    assert talk.again("short").text == "short"
+    assert said(talk) == ["first", "first", "short", "short"]
