@@ -17,6 +17,7 @@ class Answer(QThread):
     """One answer, made on a thread of its own; the first one loads the model, too."""
 
     piece = Signal(str)
+    read = Signal(int, int)  # tokens of the prompt, of all
 
     def __init__(self, window: "Window", question: str) -> None:
         super().__init__(window)
@@ -24,7 +25,8 @@ class Answer(QThread):
 
     def run(self) -> None:
         try:
-            for chunk in self.window.conversation().stream(self.question, cancel=self.cancel):
+            chat = self.window.conversation()
+            for chunk in chat.stream(self.question, cancel=self.cancel, progress=self.read.emit):
                 self.piece.emit(chunk.text)
         except edgellm.EdgeLLMError as error:
             self.piece.emit(f"[{error}]")
@@ -53,6 +55,7 @@ class Window(QWidget):
         self.show_piece(f"\n\n> {self.line.text()}\n\n")
         self.answer = Answer(self, self.line.text())
         self.answer.piece.connect(self.show_piece)
+        self.answer.read.connect(self.show_read)
         self.answer.finished.connect(lambda: self.busy(False))
         self.busy(True)
         self.answer.start()
@@ -61,10 +64,14 @@ class Window(QWidget):
         self.text.moveCursor(self.text.textCursor().MoveOperation.End)
         self.text.insertPlainText(text)
 
+    def show_read(self, done: int, total: int) -> None:
+        self.stop.setText(f"Stop (reading {done:,} of {total:,} tokens)" if done < total else "Stop")
+
     def busy(self, busy: bool) -> None:
         self.line.setEnabled(not busy)
         self.stop.setEnabled(busy)
         if not busy:
+            self.stop.setText("Stop")
             self.line.clear()
             self.line.setFocus()
 
