@@ -227,7 +227,7 @@ def test_a_family_that_is_not_described_says_that_optimum_may_know_it(tmp_path: 
         ({"exact": True, "max_context": 64, "strict": True}, "strict, exact, max_context: optimum"),
         ({"quant": "int8", "calibrate": Path("a")}, "calibrate: optimum"),
         ({"kv": "int8"}, "kv: optimum"),
-        ({"exporter": "torch"}, "own or optimum"),
+        ({"exporter": "torch"}, "one of own, optimum"),
     ],
 )
 def test_options_that_optimum_does_not_have(options: dict[str, Any], complaint: str) -> None:
