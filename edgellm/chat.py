@@ -279,9 +279,12 @@ class Chat:
             self._answering.release()
 
     def _listed(self) -> list[Message]:
-        """The messages, which anybody may have changed: a list of dictionaries at least."""
-        if not isinstance(self.messages, list) or not all(isinstance(message, dict) for message in self.messages):
-            raise InvalidParameter("chat.messages is no longer a list of dictionaries")
+        """The messages. Raises InvalidParameter where somebody has put what is none among them, or into `dropped`."""
+        for name in ("messages", "dropped"):
+            held = getattr(self, name)
+            if not isinstance(held, list) or not all(isinstance(message, dict) for message in held):
+                raise InvalidParameter(f"chat.{name} is no longer a list of dictionaries")
+            copied(held)
         return self.messages
 
     def _has_system(self) -> bool:
@@ -375,7 +378,8 @@ class Chat:
             messages = messages[: turn.start] + messages[turn.stop :]
 
     def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
-        """The prompt as text and tokens."""
+        """The prompt as text and tokens. Raises Closed."""
+        self.model._engine.check_open()
         text = self._template.render(messages, thinking=_switch("thinking", self.thinking))
         return text, self._said.tokens(text, messages)
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 KV_TYPES = ("f16", "f32", "q8_0")
 BACKENDS = ("auto", "llamacpp", "onnx", "echo")
 OVERFLOW = ("error", "drop-oldest")
+MAX_BREAKER = 40  # characters of a breaker of DRY, as in llama.cpp, which cuts longer ones
 
 
 def _check(ok: bool, name: str, value: object, rule: str) -> None:
@@ -106,7 +107,8 @@ class GenerateParams:
     max_tokens: None goes on until a stop or the end of the context.
     temperature: 0 is greedy. top_k 0, top_p 1, min_p 0 and typical_p 1 switch a filter off.
     repeat_penalty, frequency_penalty, presence_penalty look at the last `penalty_last_n` tokens (-1: all).
-    dry_*: the DRY repetition penalty (multiplier 0 is off); xtc_*: XTC (probability 0 is off).
+    dry_*: the DRY repetition penalty (multiplier 0 is off; breakers of at most 40 characters); xtc_*: XTC (probability
+    0 is off).
     logit_bias: token id to an additive bias; -inf forbids the token.
     seed: None draws one, which the Completion reports.
     stop: strings that end the answer and are not part of it.
@@ -175,6 +177,8 @@ class GenerateParams:
         one_of("overflow", self.overflow, OVERFLOW)
         object.__setattr__(self, "stop", _strings("stop", self.stop))
         object.__setattr__(self, "dry_breakers", _strings("dry_breakers", self.dry_breakers))
+        long = next((text for text in self.dry_breakers if len(text) > MAX_BREAKER), None)
+        _check(long is None, "dry_breakers", long, f"texts of at most {MAX_BREAKER} characters")
         object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
 
 

@@ -50,11 +50,11 @@ class Said:
     def __init__(self, tokenizer: Tokenizer, answers: Sequence[Answer] = ()) -> None:
         self.answers = list(answers)
         self._tokenizer = tokenizer
-        self._last: tuple[str, list[int]] = ("", [])  # a prompt and its tokens: streams ask twice
+        self._last: tuple[str, list[int]] | None = None  # a prompt and its tokens: streams ask twice
 
     def add(self, answer: Answer) -> None:
         self.answers = [*self.answers, answer][-REMEMBERED:]
-        self._last = ("", [])
+        self._last = None
 
     def tokens(self, text: str, messages: Sequence[Mapping[str, Any]], *, bos: bool = True) -> list[int]:
         """Tokens of a prompt that shows `messages`: those of the whole text, but for what the model produced.
@@ -62,7 +62,7 @@ class Said:
         bos: begin as the model asks for.
         """
         last = self._last
-        if last[0] != text:
+        if last is None or last[0] != text:
             self._last = last = (text, self._tokens(text, messages, bos))
         return last[1]
 

@@ -148,7 +148,7 @@ OPTIONS: dict[str, list[Any]] = {
     "dry_base": [1, 1.0000001, 1e308],
     "dry_allowed_length": [0, 2, 2**62],
     "dry_last_n": [-1, 0, 2**62],
-    "dry_breakers": ["\n", ["a", "bb"]],
+    "dry_breakers": ["\n", ["a", "bb"], ["x" * 41]],
     "xtc_probability": [0, 1],
     "xtc_threshold": [0, 0.1, 1],
     "logit_bias": [{0: 1.0}, {1: -float("inf")}, {5: 1e308, 6: -1e308}, dict.fromkeys(range(600), -float("inf"))],

@@ -507,3 +507,42 @@ def test_people_are_shown_how_a_conversation_begins(tmp_path: Path, monkeypatch:
         assert {entry.words[:20] for entry in store.entries()} == {"Why is the sky blue?", "plain text plain tex"}
     finally:
         store.close()
+
+
+def test_lists_that_somebody_broke(model: Model) -> None:
+    for broken in ([5], None, "x", [{"role": "user", "content": [5]}], [{"role": "system"}], [{"content": "x"}]):
+        for name in ("messages", "dropped"):
+            chat = model.chat("S")
+            setattr(chat, name, broken)
+            calls: list[Callable[[], object]] = [
+                lambda chat=chat: chat.system,
+                lambda chat=chat: chat.send("x"),
+                lambda chat=chat: next(chat.stream("x")),
+                lambda chat=chat: chat.regenerate(),
+                lambda chat=chat: chat.fork(),
+                lambda chat=chat: chat.count_tokens(),
+                lambda chat=chat: chat.drop_oldest(),
+            ]
+            for call in calls:
+                with pytest.raises(InvalidParameter):
+                    call()
+
+
+def test_tokens_of_a_closed_chat_are_not_counted() -> None:
+    with edgellm.load("x", backend="echo") as opened:
+        chat = opened.chat("S")
+        assert chat.count_tokens() > 0
+    with pytest.raises(Closed):
+        chat.count_tokens()
+
+
+def test_an_empty_prompt_has_what_the_model_begins_with(tmp_path: Path) -> None:
+    described = tiny("gemma2")
+    described.metadata |= {
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    }
+    cache = edgellm.CacheParams(memory=0, disk=0)
+    with edgellm.load(described.write(tmp_path / "m.gguf"), ctx=64, cache=cache) as opened:
+        assert opened.chat().send("", max_tokens=1).usage.prompt_tokens == 1
+        assert opened.chat(messages=[{"role": "user", "content": ""}]).count_tokens() == 1

@@ -119,6 +119,8 @@ def test_embeddings_have_a_row_per_text(model: Model) -> None:
     assert vectors.shape == (3, model.info.n_embd)
     assert np.array_equal(vectors[0], vectors[2])
     assert not np.array_equal(vectors[0], vectors[1])
+    with pytest.raises(InvalidParameter, match="texts"):  # whose vectors would come in no order
+        model.embed({"a", "b"})  # type: ignore[arg-type]
 
 
 def test_a_closed_model_says_so_and_ends_its_thread() -> None:

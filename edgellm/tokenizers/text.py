@@ -35,9 +35,15 @@ class TextTokenizer:
         self._library = library
         self._lock = threading.Lock()  # how control tokens are read is a setting of the library's object
         self._spelling = spelling
-        self._added = {token: (added.content, added.special) for token, added in self._added_tokens()}
+        added = self._added_tokens()
+        # Without those that are looked for in the normalized text: they are written as words are, ▁ and all.
+        self._added = {
+            token: (each.content, each.special)
+            for token, each in added
+            if each.special or library.id_to_token(token) in (None, each.content)
+        }
         self._pieces: dict[int, bytes] = {}
-        self.n_vocab = max((library.get_vocab_size(), *(token + 1 for token in self._added)))
+        self.n_vocab = max((library.get_vocab_size(), *(token + 1 for token, _ in added)))
         self.bos_id, self.eos_id = (self._id(config.get(name)) for name in ("bos_token", "eos_token"))
         self.begin, self.end = self._around()
         if config.get("add_bos_token") is True and self.bos_id is not None and self.bos_id not in self.begin:
@@ -94,7 +100,7 @@ class TextTokenizer:
     @property
     def added(self) -> dict[str, int]:
         """The texts and ids of the tokens that no merging makes: control tokens and what a user defined."""
-        return {content: token for token, (content, _) in self._added.items()}
+        return {added.content: token for token, added in self._added_tokens()}
 
     def _piece(self, token: int, special: bool) -> bytes:
         added = self._added.get(token)

@@ -200,6 +200,12 @@ def test_a_template_in_a_file_of_its_own(model: Path, tmp_path: Path) -> None:
     assert inspect(folder).chat_template == "C"
 
 
+@pytest.mark.parametrize("listed", [[{"name": ["default"], "template": "x"}], [{"name": {}}, 5], [], {}, 7, None])
+def test_lists_of_templates_that_are_none(listed: Any, model: Path, tmp_path: Path) -> None:
+    folder = changed(model, tmp_path / "m", tokenizer_config={"chat_template": listed})
+    assert inspect(folder).chat_template is None
+
+
 @pytest.mark.parametrize("listed", [[], {"x": entry("a")}, {"1": 3}, {"1": {}}, 5])
 def test_lists_of_tokens_that_are_none(listed: Any, model: Path, tmp_path: Path) -> None:
     folder = changed(model, tmp_path / "m", tokenizer_config={"added_tokens_decoder": listed})

@@ -460,3 +460,9 @@ def test_large_logits_overflow_nothing() -> None:
     it = sampler(4, prompt=[0, 1, 3], repeat_penalty=1e300, frequency_penalty=-2.0, top_p=0.9)
     assert it.sample(row) == 2
     assert it.logprobs(row, 0, 0).logprob == pytest.approx(-math.log(2), abs=1e-6)
+
+
+def test_a_breaker_of_any_length_would_take_any_time() -> None:
+    GenerateParams(dry_breakers=("x" * 40,))
+    with pytest.raises(InvalidParameter, match="at most 40 characters"):
+        GenerateParams(dry_breakers=("\n", "x" * 41))

@@ -247,3 +247,16 @@ def test_a_vocabulary_that_its_steps_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json", {})
     assert text_of(tokenizer, ids, before=ids[0]).endswith("é")
+
+
+def test_an_added_token_that_is_looked_for_in_normalized_text(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(FALLBACK)
+    tokenizer.normalizer = LLAMA
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_tokens([AddedToken("bac", normalized=True)])
+    ours = opened(tokenizer, tmp_path)
+    for text in ("a bac", "bac a", "bac", "a bac bac", "abac"):
+        tokens = ours.encode(text)
+        assert tokens == tokenizer.encode(text).ids
+        assert text_of(ours, tokens) == text
+    assert ours.added == {"bac": tokenizer.token_to_id("bac")}

@@ -200,8 +200,10 @@ def _chat_template(folder: ModelFolder) -> str | None:
     for source in (folder.json("chat_template.json"), folder.tokenizer_config):
         value = source.get("chat_template")
         if isinstance(value, list):
-            named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
-            value = named.get("default")
+            named = [
+                item.get("template") for item in value if isinstance(item, Mapping) and item.get("name") == "default"
+            ]
+            value = named[-1] if named else None
         given.append(value)
     return next((text for text in given if isinstance(text, str) and text.strip()), None)
 
