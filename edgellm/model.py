@@ -424,8 +424,14 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
     if store is not None and store.problem is not None:
         unkept(store.problem)
     root = root_key(backend.info.fingerprint, backend.state_key)
-    whole = not backend.info.can_truncate
-    return PrefixCache(root, MemoryTier(memory), store, label=backend.info.name, whole=whole)
+    return PrefixCache(
+        root,
+        MemoryTier(memory),
+        store,
+        label=backend.info.name,
+        whole=not backend.info.can_truncate,
+        room=backend.n_ctx,
+    )
 
 
 def _embed(engine: Engine, batches: list[list[int]]) -> NDArray[np.float32]:

@@ -65,11 +65,19 @@ class PrefixCache:
     """The parked state of one model. For the engine's thread alone.
 
     root: the key that all its blocks descend from. store: None keeps everything off the disk. whole: sequences cannot
-    be truncated, so blocks are checkpoints.
+    be truncated, so blocks are checkpoints. room: tokens that a sequence holds; a block that reaches further, from a
+    larger context, counts as not known.
     """
 
     def __init__(
-        self, root: bytes, memory: MemoryTier, store: BlockStore | None, *, label: str, whole: bool = False
+        self,
+        root: bytes,
+        memory: MemoryTier,
+        store: BlockStore | None,
+        *,
+        label: str,
+        whole: bool = False,
+        room: int = 2**31,
     ) -> None:
         self.memory = memory
         self.store = store
@@ -77,6 +85,7 @@ class PrefixCache:
         self._private_root = make_block(root, 0, [-1]).key  # no token is -1: nothing public descends from it
         self._label = label
         self._whole = whole
+        self._room = room
 
     @property
     def problem(self) -> str | None:
@@ -254,7 +263,7 @@ class PrefixCache:
         if self.store is not None and not private:
             for child in self.store.children(node, at, token):
                 here[child.key] = (child, True)
-        return list(here.values())
+        return [found for found in here.values() if at + len(found[0].tokens) <= self._room]
 
     def _any_after(self, node: bytes, at: int, private: bool) -> list[int]:
         """The tokens of one block that continues `node` at this position, whatever they are."""
