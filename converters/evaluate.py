@@ -140,7 +140,7 @@ def evaluations(
             advice = f"load it with ctx={n_ctx}" if n_ctx <= trained else f"it was trained for {trained}"
             raise ContextOverflow(
                 f"contexts of {n_ctx} tokens do not fit the {each.n_ctx} of {each.info.path}: {advice}, or evaluate "
-                "with a smaller n_ctx",
+                "with a smaller ctx",
                 needed=n_ctx,
                 n_ctx=each.n_ctx,
             )
@@ -151,7 +151,7 @@ def evaluations(
     if total < FEWEST:
         raise InvalidParameter(
             f"the text has {len(tokens)} tokens, and {FEWEST} contexts of {n_ctx} need {FEWEST * n_ctx}; use a longer "
-            "text or a smaller n_ctx"
+            "text or a smaller ctx"
         )
     return _run(model, base, tokens, n_ctx, total if chunks is None else min(chunks, total))
 

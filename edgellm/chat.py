@@ -368,11 +368,16 @@ class Chat:
                 return _Turn(messages, dropped, text, tokens)
             turn = _oldest_turn(messages)
             if params.overflow == "error" or turn is None:
+                ctx, trained = self.model.n_ctx, self.model.info.n_ctx_train
+                ways = (
+                    ["shorten it"] if turn is None else ["start anew", "let overflow=drop-oldest leave old turns out"]
+                )
+                ways += [f"load with a larger ctx (trained for {trained})"] if ctx < trained else []
                 raise ContextOverflow(
-                    f"the conversation has {len(tokens)} tokens and the context holds {self.model.n_ctx}"
-                    + ("" if turn is None else "; start anew, use overflow='drop-oldest', or load with a larger ctx"),
+                    f"{'the message' if turn is None else 'the conversation'} has {len(tokens)} tokens and the context "
+                    f"holds {ctx} with at least one to answer; {', or '.join(ways)}",
                     needed=len(tokens) + 1,
-                    n_ctx=self.model.n_ctx,
+                    n_ctx=ctx,
                 )
             dropped += messages[turn]
             messages = messages[: turn.start] + messages[turn.stop :]

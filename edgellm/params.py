@@ -149,20 +149,23 @@ class GenerateParams:
         _put_defaults(self)
         if self.max_tokens is not None:
             _check(is_int(self.max_tokens) and self.max_tokens >= 0, "max_tokens", self.max_tokens, "at least 0")
-        unit = "between 0 and 1"
+        unit = "a number between 0 and 1"
         for name in ("top_p", "min_p", "typical_p", "xtc_probability", "xtc_threshold"):
             value = getattr(self, name)
             _check(is_real(value) and 0 <= value <= 1, name, value, unit)
         for name in ("temperature", "dry_multiplier"):
             value = getattr(self, name)
-            _check(is_real(value) and value >= 0, name, value, "at least 0")
+            _check(is_real(value) and value >= 0, name, value, "a number, at least 0")
         _check(
-            is_real(self.repeat_penalty) and self.repeat_penalty > 0, "repeat_penalty", self.repeat_penalty, "above 0"
+            is_real(self.repeat_penalty) and self.repeat_penalty > 0,
+            "repeat_penalty",
+            self.repeat_penalty,
+            "a number above 0",
         )
-        _check(is_real(self.dry_base) and self.dry_base >= 1, "dry_base", self.dry_base, "at least 1")
+        _check(is_real(self.dry_base) and self.dry_base >= 1, "dry_base", self.dry_base, "a number, at least 1")
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(self, name)
-            _check(is_real(value) and -2 <= value <= 2, name, value, "between -2 and 2")
+            _check(is_real(value) and -2 <= value <= 2, name, value, "a number between -2 and 2")
         for name, low in (("top_k", 0), ("penalty_last_n", -1), ("dry_last_n", -1), ("dry_allowed_length", 0)):
             value = getattr(self, name)
             _check(is_int(value) and low <= value < 2**63, name, value, f"a whole number, at least {low}")

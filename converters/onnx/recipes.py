@@ -112,7 +112,8 @@ def choose_under(budget: int, tensors: Mapping[str, Tensor]) -> tuple[str, list[
         if smallest <= budget:
             return recipe, choices if recipe == KEEP else list(_spend(budget - smallest, choices))
     raise InvalidParameter(
-        f"{max(budget, 0)} bytes are too few for this model: {_LADDER[-1]}, its smallest form, needs {smallest}"
+        f"{max(budget, 0) / 1e6:.1f} MB are too few for this model: {_LADDER[-1]}, its smallest form, needs "
+        f"{smallest / 1e6:.1f} MB"
     )
 
 

@@ -62,7 +62,8 @@ def choose_under(budget: int, tensors: Sequence[tuple[str, Shape]], facts: Facts
     if fit is None:
         smallest = min(recipes, key=lambda recipe: recipe.nbytes)
         raise InvalidParameter(
-            f"{budget} bytes are too few for this model: {smallest.target}, its smallest form, needs {smallest.nbytes}"
+            f"{budget / 1e6:.1f} MB are too few for this model: {smallest.target}, its smallest form, needs "
+            f"{smallest.nbytes / 1e6:.1f} MB"
         )
     if fit.target == lossless:
         return fit

@@ -27,7 +27,7 @@ COMMANDS = {
     "show": ("show", "show", "What a model file is and what it needs."),
     "rm": ("rm", "rm", "Remove a downloaded model."),
     "cache": ("cache", "cache", "The prompts that are known on disk."),
-    "convert": ("convert", "convert", "Make a GGUF file of a checkpoint, or a checkpoint of a GGUF file."),
+    "convert": ("convert", "convert", "Make GGUF, ONNX or a checkpoint of one another."),
     "eval": ("eval", "evaluate", "Measure how well models predict a text, and how far from another."),
     "bench": ("bench", "bench", "Measure prefill, decode and time to first token."),
     "config": ("config", "config", "Your settings: default model, aliases, presets."),
@@ -51,6 +51,18 @@ class LazyGroup(click.Group):
         if not any(option.name == "verbose" for option in command.params):
             command.params.append(_verbose_option())
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            error.message += f" Did you mean {near[0]}?" if near else ""
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -135,12 +147,19 @@ def _fail(error: Exception, *, verbose: bool) -> int:
     if verbose:
         logging.getLogger("edgellm").error("the command failed", exc_info=error)
     if isinstance(error, streams.OutputLost):
-        click.echo(f"edgellm: standard output cannot be written: {error}", err=True)
+        _say(f"standard output cannot be written: {error}")
     elif isinstance(error, EdgeLLMError):
-        click.echo(f"edgellm: {error}", err=True)
+        _say(str(error))
         return 2 if isinstance(error, InvalidParameter) else 1
     else:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         hint = "" if verbose else " (--verbose shows where)"
-        click.echo(f"edgellm: this should not have happened: {what}{hint}", err=True)
+        _say(f"this should not have happened: {what}{hint}")
     return 1
+
+
+def _say(error: str) -> None:
+    """One line on stderr, wrapped between words in a terminal."""
+    from edgellm.cli.output import note
+
+    note(f"edgellm: {error}")

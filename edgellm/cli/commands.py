@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,29 +11,38 @@ from pathlib import Path
 import click
 
 from edgellm.cli import options
-from edgellm.cli.output import note
-from edgellm.cli.talk import Talk, statistics
+from edgellm.cli.output import note, rows
+from edgellm.cli.talk import Talk, oldest, statistics
 from edgellm.errors import EdgeLLMError, InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
 
-HELP = '''\
-/help               this list
-/set [NAME [VALUE]] options of the answers: all of them, one back to its default, one to a value
-/think on|off|auto  whether a model that can think does
-/system [TEXT]      show or replace the system prompt
-/show               the model, and how full the context is
-/retry              answer the last message anew
-/edit               change the last message in $EDITOR and answer it; without one, write it there
-/drop [N]           leave out the N oldest turns
-/reset              forget the conversation, keep the system prompt
-/save FILE          write the conversation to a file
-/load FILE          go on with a saved conversation
-/stats              token counts and speeds of the last answer
-/bye                leave (or Ctrl-D)
-Enter sends; Alt-Enter, or a line that ends in a backslash, begins a new line; """ begins and ends a text of several
-lines; a pasted text may have several. Ctrl-C stops an answer; pressed twice at the prompt, it leaves.'''
+HELP = (
+    ("/help", "this list"),
+    ("/set [NAME [VALUE]]", "options of the answers: all of them, one back to its default, one to a value"),
+    ("/think on|off|auto", "whether a model that can think does"),
+    ("/system [TEXT]", "show or replace the system prompt"),
+    ("/show", "the model, and how full the context is"),
+    ("/retry", "answer the last message anew"),
+    ("/edit", "change the last message in an editor ($EDITOR) and answer it, or write the first one there"),
+    ("/drop [N]", "leave out the N oldest turns"),
+    ("/reset", "forget the conversation, keep the system prompt"),
+    ("/save FILE", "write the conversation to a file"),
+    ("/load FILE", "go on with a saved conversation"),
+    ("/stats", "token counts and speeds of the last answer"),
+    ("/bye", "leave (or Ctrl-D)"),
+)
+KEYS = (
+    'Enter sends; Alt-Enter, or a line that ends in a backslash, begins a new line; """ begins and ends a text of '
+    "several lines; a pasted text may have several. Ctrl-C stops an answer; pressed twice at the prompt, it leaves."
+)
 
 THINKING = {"on": True, "off": False, "auto": None}
+
+
+def editor() -> str | None:
+    """The user's, or else one that is there and asks nothing; None leaves it to click."""
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    return chosen or next((name for name in ("nano", "vim", "vi", "notepad") if shutil.which(name)), None)
 
 
 class Commands:
@@ -40,8 +51,8 @@ class Commands:
     def __init__(self, talk: Talk) -> None:
         self._talk = talk
         self._table: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: note(HELP),
-            "/?": lambda _: note(HELP),
+            "/help": lambda _: self._help(),
+            "/?": lambda _: self._help(),
             "/set": self._set,
             "/think": self._think,
             "/system": self._system,
@@ -70,12 +81,15 @@ class Commands:
             note(f"edgellm: {error}")
         return True
 
+    def _help(self) -> None:
+        note(rows(HELP))
+        note(KEYS)
+
     def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
         name = name.lstrip("-").replace("-", "_")
         if not name:
-            for known, (_section, what) in options.GENERATE.items():
-                note(f"{known:<18} {self._value(known):<14} {what}")
+            note(rows([(f"{known} {self._value(known)}", what) for known, (_, what) in options.GENERATE.items()]))
             note("/set NAME VALUE changes one; options of the model need a new `edgellm run`")
             return
         if name in options.LOAD:
@@ -121,7 +135,9 @@ class Commands:
         if talk.chat is None:
             note(f"context: {talk.model.n_ctx:,} tokens")
         else:
-            note(f"context: {talk.chat.count_tokens():,} of {talk.model.n_ctx:,} tokens")
+            used = talk.chat.count_tokens()
+            full = "; /drop makes room" if used >= talk.model.n_ctx else ""
+            note(f"context: {used:,} of {talk.model.n_ctx:,} tokens{full}")
             turns = sum(message.get("role") == "user" for message in talk.chat.messages)
             dropped = sum(message.get("role") == "user" for message in talk.chat.dropped)
             note(f"turns: {turns}" + (f", and {dropped} left out" if dropped else ""))
@@ -136,7 +152,7 @@ class Commands:
     def _edit(self) -> None:
         talk, said = self._talk, self._talk.said
         try:
-            text = click.edit(said or "", extension=".txt", require_save=said is None)
+            text = click.edit(said or "", editor=editor(), extension=".txt", require_save=said is None)
         except click.ClickException as error:
             raise Unsupported(f"{error.message}; EDITOR names the program") from None
         text = (text or "").strip()
@@ -153,7 +169,7 @@ class Commands:
         dropped = self._talk.conversation().drop_oldest(int(count or 1))
         turns = sum(message.get("role") == "user" for message in dropped)
         left = self._talk.conversation().count_tokens()
-        note(f"left out the {turns} oldest turn(s); {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
+        note(f"{oldest(turns)} left out; {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
 
     def _reset(self) -> None:
         if self._talk.chat is not None:

@@ -28,6 +28,7 @@ TEMPLATE = """\
 def config(edit: bool, as_json: bool) -> None:
     """Show the settings: the default model, aliases, presets, and whether conversations are kept."""
     from edgellm.cli.output import note, print_facts, print_json
+    from edgellm.cli.run import check_presets
     from edgellm.config import config_path, read_config
     from edgellm.errors import CannotWrite, InvalidParameter
     from edgellm.home import make_folder
@@ -43,6 +44,7 @@ def config(edit: bool, as_json: bool) -> None:
         click.edit(filename=str(path))
     try:
         found = read_config()
+        check_presets(found)
     except InvalidParameter as error:
         if edit:
             note(f"{error}; `edgellm config --edit` opens it again")

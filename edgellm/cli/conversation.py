@@ -24,6 +24,9 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
     """Read, answer, repeat, until the user leaves."""
     info = talk.model.info
     note(f"{name}: {info.name}, {info.quantization}, context {talk.model.n_ctx} tokens. /help lists the commands.")
+    past = talk.keeper and talk.keeper.past
+    if past and talk.said is not None:
+        note(f"Going on with conversation {past.number} ({past.turns} turns), which you left at: {talk.said[:200]}")
     commands = Commands(talk)
     session = _session(keep=talk.keeper is not None)
     leaving = False
@@ -67,6 +70,7 @@ def _say(talk: Talk, text: str) -> None:
         try:
             go_on = click.confirm("Leave the oldest turns out and go on?", default=True, err=True)
         except click.Abort:
+            note("")
             go_on = False
         if go_on:
             talk.show(text, overflow="drop-oldest")

@@ -36,7 +36,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
         "engines": edgellm.engines(),
         "state": _state(),
     }
-    report["findings"] = findings(report)
+    report["findings"] = [*findings(report), *_settings_findings()]
     if as_json:
         print_json(report)
     else:
@@ -114,6 +114,19 @@ def _state_findings(state: Mapping[str, Any]) -> list[dict[str, str]]:
     if state["disk_free"] < SMALL_DISK:
         mend = "`edgellm rm NAME` removes a model; EDGELLM_HOME moves the folder to another disk."
         return [_finding("warning", f"only {size(state['disk_free'])} are free where models are kept", mend)]
+    return []
+
+
+def _settings_findings() -> list[dict[str, str]]:
+    from edgellm.cli.run import check_presets
+    from edgellm.config import read_config
+    from edgellm.errors import InvalidParameter
+
+    try:
+        check_presets(read_config())
+    except InvalidParameter as error:
+        mend = "`edgellm config --edit` opens the settings."
+        return [_finding("warning", f"the settings are not right: {error}", mend)]
     return []
 
 

@@ -1,10 +1,39 @@
-"""What is typed while nobody asks for it."""
+"""What is typed while nobody asks for it, and Ctrl-C."""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgellm import CancelToken
+
+
+@contextmanager
+def stopping() -> Iterator[CancelToken]:
+    """A token that Ctrl-C cancels, so that what came of an answer is told; a second Ctrl-C is raised at once."""
+    from edgellm import CancelToken
+
+    token = CancelToken()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if token.cancelled:
+            raise KeyboardInterrupt
+        token.cancel()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield token
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield token
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

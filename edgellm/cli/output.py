@@ -32,6 +32,13 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def rows(pairs: Sequence[tuple[str, str]]) -> str:
+    """Two columns as wide as the screen; the second one wraps under itself."""
+    formatter = click.HelpFormatter(width=shutil.get_terminal_size().columns)
+    formatter.write_dl(pairs)
+    return formatter.getvalue().rstrip("\n")
+
+
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=not streams.shows_everything()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from edgellm.cli.completion import complete_model
@@ -13,7 +15,10 @@ def rm(name: str) -> None:
     """Remove the model NAME, and what an unfinished pull of it left."""
     from edgellm import hub
     from edgellm.cli.output import size
+    from edgellm.errors import InvalidParameter
 
+    if os.path.exists(name):
+        raise InvalidParameter(f"{name} is a file or a folder of yours and not in the store; delete it yourself")
     store = hub.Store()
     entry = hub.find(name, store)
     if entry is None and not store.staged(name):

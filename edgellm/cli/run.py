@@ -17,7 +17,7 @@ from edgellm.cli.chats import Keeper, Kept, kept
 from edgellm.cli.completion import complete_model
 from edgellm.cli.options import ANSWER, MODEL, Option, Sectioned, chosen, generate_options, load_options
 from edgellm.cli.talk import Manner, Talk, open_model, statistics
-from edgellm.config import Preset, config_path, read_config
+from edgellm.config import Config, Preset, config_path, read_config
 from edgellm.errors import InvalidParameter
 from edgellm.params import CacheParams, GenerateParams, LoadParams
 
@@ -103,11 +103,13 @@ class _Asked:
 
 
 def _asked(words: tuple[str | None, str | None], preset: str | None, past: Kept | None) -> _Asked:
-    """One word alone is the model, unless it holds a blank and is no file: then the default model is to answer it."""
+    """One word alone is the model; a prompt if it holds a blank, or names no model where a conversation goes on."""
     config = read_config()
     model, prompt = words
-    if model is not None and prompt is None and any(c.isspace() for c in model) and not _is_there(model):
-        model, prompt = None, model
+    if model is not None and prompt is None and not _is_there(model):
+        blank = any(character.isspace() for character in model)
+        if blank or (past is not None and not _names_a_model(model, config)):
+            model, prompt = None, model
     if preset is None and model is not None and model in config.presets and not _is_there(model):
         model, preset = None, model
     if preset is not None and preset not in config.presets:
@@ -120,6 +122,19 @@ def _asked(words: tuple[str | None, str | None], preset: str | None, past: Kept 
             f'which MODEL? `edgellm list` shows them; model = "NAME" in {config_path()} makes one the default'
         )
     return _Asked(model, prompt, _checked(preset, found.options), config.keep)
+
+
+def check_presets(config: Config) -> None:
+    """Raises InvalidParameter for a preset that could not be run, or aliases that go in a circle."""
+    for name, preset in config.presets.items():
+        options = _checked(name, preset.options)
+        try:
+            GenerateParams(**chosen(GenerateParams, options))
+            LoadParams(**chosen(LoadParams, options))
+        except InvalidParameter as error:
+            raise InvalidParameter(f"{config_path()}: presets.{name}: {error}") from None
+    for alias in config.aliases:
+        config.named(alias)
 
 
 def _checked(preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +152,18 @@ def _checked(preset: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**options, "logit_bias": {int(token): value for token, value in bias.items()}}
     except ValueError as error:
         raise InvalidParameter(f"{config_path()}: presets.{preset}.logit_bias: {error}") from None
+
+
+def _names_a_model(name: str, config: Config) -> bool:
+    from edgellm import hub
+    from edgellm.hub.catalog import match
+
+    if name in config.presets or name in config.aliases or name.startswith("hf:"):
+        return True
+    try:
+        return hub.find(name, hub.Store()) is not None or match(name, hub.catalog()) is not None
+    except InvalidParameter:  # it stands for several
+        return True
 
 
 def _is_there(name: str) -> bool:
@@ -166,6 +193,6 @@ def _text(prompt: str | None) -> str | None:
         hint.cancel()
     if prompt in (None, "-"):
         if not read:
-            raise click.UsageError("no prompt: standard input is empty")
+            raise click.UsageError("no prompt: none is given, and standard input is empty")
         return read
     return f"{prompt}\n\n{read}" if read else prompt

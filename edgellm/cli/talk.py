@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.cli.keyboard import unseen
+from edgellm.cli.keyboard import stopping, unseen
 from edgellm.cli.output import note
 from edgellm.cli.status import Status
 from edgellm.cli.wrap import WordWrap
@@ -78,6 +78,8 @@ class Talk:
         if manner.raw:
             return
         if model.info.chat_template is None:
+            if not model.info.can_generate:
+                return  # an encoder, which says so itself
             note(f"{model.info.name} has no chat template: it completes text (a base model)")
             if manner.system is not None:
                 raise Unsupported("without a chat template there is no place for a system prompt")
@@ -126,19 +128,23 @@ class Talk:
         options: of this answer alone.
         """
         params = replace(self.params, **options)
-        before = self.chat and self.chat.messages
+        before = self.chat.messages if self.chat is not None else []
         self.answering, self.unanswered = True, prompt
+        stream = self.model.stream if self.chat is None else self.chat.stream
         try:
-            with unseen(), Status("thinking") as status:
-                stream = self.model.stream if self.chat is None else self.chat.stream
-                self.last = _written(stream(prompt, params, progress=_reading(status)), status)
+            with unseen(), stopping() as cancel, Status("thinking") as status:
+                self.last = _written(stream(prompt, params, cancel=cancel, progress=_reading(status)), status)
         except Exception:
             self.answering = False
             raise
-        finally:
-            if self.chat is not None and self.chat.messages is not before:  # an answer, or the beginning of one
-                self.unanswered = None
-                self._keep()
+        stopped = self.last.finish_reason == "cancelled"
+        if self.last.tokens or not stopped:
+            self.unanswered = None
+            self._keep()
+        elif self.chat is not None:
+            self.chat.messages = before
+        if stopped:
+            raise KeyboardInterrupt
         self.answering = False
         self._warn(self.last)
         return self.last
@@ -174,9 +180,14 @@ class Talk:
     def _warn(self, done: Completion) -> None:
         if done.dropped:
             turns = sum(message.get("role") == "user" for message in done.dropped)
-            note(f"the context is full: the {turns} oldest turn(s) were left out")
+            note(f"the context is full: {oldest(turns)} left out")
         if done.finish_reason == "length" and done.usage.completion_tokens != self.params.max_tokens:
             note(f"the answer ends here because the context of {self.model.n_ctx} tokens is full")
+
+
+def oldest(turns: int) -> str:
+    """So many turns were ..., in words."""
+    return "the oldest turn was" if turns == 1 else f"the {turns} oldest turns were"
 
 
 def _reading(status: Status) -> Callable[[int, int], None]:

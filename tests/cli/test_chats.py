@@ -44,10 +44,14 @@ def test_a_conversation_goes_on(home: Path) -> None:
     say("--resume", "1", "back to it")
     assert messages(home, 1) == ["the first", "back to it"]
     assert messages(home, 2) == ["another one", "and on"]
+    say("--continue", "More")  # no model has that name
+    assert messages(home, 1) == ["the first", "back to it", "More"]
+    say("--continue", "smollm2:135m", "and another model")
+    assert messages(home, 1)[-1] == "and another model"
     listed = run("chats").stdout.splitlines()
     assert listed[1].split()[0] == "1"  # used last
     assert "the first" in listed[1]
-    assert [(kept.number, kept.model, kept.turns) for kept in all_kept()] == [(1, "x", 2), (2, "y", 2)]
+    assert [(kept.number, kept.model, kept.turns) for kept in all_kept()] == [(1, "smollm2:135m", 4), (2, "y", 2)]
     assert (home / "chats" / "1.json").stat().st_mode & 0o077 == 0
 
 

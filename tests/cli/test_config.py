@@ -100,7 +100,17 @@ def test_mistakes_in_a_preset(settings: Path, preset: str, words: str) -> None:
     done = run("run", "x", "hi", "--preset", "p", "--backend", "echo")
     assert done.returncode == 2
     assert words in done.stderr
+    for command in ("config", "doctor"):
+        told = run(command)
+        assert words in told.stdout + told.stderr
     assert "no preset 'q'" in run("run", "x", "hi", "--preset", "q", "--backend", "echo").stderr
+
+
+def test_circles_of_aliases(settings: Path) -> None:
+    settings.write_text('[aliases]\na = "b"\nb = "a"\n')
+    for command in ("config", "doctor"):
+        told = run(command)
+        assert "go in a circle" in told.stdout + told.stderr
 
 
 def test_the_command_shows_them(settings: Path) -> None:

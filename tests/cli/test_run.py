@@ -229,11 +229,12 @@ class TestConversation:
             ("/show", r"turns: 2"),
             ("/retry", ANSWER + "second\r\n"),
             ("/edit", ANSWER + "2nd\r\n"),
-            ("/drop", r"left out the 1 oldest"),
+            ("/drop", r"the oldest turn was left out"),
             ("/show", r"turns: 1, and 1 left out"),
             ("/drop 7", "there are no older turns"),
             ("/drop no", "how many"),
             ("/stats", r"first token after"),
+            ("/help", r"in an editor \(\$EDITOR\)"),
         ):
             terminal.expect(">")
             terminal.send(line + "\r")
@@ -277,7 +278,7 @@ class TestConversation:
         terminal.send(f"{long}\r")
         terminal.expect(r"\[Y/n\]")
         terminal.send("\r")
-        terminal.expect(r"the 1 oldest turn\(s\) were left out")
+        terminal.expect(r"the oldest turn was left out")
 
     def test_ctrl_c_twice_leaves(self, terminal: object) -> None:
         import pexpect

@@ -85,8 +85,8 @@ def test_a_large_budget_keeps_everything() -> None:
 
 
 def test_a_budget_too_small_says_how_much_is_needed() -> None:
-    with pytest.raises(InvalidParameter, match=rf"1000 bytes are too few .* q2_k, .* needs {SMALLEST}"):
-        choose_under(1000, model(), FACTS)
+    with pytest.raises(InvalidParameter, match=rf"0.1 MB are too few .* q2_k, .* needs {SMALLEST / 1e6:.1f} MB"):
+        choose_under(100_000, model(), FACTS)
 
 
 @pytest.mark.parametrize(("target", "columns"), [("q4_1", 512), ("q5_0", 512), ("q5_1", 544), ("q4_k_m", 544)])
