@@ -2,11 +2,15 @@
 
 A file that turns out damaged is never repaired or deleted, because another process may have it open: the next
 generation, index-2.db after index-1.db, takes its place.
+
+A rollback journal, not a write-ahead log: that one maps its -shm file, and a process dies of SIGBUS when somebody
+empties it. All access is by system calls, whose failure is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -23,9 +27,9 @@ from edgellm.home import make_folder
 from edgellm.kv.blockfile import Header
 from edgellm.kv.blocks import Block, block_key
 
-SCHEMA = 2  # user_version of the database
+SCHEMA = 3  # user_version of the database; up to 2 it had a write-ahead log
 BUSY_SECONDS = 10.0  # how long a change waits for another process's
-READ_SECONDS = 0.2  # how long a question waits, which it does only while the index is being recovered
+READ_SECONDS = 5.0  # how long a question waits for a commit, which is a few flushes of a small file
 
 _TABLE = f"""
 CREATE TABLE block(
@@ -36,6 +40,8 @@ CREATE INDEX block_parent ON block(parent, start, first);
 CREATE INDEX block_recency ON block(used, start DESC, nbytes);
 PRAGMA user_version = {SCHEMA};
 """
+
+_making = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Row:
 
 
 class Index:
-    """Rows of blocks. Reading never waits for a writer; safe from any thread.
+    """Rows of blocks. Reading waits for a writer only while that commits; safe from any thread.
 
     problem says why the index lives in memory only (the folder is read-only, or locked), and is None otherwise.
     """
@@ -201,7 +207,7 @@ def _open_newest(folder: Path) -> tuple[sqlite3.Connection, Path]:
         connection = _open(_generation(folder, number))
     for old in found:
         if old < number:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("", "-journal", "-wal", "-shm"):
                 with contextlib.suppress(OSError):
                     os.unlink(f"{_generation(folder, old)}{suffix}")
     return connection, _generation(folder, number)
@@ -213,11 +219,11 @@ def _generation(folder: Path, number: int) -> Path:
 
 def _open(path: Path) -> sqlite3.Connection:
     """Raises DatabaseError when the file is damaged, OperationalError or OSError when it cannot be written."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    _make(path)
     connection = _connect(path, BUSY_SECONDS)
     try:
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA cache_spill = OFF")  # or a large change would shut our own reader out before its end
         connection.execute("BEGIN IMMEDIATE")
         [(version,)] = connection.execute("PRAGMA user_version").fetchall()
         if version == 0:
@@ -226,6 +232,8 @@ def _open(path: Path) -> sqlite3.Connection:
         elif version != SCHEMA:
             raise sqlite3.DatabaseError(f"schema {version}, and this edgellm has {SCHEMA}")
         connection.execute("COMMIT")
+        if connection.execute("PRAGMA journal_mode = TRUNCATE").fetchall() != [("truncate",)]:
+            raise sqlite3.DatabaseError("another program keeps it in another journal mode")
         if connection.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
             raise sqlite3.DatabaseError("the check failed")
     except BaseException:
@@ -234,5 +242,20 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _make(path: Path) -> None:
+    """Make the file, for its owner only, unless it is there. Raises OSError.
+
+    One that is there is not opened: closing it would end the locks that this process holds on it through SQLite.
+    """
+    with _making:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if not path.is_file():
+                raise OSError(errno.EINVAL, f"{path.name} is not a regular file") from None
+
+
 def _connect(path: Path | str, timeout: float) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA mmap_size = 0")  # of which some builds have another default
+    return connection

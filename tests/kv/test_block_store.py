@@ -503,6 +503,56 @@ def test_the_index_is_rebuilt_from_the_files(folder: Path, damage: str) -> None:
     assert len(list(folder.glob("index-*.db"))) == 1
 
 
+EMPTIED = """
+import sys
+from pathlib import Path
+from edgellm.kv.blocks import chain, root_key
+from edgellm.kv.store import BlockStore
+folder = Path(sys.argv[1])
+store = BlockStore(folder, budget=10**9)
+blocks = chain(root_key("store"), [1, 2, 3], 4)
+store.write(blocks[0], b"state", label="m", words="w")
+assert store.flush(30) and store.children(blocks[0].parent)
+for path in folder.glob("index-*"):
+    path.write_bytes(b"")
+assert store.children(blocks[0].parent) == []
+store.write(chain(root_key("store"), [7], 4)[0], b"state", label="m", words="w")
+assert store.flush(30)
+assert store.problem is not None
+store.close()
+"""
+
+
+def test_an_index_that_is_emptied_while_it_is_open_is_lost_and_nothing_else(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EMPTIED, str(folder)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read" in done.stderr
+    with opened(folder) as store:
+        assert match(store, [1, 2, 3])[1] == 3
+        assert store.problem is None
+
+
+def test_an_index_with_a_write_ahead_log_is_replaced_though_another_process_has_it_open(folder: Path) -> None:
+    with opened(folder) as store:
+        put(store, [1, 2, 3])
+    older = sqlite3.connect(folder / "index-1.db", isolation_level=None)
+    older.execute("PRAGMA journal_mode = WAL")
+    older.execute("PRAGMA user_version = 2")
+    with opened(folder) as store:
+        assert match(store, [1, 2, 3])[1] == 3
+        assert store.problem is None
+        assert list(folder.glob("*-shm")) == list(folder.glob("*-wal")) == []
+    older.close()
+
+
+@posix
+def test_what_is_no_file_keeps_the_index_in_memory(folder: Path) -> None:
+    folder.mkdir()
+    os.mkfifo(folder / "index-1.db")
+    with opened(folder) as store:
+        assert "not a regular file" in str(store.problem)
+
+
 def test_rows_and_files_are_made_to_agree(folder: Path) -> None:
     with opened(folder) as store:
         [lost], [_kept], [strange] = put(store, [1, 1]), put(store, [2, 2]), put(store, [3, 3])
