@@ -34,6 +34,7 @@ from edgellm.errors import (
     ModelNotFound,
     Unsupported,
 )
+from edgellm.files import read_file
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.pace import Pace
 
@@ -42,6 +43,7 @@ from .quant.imatrix import Entry, ImportanceMatrix
 
 CHUNK = 512  # tokens of a context
 FEWEST_ROWS = 16  # rows of activations below which a product does not count
+LARGEST = 1 << 30  # bytes of a text
 LOGIT_BYTES = 64 << 20  # of one pass: all positions ask for logits, else the last layer would skip them
 
 
@@ -68,10 +70,12 @@ def collect(
     model, text = arguments.path("model_path", model_path), arguments.path("text_path", text_path)
     if not os.path.isfile(model):
         raise ModelNotFound(f"{model}: no such file; calibration needs a GGUF file")
-    read_text(text)
+    raw = read_text(text)
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
-        result = Path(folder) / "imatrix.gguf"
-        job = {"model": os.fspath(model), "text": os.fspath(text), "chunks": chunks or 0, "result": os.fspath(result)}
+        result, given = Path(folder) / "imatrix.gguf", Path(folder) / "text"
+        given.write_bytes(raw)  # it may have come through a pipe, and can be read once
+        job: dict[str, Any] = {"model": os.fspath(model), "text": os.fspath(given), "name": os.fspath(text)}
+        job |= {"chunks": chunks or 0, "result": os.fspath(result)}
         pace = Pace()
         with Child(f"{__spec__.name}:run_child", job) as child:
             while (report := child.receive()) is not None and "wrote" not in report:
@@ -86,7 +90,7 @@ def collect(
 def read_text(text: Path) -> bytes:
     """A UTF-8 text to calibrate with. Raises InvalidParameter."""
     try:
-        raw = text.read_bytes()
+        raw = read_file(text, LARGEST, pipe=True)
         raw.decode("utf-8")
     except OSError as error:
         raise InvalidParameter(f"{text}: the calibration text cannot be read: {error.strerror or error}") from None
@@ -98,14 +102,16 @@ def read_text(text: Path) -> bytes:
 # The child process
 
 
-def run_child(parent: Parent, model: str, text: str, chunks: int, result: str) -> None:
-    """The body of the child. chunks: contexts at most (0: all). result: where to write the matrix."""
-    matrix = _collect(Path(model), Path(text), chunks, lambda done, of: parent.say(done=done, of=of))
+def run_child(parent: Parent, model: str, text: str, name: str, chunks: int, result: str) -> None:
+    """The body of the child. name: where the text was. chunks: contexts at most (0: all). result: where to write the
+    matrix."""
+    raw = Path(text).read_bytes()
+    matrix = _collect(Path(model), raw, name, chunks, lambda done, of: parent.say(done=done, of=of))
     matrix.write(result)
     parent.say(wrote=result)
 
 
-def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], None]) -> ImportanceMatrix:
+def _collect(path: Path, raw: bytes, name: str, chunks: int, report: Callable[[int, int], None]) -> ImportanceMatrix:
     from edgellm import machine
     from edgellm.backends.llamacpp import library
 
@@ -118,11 +124,11 @@ def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], N
         raise ModelLoadError(f"{path}: llama.cpp does not load it, so it cannot be calibrated. It says:\n{words}")
     vocab = lib.llama_model_get_vocab(model)
     size = min(CHUNK, lib.llama_model_n_ctx_train(model))
-    tokens = _tokenize(lib, vocab, read_text(text))
+    tokens = _tokenize(lib, vocab, raw)
     total = len(tokens) // size
     if total < 2:
         raise InvalidParameter(
-            f"{text}: the calibration text has {len(tokens)} tokens, and two contexts of {size} are the least; use a "
+            f"{name}: the calibration text has {len(tokens)} tokens, and two contexts of {size} are the least; use a "
             "longer text"
         )
     total = min(chunks or total, total)
@@ -148,7 +154,7 @@ def _collect(path: Path, text: Path, chunks: int, report: Callable[[int, int], N
         report(chunk + 1, total)
     if not sums.found:
         raise Unsupported(f"{path}: none of its products has weights of a layer; it cannot be calibrated")
-    return ImportanceMatrix(sums.entries(), total, size, (text.name,))
+    return ImportanceMatrix(sums.entries(), total, size, (Path(name).name,))
 
 
 def _tokenize(lib: Any, vocab: Any, raw: bytes) -> list[int]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidParameter
+from edgellm.files import read_file
 from edgellm.home import home
 
 if sys.version_info >= (3, 11):
@@ -67,10 +68,12 @@ def read_config() -> Config:
     """The settings. Raises InvalidParameter, with the place, for a file that cannot be read or says what none means."""
     path = config_path()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_file(path).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Config()
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidParameter(f"{path}: cannot be read: {error.strerror or error}; mend it or remove it") from error
+    except ValueError as error:
         raise InvalidParameter(f"{path}: {error}; mend it or remove it") from error
     try:
         return _config(table)

@@ -30,11 +30,12 @@ COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
 CONVERT = {"errors", "formats", "child"} | {f"converters{part}" for part in PARTS}
 
-EVERYBODYS = {"arguments", "home", "pace", "pages"}
+EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
 
 # room: the rooms it may import, besides itself and EVERYBODYS
 RULES: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "child": {"errors"},
     "_pyinstaller": {"child"},
     "events": set(),

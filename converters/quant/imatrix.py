@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
+from edgellm.files import regular
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile, StringArray
 from edgellm.formats.gguf_writer import write_gguf
@@ -77,7 +78,7 @@ class ImportanceMatrix:
         """Read either file. Raises ModelNotFound, InvalidModelFile."""
         path = Path(path)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=regular) as file:
                 magic = file.read(4)
         except FileNotFoundError:
             raise ModelNotFound(f"{path}: no such file; check the path of the importance matrix") from None

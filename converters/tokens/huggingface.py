@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.files import regular
 from edgellm.formats.confined import file_in
+from edgellm.formats.reading import reading
 
 from .sentencepiece import read_sentencepiece
 from .tokenizer_json import UNMERGED, Base, read_tokenizer_json, surroundings
@@ -270,7 +272,8 @@ def _there(path: Path) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with reading(path), open(path, encoding="utf-8", opener=regular) as file:
+            return file.read()
     except UnicodeDecodeError:
         raise InvalidModelFile(f"{path}: not UTF-8 text; fetch it again") from None
 

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.files import read_file
+from edgellm.formats.reading import reading
 
 from .vocabulary import TokenType
 
 _BPE = 2
+_LARGEST = 256 << 20  # bytes
 _IDS = {40: "unk", 41: "bos", 42: "eos", 43: "pad"}
 
 
@@ -37,7 +40,9 @@ class SentencePiece:
 def read_sentencepiece(path: Path) -> SentencePiece:
     """Read `tokenizer.model`. Raises InvalidModelFile (damaged), Unsupported (unigram, or it normalizes texts)."""
     try:
-        return _read(path.read_bytes(), path)
+        with reading(path):
+            raw = read_file(path, _LARGEST)
+        return _read(raw, path)
     except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
         raise InvalidModelFile(
             f"{path}: not a SentencePiece model, or a damaged one ({error}); fetch it again"

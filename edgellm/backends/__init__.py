@@ -10,7 +10,8 @@ from typing import Any
 
 from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo, context_that_fits, memory_needed
-from edgellm.errors import ModelNotFound, NotEnoughMemory, Unsupported
+from edgellm.errors import NotEnoughMemory, Unsupported
+from edgellm.files import regular
 from edgellm.formats.reading import reading
 from edgellm.params import KV_TYPES, LoadParams
 
@@ -89,13 +90,8 @@ def _format(path: Path) -> str:
 
         with reading(path):
             return "onnx" if holds_model(path) else "a folder without a .onnx file"
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except FileNotFoundError:
-        raise ModelNotFound(f"{path}: no such file") from None
-    except OSError as error:
-        raise ModelNotFound(f"{path}: cannot be read: {error.strerror}") from error
+    with reading(path), open(path, "rb", opener=regular) as file:
+        magic = file.read(4)
     if magic == GGUF_MAGIC or path.suffix.lower() == ".gguf":
         return "gguf"
     return "onnx" if path.suffix.lower() == ".onnx" else "this kind of file"

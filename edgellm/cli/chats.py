@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellm.errors import InvalidParameter
+from edgellm.files import read_file
 from edgellm.home import home, make_folder
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _new_number(folder: Path) -> int:
 
 def _read(path: Path) -> Kept | None:
     try:
-        about: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        about: Mapping[str, Any] = json.loads(read_file(path))
         return Kept(int(path.stem), str(about["model"]), str(about["words"]), int(about["turns"]), str(about["at"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,6 +14,7 @@ from edgellm.cli.commands import Commands
 from edgellm.cli.output import note
 from edgellm.cli.talk import Talk, statistics
 from edgellm.errors import ContextOverflow, EdgeLLMError
+from edgellm.files import regular
 from edgellm.home import home, make_folder, unkept
 
 QUOTES = '"""'
@@ -122,7 +123,7 @@ def _history() -> History:
     """What was typed in earlier conversations, for its owner only; where it cannot be kept, of this one alone."""
     try:
         path = make_folder(home()) / "history"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(regular(str(path), os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         unkept(error)
         return InMemoryHistory()

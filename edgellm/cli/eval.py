@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgellm import Model
     from edgellm.converters.evaluate import Evaluation
 
+LARGEST_TEXT = 1 << 30  # bytes
 SPEED_PROMPT, SPEED_TOKENS = 16, 48  # tokens that the decode speed is measured with
 
 
@@ -95,7 +96,8 @@ def evaluate(
 
     if plot is not None:
         check(plot)
-    words = _read(text)
+    raw = _read(text)
+    words = raw.decode().replace("\r\n", "\n").replace("\r", "\n")
     params = LoadParams(ctx=ctx, cache=CacheParams(memory=0, disk=0), **options)
     timed = len(models) > 1 or plot is not None
     measured: list[_Measured] = []
@@ -110,7 +112,7 @@ def evaluate(
             break
     if measured:
         warnings = shortcomings({each.name: each.found for each in measured}, ctx)
-        about = _about(text, ctx, against)
+        about = _about(text.name, raw, ctx, against)
         _report(measured, {**about, "warnings": warnings}, as_json=as_json)
         for warning in warnings:
             note(f"warning: {warning}")
@@ -127,11 +129,15 @@ class _Stopped(Exception):
         self.measured = measured
 
 
-def _read(text: Path) -> str:
+def _read(text: Path) -> bytes:
+    """A UTF-8 text, read once: it may come through a pipe. Raises InvalidParameter."""
     from edgellm.errors import InvalidParameter
+    from edgellm.files import read_file
 
     try:
-        return text.read_text(encoding="utf-8")
+        raw = read_file(text, LARGEST_TEXT, pipe=True)
+        raw.decode("utf-8")
+        return raw
     except OSError as error:
         raise InvalidParameter(f"--text {text}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -219,13 +225,12 @@ def _report(measured: list[_Measured], about: dict[str, Any], *, as_json: bool) 
         print_facts([("scored", _scored(measured[0].found)), *_told(about)])
 
 
-def _about(text: Path, ctx: int, against: str | None) -> dict[str, Any]:
+def _about(name: str, raw: bytes, ctx: int, against: str | None) -> dict[str, Any]:
     """What the figures were measured with."""
     from datetime import datetime, timezone
     from hashlib import sha256
     from importlib import metadata
 
-    raw = text.read_bytes()
     versions = {}
     for package in ("edgellm", "llama-cpp-python", "onnxruntime"):
         with suppress(metadata.PackageNotFoundError):
@@ -233,7 +238,7 @@ def _about(text: Path, ctx: int, against: str | None) -> dict[str, Any]:
     return {
         "against": against,
         "ctx": ctx,
-        "text": {"name": text.name, "bytes": len(raw), "sha256": sha256(raw).hexdigest()},
+        "text": {"name": name, "bytes": len(raw), "sha256": sha256(raw).hexdigest()},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions,
     }

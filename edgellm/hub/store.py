@@ -25,6 +25,7 @@ from typing import Literal
 
 from edgellm import arguments
 from edgellm.errors import InvalidParameter, ModelNotFound, ResourceError
+from edgellm.files import read_file
 from edgellm.home import home, make_folder
 from edgellm.hub.transfer import lock, log, reading, sha256_of, sync_folder, writing
 
@@ -209,7 +210,7 @@ def _read(folder: Path) -> Entry:
     name = folder.name.replace("--", "/").replace("@", ":")
     broken = Entry(name=name, folder=folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_file(folder / MANIFEST))
         files = tuple(StoredFile(str(f["name"]), int(f["size"]), str(f["sha256"])) for f in manifest["files"])
         entry = Entry(
             name=str(manifest["name"]),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import DownloadError, EdgeLLMError, ResourceError
+from edgellm.files import regular
 
 BLOCK = 1 << 20  # bytes read at a time
 
@@ -92,7 +93,7 @@ def reading(folder: Path) -> Iterator[None]:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=regular) as file:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -114,7 +115,7 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
     The file stays behind: deleting it would let two processes lock two different files of one name.
     """
-    with path.open("a+b") as file:
+    with open(path, "a+b", opener=regular) as file:
         told = False
         while not _try_lock(file.fileno()):
             if not told:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from edgellm.backends.base import Buffer
 from edgellm.errors import CannotWrite, InvalidModelFile, InvalidParameter, ModelNotFound
+from edgellm.files import read_file, regular
 from edgellm.kv.blockfile import Damaged, encode, read_header
 from edgellm.kv.blocks import Block
 
@@ -88,11 +89,16 @@ def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], State, str]:
-    if not zipfile.is_zipfile(path):
-        return _parsed(path.read_bytes(), path), [], ""
+    with open(path, "rb", opener=regular) as file:
+        if zipfile.is_zipfile(file):
+            return _unpacked(file, path)
+    return _parsed(read_file(path, MAX_JSON), path), [], ""
+
+
+def _unpacked(file: BinaryIO, path: Path) -> tuple[dict[str, Any], State, str]:
     state: State = []
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             if archive.getinfo(NAME).file_size > MAX_JSON:
                 raise InvalidModelFile(f"{path}: {NAME} in it has more than {MAX_JSON >> 20} MiB")
             content = _parsed(archive.read(NAME), path)
@@ -100,6 +106,8 @@ def _read(path: Path) -> tuple[dict[str, Any], State, str]:
             entries.sort(key=lambda entry: entry.filename)
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InvalidModelFile(f"{path}: state in it is compressed, which edgellm never writes")
+            if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+                raise InvalidModelFile(f"{path}: it announces more state than it has bytes, so it is damaged")
             try:
                 state += [_block(archive.read(entry)) for entry in entries]
             except (Damaged, zipfile.BadZipFile, zlib.error, EOFError) as error:

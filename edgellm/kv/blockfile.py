@@ -39,6 +39,7 @@ import numpy as np
 
 from edgellm import pages
 from edgellm.backends.base import Buffer
+from edgellm.files import regular
 from edgellm.kv.blocks import Block, block_key
 
 MAGIC = b"\x89EKV\r\n\x1a\n"
@@ -125,7 +126,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
 
 def read_block(path: Path, key: bytes) -> Buffer:
     """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them), MemoryError."""
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=regular) as file:
         header = read_header(file, os.fstat(file.fileno()).st_size)
         if header.block.key != key:
             raise Damaged("it holds another block")
@@ -187,7 +188,7 @@ def remove_leftover(path: Path) -> bool:
         if sys.platform == "win32":
             path.unlink()
             return True
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             if not _lock(file):
                 return False
             path.unlink()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgellm.backends.base import Buffer
+from edgellm.files import regular
 from edgellm.kv.blockfile import (
     SUFFIX,
     UNFINISHED,
@@ -111,7 +112,7 @@ class Shelf:
             for path in folder.iterdir():
                 if path.suffix == UNFINISHED and self.problem is None:
                     remove_leftover(path)
-                elif path.suffix == SUFFIX:
+                elif path.suffix == SUFFIX and path.is_file():
                     with contextlib.suppress(ValueError, OSError):
                         files[bytes.fromhex(path.stem)] = (path.stat().st_mtime, path)
         rows = self.index.keys()
@@ -131,7 +132,7 @@ class Shelf:
     def _adopt(self, path: Path, written: float) -> None:
         """A row for a file; a file that is no block is deleted. Inside a transaction."""
         try:
-            with path.open("rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=regular) as file:
                 header = read_header(file, path.stat().st_size)
             if self._path(header.block.key) != path:
                 raise Damaged("it holds another block")

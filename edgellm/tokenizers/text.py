@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.files import regular
 from edgellm.tokenizers.begin import begun
 from edgellm.tokenizers.pieces import Spelling
 
@@ -167,7 +168,7 @@ def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
             "install it with: pip install tokenizers"
         ) from error
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)  # all of it would be set aside first
     except OSError as error:
         raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error

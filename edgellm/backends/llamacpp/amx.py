@@ -31,6 +31,7 @@ from edgellm import _native
 from edgellm.backends.llamacpp.ggml import Ggml
 from edgellm.child import Child
 from edgellm.errors import EdgeLLMError, Unsupported
+from edgellm.files import read_file
 from edgellm.formats.writing import whole_file
 from edgellm.home import home, make_folder, unkept
 
@@ -156,8 +157,8 @@ def _verdict(library: Any, version: str) -> tuple[str, str]:
 def _remembered() -> dict[str, str]:
     """Verdicts by build. A file that is missing or damaged counts as empty: it is asked for again."""
     try:
-        known = json.loads(home(VERDICTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = json.loads(read_file(home(VERDICTS)))
+    except (OSError, ValueError, RecursionError):
         return {}
     return {key: said for key, said in known.items() if said in tuple(SAID)} if isinstance(known, dict) else {}
 

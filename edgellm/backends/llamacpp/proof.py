@@ -26,6 +26,7 @@ from edgellm.backends.llamacpp.checks import EDITION, check_header
 from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.child import Child, End, Parent
 from edgellm.errors import BackendFailed, ModelLoadError, NotEnoughMemory, UnsafeModel, Unsupported
+from edgellm.files import read_file
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.writing import whole_file
 from edgellm.home import home, make_folder, unkept
@@ -135,7 +136,7 @@ def _bytes_of(path: Path) -> int:
 def _verdicts() -> dict[str, str]:
     """Remembered verdicts: key to "" (passed) or the crash. An unreadable file counts as an empty one."""
     try:
-        found = json.loads(home(VERDICTS).read_bytes())
+        found = json.loads(read_file(home(VERDICTS)))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):

@@ -16,6 +16,7 @@ from edgellm.backends.base import ModelInfo
 from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, all_nodes
 from edgellm.errors import InvalidModelFile, ModelError
+from edgellm.files import regular
 from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
@@ -212,7 +213,7 @@ def _general(file: ONNXFile, folder: ModelFolder) -> dict[str, Any]:
     """Whose model it is: as the card in the folder says, else as edgellm's converter wrote down."""
     written = parse_general(file.metadata.get(GENERAL, "{}"))
     try:
-        with open(file_in(folder.root, "README.md"), "rb") as card:
+        with open(file_in(folder.root, "README.md"), "rb", opener=regular) as card:
             said = of_card(card.read(MAX_CARD).decode("utf-8", "replace"))
     except (OSError, ModelError):
         said = {}

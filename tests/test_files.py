@@ -1,0 +1,125 @@
+"""What is read are regular files: a pipe nobody writes to, or a device without an end, holds nothing up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgellm
+from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter
+from edgellm.files import read_file, regular
+from edgellm.home import home, make_folder
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no pipes with names")
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    return tmp_path / "pipe.gguf"
+
+
+def within(action: Callable[[], Any]) -> Any:
+    """What `action` gives or raises; a failure where it would wait for ever."""
+    ends: list[Any] = []
+
+    def run() -> None:
+        try:
+            ends.append(action())
+        except BaseException as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ends, "it waits"
+    if isinstance(ends[0], BaseException):
+        raise ends[0]
+    return ends[0]
+
+
+def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 3_000_000)
+    assert read_file(path) == read_file(path, 3_000_000) == path.read_bytes()
+    with pytest.raises(OSError, match="more than"):
+        read_file(path, 2_999_999)
+
+
+def test_what_is_no_file_is_refused(pipe: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            within(lambda path=path: read_file(path))
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_file(tmp_path / "missing")
+    with pytest.raises(OSError, match="pipe"):
+        within(lambda: open(pipe, "ab", opener=regular))
+    with pytest.raises(OSError, match="not a regular file"):
+        within(lambda: read_file(Path("/dev/zero"), pipe=True))
+
+
+def test_a_pipe_is_read_where_it_is_meant(pipe: Path) -> None:
+    writer = threading.Thread(target=lambda: pipe.write_bytes(b"text"))
+    writer.start()
+    assert within(lambda: read_file(pipe, pipe=True)) == b"text"
+    writer.join()
+
+
+def test_models_and_conversations_are_files(pipe: Path) -> None:
+    with pytest.raises(InvalidModelFile, match="not a regular file"):
+        within(lambda: edgellm.load(pipe))
+    with edgellm.load("echo", backend="echo") as model:
+        for path in (pipe, Path("/dev/zero")):
+            with pytest.raises(InvalidModelFile, match="not a regular file"):
+                within(lambda path=path: model.load_chat(path))
+
+
+def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
+    from edgellm.converters import calibrate
+    from edgellm.converters.checkpoint import read_json
+    from edgellm.converters.quant.imatrix import ImportanceMatrix
+    from edgellm.converters.tokens.huggingface import _templates
+    from edgellm.converters.tokens.sentencepiece import read_sentencepiece
+    from edgellm.tokenizers.text import open_tokenizer
+
+    folder = tmp_path / "additional_chat_templates"
+    folder.mkdir()
+    os.mkfifo(folder / "x.jinja")
+    reads: list[Callable[[], object]] = [
+        lambda: ImportanceMatrix.read(folder / "x.jinja"),
+        lambda: read_json(folder, "x.jinja", 100),
+        lambda: read_sentencepiece(folder / "x.jinja"),
+        lambda: _templates(tmp_path, {}),
+        lambda: open_tokenizer(folder / "x.jinja", {}),
+        lambda: calibrate.read_text(Path("/dev/zero")),
+    ]
+    for read in reads:
+        with pytest.raises(EdgeLLMError, match="not a regular file"):
+            within(read)
+
+
+def test_state_that_is_no_file_is_no_state() -> None:
+    from edgellm.backends.llamacpp import amx, proof
+    from edgellm.cli import chats, conversation
+    from edgellm.config import read_config
+    from edgellm.hub import store
+
+    names = [proof.VERDICTS, amx.VERDICTS, "history", "config.toml", "7.about", store.MANIFEST]
+    for name in names:
+        os.mkfifo(make_folder(home()) / name)
+    assert within(proof._verdicts) == {}
+    assert within(amx._remembered) == {}
+    assert within(lambda: chats._read(home("7.about"))) is None
+    assert type(within(conversation._history)).__name__ == "InMemoryHistory"
+    assert "not a regular file" in within(lambda: store._read(home())).problem
+    with pytest.raises(InvalidParameter, match=r"config\.toml: cannot be read: not a regular file"):
+        within(read_config)
