@@ -43,6 +43,7 @@ from .quant.imatrix import Entry, ImportanceMatrix
 
 CHUNK = 512  # tokens of a context
 FEWEST_ROWS = 16  # rows of activations below which a product does not count
+ANSWERS: tuple[dict[str, type], ...] = ({"done": int, "of": int}, {"wrote": str})  # of the child
 LARGEST = 1 << 30  # bytes of a text
 LOGIT_BYTES = 64 << 20  # of one pass: all positions ask for logits, else the last layer would skip them
 
@@ -78,7 +79,7 @@ def collect(
         job |= {"chunks": chunks or 0, "result": os.fspath(result)}
         pace = Pace()
         with Child(f"{__spec__.name}:run_child", job) as child:
-            while (report := child.receive()) is not None and "wrote" not in report:
+            while (report := child.receive(None, *ANSWERS)) is not None and "wrote" not in report:
                 if progress is not None and pace.due(surely=report["done"] >= report["of"]):
                     progress(report["done"], report["of"])
             if report is None:

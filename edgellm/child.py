@@ -65,15 +65,18 @@ _can_be_child = False  # whether this frozen program asked `freeze_support`
 @dataclass(frozen=True, slots=True)
 class End:
     """How a child ended. status: as `subprocess` gives it. seconds: the time after which it was given up, or None.
-    words: the last lines of what it printed."""
+    words: the last lines of what it printed. strange: it was ended because it answered what no child of ours says."""
 
     status: int
     seconds: float | None
     words: tuple[str, ...]
+    strange: bool = False
 
     @property
     def crash(self) -> str | None:
-        """The signal or exception that ended it, None when it ended by itself."""
+        """The signal or exception that ended it, None when it ended by itself or for a strange answer."""
+        if self.strange:
+            return None
         if os.name == "nt":
             if self.status == ABORTED:
                 return "abort"
@@ -94,6 +97,8 @@ class End:
     def __str__(self) -> str:
         if self.seconds is not None:
             return f"was given up after {self.seconds:.0f} seconds without an answer"
+        if self.strange:
+            return "gave an answer that no child process of edgellm's gives"
         return ": ".join([f"ended with code {self.status}", *self.words[-1:]])
 
 
@@ -118,6 +123,7 @@ class Child:
         self._token = secrets.token_hex(16)
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._given_up: float | None = None
+        self._strange = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         try:
             self._process = subprocess.Popen(
@@ -142,15 +148,14 @@ class Child:
 
     def _greet(self, program: str) -> None:
         """Wait until the child has shown that it is one. Raises Unsupported."""
-        answer = self.receive(START_SECONDS)
+        answer = self.receive(START_SECONDS, {"python": str | None})
         if answer is None:
             raise Unsupported(
                 f"{program} was started as a child process, and is none of edgellm's: it {self.end}; {_advice()}"
             )
-        if answer["python"] != sys.implementation.cache_tag:
-            raise Unsupported(
-                f"{program} is {answer['python']}, and this process {sys.implementation.cache_tag}; {_advice()}"
-            )
+        found, own = answer["python"], sys.implementation.cache_tag
+        if found != own:
+            raise Unsupported(f"{program} is {str(found)[:100]}, and this process {own}; {_advice()}")
 
     @property
     def pid(self) -> int:
@@ -163,12 +168,15 @@ class Child:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
 
-    def receive(self, limit: float | None = None) -> dict[str, Any] | None:
+    def receive(self, limit: float | None = None, *forms: Mapping[str, Any]) -> dict[str, Any] | None:
         """The next answer, or None when the child ended without one: see `end`.
 
-        limit: seconds; a child that takes longer is ended. Raises what the child's target raised: edgellm's errors as
-        what they were, NotEnoughMemory, and BackendFailed for all others.
+        limit: seconds; a child that takes longer is ended, and so is one whose answer has none of the forms: names of
+        what is in it, and the type or again the form of each; more may be in it. Raises what the child's target
+        raised: edgellm's errors as what they were, NotEnoughMemory, and BackendFailed for all others.
         """
+        if self._strange:  # nothing that it says besides is believed
+            return None
         try:
             line = self._answers.get(timeout=limit)
         except queue.Empty:
@@ -178,10 +186,18 @@ class Child:
         if line is None:
             self._answers.put(None)  # for whoever asks again
             return None
-        answer: dict[str, Any] = json.loads(line)
-        if "raised" in answer:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if _has(answer, {"raised": str, "message": str}):
             raise _error(answer["raised"], answer["message"])
-        return answer
+        if not any(_has(answer, form) for form in forms or ({},)):
+            self._strange = True
+            self._process.kill()
+            return None
+        found: dict[str, Any] = answer
+        return found
 
     @property
     def end(self) -> End:
@@ -194,7 +210,7 @@ class Child:
             status = self._process.wait()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - KEPT_LOG))
         lines = self._log.read().decode("utf-8", "replace").splitlines()
-        return End(status, self._given_up, tuple(line for line in lines if line.strip()))
+        return End(status, self._given_up, tuple(line for line in lines if line.strip()), self._strange)
 
     def close(self) -> None:
         """End the child, whatever it does."""
@@ -278,6 +294,15 @@ def _search_path() -> list[str]:
     """This process's own: the same packages are found. Without the working folder: what lies there is the user's."""
     path = [entry for entry in sys.path if isinstance(entry, str) and entry]
     return [*path, str(Path(__file__).parents[1])]
+
+
+def _has(value: Any, form: Any) -> bool:
+    """Whether a value of JSON has a form: a type, or a mapping of names to forms."""
+    if isinstance(form, Mapping):
+        return isinstance(value, dict) and all(name in value and _has(value[name], form[name]) for name in form)
+    if isinstance(value, bool):
+        return form is bool
+    return isinstance(value, (int, float) if form is float else form)
 
 
 def _error(name: str, message: str) -> EdgeLLMError:

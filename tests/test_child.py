@@ -229,6 +229,31 @@ def test_a_program_that_does_not_answer_is_given_up(program: Any, script: str, m
         start()
 
 
+STRANGE = ["garbage", "[]", "{}", "5", "null", '"python"', '{"python": 5}', '{"raised": 1}', "[" * 30_000, "\\377", ""]
+
+
+@posix
+@pytest.mark.parametrize("answer", STRANGE, ids=lambda answer: answer[:12])
+def test_one_that_knows_the_token_and_is_no_child_is_not_believed(program: Any, answer: str) -> None:
+    """It reads what it is told, and answers with the token."""
+    take = """read -r line; token=$(printf %s "$line" | sed 's/.*"token": "\\([0-9a-f]*\\)".*/\\1/')"""
+    path = program(f"#!/bin/sh\n{take}\nprintf '%s ' $token\nprintf '{answer}\\n'\nexec sleep 60\n")
+    with pytest.raises(Unsupported, match=rf"{path} was started.*gave an answer that no child.*set_executable"):
+        start()
+
+
+def test_answers_have_the_form_that_is_asked_for(room: str) -> None:
+    form = {"sum": int}
+    with Child(
+        f"{room}:fail", {"code": "parent.say(sum=1, more={'x': 0.5}); parent.say(sum=True); parent.say(sum=1)"}
+    ) as asked:
+        assert asked.receive(60, {"other": str}, {"sum": float, "more": {"x": float}}) == {"sum": 1, "more": {"x": 0.5}}
+        assert asked.receive(60, form) is None
+        assert asked.receive(60, form) is None  # and nothing more
+        assert (asked.end.strange, asked.end.crash, asked.end.killed) == (True, None, False)
+        assert "gave an answer" in str(asked.end)
+
+
 @posix
 def test_a_file_that_is_no_program(program: Any) -> None:
     program("neither a script nor a program\n")

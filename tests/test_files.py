@@ -61,8 +61,8 @@ def test_what_is_no_file_is_refused(pipe: Path, tmp_path: Path) -> None:
         read_file(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_file(tmp_path / "missing")
-    with pytest.raises(OSError, match="pipe"):
-        within(lambda: open(pipe, "ab", opener=regular))
+    with pytest.raises(OSError, match=r"No such device|not a regular"):
+        within(lambda: regular(str(pipe), os.O_WRONLY))
     with pytest.raises(OSError, match="not a regular file"):
         within(lambda: read_file(Path("/dev/zero"), pipe=True))
 

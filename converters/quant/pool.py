@@ -179,7 +179,7 @@ class _Child:
 
     def receive(self, name: str, kind: GGMLType, slot: int, rows: int, row_bytes: int) -> NDArray[np.uint8]:
         try:
-            answer = self.process.receive()
+            answer = self.process.receive(None, {"ok": bool})
         except BackendFailed as error:
             raise BackendFailed(f"{name}: quantizing it to {kind.name} failed: {error}") from error
         if answer is None:

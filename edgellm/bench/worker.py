@@ -16,6 +16,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,13 @@ from typing import Any
 from edgellm.backends.llamacpp.library import ENVIRONMENT
 from edgellm.child import Child, Parent
 from edgellm.errors import BackendFailed, EdgeLLMError
+
+# The forms of answers: see Child.receive.
+_SETTINGS: dict[str, Any] = {"settings": {}}
+_OURS: dict[str, Any] = {"settings": {"n_ctx": int}}
+_PROMPT: dict[str, Any] = {"prompt": {"tokens": list, "text": str}}
+_TAKEN = {"first_s": float, "rest_s": float, "prompt": int, "produced": int, "answer": list | None}
+_SAMPLE: dict[str, Any] = {"sample": _TAKEN, "peak_bytes": int, "idle_cpu_s": float, "idle_s": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +49,20 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self._awaited: deque[dict[str, Any]] = deque([_OURS if job.name == "edgellm" else _SETTINGS])
         # For every engine: OpenMP threads that wait stop spinning soon.
         self._child = Child(f"{__spec__.name}:run_child", asdict(job), environment={**ENVIRONMENT, **os.environ})
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a request; the child may still be loading."""
+        self._awaited.append(_PROMPT if "write" in message else _SAMPLE)
         self._child.send(message)
 
     def receive(self, limit: float | None = None) -> dict[str, Any]:
         """Wait for the next answer, `limit` seconds at most: then the child is ended."""
+        form = self._awaited.popleft() if self._awaited else {}
         try:
-            answer = self._child.receive(limit)
+            answer = self._child.receive(limit, form)
         except BackendFailed:
             raise
         except EdgeLLMError as error:

@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgellm.child import Child, End, Parent, is_frozen
 from edgellm.errors import ChecksumMismatch, DownloadError
@@ -116,7 +116,7 @@ def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
     job = {"arguments": arguments, "work": str(work)}
     environment = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     with Child(f"{__spec__.name}:run_pip", job, environment=environment) as child:
-        while (answer := child.receive()) is not None and "status" not in answer:
+        while (answer := child.receive(None, *ANSWERS)) is not None and "status" not in answer:
             seen(answer["arrived"])
         if answer is None or answer["status"] != 0:
             reason = _reason(child.end)
@@ -127,6 +127,9 @@ def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
         raise DownloadError(f"pip said it fetched {part.requirement}, but left {len(wheels)} wheels")
     return wheels[0]
 
+
+# What `run_pip` answers; pip ends with a number or a text.
+ANSWERS: tuple[dict[str, Any], ...] = ({"arrived": int}, {"status": int | str})
 
 # What pip says when there is nobody at the other end.
 _NO_CONNECTION = re.compile(

@@ -209,7 +209,7 @@ def child(monkeypatch: pytest.MonkeyPatch, code: int, answer: Any = None) -> lis
 
     @contextmanager
     def start(target: str, job: Any) -> Iterator[Any]:
-        def receive(limit: float) -> Any:
+        def receive(limit: float, *forms: Any) -> Any:
             if isinstance(answer, Exception):
                 raise answer
             return answer

@@ -171,8 +171,8 @@ def test_errors_of_the_child_are_raised_here(folder: Path, harm: Any, error: typ
 
 
 class Mortal(Child):
-    def receive(self, limit: float | None = None) -> dict[str, Any] | None:
-        answer = super().receive(limit)
+    def receive(self, limit: float | None = None, *forms: Any) -> dict[str, Any] | None:
+        answer = super().receive(limit, *forms)
         self._process.kill()
         return answer
 

@@ -167,10 +167,10 @@ def _ask_child() -> tuple[Verdict | None, str]:
     """Run `prove` in a child process. None and the reason when the child could not tell."""
     try:
         with Child("edgellm.backends.llamacpp.library:prove_amx", {}) as child:
-            answer = child.receive(CHILD_SECONDS)
+            answer = child.receive(CHILD_SECONDS, {"verdict": str})
             if answer is not None and answer["verdict"] in SAID:
                 return answer["verdict"], ""
-            failure = str(answer)
+            failure = f"it answered {str(answer)[:100]}"
             if answer is None:
                 if -child.end.status in CRASHES:
                     return "crashes", ""

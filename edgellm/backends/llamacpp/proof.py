@@ -94,7 +94,7 @@ def _try(path: Path, extra_bufts: bool) -> str:
         ) from error
     with child:
         try:
-            answer = child.receive(limit)
+            answer = child.receive(limit, {"found": str})
         except BackendFailed as error:  # not llama.cpp's doing: Python's own
             raise ModelLoadError(
                 f"{path}: the child process that tries unusual files failed by itself ({error}); reinstall edgellm, or "
@@ -117,10 +117,12 @@ def _judge(path: Path, found: str | None, end: End) -> str:
             f"{path}: memory ran out in the child process that tried it: {words or 'the system ended it'}; close other "
             "programs"
         )
-    if found is not None:
+    if found in FAILED:
         raise refusal(path, FAILED[found], words)
     if end.crash is not None:
         return f"{end.crash}; its last words: {words}" if words else end.crash
+    if end.strange:
+        words = str(end)
     raise ModelLoadError(
         f"{path}: the child process that tries unusual files failed by itself (exit status {end.status}); pass "
         f"trust=True (--trust) to load the file all the same. It said: {words}"
