@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, ModelNotFound
 from edgellm.formats.ggml_types import GGMLType
 
@@ -200,11 +201,11 @@ class _Shard:
         raw = self.buffer[self.position : self.position + length]
         self.position += length
         if b"\0" in raw:
-            raise self.error(f"{what} {raw!r} holds a zero byte", at)
+            raise self.error(f"{what} {shown(raw)} holds a zero byte", at)
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise self.error(f"{what} {raw!r} is not UTF-8", at) from None
+            raise self.error(f"{what} {shown(raw)} is not UTF-8", at) from None
 
     def _read(self) -> None:
         magic = self.buffer[:4]
@@ -232,29 +233,29 @@ class _Shard:
         at = self.position
         key = self._name("a key", MAX_KEY)
         if key in self.entries:
-            raise self.error(f"key {key!r} appears twice", at)
+            raise self.error(f"key {shown(key)} appears twice", at)
         item, array, count = self._u32(), False, 1
         if item == _ARRAY:
             item, count, array = self._u32(), self._u64(), True
             if item == _ARRAY:
-                raise self.error(f"{key!r} is an array of arrays, which no engine uses", at)
+                raise self.error(f"{shown(key)} is an array of arrays, which no engine uses", at)
         start = self.position
         if item == _STRING:
             self._skip_strings(key, count)
         elif item in _SCALARS:
             self.position += count * struct.calcsize("<" + _SCALARS[item][1])
         else:
-            raise self.error(f"{key!r} has the unknown value type {item}", at)
+            raise self.error(f"{shown(key)} has the unknown value type {item}", at)
         if self.position > self.limit:
-            raise self.error(f"{key!r} reaches beyond the end of the header", at)
+            raise self.error(f"{shown(key)} reaches beyond the end of the header", at)
         if item == 7 and not array and self.buffer[start] > 1:
-            raise self.error(f"{key!r} is {self.buffer[start]}, not a truth value", start)
+            raise self.error(f"{shown(key)} is {self.buffer[start]}, not a truth value", start)
         self.entries[key] = _Entry(item, array, start, count, self.position - start)
 
     def _skip_strings(self, key: str, count: int) -> None:
         self.strings += count
         if self.strings > MAX_STRINGS or count * 8 > self.limit - self.position:
-            raise self.error(f"{key!r} claims {count} strings", self.position)
+            raise self.error(f"{shown(key)} claims {count} strings", self.position)
         buffer, position, unpack = self.buffer, self.position, _U64.unpack_from
         for _ in range(count):  # a length that leads outside makes the next unpack fail
             position += unpack(buffer, position)[0] + 8
@@ -276,26 +277,28 @@ class _Shard:
             at = self.position
             name = self._name("a tensor name", MAX_NAME)
             if name in found:
-                raise self.error(f"tensor {name!r} appears twice", at)
+                raise self.error(f"tensor {shown(name)} appears twice", at)
             n_dims = self._u32()
             if not 1 <= n_dims <= 4:
-                raise self.error(f"tensor {name!r} has {n_dims} dimensions (1 to 4 are allowed)", at)
+                raise self.error(f"tensor {shown(name)} has {n_dims} dimensions (1 to 4 are allowed)", at)
             shape = tuple(self._u64() for _ in range(n_dims))[::-1]
             kind_id, offset = self._u32(), self._u64()
             try:
                 kind = GGMLType(kind_id)
             except ValueError:
-                raise self.error(f"tensor {name!r} has the unknown type {kind_id}", at) from None
+                raise self.error(f"tensor {shown(name)} has the unknown type {kind_id}", at) from None
             if min(shape) < 1 or max(shape) >= 1 << 48:
-                raise self.error(f"tensor {name!r} has the impossible shape {shape}", at)
+                raise self.error(f"tensor {shown(name)} has the impossible shape {shape}", at)
             if shape[-1] % kind.block_size:
                 raise self.error(
-                    f"tensor {name!r} is {kind.name} with rows of {shape[-1]}, not a multiple of {kind.block_size}", at
+                    f"tensor {shown(name)} is {kind.name} with rows of {shape[-1]}, not a multiple of "
+                    f"{kind.block_size}",
+                    at,
                 )
             nbytes = kind.nbytes(shape)
             if offset % self.alignment or offset + nbytes > self.size:
                 raise self.error(
-                    f"tensor {name!r} ({nbytes} bytes at offset {offset}) is not inside the file on a multiple of "
+                    f"tensor {shown(name)} ({nbytes} bytes at offset {offset}) is not inside the file on a multiple of "
                     f"{self.alignment}", at,
                 )  # fmt: skip
             found[name] = TensorInfo(name, shape, kind, offset, nbytes, self.index)
@@ -306,10 +309,10 @@ class _Shard:
         end = 0
         for info in sorted(found.values(), key=lambda info: info.offset):
             if info.offset < end:
-                raise self.error(f"tensor {info.name!r} overlaps the one before it", data + info.offset)
+                raise self.error(f"tensor {shown(info.name)} overlaps the one before it", data + info.offset)
             end = info.offset + info.nbytes
             if data + end > self.size:
-                what = f"tensor {info.name!r} reaches beyond the end of the file ({self.size} bytes)"
+                what = f"tensor {shown(info.name)} reaches beyond the end of the file ({self.size} bytes)"
                 raise self.error(what, data + info.offset)
         self.tensors = {name: replace(info, offset=data + info.offset) for name, info in found.items()}
 
@@ -320,7 +323,7 @@ class _Shard:
                 return StringArray(self.buffer, entry.offset, entry.items, entry.nbytes)
             start = entry.offset + 8
             if entry.nbytes > MAX_TEXT:
-                raise self.error(f"{key!r} is a text of {entry.nbytes - 8} bytes", start)
+                raise self.error(f"{shown(key)} is a text of {entry.nbytes - 8} bytes", start)
             raw = self.buffer[start : start + _U64.unpack_from(self.buffer, entry.offset)[0]]
             return raw.decode("utf-8", "replace")  # a name in another encoding keeps no model from running
         code = "<" + _SCALARS[entry.item][1]
@@ -350,7 +353,7 @@ class GGUFFile:
         for shard in shards:
             for name, info in shard.tensors.items():
                 if name in self.tensors:
-                    raise shard.error(f"tensor {name!r} is in two parts", shard.header_bytes)
+                    raise shard.error(f"tensor {shown(name)} is in two parts", shard.header_bytes)
                 self.tensors[name] = info
 
     @classmethod
@@ -401,7 +404,7 @@ class GGUFFile:
         if type(value) is not kind:
             found = self.kind(key)
             raise self._shards[0].error(
-                f"{key!r} is {found}, expected {kind.__name__}", self._shards[0].entries[key].offset
+                f"{shown(key)} is {found}, expected {kind.__name__}", self._shards[0].entries[key].offset
             )
         return value
 
@@ -457,6 +460,6 @@ class GGUFFile:
 def _split(shard: _Shard, key: str, kinds: tuple[str, ...]) -> int:
     """A key of a split model, whose stored type the engine insists on."""
     if key not in shard.entries or shard.kind(key) not in kinds:
-        raise shard.error(f"{key!r} is missing or not {kinds[0]}", 0)
+        raise shard.error(f"{shown(key)} is missing or not {kinds[0]}", 0)
     value: int = shard.value(key)
     return value

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.writing import Data, whole_file, write_data
@@ -68,10 +69,10 @@ def _header(metadata: Mapping[str, Any], tensors: list[tuple[str, Sequence[int],
     for name, shape, kind in tensors:
         raw = name.encode()
         if not 0 < len(raw) <= _MAX_NAME or name in seen:
-            raise InvalidParameter(f"tensor name {name!r}: must be new and have 1 to {_MAX_NAME} bytes")
+            raise InvalidParameter(f"tensor name {shown(name)}: must be new and have 1 to {_MAX_NAME} bytes")
         seen.add(name)
         if not 1 <= len(shape) <= 4 or min(shape) < 1 or shape[-1] % kind.block_size:
-            raise InvalidParameter(f"tensor {name!r}: {kind.name} cannot store the shape {tuple(shape)}")
+            raise InvalidParameter(f"tensor {shown(name)}: {kind.name} cannot store the shape {tuple(shape)}")
         parts.append(_string(raw) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset))
         offset += -(-kind.nbytes(tuple(shape)) // alignment) * alignment
     return b"".join(parts)
@@ -93,7 +94,7 @@ def _value(key: str, value: Any) -> bytes:
         array = np.asarray(None)
     code = _VALUE_TYPES.get(array.dtype.str[1:])
     if code is None or array.ndim > 1:
-        raise InvalidParameter(f"metadata {key!r}: GGUF has no type for {type(value).__name__} {str(value)[:40]}")
+        raise InvalidParameter(f"metadata {shown(key)}: GGUF has no type for {type(value).__name__} {str(value)[:40]}")
     raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
     if array.ndim == 1:
         return struct.pack("<IIQ", _ARRAY, code, array.size) + raw

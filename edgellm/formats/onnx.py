@@ -22,6 +22,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.confined import path_in
 from edgellm.formats.mapped import MappedFile
@@ -190,7 +191,7 @@ class ONNXFile:
             elif field == "metadata_props":
                 key, text = read_entry(wire, value, end)
                 if key in self.metadata:
-                    raise wire.error(f"the metadata {key[:200]!r} appears twice", value)
+                    raise wire.error(f"the metadata {shown(key)} appears twice", value)
                 self.metadata[key] = text
             else:
                 producer[field == "producer_version"] = wire.words(value, end)
@@ -216,7 +217,7 @@ class ONNXFile:
                 version = value
         domain = "" if domain in MAIN else domain
         if domain in self.opsets:
-            raise self._wire.error(f"the operators of {domain[:200]!r} have two versions", start)
+            raise self._wire.error(f"the operators of {shown(domain)} have two versions", start)
         self.opsets[domain] = version
 
     def _tensor(self, start: int, stop: int) -> StoredTensor:

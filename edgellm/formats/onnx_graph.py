@@ -15,6 +15,8 @@ from typing import Union
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
+
 # numpy has no bfloat16, nothing of 8 bits or less but integers: these are seen as the bytes that hold them
 WIDTH: dict[str, float] = {
     "FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "INT64": 8, "INT32": 4, "INT16": 2, "INT8": 1,
@@ -126,22 +128,22 @@ def _broken(graph: Graph, around: tuple[set[str], ...]) -> str:
     for kind, names in (("inputs", inputs), ("initializers", initial)):
         if len(set(names)) != len(names):
             twice = Counter(names).most_common(1)[0][0]
-            return f"two {kind} are named {twice[:200]!r}"
+            return f"two {kind} are named {shown(twice)}"
         if "" in names:
             return f"one of the {kind} has no name"
     for node in graph.nodes:
-        label = f"node {node.name[:200]!r} ({node.op[:100]})"
+        label = f"node {shown(node.name)} ({node.op[:100]})"
         for name in node.inputs:
             if name and not any(name in scope for scope in scopes):
-                return f"{label} reads {name[:200]!r}, which nothing before it makes"
+                return f"{label} reads {shown(name)}, which nothing before it makes"
         for name, value in node.attributes.items():
             if isinstance(value, Graph) and (why := _broken(value, scopes)):
-                return f"{why}, in {name[:100]!r} of {label}"
+                return f"{why}, in {shown(name)} of {label}"
         for name in filter(None, node.outputs):
             if name in known:
-                return f"{label} makes {name[:200]!r}, which is there already"
+                return f"{label} makes {shown(name)}, which is there already"
             known.add(name)
     for output in graph.outputs:
         if not any(output.name in scope for scope in scopes):
-            return f"nothing makes the output {output.name[:200]!r}"
+            return f"nothing makes the output {shown(output.name)}"
     return ""

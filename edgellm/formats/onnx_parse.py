@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.onnx_graph import (
     ATTRIBUTE_TYPES,
@@ -84,14 +85,14 @@ class GraphReader:
             if field == "attribute":
                 name, attribute = self._attribute(value, end, depth)
                 if name in attributes:
-                    raise wire.error(f"the attribute {name[:200]!r} of a node appears twice", value)
+                    raise wire.error(f"the attribute {shown(name)} of a node appears twice", value)
                 attributes[name] = attribute
             elif field in names:
                 names[field].append(wire.text(value, end))
             else:
                 one[field] = wire.text(value, end)
         if not one["op_type"]:
-            raise wire.error(f"node {one['name'][:200]!r} has no operator", start)
+            raise wire.error(f"node {shown(one['name'])} has no operator", start)
         domain = "" if one["domain"] in MAIN else one["domain"]
         return Node(one["op_type"], tuple(names["input"]), tuple(names["output"]), domain, one["name"], attributes)
 
@@ -128,14 +129,14 @@ class GraphReader:
                 referred = True
         if kind not in _TYPE_NAMES and kind:
             raise Unsupported(
-                f"{self._path}: the attribute {name[:200]!r} is of the type {kind}; edgellm reads {[*ATTRIBUTE_TYPES]}"
+                f"{self._path}: the attribute {shown(name)} is of the type {kind}; edgellm reads {[*ATTRIBUTE_TYPES]}"
             )
         single.update(INTS=tuple(ints), FLOATS=tuple(floats), STRINGS=tuple(strings))
         for absent, default in (("INT", 0), ("FLOAT", 0.0), ("STRING", "")):
             single.setdefault(absent, default)
         typed = _TYPE_NAMES.get(kind)
         if typed not in single or referred or not name:
-            raise wire.error(f"the attribute {name[:200]!r} has no type or no value", start)
+            raise wire.error(f"the attribute {shown(name)} has no type or no value", start)
         return name, single[typed]
 
     def _string(self, start: int, stop: int) -> str:
@@ -184,14 +185,12 @@ class GraphReader:
         if inner and not number:
             return Value(name, "UNDEFINED", UNKNOWN)
         if number not in _DTYPE_NAMES:
-            raise Unsupported(
-                f"{self._path}: value {name[:200]!r} is of the type {number}, which edgellm does not know"
-            )
+            raise Unsupported(f"{self._path}: value {shown(name)} is of the type {number}, which edgellm does not know")
         return Value(name, _DTYPE_NAMES[number], shape)
 
     def _no_tensor(self, name: str) -> Unsupported:
         return Unsupported(
-            f"{self._path}: value {name[:200]!r} is no tensor (a sequence, map or optional, or of no type at all); "
+            f"{self._path}: value {shown(name)} is no tensor (a sequence, map or optional, or of no type at all); "
             "export the model with tensors as inputs and outputs"
         )
 
@@ -200,5 +199,5 @@ class GraphReader:
         for field, value, end in self._wire.fields(start, stop, _DIM):
             size = signed(value) if field == "value" else self._wire.text(value, end)
         if isinstance(size, int) and size < 0:
-            raise self._wire.error(f"value {name[:200]!r} has a dimension of the size {size}", start)
+            raise self._wire.error(f"value {shown(name)} has a dimension of the size {size}", start)
         return size

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.mapped import ADVICE, MappedFile
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY, WIDTH, Initializer
@@ -57,7 +58,7 @@ class StoredTensor:
     @property
     def label(self) -> str:
         """What errors call it."""
-        return f"tensor {self.name[:200]!r} ({self.dtype}, {self.shape})"
+        return f"tensor {shown(self.name)} ({self.dtype}, {self.shape})"
 
     def raw(self) -> NDArray[np.uint8]:
         """Its bytes, (n,) uint8, little-endian; not copied unless they were numbers. Raises InvalidModelFile."""
@@ -135,15 +136,15 @@ def read_tensor(
             places[field] = value, end
     dtype = _NAMES.get(number, "")
     if dtype not in WIDTH:
-        what = f"tensor {name[:200]!r} is of the type {dtype or number}; edgellm reads {', '.join(WIDTH)}"
+        what = f"tensor {shown(name)} is of the type {dtype or number}; edgellm reads {', '.join(WIDTH)}"
         raise Unsupported(f"{file.path}: {what}: save the model without it")
     if len(dims) > MAX_DIMS or not all(0 <= size < MAX_SIZE for size in dims) or math.prod(dims) >= MAX_SIZE:
-        raise wire.error(f"tensor {name[:200]!r} has the impossible shape {dims[: MAX_DIMS + 1]}", start)
+        raise wire.error(f"tensor {shown(name)} has the impossible shape {dims[: MAX_DIMS + 1]}", start)
     tensor = StoredTensor(name, dtype, tuple(dims), file, start, start, False)
     if not outside:
         return _inline(wire, tensor, places)
     if places:
-        raise wire.error(f"tensor {name[:200]!r} says that its bytes are in another file, and has some", start)
+        raise wire.error(f"tensor {shown(name)} says that its bytes are in another file, and has some", start)
     return _outside(wire, tensor, entries, beside)
 
 
@@ -180,7 +181,7 @@ def _outside(
     for key in ("offset", "length"):
         text = entries.get(key, "0" if key == "offset" else str(tensor.nbytes))
         if not _NUMBER.fullmatch(text):
-            raise wire.error(f"{tensor.label} has the {key} {text[:40]!r}", tensor.start)
+            raise wire.error(f"{tensor.label} has the {key} {shown(text)}", tensor.start)
         numbers[key] = int(text)
     if "location" not in entries:
         raise wire.error(f"{tensor.label} does not say in which file its bytes are", tensor.start)

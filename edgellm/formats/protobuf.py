@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.mapped import ADVICE, MappedFile
 
@@ -58,7 +59,7 @@ def text(field: int, value: str | bytes) -> bytes:
     try:
         raw = value.encode() if isinstance(value, str) else value
     except UnicodeEncodeError:
-        raise InvalidParameter(f"{value[:100]!r} is not Unicode text: half of a surrogate pair is in it") from None
+        raise InvalidParameter(f"{shown(value)} is not Unicode text: half of a surrogate pair is in it") from None
     return prefix(field, len(raw)) + raw
 
 

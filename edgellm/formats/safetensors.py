@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.writing import Data, whole_file, write_data
@@ -113,29 +114,29 @@ class SafetensorsFile:
         for info in sorted(self.tensors.values(), key=lambda info: (info.offset, info.nbytes)):
             if info.offset != end:
                 what = "overlaps the one before it" if info.offset < end else "leaves a hole before it"
-                raise self._error(f"tensor {info.name!r} at byte {info.offset} {what}")
+                raise self._error(f"tensor {shown(info.name)} at byte {info.offset} {what}")
             end += info.nbytes
         if end != self._size:
             raise self._error(f"the tensors end at byte {end}, the file at {self._size}")
 
     def _info(self, name: str, entry: Any) -> TensorInfo:
         if not name or not name.isprintable():
-            raise self._error(f"tensor name {name!r} is empty or not printable")
+            raise self._error(f"tensor name {shown(name)} is empty or not printable")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise self._error(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+            raise self._error(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _BITS:
-            raise self._error(f"tensor {name!r} has the unknown type {dtype!r}")
+            raise self._error(f"tensor {shown(name)} has the unknown type {shown(dtype)}")
         if not _counts(shape) or len(shape) > MAX_DIMS or max(shape, default=0) > MAX_SIZE:
-            raise self._error(f"tensor {name!r} has the impossible shape {shape!r}")
+            raise self._error(f"tensor {shown(name)} has the impossible shape {shown(shape)}")
         if not _counts(offsets) or len(offsets) != 2:
-            raise self._error(f"tensor {name!r} has the impossible offsets {offsets!r}")
+            raise self._error(f"tensor {shown(name)} has the impossible offsets {shown(offsets)}")
         start, stop = offsets
         bits = math.prod(shape) * _BITS[dtype]
         if (stop - start) * 8 != bits:
-            raise self._error(f"tensor {name!r} has {stop - start} bytes, {dtype} {shape} needs {bits / 8:g}")
+            raise self._error(f"tensor {shown(name)} has {stop - start} bytes, {dtype} {shape} needs {bits / 8:g}")
         if self._data_start + stop > self._size:
-            raise self._error(f"tensor {name!r} reaches beyond the end of the file ({self._size} bytes)")
+            raise self._error(f"tensor {shown(name)} reaches beyond the end of the file ({self._size} bytes)")
         return TensorInfo(name, dtype, tuple(shape), self._data_start + start, stop - start)
 
     def data(self, name: str) -> NDArray[np.uint8]:
@@ -206,7 +207,9 @@ def write_safetensors(
     listed = list(tensors)
     for name, dtype, _, _ in listed:
         if dtype not in _BITS:
-            raise InvalidParameter(f"tensor {name!r}: safetensors has no type {dtype!r}; it has {', '.join(_BITS)}")
+            raise InvalidParameter(
+                f"tensor {shown(name)}: safetensors has no type {shown(dtype)}; it has {', '.join(_BITS)}"
+            )
     listed.sort(key=lambda tensor: -_BITS[tensor[1]])
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start, sizes = 0, []
@@ -214,9 +217,9 @@ def write_safetensors(
         shape = [int(size) for size in shape]
         bits = math.prod(shape) * _BITS[dtype]
         if not name or not name.isprintable() or name in header or name == "__metadata__":
-            raise InvalidParameter(f"tensor name {name!r}: must be new and printable")
+            raise InvalidParameter(f"tensor name {shown(name)}: must be new and printable")
         if min(shape, default=0) < 0 or len(shape) > MAX_DIMS or bits % 8:
-            raise InvalidParameter(f"tensor {name!r}: {dtype} cannot store the shape {tuple(shape)}")
+            raise InvalidParameter(f"tensor {shown(name)}: {dtype} cannot store the shape {tuple(shape)}")
         sizes.append(bits // 8)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + sizes[-1]]}
         start += sizes[-1]

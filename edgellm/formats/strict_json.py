@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile
 
 
@@ -20,7 +21,7 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
         if len(found) != len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in found if keys.count(key) > 1)
-            raise InvalidModelFile(f"{where}: the key {twice[:100]!r} appears twice; fetch or write the file again")
+            raise InvalidModelFile(f"{where}: the key {shown(twice)} appears twice; fetch or write the file again")
         return found
 
     try:

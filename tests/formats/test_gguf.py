@@ -203,6 +203,13 @@ def test_lies_are_refused(folder: Path, raw: bytes, says: str) -> None:
     assert re.search(says, refused(folder, raw))
 
 
+@pytest.mark.parametrize("byte", [b"\0", b"\xff", b"\x01"])
+def test_little_of_a_damaged_key_is_shown(folder: Path, byte: bytes) -> None:
+    """A key of which the length is damaged goes on over what follows it."""
+    raw = header([pair(b"k" + byte * 5000, 13, ONE)], []) + bytes(64)
+    assert len(refused(folder, raw)) < len(str(folder)) + 300
+
+
 def test_a_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFile, match="not a regular file"):
         GGUFFile.open(tmp_path)

@@ -286,6 +286,10 @@ def outside(location: str = "data", **entries: str) -> onnx.TensorProto:
         ({"location": "/etc/passwd"}, "not the plain name"),
         ({"location": "../data"}, "not the plain name"),
         ({"location": "."}, "not the plain name"),
+        ({"location": "./"}, "not the plain name"),
+        ({"location": "data/."}, "not the plain name"),
+        ({"location": "./../data"}, "not the plain name"),
+        ({"location": ".//etc/passwd"}, "not the plain name"),
         ({"location": "sub/../../data"}, "not the plain name"),
         ({"location": "sub//data"}, "not the plain name"),
         ({"location": "C:data"}, "not the plain name"),
@@ -307,6 +311,9 @@ def test_external_data_in_a_folder_below(tmp_path: Path) -> None:
     (tmp_path / "sub" / "data").write_bytes(np.arange(6, dtype="<f4").tobytes())
     with opened(tmp_path, model(initializers=[outside("sub/data", offset="8", length="16")])) as file:
         assert file.array("w").tolist() == [2, 3, 4, 5]
+    for name in ("./sub/data", "sub/./data", "././sub/././data"):
+        with opened(tmp_path, model(initializers=[outside(name, offset="8", length="16")])) as file:
+            assert file.array("w").tolist() == [2, 3, 4, 5]
     refused(tmp_path, model(initializers=[outside("none")]), ModelNotFound)
     refused(
         tmp_path,
