@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +133,26 @@ def test_what_was_not_fetched_is_named(decoder: Path, tmp_path: Path) -> None:
         (folder / name).resolve().unlink()
         with pytest.raises(ModelNotFound, match=f"{name}: a link to .*; fetch the file"):
             edgellm.load(folder, **OPTIONS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take names of Unicode only")
+@pytest.mark.parametrize("kind", ["decoder", "quantized", "inline"])
+def test_a_folder_whose_name_is_not_unicode(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    inline = kind == "inline"
+    source = tiny_onnx.write_decoder(tmp_path / "inline") if inline else request.getfixturevalue(kind)
+    folder = tmp_path / os.fsdecode(b"gr\xfc\xdfe")
+    shutil.copytree(source, folder)
+    np.testing.assert_array_equal(logits(folder), logits(source))
+
+
+def test_data_beside_a_graph_under_a_name_with_a_dot(decoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dotted"
+    shutil.copytree(decoder, folder)
+    graph = folder / "onnx" / "model.onnx"
+    proto = onnx.load(graph, load_external_data=False)
+    for each in proto.graph.initializer:
+        for entry in each.external_data:
+            if entry.key == "location":
+                entry.value = f"./{entry.value}"
+    graph.write_bytes(proto.SerializeToString())
+    np.testing.assert_array_equal(logits(folder), logits(decoder))

@@ -80,13 +80,13 @@ class Rewritten:
 
 def rewritten(file: ONNXFile, roles: Roles, *, cpu: bool) -> Rewritten | None:
     """The model with operators of our own (cpu: it runs there), and with other names for files beside it that are links
-    out of its folder; None where neither is to be done."""
+    out of its folder; None where neither is to be done, and ONNX Runtime takes the path of the file."""
     if library.version() < OLDEST:
         return None
     runs = cpu and names() and file.path.stat().st_size <= MAX_GRAPH
     domains = chosen(file.graph, roles.n_vocab, roles.kept) if runs else {}
     away = _linked(file)
-    if not domains and away is None:
+    if not domains and away is None and isinstance(_spelled(str(file.path)), str):
         return None
     log.info("%d nodes of %s go through %s", len(domains), file.path, names())
     value = library.load_library().OrtValue.ortvalue_from_numpy
@@ -141,9 +141,18 @@ def multiplied(graph: Graph, domains: Mapping[int, str]) -> set[str]:
 
 def register(options: Any, folder: Path, *, operators: bool = True) -> None:
     """Tell a session where the files of its model are, and of our operators."""
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _spelled(str(folder)))
     if operators:
-        options.register_custom_ops_library(_native.__file__)
+        options.register_custom_ops_library(_spelled(_native.__file__))
+
+
+def _spelled(path: str) -> str | bytes:
+    """A path as ONNX Runtime takes it: one that is not Unicode by its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
 
 
 def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:

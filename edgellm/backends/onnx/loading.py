@@ -138,11 +138,11 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     options.enable_mem_pattern = False  # shapes change with every token: no pattern is ever used twice
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads spin within a pass, not after it
     model: str | bytes = str(plan.folder.model)
-    if plan.rewritten is not None:
-        kernels.register(options, plan.rewritten.folder, operators=plan.rewritten.operators)
-        plan.rewritten.lend(options)
-        model = plan.rewritten.model
     try:
+        if plan.rewritten is not None:
+            kernels.register(options, plan.rewritten.folder, operators=plan.rewritten.operators)
+            plan.rewritten.lend(options)
+            model = plan.rewritten.model
         # Its own way to try again prints to stdout, and takes another provider than the one that was asked for.
         made = module.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:
