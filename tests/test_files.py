@@ -87,7 +87,7 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
     from edgellm.converters import calibrate
     from edgellm.converters.checkpoint import read_json
     from edgellm.converters.quant.imatrix import ImportanceMatrix
-    from edgellm.converters.tokens.huggingface import _templates
+    from edgellm.converters.tokens.huggingface import _templates, _there
     from edgellm.converters.tokens.sentencepiece import read_sentencepiece
     from edgellm.tokenizers.text import open_tokenizer
 
@@ -99,6 +99,7 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
         lambda: read_json(folder, "x.jinja", 100),
         lambda: read_sentencepiece(folder / "x.jinja"),
         lambda: _templates(tmp_path, {}),
+        lambda: _there(folder / "x.jinja"),
         lambda: open_tokenizer(folder / "x.jinja", {}),
         lambda: calibrate.read_text(Path("/dev/zero")),
     ]

@@ -266,8 +266,11 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _there(path: Path) -> bool:
-    """Whether a file is there. Raises ModelNotFound for a link to none: it was not fetched."""
-    return file_in(path.parent, path.name).is_file()
+    """Whether a file is there. Raises ModelNotFound for a link to none: it was not fetched; and InvalidModelFile for
+    what is no file, which would count as missing."""
+    if (found := file_in(path.parent, path.name)).exists() and not found.is_file():
+        raise InvalidModelFile(f"{path}: not a regular file; put the file itself there")
+    return found.is_file()
 
 
 def _text(path: Path) -> str:

@@ -6,8 +6,10 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import re
 import sys
+import threading
 from collections.abc import Generator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -198,6 +200,18 @@ def test_ctrl_c_keeps_what_is_complete(folder: Path, monkeypatch: pytest.MonkeyP
     assert isinstance(done.exception, KeyboardInterrupt) or done.exit_code == 1
     assert "stopped" in done.stderr
     assert "scored      31 tokens in 1 of" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
+def test_a_text_may_come_through_a_pipe(folder: Path, tmp_path: Path) -> None:
+    pipe, text = tmp_path / "pipe", (folder / "text.txt").read_bytes()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(text,))
+    writer.start()
+    arguments = [str(folder / "good.gguf"), "--text", str(pipe), "--ctx", "64", "--chunks", "1", "--json"]
+    found = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    writer.join()
+    assert found["text"] == {"name": "pipe", "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
 
 
 def test_mistakes_are_told_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

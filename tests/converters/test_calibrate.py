@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +178,19 @@ class Mortal(Child):
         answer = super().receive(limit, *forms)
         self._process.kill()
         return answer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
+def test_a_text_may_come_through_a_pipe(folder: Path, tmp_path: Path) -> None:
+    model, pipe = written(folder, "piped", tiny()), tmp_path / "text.txt"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=((folder / "text.txt").read_bytes(),))
+    writer.start()
+    matrix = collect(model, pipe, chunks=1)
+    writer.join()
+    plain = collect(model, folder / "text.txt", chunks=1)
+    assert matrix.datasets == plain.datasets == ("text.txt",)
+    assert matrix.entries.keys() == plain.entries.keys()
 
 
 def test_a_child_that_dies_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
