@@ -108,12 +108,13 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
             within(read)
 
 
-def test_state_that_is_no_file_is_no_state() -> None:
+def test_state_that_is_no_file_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgellm.backends.llamacpp import amx, proof
     from edgellm.cli import chats, conversation
     from edgellm.config import read_config
     from edgellm.hub import store
 
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path / "state"))
     names = [proof.VERDICTS, amx.VERDICTS, "history", "config.toml", "7.about", store.MANIFEST]
     for name in names:
         os.mkfifo(make_folder(home()) / name)
