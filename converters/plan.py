@@ -369,7 +369,7 @@ def _fitting(
         try:
             fit = choose_under(asked, shapes, facts, lossless=kept_type(tensors).lower())
         except InvalidParameter as error:
-            raise InvalidParameter(f"fit of {params.fit / 1e6:.1f} MB: without the header, {error}") from None
+            raise InvalidParameter(f"fit={params.fit} bytes: without the header, {error}") from None
         choices = finish(fit.choices)
         excess = data_bytes(choices) - budget
         if excess <= 0:

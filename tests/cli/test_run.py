@@ -134,6 +134,7 @@ def test_help_of_a_command() -> None:
     assert edgellm("help", "cache", "ls").stdout.startswith("Usage: edgellm cache ls")
     assert edgellm("help").stdout == edgellm("--help").stdout
     assert edgellm("help", "nonsense").returncode == 2
+    assert "Did you mean run?" in edgellm("rn").stderr
 
 
 def test_a_checkpoint_says_how_to_convert_it(tmp_path: Path) -> None:
