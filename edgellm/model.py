@@ -283,7 +283,11 @@ class Model:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
         if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(texts, Iterable):
             texts = [arguments.text("texts", texts)]
-        batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(texts)]
+        try:
+            listed = list(texts)
+        except TypeError:
+            raise arguments.refuse("texts", texts, "a list of texts, or of lists of token ids") from None
+        batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(listed)]
         for at, tokens in enumerate(batches):
             if not tokens:
                 raise InvalidParameter(f"text {at} has no tokens, and so no vector; leave it out")

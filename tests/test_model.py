@@ -7,6 +7,7 @@ import gc
 import queue
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -114,6 +115,11 @@ def test_score_gives_the_log_probability_of_every_token(model: Model) -> None:
         model.score("x" * 300)
 
 
+class Unlisted:
+    def __iter__(self) -> NoReturn:
+        raise TypeError("there is nothing in it")
+
+
 def test_embeddings_have_a_row_per_text(model: Model) -> None:
     vectors = model.embed(["a", "b", "a"])
     assert vectors.shape == (3, model.info.n_embd)
@@ -121,6 +127,8 @@ def test_embeddings_have_a_row_per_text(model: Model) -> None:
     assert not np.array_equal(vectors[0], vectors[1])
     with pytest.raises(InvalidParameter, match="texts"):  # whose vectors would come in no order
         model.embed({"a", "b"})  # type: ignore[arg-type]
+    with pytest.raises(InvalidParameter, match="texts"):
+        model.embed(Unlisted())  # type: ignore[arg-type]
 
 
 def test_a_closed_model_says_so_and_ends_its_thread() -> None:

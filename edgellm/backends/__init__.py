@@ -18,6 +18,7 @@ from edgellm.params import KV_TYPES, LoadParams
 __all__ = ["context_that_fits", "engines", "inspect", "memory_needed", "open_backend"]
 
 GGUF_MAGIC = b"GGUF"
+NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the words of glibc's loader
 
 
 def open_backend(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> Backend:
@@ -27,7 +28,10 @@ def open_backend(path: Path, params: LoadParams, progress: Callable[[float], Non
     """
     try:
         return _open(path, params, progress)
-    except MemoryError as error:
+    except (MemoryError, ImportError) as error:
+        # An engine is imported when it is needed: where its code finds no room, that is no MemoryError (dlopen(3)).
+        if isinstance(error, ImportError) and not any(words in str(error) for words in NO_ROOM):
+            raise
         raise NotEnoughMemory(f"{path}: the memory was not enough to load it; close other programs") from error
 
 

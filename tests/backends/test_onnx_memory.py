@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 from backend_cases import onnx_quantized
 
+from edgellm import backends
+from edgellm.errors import NotEnoughMemory
+from edgellm.params import LoadParams
+
 CHILD = """
 import json, resource, sys
 from pathlib import Path
 from edgellm.backends import open_backend
-from edgellm.backends.onnx import library
+from edgellm.backends.onnx import library, loading  # whose modules would find no room either
 from edgellm.errors import NotEnoughMemory
 from edgellm.params import LoadParams
 
@@ -46,3 +50,16 @@ def test_no_memory_at_any_point_of_loading(tmp_path: Path) -> None:
     outcomes = [json.loads(line)[1] for line in done.stdout.splitlines()]
     assert len(outcomes) == len(rooms)
     assert (outcomes[0] == "opened", outcomes[-1]) == (False, "opened")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"), [("x.so: failed to map segment", "NotEnoughMemory"), ("no x", "ImportError")]
+)
+def test_no_memory_for_the_code_of_an_engine(words: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError(words)
+
+    monkeypatch.setattr(backends, "_open", fail)
+    with pytest.raises((NotEnoughMemory, ImportError)) as raised:
+        backends.open_backend(Path("x.onnx"), LoadParams())
+    assert type(raised.value).__name__ == kind
