@@ -29,10 +29,10 @@ from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.reading import reading
 from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import parse_object
+from edgellm.formats.tensor import Tensor, n_rows
 
 from .fp8 import scaled_tensors
 from .numbers import WIDTH, decode
-from .tensor import Tensor, n_rows
 
 if TYPE_CHECKING:
     from .onnx_source import ONNXFolder

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from edgellm.architectures import Architecture, Hyper, Relation, from_config, from_metadata, to_hf
 from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import parse_object
+from edgellm.formats.tensor import Tensor, chunks
 
-from .arch import Architecture, Hyper, Relation, from_config, from_metadata, to_hf
 from .checkpoint import GGUF, HuggingFace
 from .onnx_source import ONNXFolder
 from .plan import LeftOut
-from .tensor import Tensor, chunks
 
 Source = HuggingFace | GGUF | ONNXFolder
 """Any checkpoint, opened."""

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, Unsupported
-
-from .tensor import Tensor, n_rows
+from edgellm.formats.tensor import Tensor, n_rows
 
 _SCALES = ("_scale_inv", "_scale")
 _ACTIVATIONS = (".input_scale", "activation_scale", ".k_scale", ".v_scale")

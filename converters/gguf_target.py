@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.architectures import to_gguf
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
+from edgellm.formats.tensor import Blocked, Tensor, blocked, check_finite, chunks, columns, n_rows
 
-from .arch import to_gguf
 from .checkpoint import GGUF, GGUFTensor, HuggingFace
 from .description import describe
 from .onnx_source import ONNXFolder
@@ -30,7 +31,6 @@ from .plan import LeftOut, shifts_exactly
 from .quant.imatrix import ImportanceMatrix
 from .quant.pool import Quantizers
 from .quant.recipes import QUANTIZATION_VERSION, Choice
-from .tensor import Blocked, Tensor, blocked, check_finite, chunks, columns, n_rows
 from .tokens import read_huggingface, to_metadata
 
 Advance = Callable[[int], None]  # bytes that were written since the last call

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import LoadParams
+from edgellm.architectures import Hyper
 from edgellm.backends.base import Step
 from edgellm.backends.onnx import open_onnx
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 
-from .arch import Hyper
 from .onnx.decoder import KVScales
 from .onnx.rotary import rope_of
 

@@ -19,18 +19,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from edgellm.architectures import Architecture, Hyper, from_config
+from edgellm.architectures.relation import Relation
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import path_in
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.strict_json import parse_object
+from edgellm.formats.tensor import Blocked
 
-from .arch import Architecture, Hyper, from_config
-from .arch.relation import Relation
 from .genai_config import config_of
 from .onnx_scan import Found, scan
 from .onnx_tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
 from .plan import LeftOut
-from .tensor import Blocked
 
 CONFIG, GENERATION, GENAI = "config.json", "generation_config.json", "genai_config.json"
 MAX_JSON = 16 << 20  # bytes

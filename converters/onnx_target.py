@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.architectures import Architecture, Hyper, Relation, to_gguf
 from edgellm.errors import InvalidParameter
 from edgellm.formats.onnx_graph import Graph, Initializer
 from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
+from edgellm.formats.tensor import Tensor, blocked, n_rows
 from edgellm.formats.writing import whole_file, writing
 
-from .arch import Architecture, Hyper, Relation, to_gguf
 from .description import Source, describe
 from .onnx import folder as files
 from .onnx.carrier import Carrier
@@ -34,7 +35,6 @@ from .onnx.recipes import Choice
 from .origin import origin_of
 from .plan import LeftOut
 from .quant.imatrix import ImportanceMatrix
-from .tensor import Tensor, blocked, n_rows
 
 Advance = Callable[[int], None]  # bytes that were written since the last call
 MANIFEST = "edgellm.tensors"  # metadata: where each tensor is; see `Weights.manifest`

@@ -25,9 +25,9 @@ from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Initializer
+from edgellm.formats.tensor import CHUNK_BYTES, Blocked, Tensor, n_rows
 
 from .numbers import decode
-from .tensor import CHUNK_BYTES, Blocked, Tensor, n_rows
 
 Which = slice | NDArray[np.int64]
 

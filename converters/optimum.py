@@ -22,6 +22,7 @@ from typing import Any, Literal
 from edgellm.child import Child, Parent
 from edgellm.errors import BackendFailed, InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
 from edgellm.formats.strict_json import parse_object
+from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import whole_file, writing
 
 from . import verify
@@ -31,7 +32,6 @@ from .job import Progress, weight_bytes
 from .numbers import WIDTH
 from .origin import origin_of
 from .plan import ConvertParams, Plan, Planned
-from .tensor import Tensor
 from .to_gguf import runnable
 
 INSTALL = "pip install 'edgellm[optimum]'"

@@ -18,11 +18,11 @@ import numpy as np
 from edgellm import arguments
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.tensor import Tensor
 
 from .onnx.recipes import recipe_name
 from .quant.fit import choose_under, data_bytes, fast_on_cpu
 from .quant.recipes import TARGETS, Choice, Facts, choose, quantizable, target_of
-from .tensor import Tensor
 
 KEEP = "keep"
 _FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.architectures import to_hf
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.safetensors import write_safetensors
+from edgellm.formats.tensor import Tensor, chunks
 from edgellm.formats.writing import Data, whole_file, writing
 
-from .arch import to_hf
 from .checkpoint import GGUF, INDEX, SINGLE
 from .description import describe
 from .origin import Origin, origin_of
@@ -29,7 +30,6 @@ from .plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
 from .quant.ggml import dequantize, quantize
 from .quant.pool import Quantizers
 from .quant.recipes import quantizable
-from .tensor import Tensor, chunks
 from .tokens import Vocabulary, read_gguf, read_huggingface, to_files
 
 SHARD_BYTES = 5 * 10**9  # of a file, unless one tensor alone is larger

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import writing
 
 from . import safetensors_target, verify
@@ -14,7 +15,6 @@ from .checkpoint import GGUF, HuggingFace
 from .job import Progress, counter, record_of, weight_bytes
 from .plan import ConvertParams, Plan, Planned
 from .safetensors_target import Folder
-from .tensor import Tensor
 from .to_gguf import runnable
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
+from edgellm.formats.tensor import blocked
 
 from . import gguf_target, verify
 from .calibrate import collect
@@ -21,7 +22,6 @@ from .job import Progress, check_space, counter, record_of, weight_bytes
 from .plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
 from .quant.imatrix import ImportanceMatrix
 from .quant.recipes import Choice
-from .tensor import blocked
 
 
 class ToGGUF:

@@ -28,10 +28,10 @@ from edgellm.errors import (
     UnsafeModel,
     Unsupported,
 )
+from edgellm.formats.tensor import Tensor, chunks
 
 from .checkpoint import GGUFTensor
 from .plan import Planned
-from .tensor import Tensor, chunks
 from .yardstick import N_CTX, PREDICTIONS, TEXT, grade_of
 
 # Relative errors beyond which a tensor cannot be what it is said to be. Rows in another order give 1.4; the worst rows

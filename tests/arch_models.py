@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from tiny_models import bpe_vocabulary
 
 import edgellm
+from edgellm.architectures import Architecture, Hyper, from_config, to_gguf, to_hf
 from edgellm.backends.base import Step
 from edgellm.backends.llamacpp.library import load_library
-from edgellm.converters.arch import Architecture, Hyper, from_config, to_gguf, to_hf
-from edgellm.converters.tensor import Tensor, chunks
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
+from edgellm.formats.tensor import Tensor, chunks
 
 COMMON: dict[str, Any] = {
     "vocab_size": 271,

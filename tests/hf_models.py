@@ -11,7 +11,7 @@ import numpy as np
 from arch_models import CONFIGS, LLAMA, checkpoint, vocabulary
 from numpy.typing import NDArray
 
-from edgellm.converters.arch import from_config
+from edgellm.architectures import from_config
 from edgellm.converters.quant.ggml import quantize
 from edgellm.converters.tokens import read_gguf, to_files
 from edgellm.formats.ggml_types import GGMLType

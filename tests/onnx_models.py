@@ -11,7 +11,7 @@ import pytest
 from arch_models import CONFIGS, LLAMA, LONGROPE, Array, arrays, whole
 from numpy.typing import NDArray
 
-from edgellm.converters.arch import Hyper, from_config, to_gguf
+from edgellm.architectures import Hyper, from_config, to_gguf
 from edgellm.converters.onnx.floats import FloatMatrix, Floats
 from edgellm.converters.onnx.matrix import Matrix
 from edgellm.converters.onnx.model import model_graph

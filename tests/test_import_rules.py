@@ -21,14 +21,14 @@ VALUES = {"errors", "events", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
-BACKEND = TEXT | {"backends.base", "tokenizers", "machine", "_native", "child"}
+BACKEND = TEXT | {"backends.base", "tokenizers", "architectures", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
-CONVERT = {"errors", "formats", "child"} | {f"converters{part}" for part in PARTS}
+CONVERT = {"errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
 EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
 
@@ -47,6 +47,7 @@ RULES: dict[str, set[str]] = {
     "params": {"errors"},
     "machine": {"errors", "_native"},
     "formats": {"errors"},
+    "architectures": {"errors", "formats"},
     "tokenizers": TEXT,
     "prompts": TEXT,
     "constrain": TEXT,

@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.architectures.hyper import Hyper
+from edgellm.architectures.rope import Rope
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.onnx_graph import Graph
 
-from ..arch.hyper import Hyper
-from ..arch.rope import Rope
 from . import rotary
 from .experts import mixture
 from .graph import MICROSOFT, GraphBuilder

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgellm.architectures.hyper import Hyper
 from edgellm.formats.onnx_graph import Graph
 
-from ..arch.hyper import Hyper
 from .graph import GraphBuilder
 from .layers import Layers
 from .matrix import Weights

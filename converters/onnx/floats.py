@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx_graph import DATA_TYPES
+from edgellm.formats.tensor import Tensor, check_finite, chunks, columns, n_rows
 
 from ..quant.ggml import quantize
-from ..tensor import Tensor, check_finite, chunks, columns, n_rows
 from .graph import GraphBuilder
 
 Floats = Literal["F32", "F16", "BF16"]

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgellm.architectures import Architecture, Hyper
 from edgellm.formats.confined import file_in, path_in
 
-from ..arch import Architecture, Hyper
 from ..checkpoint import GGUF, MAX_INDEX
 from ..description import Source
 from ..tokens import read_gguf, read_huggingface, to_files

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from edgellm.architectures.hyper import Hyper
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.onnx_graph import DATA_TYPES
 
-from ..arch.hyper import Hyper
 from .graph import MICROSOFT, GraphBuilder
 from .matrix import Weights
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgellm.architectures.hyper import Hyper
 from edgellm.formats.onnx_graph import Graph
 
-from ..arch.hyper import Hyper
 from .decoder import KVScales, decoder_graph
 from .encoder import encoder_graph
 from .matrix import Weights

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
+from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks, columns, n_rows
 
-from ..tensor import Tensor, blocked, check_finite, chunks, columns, n_rows
 from .blocks import Bytes
 from .carrier import Carrier, Packed, carrier_of, quantize, transcode, unpaired
 from .graph import GraphBuilder

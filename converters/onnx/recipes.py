@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgellm.errors import InvalidParameter, Unsupported
+from edgellm.formats.tensor import Tensor, blocked
 
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
-from ..tensor import Tensor, blocked
 from .carrier import Carrier, carrier_of
 from .floats import Floats
 

@@ -18,8 +18,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arch.hyper import Hyper
-from ..arch.rope import Rope, llama3_factors
+from edgellm.architectures.hyper import Hyper
+from edgellm.architectures.rope import Rope, llama3_factors
 
 _ROWS = 8192  # computed at a time
 

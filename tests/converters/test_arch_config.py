@@ -11,8 +11,8 @@ from arch_models import COMMON, CONFIGS, LLAMA3, YARN, checkpoint, convert
 from numpy.typing import NDArray
 from tiny_models import tiny
 
-from edgellm.converters.arch import Hyper, from_config, from_metadata
-from edgellm.converters.arch.rope import Rope, llama3_factors, share
+from edgellm.architectures import Hyper, from_config, from_metadata
+from edgellm.architectures.rope import Rope, llama3_factors, share
 from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile

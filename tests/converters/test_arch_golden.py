@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from arch_models import CONFIGS, checkpoint, convert
 
-from edgellm.converters.arch.config import shortest
+from edgellm.architectures.config import shortest
 from edgellm.formats.gguf import GGUFFile
 
 GOLDEN = Path(__file__).parent / "golden"

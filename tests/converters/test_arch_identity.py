@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from arch_models import CONFIGS, EMBEDDERS, checkpoint, convert, embeddings, logits, read_back
 
-from edgellm.converters.arch import from_config, from_metadata
+from edgellm.architectures import from_config, from_metadata
 from edgellm.formats.gguf import GGUFFile
 
 BACK = {"mistral": "llama"}  # in GGUF a Mistral is a llama

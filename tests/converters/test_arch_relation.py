@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgellm.converters.arch import Part, Relation, to_gguf, to_hf
+from edgellm.architectures import Part, Relation, to_gguf, to_hf
 from edgellm.errors import InvalidModelFile
 
 F32 = NDArray[np.float32]

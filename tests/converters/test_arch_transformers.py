@@ -13,7 +13,7 @@ import pytest
 from arch_models import CONFIGS, EMBEDDERS, convert, embeddings, logits, read_back, whole
 from numpy.typing import NDArray
 
-from edgellm.converters.arch import from_metadata
+from edgellm.architectures import from_metadata
 from edgellm.converters.checkpoint import HuggingFace, open_checkpoint
 from edgellm.formats.gguf import GGUFFile
 

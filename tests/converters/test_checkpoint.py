@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from edgellm.converters.checkpoint import GGUF, HuggingFace, open_checkpoint
 from edgellm.converters.numbers import decode
-from edgellm.converters.tensor import check_finite, chunks, columns, n_rows
 from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.safetensors import write_safetensors
+from edgellm.formats.tensor import check_finite, chunks, columns, n_rows
 
 RANDOM = np.random.default_rng(0)
 INDEX = "model.safetensors.index.json"

@@ -23,13 +23,13 @@ from edgellm.converters import ConvertParams, convert, open_checkpoint, plan
 from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
 from edgellm.converters.quant.pool import Quantizers
 from edgellm.converters.quant.recipes import TARGETS
-from edgellm.converters.tensor import Tensor, chunks
 from edgellm.converters.tokens import read_gguf, read_huggingface
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.safetensors import write_safetensors
+from edgellm.formats.tensor import Tensor, chunks
 
 # Reads (source, destination, ftype, {weight: importance values} file or null) and quantizes with llama.cpp.
 ORACLE = """

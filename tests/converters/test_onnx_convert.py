@@ -25,7 +25,6 @@ from edgellm.converters.onnx.carrier import carrier_of
 from edgellm.converters.onnx_source import ONNXFolder
 from edgellm.converters.quant.ggml import quantize
 from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
-from edgellm.converters.tensor import Tensor, chunks
 from edgellm.errors import (
     ContextOverflow,
     InvalidParameter,
@@ -33,6 +32,7 @@ from edgellm.errors import (
 )
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.tensor import Tensor, chunks
 
 TOKENS: list[int] = np.random.default_rng(3).integers(3, 271, 40).tolist()
 EXACT_GELU = ("gemma2", "gemma3", "gpt2", "gpt_neox", "bert", "distilbert")  # ggml looks GELU up in an f16 table

@@ -13,7 +13,7 @@ from arch_models import CONFIGS, EMBEDDERS, LLAMA, Array, checkpoint, convert, e
 from numpy.typing import NDArray
 from onnx_models import VARIANTS, ArrayWeights, Runner, opened, write
 
-from edgellm.converters.arch import Rope, from_config
+from edgellm.architectures import Rope, from_config
 from edgellm.converters.onnx import rotary
 from edgellm.converters.onnx.carrier import Carrier
 from edgellm.converters.onnx.floats import FloatMatrix, Floats

@@ -21,7 +21,7 @@ from arch_models import CONFIGS, LLAMA, checkpoint, logits
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edgellm.converters.arch import from_config, to_gguf
+from edgellm.architectures import from_config, to_gguf
 from edgellm.converters.checkpoint import HuggingFace
 from edgellm.converters.gguf_target import from_folder
 from edgellm.converters.onnx.carrier import carrier_of
@@ -31,12 +31,12 @@ from edgellm.converters.onnx.quantized import QuantizedMatrix
 from edgellm.converters.onnx_source import ONNXFolder, has_graph
 from edgellm.converters.onnx_tensors import BlockNames, Blocks, Joined, Store
 from edgellm.converters.quant.ggml import dequantize, quantize
-from edgellm.converters.tensor import Tensor
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_writer import write_onnx
+from edgellm.formats.tensor import Tensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "onnx"
 SMALL = {

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgellm.errors import Unsupported
-from edgellm.formats.gguf import GGUFFile
-
+from ..errors import Unsupported
+from ..formats.gguf import GGUFFile
 from .architecture import Architecture, Key
 from .config import Config
 from .hyper import Hyper

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgellm.errors import InvalidModelFile, Unsupported
+from ..errors import InvalidModelFile, Unsupported
 
 T = TypeVar("T")
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.formats.gguf import GGUFFile
-
+from ..formats.gguf import GGUFFile
 from .architecture import Architecture, Key, biases, keys, windowed_context
 from .config import Config
 from .hyper import Hyper

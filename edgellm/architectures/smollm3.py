@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from edgellm.errors import Unsupported
-
+from ..errors import Unsupported
 from .architecture import Architecture
 from .config import Config
 from .hyper import Hyper

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile, Unsupported
-from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.gguf import GGUFFile
-
+from ..errors import InvalidModelFile, Unsupported
+from ..formats.ggml_types import GGMLType
+from ..formats.gguf import GGUFFile
 from .config import Config, shortest
 
 Scaling = Literal["none", "linear", "yarn", "llama3", "longrope"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgellm.errors import Unsupported
-
+from ..errors import Unsupported
 from .architecture import Architecture, Hook, Key, keys
 from .config import Config
 from .hyper import Hyper

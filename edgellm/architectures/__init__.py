@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgellm.errors import InvalidModelFile, UnsupportedArchitecture
-from edgellm.formats.gguf import GGUFFile
-
+from ..errors import InvalidModelFile, UnsupportedArchitecture
+from ..formats.gguf import GGUFFile
 from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
 from .gemma2 import GEMMA2

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile
-from edgellm.formats.ggml_types import GGMLType
-
-from ..tensor import Tensor, blocked
+from ..errors import InvalidModelFile
+from ..formats.ggml_types import GGMLType
+from ..formats.tensor import Tensor, blocked
 
 
 @dataclass(frozen=True)

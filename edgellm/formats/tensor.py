@@ -13,8 +13,8 @@ from typing import Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile
-from edgellm.formats.ggml_types import GGMLType
+from ..errors import InvalidModelFile
+from .ggml_types import GGMLType
 
 CHUNK_BYTES = 32 << 20  # float32 bytes of a chunk of rows
 

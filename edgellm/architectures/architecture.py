@@ -10,9 +10,8 @@ from typing import Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import InvalidModelFile, Unsupported
-from edgellm.formats.gguf import GGUFFile
-
+from ..errors import InvalidModelFile, Unsupported
+from ..formats.gguf import GGUFFile
 from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
