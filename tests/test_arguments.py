@@ -89,7 +89,7 @@ def test_methods_take_anything_or_say_what_is_wrong(model: Model, place: fuzzing
 
 
 @pytest.mark.parametrize("engine", ["llamacpp", "onnx"])
-def test_no_call_ends_the_process_while_another_thread_closes_the_model(engine: str) -> None:
+def test_closing_in_another_thread_never_ends_the_process(engine: str) -> None:
     """The small version of benchmarks/fuzz.py; EDGELLM_FUZZ_CALLS makes it larger."""
     program = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
     command = [sys.executable, str(program), "--engine", engine, "--count", os.environ.get("EDGELLM_FUZZ_CALLS", "150")]
@@ -258,7 +258,7 @@ def test_a_dictionary_is_no_params_object(model: Model) -> None:
             call()
 
 
-def test_wrong_callbacks_and_tokens_are_refused_before_anything_happens(model: Model, gguf: Path) -> None:
+def test_wrong_callbacks_and_tokens_are_refused_at_once(model: Model, gguf: Path) -> None:
     wrong: Any = "x"
     calls = [
         lambda: model.generate("x", cancel=wrong),

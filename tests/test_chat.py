@@ -68,7 +68,7 @@ def test_the_prompt_is_what_the_template_says(model: Model) -> None:
     assert model.decode(answer.tokens[answer.n_prompt :]) == "Q"
 
 
-def test_streamed_and_cancelled_answers_stay_in_the_conversation() -> None:
+def test_streamed_and_cancelled_answers_stay_in_the_chat() -> None:
     with Model(EchoBackend(delay=0.002, micro_batch=64)) as model:
         chat = model.chat()
         stream = chat.stream("0123456789" * 5, temperature=0)
@@ -79,7 +79,7 @@ def test_streamed_and_cancelled_answers_stay_in_the_conversation() -> None:
         assert [message["role"] for message in chat.messages] == ["user", "assistant", "user", "assistant"]
 
 
-def test_an_answer_cut_by_a_stop_string_is_remembered_without_it(model: Model) -> None:
+def test_an_answer_is_remembered_without_its_stop_string(model: Model) -> None:
     chat = model.chat()
     assert chat.send("keep this STOP not that", temperature=0, stop="STOP").text == "keep this "
     assert chat.messages[-1]["content"] == "keep this "

@@ -106,7 +106,7 @@ def test_answers_of_several_threads_stay_whole(room: str) -> None:
     assert sorted(got) == [(n, 70000) for n in range(4) for _ in range(5)]
 
 
-def test_what_is_printed_is_no_answer_and_the_search_path_is_ours(
+def test_printed_text_is_no_answer_and_the_path_is_ours(
     room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('the user has a file of this name')", encoding="utf-8")
@@ -234,7 +234,7 @@ STRANGE = ["garbage", "[]", "{}", "5", "null", '"python"', '{"python": 5}', '{"r
 
 @posix
 @pytest.mark.parametrize("answer", STRANGE, ids=lambda answer: answer[:12])
-def test_one_that_knows_the_token_and_is_no_child_is_not_believed(program: Any, answer: str) -> None:
+def test_a_stranger_who_knows_the_token_is_not_believed(program: Any, answer: str) -> None:
     """It reads what it is told, and answers with the token."""
     take = """read -r line; token=$(printf %s "$line" | sed 's/.*"token": "\\([0-9a-f]*\\)".*/\\1/')"""
     path = program(f"#!/bin/sh\n{take}\nprintf '%s ' $token\nprintf '{answer}\\n'\nexec sleep 60\n")

@@ -175,7 +175,7 @@ def test_what_is_read_from_a_model_keeps_it_open() -> None:
     assert "hi" in str(arrived.get(timeout=10))
 
 
-def test_a_model_that_only_an_answer_kept_open_is_closed_after_it() -> None:
+def test_a_model_only_an_answer_held_is_closed_after_it() -> None:
     model = edgellm.load("x", backend="echo", ctx=256)
     thread = model._engine._thread
     request = model.submit("hi", edgellm.GenerateParams(max_tokens=3))
@@ -189,7 +189,7 @@ def test_a_model_that_only_an_answer_kept_open_is_closed_after_it() -> None:
     assert not thread.is_alive()
 
 
-def test_a_stream_that_nobody_read_from_is_cancelled_when_closed() -> None:
+def test_closing_an_unread_stream_cancels_it() -> None:
     with Model(EchoBackend(delay=0.01)) as model:
         stream = model.stream("z" * 400)
         stream.close()  # type: ignore[attr-defined]

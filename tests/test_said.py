@@ -73,7 +73,7 @@ class Talk:
 
 @often
 @given(template=templates, turns=st.lists(st.tuples(words, words), min_size=1, max_size=4))
-def test_answers_spelled_as_the_tokenizer_does_leave_the_tokens_of_the_whole_text(
+def test_plainly_spelled_answers_keep_the_whole_texts_tokens(
     tokenizer: Tokenizer, template: str, turns: list[tuple[list[str], list[str]]]
 ) -> None:
     talk = Talk(tokenizer, template)
@@ -134,7 +134,7 @@ def spaces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokenizer]:
         yield opened
 
 
-def test_an_answer_cut_by_a_stop_string_keeps_the_tokens_before_the_cut(spaces: Tokenizer) -> None:
+def test_a_stop_string_leaves_the_tokens_before_the_cut(spaces: Tokenizer) -> None:
     talk = Talk(spaces, "plain")
     talk.ask("the")
     hello, world, end = alone(spaces, "hell"), alone(spaces, "o world"), alone(spaces, "\nUSER: x")
@@ -164,7 +164,7 @@ def test_half_a_character_and_control_tokens_in_an_answer(spaces: Tokenizer) -> 
     assert echo.tokens()[: len(kept.tokens)] == [*kept.tokens[:-1], ord("\n")]  # what ended it is no part of it
 
 
-def test_a_template_that_rewrites_an_answer_gets_the_whole_texts_tokens(spaces: Tokenizer) -> None:
+def test_a_rewritten_answer_has_the_whole_texts_tokens(spaces: Tokenizer) -> None:
     """As those do that leave out the thinking of earlier turns; what stood before is kept."""
     talk = Talk(spaces, "plain")
     talk.ask("x")
@@ -177,7 +177,7 @@ def test_a_template_that_rewrites_an_answer_gets_the_whole_texts_tokens(spaces: 
     assert tokens == first.tokens + continued(spaces, text, len(first.prompt) + len("hello"))
 
 
-def test_an_answer_that_a_template_moves_has_the_whole_texts_tokens(spaces: Tokenizer) -> None:
+def test_a_moved_answer_has_the_whole_texts_tokens(spaces: Tokenizer) -> None:
     """Vicuna's template puts a space before every answer, and none at the end of a prompt."""
     talk = Talk(spaces, "plain")
     talk.ask("x")
@@ -288,7 +288,7 @@ def test_turns_of_a_chat(model: Model, bytes_too: bool) -> None:
     assert chat._said.answers[-1].tokens[: again.usage.prompt_tokens] == answer.tokens[: answer.n_prompt]
 
 
-def test_a_question_that_begins_like_another_one_keeps_nothing_of_it(model: Model) -> None:
+def test_a_question_that_begins_like_another_keeps_nothing(model: Model) -> None:
     """An edited message, in the chat or in a fork, that ends where a word of the new one goes on."""
     options: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
     chat = model.chat()

@@ -119,7 +119,7 @@ def test_the_pool_grows_without_changing_a_logit(smollm2: Path, monkeypatch: pyt
     assert np.array_equal(results[0][1], results[1][1])
 
 
-def test_an_interrupted_pass_keeps_whole_micro_batches_and_the_rest_can_be_fed(backend: Backend) -> None:
+def test_an_interrupted_pass_keeps_whole_micro_batches(backend: Backend) -> None:
     tokens = prompt(backend, 160)
     fresh = backend.new_sequence()
     feed(backend, fresh, tokens[:128])

@@ -120,7 +120,7 @@ def test_a_header_that_hides_an_encoder_changes_nothing(tmp_path: Path) -> None:
     assert np.array_equal(vectors[0], vectors[1])
 
 
-def test_an_encoder_that_does_not_say_how_to_pool_gives_no_vector(tmp_path: Path) -> None:
+def test_an_encoder_without_a_pooling_type_gives_no_vector(tmp_path: Path) -> None:
     config = CONFIGS["bert"]
     path = convert(config, checkpoint(config), tmp_path / "a.gguf")
     with edgellm.load(path) as model:

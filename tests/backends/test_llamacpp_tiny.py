@@ -37,7 +37,7 @@ def feed(backend: Backend, sequence: Sequence, tokens: list[int]) -> NDArray[np.
     return rows[0].copy()
 
 
-def test_a_request_that_waits_for_room_is_parked_and_gives_the_same_answer(llama: Path) -> None:
+def test_a_request_parked_for_room_gives_the_same_answer(llama: Path) -> None:
     with edgellm.load(llama, ctx=512) as model:
         texts = ["one " * 100, "two " * 100, "three " * 60]
         assert all(len(model.encode(text)) > 256 for text in texts)  # no two of them fit in 512 cells
@@ -57,9 +57,7 @@ def test_a_request_that_waits_for_room_is_parked_and_gives_the_same_answer(llama
         assert together == dict(enumerate(alone))
 
 
-def test_a_sequence_that_cannot_be_saved_while_the_pool_grows_is_read_again(
-    llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unsaved_sequence_is_read_again_if_the_pool_grows(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgellm.backends.llamacpp.backend.FIRST_CELLS", 256)
     with edgellm.load(llama, ctx=512) as model:
         prompt = (model.encode("one two three ") * 100)[:230]

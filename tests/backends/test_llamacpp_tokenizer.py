@@ -73,7 +73,7 @@ def tokenizer(tmp_path: Path) -> Iterator[LlamaTokenizer]:
         yield opened
 
 
-def test_long_runs_of_every_kind_from_a_thread_with_a_small_stack(tmp_path: Path) -> None:
+def test_long_runs_from_a_thread_with_a_small_stack(tmp_path: Path) -> None:
     for pre in [*RECURSIVE, *FLAT]:
         vocabulary(tmp_path, pre)
     done = subprocess.run(
@@ -141,7 +141,7 @@ def call(function: Callable[..., int], stack: int = 1 << 16) -> list[int]:
 
 
 @pytest.mark.parametrize("stack", [1 << 16, 1 << 28])
-def test_the_function_is_called_with_room_enough_in_a_thread_of_its_own_if_need_be(stack: int) -> None:
+def test_a_call_that_needs_more_stack_gets_its_own_thread(stack: int) -> None:
     calls: list[tuple[Any, ...]] = []
 
     def function(*given: Any) -> int:

@@ -402,7 +402,7 @@ def test_a_cache_of_8_bits(folders: dict[str, Path], tmp_path: Path) -> None:
         open_backend(tmp_path / "int8", LoadParams(kv_type="q8_0"))
 
 
-def test_a_run_that_gets_another_token_gives_the_rows_of_its_own(folders: dict[str, Path]) -> None:
+def test_a_run_given_another_token_returns_that_tokens_rows(folders: dict[str, Path]) -> None:
     """Blocks of 32 queries with heads of 16: the last of 33 is alone in its own."""
     tokens = PROMPT * 3
     for name in ("shared", "plain"):
@@ -630,9 +630,7 @@ def test_numbers_that_would_end_the_process_are_refused(folders: dict[str, Path]
         open_backend(change(model, folders, tmp_path), LoadParams())
 
 
-def test_a_graph_whose_shapes_do_not_hold_fails_with_the_engine_s_words(
-    folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_wrong_shapes_in_a_graph_fail_with_the_engines_words(folders: dict[str, Path], tmp_path: Path) -> None:
     model = tiny_onnx.decoder()
     weight = next(weight for weight in model.graph.initializer if weight.name == "q0")
     del weight.dims[:]

@@ -299,9 +299,7 @@ def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
         assert kernels.names() in backend.state_key
 
 
-def test_an_old_onnx_runtime_runs_no_kernels_and_no_embeddings_that_it_misreads(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_old_onnx_runtime_runs_no_kernels_or_embeddings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     eight, four = (
@@ -326,7 +324,7 @@ def test_an_exact_model_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_weights_are_used_where_they_are_mapped_and_leave_memory_once_they_are_laid_out(tmp_path: Path) -> None:
+def test_mapped_weights_leave_memory_once_laid_out(tmp_path: Path) -> None:
     path = onnx_quantized(tmp_path)
     [data] = (path / "onnx").glob("*data")
 

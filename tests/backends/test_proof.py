@@ -133,7 +133,7 @@ def test_only_a_child_of_ours_is_believed(
 
 
 @pytest.mark.parametrize("end", [End(0, None, ("ImportError: no module",)), End(1, None, ("ImportError: no module",))])
-def test_a_child_that_ends_without_an_answer_is_not_the_files_fault(end: End) -> None:
+def test_a_child_without_an_answer_is_not_the_files_fault(end: End) -> None:
     with pytest.raises(ModelLoadError, match=r"failed by itself[^$]*no module"):
         proof._judge(Path("x"), None, end)
 

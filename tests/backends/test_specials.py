@@ -225,7 +225,7 @@ def test_what_an_answer_begins_with(tmp_path: Path) -> None:
             assert "".join(chunk.text for chunk in opened.stream(prompt, **options)) == expected
 
 
-def test_an_answer_behind_a_control_token_comes_back_in_the_next_turn(tmp_path: Path) -> None:
+def test_an_answer_behind_a_control_token_returns_next_turn(tmp_path: Path) -> None:
     """Phi-3's and Zephyr's prompts end so: the space in front of the answer's first word is no text."""
     model = tiny("gemma")
     template = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}<s>"

@@ -69,7 +69,7 @@ def run(fake: Fake, rounds: int = 2) -> Bench:
     return bench
 
 
-def test_everyone_answers_the_same_prompt_in_an_order_that_rotates() -> None:
+def test_all_answer_the_same_prompt_in_rotating_order() -> None:
     log: list[Any] = []
     run(Fake(log, {"edgellm": 100, "bare loop": 50, "slow": 10}))
     rounds = [log[i : i + 12] for i in range(0, len(log), 12)]  # 4 cases, 3 contestants
@@ -84,7 +84,7 @@ def test_everyone_answers_the_same_prompt_in_an_order_that_rotates() -> None:
     assert all(len({seed for *_, seed in one[at : at + 3]}) == 1 for one in rounds for at in (0, 3, 6, 9))
 
 
-def test_the_warm_up_is_discarded_and_ratios_are_taken_within_rounds() -> None:
+def test_warm_up_is_discarded_and_ratios_are_within_rounds() -> None:
     bench = run(Fake([], {"edgellm": 100, "bare loop": 50, "slow": 10}))
     assert {sample["round"] for sample in bench.samples} == {1, 2}
     assert len(bench.bandwidths) == 2
@@ -129,7 +129,7 @@ def test_a_failure_of_edgellm_is_an_error() -> None:
         run(Fake([], {"bare loop": 50, "slow": 10}, broken="edgellm"))
 
 
-def test_a_context_that_is_too_small_is_refused_and_nothing_stays_running() -> None:
+def test_a_context_too_small_is_refused_and_nothing_runs() -> None:
     fake = Fake([], {}, n_ctx=36)
     with pytest.raises(Unsupported, match="context of 36 tokens here, and this measurement needs 37"):
         Bench("model.gguf", [EDGELLM, BARE_LOOP], SIZES, 2, launch=fake)

@@ -47,7 +47,7 @@ def test_json_has_every_figure_of_every_round(report: Any) -> None:
         assert metric["of"]["bare loop"]["ratio"]["values"] == pytest.approx([a / b for a, b in pairs])
 
 
-def test_both_contestants_did_the_same_work_with_the_same_settings(report: Any) -> None:
+def test_both_contestants_do_the_same_work_and_settings(report: Any) -> None:
     assert report["same_answers"] == {"bare loop": True}
     ours, bare = report["contestants"]["edgellm"], report["contestants"]["bare loop"]
     assert (ours["threads"], ours["n_ctx"]) == (bare["threads"], bare["n_ctx"])

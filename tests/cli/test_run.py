@@ -120,7 +120,7 @@ def test_errors_are_one_line_and_an_exit_code(arguments: list[str], code: int, m
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_model_exits_1_and_verbose_shows_the_traceback() -> None:
+def test_a_missing_model_exits_1_with_traceback_if_verbose() -> None:
     done = edgellm("run", "/nowhere/x.gguf", "hi")
     assert done.returncode == 1
     assert done.stderr.startswith("edgellm: ")

@@ -192,7 +192,7 @@ def test_interrupted_at_any_moment_the_rest_can_be_fed(opened: Backend) -> None:
         sequence.close()
 
 
-def test_interrupted_while_several_decode_each_keeps_what_was_whole(case: Case, opened: Backend) -> None:
+def test_interrupted_sequences_each_keep_what_was_whole(case: Case, opened: Backend) -> None:
     if not opened.info.can_truncate:
         pytest.skip("nobody knows what an unfinished pass left of a state that is one whole")
     starts = [prompt(12, seed=i) for i in range(3)]

@@ -83,7 +83,7 @@ def test_a_fork_and_its_origin_go_their_own_ways(case: Case, opened: Backend) ->
 
 
 @pytest.mark.parametrize("bounds", [(0, 280), (0, 40, 256, 280), (0, 1, 2, 77, 280)])
-def test_saved_state_is_taken_back_by_another_process_as_it_were(
+def test_saved_state_is_loaded_by_another_process(
     case: Case, path: Path, opened: Backend, bounds: tuple[int, ...]
 ) -> None:
     original = opened.new_sequence()
@@ -136,7 +136,7 @@ def test_any_range_can_be_appended_where_it_was(opened: Backend) -> None:
         sequence.close()
 
 
-def test_what_is_not_the_next_block_is_refused_and_changes_nothing(opened: Backend) -> None:
+def test_a_block_out_of_order_is_refused_and_changes_nothing(opened: Backend) -> None:
     expected = fresh(opened, TOKENS[:140])
     sequence = opened.new_sequence()
     feed(opened, sequence, TOKENS[:120])

@@ -218,7 +218,7 @@ def tied_folder(folder: Path, *, same: bool) -> Path:
     return folder_of(folder, config, tensors={**tensors, "lm_head.weight": head})
 
 
-def test_a_head_that_is_the_embedding_is_left_out_and_another_is_kept(tmp_path: Path) -> None:
+def test_only_a_head_that_is_the_embedding_is_left_out(tmp_path: Path) -> None:
     same = plan(tied_folder(tmp_path / "same", same=True))
     assert [(one.name, "equal to" in one.why) for one in same.left_out] == [("lm_head.weight", True)]
     assert "output.weight" not in {one.name for one in same.tensors}

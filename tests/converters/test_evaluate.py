@@ -190,7 +190,7 @@ def test_the_arguments_are_checked(paths: tuple[Path, Path], tmp_path: Path) -> 
             evaluate(model, TEXT, base=base, n_ctx=N_CTX)
 
 
-def test_vocabularies_of_one_size_with_other_tokens_or_merges_are_refused(tmp_path: Path) -> None:
+def test_other_vocabularies_of_the_same_size_are_refused(tmp_path: Path) -> None:
     plain = tiny().write(tmp_path / "plain.gguf")
     renamed, merged = tiny(), tiny()
     tokens = list(renamed.metadata["tokenizer.ggml.tokens"])

@@ -46,9 +46,7 @@ def graded(source: Path, target: Path, params: ConvertParams) -> Verification:
 
 
 @pytest.mark.parametrize("params", [Q4, ConvertParams(to="onnx", quant="int4")], ids=["gguf", "onnx"])
-def test_the_same_file_has_the_same_grade_whatever_it_was_made_of(
-    params: ConvertParams, ways: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_grade_does_not_depend_on_the_source(params: ConvertParams, ways: dict[str, Path], tmp_path: Path) -> None:
     found = {name: graded(source, tmp_path / name, params) for name, source in ways.items()}
     kl = {name: each.mean_kl for name, each in found.items()}
     assert kl["huggingface"] == kl["gguf"]  # the same engine ran the same numbers
@@ -71,7 +69,7 @@ def test_it_is_what_eval_measures(ways: dict[str, Path], tmp_path: Path) -> None
         assert f"mean KL {done.mean_kl:.3g} ± {done.mean_kl_error:.2g}" in done.summary
 
 
-def test_weights_of_one_error_have_the_grade_of_their_predictions(tmp_path: Path) -> None:
+def test_equal_weight_errors_are_graded_by_predictions(tmp_path: Path) -> None:
     """The same q4_0 under an output that is a hundred times as loud."""
     found = []
     for loudness in (1, 100):
@@ -104,9 +102,7 @@ def test_rows_that_pad_a_vocabulary_are_no_other_vocabulary(tmp_path: Path) -> N
             assert done.grade is not None, done.ungraded
 
 
-def test_weights_that_are_rounded_on_the_way_to_a_folder_are_measured_too(
-    ways: dict[str, Path], tmp_path: Path
-) -> None:
+def test_weights_rounded_on_the_way_to_a_folder_are_graded(ways: dict[str, Path], tmp_path: Path) -> None:
     source = tiny().write(tmp_path / "source.gguf")
     rounded = graded(source, tmp_path / "bf16", ConvertParams(to="safetensors", quant="bf16"))
     assert rounded.grade == "excellent"
@@ -154,7 +150,7 @@ def _no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("lacking", "why"),
     [(_no_room, "needs .* bytes"), (_no_time, "would take about"), (_no_memory, "needs 9 GB")],
 )
-def test_a_source_that_cannot_be_run_here_costs_the_grade_and_not_the_file(
+def test_a_source_that_cannot_run_costs_only_the_grade(
     lacking: Callable[[pytest.MonkeyPatch], None],
     why: str,
     ways: dict[str, Path],

@@ -109,7 +109,7 @@ def _operators(graph: Graph) -> Counter[str]:
     return Counter(node.op for node in graph.nodes)
 
 
-def test_q_k_and_v_and_gate_and_up_are_one_product_where_that_can_be() -> None:
+def test_qkv_and_gate_up_are_one_product_where_possible() -> None:
     assert _operators(_graph(LLAMA))["FusedMatMul"] == 2 * 4 + 1
     assert _operators(_graph(CONFIGS["qwen3"]))["FusedMatMul"] == 2 * 6 + 1
 
@@ -185,7 +185,7 @@ def test_beyond_the_tables_is_an_error(tmp_path: Path) -> None:
         runner.run([TOKENS], [40], runner.empty())
 
 
-def test_windowed_layers_may_have_the_same_base_and_other_angles() -> None:
+def test_windowed_layers_may_share_a_base_not_the_angles() -> None:
     graph = _graph({**CONFIGS["gemma3"], "rope_theta": 10000.0})  # only the full layers are stretched, by 8
     tables = {x.name: np.concatenate(list(x.data())) for x in graph.initializers if x.name.endswith(".sin")}
     np.testing.assert_allclose([table[1, 0] for table in tables.values()], np.sin([1.0, 1 / 8]), rtol=1e-6)
@@ -194,7 +194,7 @@ def test_windowed_layers_may_have_the_same_base_and_other_angles() -> None:
     assert used == [local] * 5 + [full, local]
 
 
-def test_longrope_has_both_factors_only_where_the_context_needs_them() -> None:
+def test_longrope_has_both_factors_only_for_long_contexts() -> None:
     rope = Rope(
         10000.0, 4, scaling="longrope", factor=2.0, original=3, magnitude=1.5, short=(1.0, 1.0), long=(2.0, 4.0)
     )

@@ -222,7 +222,7 @@ def test_scales_beyond_float16_have_no_blocks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "config"), [("genai-int4", {**LLAMA, **SMALL}), ("genai-qwen2-tied", {**CONFIGS["qwen2"], **SMALL})]
 )
-def test_a_folder_without_config_json_has_the_numbers_of_the_original(name: str, config: dict[str, Any]) -> None:
+def test_a_folder_without_config_json_gives_the_same_hyper(name: str, config: dict[str, Any]) -> None:
     with closing(ONNXFolder(FIXTURES / name)) as folder:
         found = from_config(folder.config)[1]
         assert len(folder.notes) == 1

@@ -207,7 +207,7 @@ def test_what_optimum_wrote_and_nothing_runs(
     assert convert(source, tmp_path / "out", unverified).verified is None
 
 
-def test_a_family_that_is_not_described_says_that_optimum_may_know_it(tmp_path: Path) -> None:
+def test_an_unknown_family_is_referred_to_optimum(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "model")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "model_type": "opt"}))

@@ -143,7 +143,7 @@ def test_byte_level_tokenizers_agree(tmp_path: Path, pre: str) -> None:
     agree(tmp_path, vocabulary, SPECIAL)
 
 
-def test_a_sentencepiece_tokenizer_without_its_model_file_agrees(tmp_path: Path) -> None:
+def test_sentencepiece_without_its_model_file_agrees(tmp_path: Path) -> None:
     document = with_scores(tmp_path)
     vocabulary = read_huggingface(tmp_path, size(document))
     assert (vocabulary.model, vocabulary.add_space_prefix) == ("llama", True)
@@ -152,7 +152,7 @@ def test_a_sentencepiece_tokenizer_without_its_model_file_agrees(tmp_path: Path)
     agree(tmp_path, vocabulary, ["<s>", "</s>"])
 
 
-def test_bpe_with_bytes_that_is_no_sentencepiece_keeps_its_merges(tmp_path: Path) -> None:
+def test_byte_bpe_that_is_no_sentencepiece_keeps_its_merges(tmp_path: Path) -> None:
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     document = with_scores(tmp_path, normalizer=replace)
     vocab = document["model"]["vocab"]
@@ -344,7 +344,7 @@ def test_chat_templates_and_which_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [byte_level, with_scores])
-def test_a_gguf_file_and_files_for_transformers_hold_the_same_vocabulary(tmp_path: Path, build: Any) -> None:
+def test_gguf_and_transformers_hold_the_same_vocabulary(tmp_path: Path, build: Any) -> None:
     document = build(tmp_path)
     save(tmp_path, document, bos_token=document["added_tokens"][1]["content"], add_bos_token=True)
     vocabulary = read_huggingface(tmp_path, size(document) + 1)
@@ -475,7 +475,7 @@ def test_a_folder_without_tokenizer_and_a_token_twice(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_files_with_a_wrong_value_anywhere_are_read_or_typed_errors(
+def test_a_wrong_value_is_read_or_is_a_typed_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "wrong"

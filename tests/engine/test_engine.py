@@ -164,7 +164,7 @@ def test_a_stop_string_across_tokens_does_not_leak(engine: Engine) -> None:
     assert chunks[-1].finish_reason == "stop"
 
 
-def test_text_held_back_for_a_stop_string_is_delivered_at_the_end(engine: Engine) -> None:
+def test_text_held_back_for_a_stop_string_comes_at_the_end(engine: Engine) -> None:
     done = engine.submit(tokens("one two"), GenerateParams(temperature=0, stop=["two!"])).result()
     assert done.text == "one two"
 
@@ -243,7 +243,7 @@ def test_a_long_prompt_does_not_hold_the_others_up() -> None:
     engine.close()
 
 
-def test_a_full_cache_parks_the_youngest_request_and_brings_it_back() -> None:
+def test_a_full_cache_parks_and_resumes_the_youngest_request() -> None:
     backend = Recording(micro_batch=16)
     engine = Engine(backend)
     gate = threading.Event()
@@ -259,7 +259,7 @@ def test_a_full_cache_parks_the_youngest_request_and_brings_it_back() -> None:
     engine.close()
 
 
-def test_stored_state_that_finds_no_room_waits_and_leaks_no_sequence() -> None:
+def test_stored_state_without_room_waits_and_leaks_nothing() -> None:
     class Crowded(EchoSequence):
         full = 0
 
@@ -364,7 +364,7 @@ def _call(function: Callable[[], object]) -> _Call:
     return _Call(lambda backend: function(), Future())
 
 
-def test_a_request_that_was_stopped_before_it_began_reports_nothing() -> None:
+def test_a_request_stopped_before_it_began_reports_nothing() -> None:
     engine = Engine(EchoBackend(max_sequences=1, delay=0.01))
     running = engine.submit(tokens("x" * 40), GREEDY)
     waiting = engine.submit(tokens("y" * 40), GREEDY)
@@ -377,7 +377,7 @@ def test_a_request_that_was_stopped_before_it_began_reports_nothing() -> None:
     engine.close()
 
 
-def test_an_interruption_while_another_request_waits_for_room_holds_nobody_up() -> None:
+def test_an_interruption_holds_up_nobody_who_waits_for_room() -> None:
     backend = Recording(micro_batch=16)
     backend.info = replace(backend.info, can_truncate=False)  # so that an interruption undoes its state
     engine = Engine(backend)

@@ -117,7 +117,7 @@ def test_what_it_raises_stops_and_is_raised(model: Model, way: str) -> None:
     assert model._engine._unfinished == 0
 
 
-def test_with_a_sink_it_is_called_there_and_its_exception_goes_there(model: Model) -> None:
+def test_a_sink_gets_progress_and_its_exceptions(model: Model) -> None:
     arrived: list[object] = []
     ended = threading.Event()
 

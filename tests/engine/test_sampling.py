@@ -142,7 +142,7 @@ CHAINS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", CHAINS)
-def test_the_token_drawn_is_the_one_at_its_point_of_llama_cpps_distribution(options: dict[str, Any]) -> None:
+def test_the_token_drawn_follows_llama_cpps_distribution(options: dict[str, Any]) -> None:
     near_an_edge = 0
     for seed, row in enumerate(row for row in rows(2100, 75) if np.unique(row).size == row.size):
         p = GenerateParams(**{**OFF, **options})
@@ -312,7 +312,7 @@ def test_dry_gives_llama_cpps_logits(vocabulary: LlamaVocabulary, breakers: tupl
     assert penalized > 15
 
 
-def test_dry_reaches_a_ceiling_in_a_long_loop_and_grows_its_history() -> None:
+def test_dry_has_a_ceiling_in_a_long_loop() -> None:
     it = sampler(dry_multiplier=1.0, dry_base=2.0, dry_breakers=(), prompt=[5, 6] * 300)
     for token in [5, 6] * 300:
         it.accept(token)
@@ -336,7 +336,7 @@ def test_match_lengths_agree_with_the_definition() -> None:
                 assert match_lengths(window, limit).tolist() == expected
 
 
-def test_breakers_are_found_in_and_across_tokens_once_per_tokenizer() -> None:
+def test_breakers_are_found_in_and_across_tokens() -> None:
     class Words(ByteTokenizer):
         calls = 0
 
@@ -381,7 +381,7 @@ def test_greedy_takes_the_first_of_the_largest() -> None:
 
 
 @pytest.mark.parametrize("options", [*CHAINS, {"temperature": 1e-300}, {"temperature": 5e-324, "top_k": 3}])
-def test_the_same_seed_gives_the_same_tokens_and_rows_stay_as_they_are(options: dict[str, Any]) -> None:
+def test_a_seed_repeats_its_tokens_and_rows_are_not_changed(options: dict[str, Any]) -> None:
     options = {**options, "repeat_penalty": 1.2, "dry_multiplier": 0.5, "logit_bias": {3: -1.0}}
     answers = []
     for seed in (5, 5, 6):

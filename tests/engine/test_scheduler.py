@@ -242,7 +242,7 @@ def deep() -> Iterator[Engine]:
     engine.close()
 
 
-def test_deep_answers_take_turns_and_are_faster_than_one_after_another(deep: Engine) -> None:
+def test_deep_answers_that_take_turns_are_faster(deep: Engine) -> None:
     backend = deep.backend
     assert isinstance(backend, Costly)
     wanted = prompts(8, 900)
@@ -273,7 +273,7 @@ def test_shallow_answers_are_not_limited() -> None:
     engine.close()
 
 
-def test_more_requests_than_sequences_all_finish_and_state_stays_bounded() -> None:
+def test_more_requests_than_sequences_finish_in_bounded_state() -> None:
     backend = Costly(TRUE, max_sequences=6)
     engine = engine_on(backend)
     most = 0
@@ -433,7 +433,7 @@ OPTIONS = {"temperature": 0, "max_tokens": 30, "ignore_eos": True, "logprobs": 2
 TEXTS = [f"{word} " * (20 + 9 * i) for i, word in enumerate(["one", "two", "three", "four"])]
 
 
-def test_a_turn_after_every_token_changes_no_answer_of_llama_cpp(eager: None, tmp_path: Path) -> None:
+def test_turns_after_every_token_change_no_llama_cpp_answer(eager: None, tmp_path: Path) -> None:
     """Every pass is one token of one request, as when it runs alone. Only the cells are others, in another order."""
     with edgellm.load(tiny("llama").write(tmp_path / "model.gguf")) as model:
         alone = [model.generate(text, **OPTIONS) for text in TEXTS]  # type: ignore[arg-type]

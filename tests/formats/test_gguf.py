@@ -217,7 +217,7 @@ def test_a_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
         GGUFFile.open(tmp_path / "none.gguf")
 
 
-def test_a_hostile_string_array_is_refused_before_it_costs_memory(folder: Path) -> None:
+def test_a_hostile_string_array_costs_no_memory(folder: Path) -> None:
     count = (1 << 21) + 1
     path = folder / "made.gguf"
     path.write_bytes(header([pair(b"k", 9, struct.pack("<IQ", 8, count) + bytes(8 * count))], []))
@@ -230,7 +230,7 @@ def test_a_hostile_string_array_is_refused_before_it_costs_memory(folder: Path) 
         tracemalloc.stop()
 
 
-def test_a_copy_has_the_same_fingerprint_and_other_weights_another(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_the_weights_not_of_the_path(tmp_path: Path) -> None:
     model = tiny("llama", seed=1)
     first = GGUFFile.open(model.write(tmp_path / "a.gguf")).fingerprint
     assert GGUFFile.open(model.write(tmp_path / "b.gguf")).fingerprint == first

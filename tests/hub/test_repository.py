@@ -100,7 +100,7 @@ def test_the_licence_is_the_repositorys_where_it_says_one(
     assert pull("hf:org/tiny-GGUF:Q8_0", progress=lambda event: None).license == hubs
 
 
-def test_a_file_that_is_gone_is_an_error_that_names_what_there_is(hub: Any) -> None:
+def test_the_error_for_a_missing_file_names_the_others(hub: Any) -> None:
     del hub.files["open_q4_0-it.gguf"]
     with pytest.raises(DownloadError, match=r"it has Q8_0: choose one with hf:org/tiny-GGUF:QUANT"):
         pull("open:1", progress=lambda event: None)

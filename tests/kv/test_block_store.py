@@ -304,7 +304,7 @@ def test_writing_keeps_to_the_budget(folder: Path) -> None:
         assert [match(store, [name, name])[1] for name in (0, 27, 28, 29)] == [0, 2, 2, 2]
 
 
-def test_a_conversation_larger_than_the_budget_keeps_its_beginning(folder: Path) -> None:
+def test_a_conversation_over_the_budget_keeps_its_beginning(folder: Path) -> None:
     with opened(folder, budget=8000) as store:
         put(store, list(range(100)))
         keys, common = match(store, list(range(100)))
@@ -523,7 +523,7 @@ store.close()
 """
 
 
-def test_an_index_that_is_emptied_while_it_is_open_is_lost_and_nothing_else(folder: Path) -> None:
+def test_an_index_emptied_while_open_is_all_that_is_lost(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", EMPTIED, str(folder)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "cannot be read" in done.stderr
@@ -532,7 +532,7 @@ def test_an_index_that_is_emptied_while_it_is_open_is_lost_and_nothing_else(fold
         assert store.problem is None
 
 
-def test_an_index_with_a_write_ahead_log_is_replaced_though_another_process_has_it_open(folder: Path) -> None:
+def test_an_open_index_with_a_write_ahead_log_is_replaced(folder: Path) -> None:
     with opened(folder) as store:
         put(store, [1, 2, 3])
     older = sqlite3.connect(folder / "index-1.db", isolation_level=None)

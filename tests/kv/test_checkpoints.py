@@ -57,7 +57,7 @@ def test_an_answer_is_gone_on_from(path: Path) -> None:
         assert "goes on where the known text ends" in second.cache.reason
 
 
-def test_a_common_beginning_gets_a_checkpoint_when_it_is_seen_twice(path: Path) -> None:
+def test_a_prefix_seen_twice_gets_a_checkpoint(path: Path) -> None:
     with load(path) as model:
         system = tokens(model, "the rules are these ", 130)
         done = [ask(model, system + tokens(model, text, 90)) for text in ("alpha ", "beta ", "gamma ")]

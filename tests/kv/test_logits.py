@@ -65,14 +65,14 @@ def test_other_samples_of_the_same_prompt_cost_nothing_either(path: Path) -> Non
         assert done[0].tokens == done[2].tokens == fresh.tokens != done[1].tokens
 
 
-def test_logits_are_kept_only_where_they_are_small_beside_the_state(path: Path) -> None:
+def test_logits_are_kept_only_if_small_beside_the_state(path: Path) -> None:
     with load(path) as model:
         short = text(model, 40)
         ask(model, short)
         assert ask(model, short).cache.computed == 8
 
 
-def test_private_logits_stay_private_and_listings_know_conversations_only(path: Path) -> None:
+def test_private_logits_are_in_no_listing(path: Path) -> None:
     with load(path) as model:
         prompt = text(model, 300)
         ask(model, prompt, cache="memory")
@@ -128,9 +128,7 @@ def test_the_first_token_comes_before_the_state_is_loaded(path: Path, monkeypatc
         assert model.generate(text(model, 299), max_tokens=1).cache.from_live > 250  # and the state is there
 
 
-def test_nothing_is_sampled_twice_where_there_was_no_room_for_the_state(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_sampled_twice_without_room_for_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path) as model:
         prompt = text(model, 300)
         first = ask(model, prompt)

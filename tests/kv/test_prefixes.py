@@ -111,7 +111,7 @@ def test_a_growing_conversation_stores_each_token_once(backend: EchoBackend) -> 
     assert known.match(tokens).length == 2000
 
 
-def test_eviction_takes_the_oldest_leaf_and_shared_prefixes_last(
+def test_eviction_takes_old_leaves_before_shared_prefixes(
     backend: EchoBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgellm.kv.memory.OVERHEAD", 0)
@@ -184,7 +184,7 @@ def test_state_survives_on_disk_and_damage_is_computed_again(backend: EchoBacken
     third.close()
 
 
-def test_many_small_blocks_are_charged_for_what_they_cost_beside_their_state(backend: EchoBackend) -> None:
+def test_small_blocks_are_charged_for_their_overhead(backend: EchoBackend) -> None:
     known = cache(budget=100 * OVERHEAD)
     for i in range(200):
         park(known, backend, text(1000 + i, 3))

@@ -160,7 +160,7 @@ def test_a_parts_list_is_passed_on_where_the_template_reads_it(reference: Any) -
     assert _template(TEMPLATES["chatml"]).render(messages) == _template(TEMPLATES["chatml"]).render(flat)
 
 
-def test_a_text_becomes_a_part_where_the_template_reads_only_parts(reference: Any) -> None:
+def test_content_is_wrapped_for_templates_that_read_parts(reference: Any) -> None:
     source = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}{{ p.text }}{% endfor %};{% endfor %}"
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
     assert _template(source).render([{"role": "user", "content": "Hello"}]) == reference(source, parts) == "user:Hello;"
