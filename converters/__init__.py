@@ -9,9 +9,9 @@ convert("SmolLM2-135M", "smollm2.gguf", wanted)
 
 from __future__ import annotations
 
-from .checkpoint import open_checkpoint
 from .convert import Conversion, convert, plan
 from .plan import ConvertParams, LeftOut, Plan, Planned
+from .read import open_checkpoint
 from .verify import Verification
 
 __all__ = [

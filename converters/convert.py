@@ -22,15 +22,17 @@ from edgellm.formats.reading import reading
 from edgellm.formats.writing import writing
 
 from . import verify
-from .checkpoint import GGUF, HuggingFace, open_checkpoint
 from .description import Source
+from .folder.source import HuggingFace
+from .folder.target import ToFolder
+from .gguf.source import GGUF
+from .gguf.target import ToGGUF
 from .job import Job, Progress, check_space, paced
-from .onnx_source import ONNXFolder
-from .optimum import Export
+from .onnx.optimum import Export
+from .onnx.source import ONNXFolder
+from .onnx.target import ToONNX
 from .plan import ConvertParams, Plan
-from .to_folder import ToFolder
-from .to_gguf import ToGGUF
-from .to_onnx import ToONNX
+from .read import open_checkpoint
 
 
 @dataclass(frozen=True)

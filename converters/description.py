@@ -14,8 +14,9 @@ from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor, chunks
 
-from .checkpoint import GGUF, HuggingFace
-from .onnx_source import ONNXFolder
+from .folder.source import HuggingFace
+from .gguf.source import GGUF
+from .onnx.source import ONNXFolder
 from .plan import LeftOut
 
 Source = HuggingFace | GGUF | ONNXFolder

@@ -1,6 +1,6 @@
 """Job: one conversion, planned; and what the kinds of them have in common.
 
-ToGGUF (to_gguf.py)   ToONNX (to_onnx.py)   ToFolder (to_folder.py)   Export (optimum.py)
+ToGGUF   ToONNX   ToFolder (in target.py of their formats)   Export (onnx/optimum.py)
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from edgellm.errors import CannotWrite
 from edgellm.formats.writing import writing
 from edgellm.pace import Pace
 
-from .checkpoint import GGUF, HuggingFace
 from .description import Source
+from .folder.source import HuggingFace
+from .gguf.source import GGUF
 from .plan import Plan
 from .verify import Verification
 

@@ -16,8 +16,9 @@ from typing import Any
 from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.origin import GENERAL, as_plain, base_models, card_of, general_of, of_card, parse_general
 
-from .checkpoint import GGUF, HuggingFace
 from .description import Source
+from .folder.source import HuggingFace
+from .gguf.source import GGUF
 
 CARD = "README.md"
 _FILES = re.compile(r"README\.md|(?:LICEN[CS]E|NOTICE|COPYING|USE_POLICY)(?:[.-][\w-]{1,32})?", re.IGNORECASE)

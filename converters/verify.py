@@ -30,7 +30,7 @@ from edgellm.errors import (
 )
 from edgellm.formats.tensor import Tensor, chunks
 
-from .checkpoint import GGUFTensor
+from .gguf.source import GGUFTensor
 from .plan import Planned
 from .yardstick import N_CTX, PREDICTIONS, TEXT, grade_of
 
@@ -189,7 +189,7 @@ def run(
 ) -> Verification:
     """Load what was written and predict a short text; beside its source, if they differ.
 
-    result, source: give what an engine runs (see `to_gguf.runnable`); the source is entered only if it is needed.
+    result, source: give what an engine runs (see `gguf.target.runnable`); the source is entered only if it is needed.
 
     Raises ModelLoadError, InvalidModelFile when the result does not run. Too little memory, and a kind of model that
     the engine does not run, are no fault of the file: `ran` says so, and `ungraded` why the source was not run.

@@ -1,7 +1,7 @@
 """What the distance between two models is measured with when nobody gives a text, and what it is called.
 
 TEXT is prose, dialogue, a letter, code, tables, sums and some languages, written for this: two contexts of 512 tokens
-with common vocabularies. Grades depend on it, and so do the scales of an int8 KV cache (kv_scales.py).
+with common vocabularies. Grades depend on it, and so do the scales of an int8 KV cache (onnx/kv_scales.py).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from arch_models import CONFIGS, LLAMA, LONGROPE, Array, arrays, whole
 from numpy.typing import NDArray
 
 from edgellm.architectures import Hyper, from_config, to_gguf
-from edgellm.converters.onnx.floats import FloatMatrix, Floats
-from edgellm.converters.onnx.matrix import Matrix
-from edgellm.converters.onnx.model import model_graph
+from edgellm.converters.onnx.graph.floats import FloatMatrix, Floats
+from edgellm.converters.onnx.graph.matrix import Matrix
+from edgellm.converters.onnx.graph.model import model_graph
 from edgellm.formats.onnx_writer import write_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -85,7 +85,7 @@ def test_models_and_conversations_are_files(pipe: Path) -> None:
 
 def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
     from edgellm.converters import calibrate
-    from edgellm.converters.checkpoint import read_json
+    from edgellm.converters.folder.source import read_json
     from edgellm.converters.quant.imatrix import ImportanceMatrix
     from edgellm.converters.tokens.huggingface import _templates, _there
     from edgellm.converters.tokens.sentencepiece import read_sentencepiece

@@ -27,7 +27,7 @@ ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
-PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".kv_scales")
+PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
 CONVERT = {"errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
 EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
@@ -73,7 +73,7 @@ RULES: dict[str, set[str]] = {
     "converters.job": CONVERT | {PUBLIC},
     "converters.evaluate": CONVERT | {PUBLIC},
     "converters.verify": CONVERT | {PUBLIC},
-    "converters.kv_scales": CONVERT | {"backends.base", "backends.onnx", PUBLIC},
+    "converters.onnx.kv_scales": CONVERT | {"backends.base", "backends.onnx", PUBLIC},
     "converters.calibrate": CONVERT | {"machine", "backends.llamacpp", PUBLIC},
 }
 
@@ -96,7 +96,7 @@ OWNED: dict[str, str | None] = {
     "PyInstaller": "edgellm/_pyinstaller/",
     "onnx": None,
     "onnxruntime": "edgellm/backends/onnx/library.py",
-    "optimum": "converters/optimum.py",
+    "optimum": "converters/onnx/optimum.py",
     "tokenizers": "edgellm/tokenizers/text.py",
     "torch": None,
     "transformers": None,

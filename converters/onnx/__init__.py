@@ -1,1 +1,1 @@
-"""ONNX graphs, constructed from a model's description."""
+"""ONNX folders: read, whoever exported them, and written."""

@@ -20,8 +20,8 @@ from edgellm.formats.tensor import Tensor, blocked
 
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
-from .carrier import Carrier, carrier_of
-from .floats import Floats
+from .graph.carrier import Carrier, carrier_of
+from .graph.floats import Floats
 
 KEEP = "keep"
 BLOCKS = (16, 32, 64, 128, 256)

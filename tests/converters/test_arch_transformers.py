@@ -14,7 +14,8 @@ from arch_models import CONFIGS, EMBEDDERS, convert, embeddings, logits, read_ba
 from numpy.typing import NDArray
 
 from edgellm.architectures import from_metadata
-from edgellm.converters.checkpoint import HuggingFace, open_checkpoint
+from edgellm.converters.folder.source import HuggingFace
+from edgellm.converters.read import open_checkpoint
 from edgellm.formats.gguf import GGUFFile
 
 torch = pytest.importorskip("torch")

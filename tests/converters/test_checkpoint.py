@@ -13,8 +13,10 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from edgellm.converters.checkpoint import GGUF, HuggingFace, open_checkpoint
+from edgellm.converters.folder.source import HuggingFace
+from edgellm.converters.gguf.source import GGUF
 from edgellm.converters.numbers import decode
+from edgellm.converters.read import open_checkpoint
 from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
 from edgellm.formats.ggml_types import GGMLType

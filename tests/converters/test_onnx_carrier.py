@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgellm.converters.checkpoint import GGUF
-from edgellm.converters.onnx.carrier import BLOCKS, Carrier, Packed, carrier_of, dequantize, quantize, transcode
-from edgellm.converters.onnx.graph import GraphBuilder
-from edgellm.converters.onnx.quantized import QuantizedMatrix, lossless
+from edgellm.converters.gguf.source import GGUF
+from edgellm.converters.onnx.graph.builder import GraphBuilder
+from edgellm.converters.onnx.graph.carrier import BLOCKS, Carrier, Packed, carrier_of, dequantize, quantize, transcode
+from edgellm.converters.onnx.graph.quantized import QuantizedMatrix, lossless
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx_writer import write_onnx

@@ -21,8 +21,8 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.converters import ConvertParams, convert, open_checkpoint, plan
-from edgellm.converters.onnx.carrier import carrier_of
-from edgellm.converters.onnx_source import ONNXFolder
+from edgellm.converters.onnx.graph.carrier import carrier_of
+from edgellm.converters.onnx.source import ONNXFolder
 from edgellm.converters.quant.ggml import quantize
 from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
 from edgellm.errors import (

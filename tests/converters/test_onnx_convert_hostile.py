@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tiny_models import tiny
 
 from edgellm.converters import ConvertParams, convert
-from edgellm.converters.onnx.carrier import Packed, transcode
+from edgellm.converters.onnx.graph.carrier import Packed, transcode
 from edgellm.errors import (
     CannotWrite,
     EdgeLLMError,
@@ -55,7 +55,7 @@ def test_the_wrong_bytes_never_get_a_name(tmp_path: Path, monkeypatch: pytest.Mo
     def wrong(kind: GGMLType, raw: NDArray[np.uint8], columns: int) -> Packed:
         return transcode(kind, np.roll(raw, 1, axis=0), columns)
 
-    monkeypatch.setattr("edgellm.converters.onnx.quantized.transcode", wrong)
+    monkeypatch.setattr("edgellm.converters.onnx.graph.quantized.transcode", wrong)
     with pytest.raises(InvalidModelFile, match=r"differs from the source.*nothing was kept"):
         convert(source, tmp_path / "model", ConvertParams(to="onnx"))
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from onnx_models import VARIANTS, ArrayWeights, Runner, opened, write
 
 from edgellm.architectures import Rope, from_config
-from edgellm.converters.onnx import rotary
-from edgellm.converters.onnx.carrier import Carrier
-from edgellm.converters.onnx.floats import FloatMatrix, Floats
-from edgellm.converters.onnx.graph import GraphBuilder
-from edgellm.converters.onnx.matrix import Matrix
-from edgellm.converters.onnx.model import model_graph
-from edgellm.converters.onnx.quantized import QuantizedMatrix
+from edgellm.converters.onnx.graph import rotary
+from edgellm.converters.onnx.graph.builder import GraphBuilder
+from edgellm.converters.onnx.graph.carrier import Carrier
+from edgellm.converters.onnx.graph.floats import FloatMatrix, Floats
+from edgellm.converters.onnx.graph.matrix import Matrix
+from edgellm.converters.onnx.graph.model import model_graph
+from edgellm.converters.onnx.graph.quantized import QuantizedMatrix
 from edgellm.converters.quant.ggml import quantize
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType

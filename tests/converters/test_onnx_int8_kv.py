@@ -19,10 +19,11 @@ import edgellm
 from edgellm.backends.base import Step
 from edgellm.backends.onnx import open_onnx
 from edgellm.cli.convert import convert as command
-from edgellm.converters import ConvertParams, convert, kv_scales, plan
-from edgellm.converters.onnx.model import model_graph
-from edgellm.converters.onnx_source import ONNXFolder
-from edgellm.converters.onnx_target import draft
+from edgellm.converters import ConvertParams, convert, plan
+from edgellm.converters.onnx import kv_scales
+from edgellm.converters.onnx.graph.model import model_graph
+from edgellm.converters.onnx.source import ONNXFolder
+from edgellm.converters.onnx.write import draft
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_writer import write_onnx

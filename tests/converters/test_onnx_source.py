@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgellm.architectures import from_config, to_gguf
-from edgellm.converters.checkpoint import HuggingFace
-from edgellm.converters.gguf_target import from_folder
-from edgellm.converters.onnx.carrier import carrier_of
-from edgellm.converters.onnx.floats import FloatMatrix
-from edgellm.converters.onnx.graph import GraphBuilder
-from edgellm.converters.onnx.quantized import QuantizedMatrix
-from edgellm.converters.onnx_source import ONNXFolder, has_graph
-from edgellm.converters.onnx_tensors import BlockNames, Blocks, Joined, Store
+from edgellm.converters.folder.source import HuggingFace
+from edgellm.converters.gguf.write import from_folder
+from edgellm.converters.onnx.graph.builder import GraphBuilder
+from edgellm.converters.onnx.graph.carrier import carrier_of
+from edgellm.converters.onnx.graph.floats import FloatMatrix
+from edgellm.converters.onnx.graph.quantized import QuantizedMatrix
+from edgellm.converters.onnx.source import ONNXFolder, has_graph
+from edgellm.converters.onnx.tensors import BlockNames, Blocks, Joined, Store
 from edgellm.converters.quant.ggml import dequantize, quantize
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.ggml_types import GGMLType

@@ -13,7 +13,7 @@ from arch_models import EMBEDDERS, whole
 from numpy.typing import NDArray
 from onnx_models import VARIANTS, Runner, opened, write
 
-from edgellm.converters.checkpoint import open_checkpoint
+from edgellm.converters.read import open_checkpoint
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -12,7 +12,7 @@ from hf_models import folder_of
 from tiny_models import tiny
 
 from edgellm.converters import ConvertParams, convert, plan
-from edgellm.converters.optimum import export
+from edgellm.converters.onnx.optimum import export
 from edgellm.errors import (
     EdgeLLMError,
     InvalidParameter,

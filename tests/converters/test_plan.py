@@ -14,7 +14,7 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.converters import ConvertParams, convert, plan
-from edgellm.converters.gguf_target import size_label
+from edgellm.converters.gguf.write import size_label
 from edgellm.converters.plan import is_exact
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import GraphBuilder
+from .builder import GraphBuilder
 
 
 class Matrix(Protocol):

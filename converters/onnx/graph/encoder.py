@@ -10,7 +10,7 @@ import numpy as np
 from edgellm.architectures.hyper import Hyper
 from edgellm.formats.onnx_graph import Graph
 
-from .graph import GraphBuilder
+from .builder import GraphBuilder
 from .layers import Layers
 from .matrix import Weights
 

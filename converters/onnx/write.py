@@ -23,18 +23,18 @@ from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
 from edgellm.formats.tensor import Tensor, blocked, n_rows
 from edgellm.formats.writing import whole_file, writing
 
-from .description import Source, describe
-from .onnx import folder as files
-from .onnx.carrier import Carrier
-from .onnx.decoder import KVScales
-from .onnx.floats import FloatMatrix
-from .onnx.matrix import Matrix
-from .onnx.model import model_graph
-from .onnx.quantized import QuantizedMatrix, lossless
-from .onnx.recipes import Choice
-from .origin import origin_of
-from .plan import LeftOut
-from .quant.imatrix import ImportanceMatrix
+from ..description import Source, describe
+from ..origin import origin_of
+from ..plan import LeftOut
+from ..quant.imatrix import ImportanceMatrix
+from . import files
+from .graph.carrier import Carrier
+from .graph.decoder import KVScales
+from .graph.floats import FloatMatrix
+from .graph.matrix import Matrix
+from .graph.model import model_graph
+from .graph.quantized import QuantizedMatrix, lossless
+from .recipes import Choice
 
 Advance = Callable[[int], None]  # bytes that were written since the last call
 MANIFEST = "edgellm.tensors"  # metadata: where each tensor is; see `Weights.manifest`

@@ -8,18 +8,20 @@ from pathlib import Path
 from edgellm.errors import Unsupported, UnsupportedArchitecture
 from edgellm.formats.writing import writing
 
-from . import kv_scales, onnx_target, verify
-from .calibrate import read_text
-from .checkpoint import HuggingFace
-from .description import Source
-from .job import Progress, counter, record_of, weight_bytes
-from .onnx import recipes as onnx_recipes
-from .onnx.decoder import KVScales
-from .onnx_source import ONNXFolder
-from .plan import LARGEST_CTX, ConvertParams, Plan, Planned, work_bytes
-from .quant.imatrix import ImportanceMatrix
-from .to_gguf import ToGGUF, runnable
-from .yardstick import TEXT
+from .. import verify
+from ..calibrate import read_text
+from ..description import Source
+from ..folder.source import HuggingFace
+from ..gguf.target import ToGGUF, runnable
+from ..job import Progress, counter, record_of, weight_bytes
+from ..plan import LARGEST_CTX, ConvertParams, Plan, Planned, work_bytes
+from ..quant.imatrix import ImportanceMatrix
+from ..yardstick import TEXT
+from . import kv_scales
+from . import recipes as onnx_recipes
+from . import write as onnx_target
+from .graph.decoder import KVScales
+from .source import ONNXFolder
 
 
 class ToONNX:

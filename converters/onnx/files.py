@@ -14,10 +14,11 @@ from typing import Any
 from edgellm.architectures import Architecture, Hyper
 from edgellm.formats.confined import file_in, path_in
 
-from ..checkpoint import GGUF, MAX_INDEX
 from ..description import Source
+from ..folder.source import MAX_INDEX
+from ..gguf.source import GGUF
 from ..tokens import read_gguf, read_huggingface, to_files
-from .carrier import Carrier
+from .graph.carrier import Carrier
 from .recipes import Choice
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"

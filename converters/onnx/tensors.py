@@ -27,7 +27,7 @@ from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Initializer
 from edgellm.formats.tensor import CHUNK_BYTES, Blocked, Tensor, n_rows
 
-from .numbers import decode
+from ..numbers import decode
 
 Which = slice | NDArray[np.int64]
 

@@ -13,15 +13,17 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
 from edgellm.formats.tensor import blocked
 
-from . import gguf_target, verify
-from .calibrate import collect
-from .checkpoint import GGUF, HuggingFace
-from .description import Source
-from .gguf_target import Draft
-from .job import Progress, check_space, counter, record_of, weight_bytes
-from .plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
-from .quant.imatrix import ImportanceMatrix
-from .quant.recipes import Choice
+from .. import verify
+from ..calibrate import collect
+from ..description import Source
+from ..folder.source import HuggingFace
+from ..gguf.source import GGUF
+from ..job import Progress, check_space, counter, record_of, weight_bytes
+from ..plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
+from ..quant.imatrix import ImportanceMatrix
+from ..quant.recipes import Choice
+from . import write as gguf_target
+from .write import Draft
 
 
 class ToGGUF:

@@ -23,14 +23,15 @@ from edgellm.formats.safetensors import write_safetensors
 from edgellm.formats.tensor import Tensor, chunks
 from edgellm.formats.writing import Data, whole_file, writing
 
-from .checkpoint import GGUF, INDEX, SINGLE
-from .description import describe
-from .origin import Origin, origin_of
-from .plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
-from .quant.ggml import dequantize, quantize
-from .quant.pool import Quantizers
-from .quant.recipes import quantizable
-from .tokens import Vocabulary, read_gguf, read_huggingface, to_files
+from ..description import describe
+from ..gguf.source import GGUF
+from ..origin import Origin, origin_of
+from ..plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
+from ..quant.ggml import dequantize, quantize
+from ..quant.pool import Quantizers
+from ..quant.recipes import quantizable
+from ..tokens import Vocabulary, read_gguf, read_huggingface, to_files
+from .source import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9  # of a file, unless one tensor alone is larger
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

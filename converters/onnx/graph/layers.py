@@ -6,7 +6,7 @@ from edgellm.architectures.hyper import Hyper
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.onnx_graph import DATA_TYPES
 
-from .graph import MICROSOFT, GraphBuilder
+from .builder import MICROSOFT, GraphBuilder
 from .matrix import Weights
 
 INT64_MAX = 2**63 - 1

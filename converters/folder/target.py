@@ -10,12 +10,14 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import writing
 
-from . import safetensors_target, verify
-from .checkpoint import GGUF, HuggingFace
-from .job import Progress, counter, record_of, weight_bytes
-from .plan import ConvertParams, Plan, Planned
-from .safetensors_target import Folder
-from .to_gguf import runnable
+from .. import verify
+from ..gguf.source import GGUF
+from ..gguf.target import runnable
+from ..job import Progress, counter, record_of, weight_bytes
+from ..plan import ConvertParams, Plan, Planned
+from . import write as safetensors_target
+from .source import HuggingFace
+from .write import Folder
 
 
 class ToFolder:

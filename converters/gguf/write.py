@@ -23,15 +23,16 @@ from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.tensor import Blocked, Tensor, blocked, check_finite, chunks, columns, n_rows
 
-from .checkpoint import GGUF, GGUFTensor, HuggingFace
-from .description import describe
-from .onnx_source import ONNXFolder
-from .origin import origin_of
-from .plan import LeftOut, shifts_exactly
-from .quant.imatrix import ImportanceMatrix
-from .quant.pool import Quantizers
-from .quant.recipes import QUANTIZATION_VERSION, Choice
-from .tokens import read_huggingface, to_metadata
+from ..description import describe
+from ..folder.source import HuggingFace
+from ..gguf.source import GGUF, GGUFTensor
+from ..onnx.source import ONNXFolder
+from ..origin import origin_of
+from ..plan import LeftOut, shifts_exactly
+from ..quant.imatrix import ImportanceMatrix
+from ..quant.pool import Quantizers
+from ..quant.recipes import QUANTIZATION_VERSION, Choice
+from ..tokens import read_huggingface, to_metadata
 
 Advance = Callable[[int], None]  # bytes that were written since the last call
 

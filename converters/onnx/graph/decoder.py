@@ -22,8 +22,8 @@ from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.onnx_graph import Graph
 
 from . import rotary
+from .builder import MICROSOFT, GraphBuilder
 from .experts import mixture
-from .graph import MICROSOFT, GraphBuilder
 from .layers import INT64_MAX, Layers
 from .matrix import Weights
 

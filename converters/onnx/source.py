@@ -27,10 +27,10 @@ from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Blocked
 
+from ..plan import LeftOut
 from .genai_config import config_of
-from .onnx_scan import Found, scan
-from .onnx_tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
-from .plan import LeftOut
+from .scan import Found, scan
+from .tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
 
 CONFIG, GENERATION, GENAI = "config.json", "generation_config.json", "genai_config.json"
 MAX_JSON = 16 << 20  # bytes

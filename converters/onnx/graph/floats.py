@@ -17,8 +17,8 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx_graph import DATA_TYPES
 from edgellm.formats.tensor import Tensor, check_finite, chunks, columns, n_rows
 
-from ..quant.ggml import quantize
-from .graph import GraphBuilder
+from ...quant.ggml import quantize
+from .builder import GraphBuilder
 
 Floats = Literal["F32", "F16", "BF16"]
 _STORED = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}

@@ -25,14 +25,14 @@ from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import whole_file, writing
 
-from . import verify
-from .checkpoint import HuggingFace
-from .description import Source
-from .job import Progress, weight_bytes
-from .numbers import WIDTH
-from .origin import origin_of
-from .plan import ConvertParams, Plan, Planned
-from .to_gguf import runnable
+from .. import verify
+from ..description import Source
+from ..folder.source import HuggingFace
+from ..gguf.target import runnable
+from ..job import Progress, weight_bytes
+from ..numbers import WIDTH
+from ..origin import origin_of
+from ..plan import ConvertParams, Plan, Planned
 
 INSTALL = "pip install 'edgellm[optimum]'"
 NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version

@@ -22,8 +22,8 @@ from edgellm.backends.base import Step
 from edgellm.backends.onnx import open_onnx
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 
-from .onnx.decoder import KVScales
-from .onnx.rotary import rope_of
+from .graph.decoder import KVScales
+from .graph.rotary import rope_of
 
 N_CTX, MOST, FEWEST = 512, 16_384, 64  # tokens: of a context, of the text that are read, that it must have
 MARGIN = 1.25  # what other texts may have more than the one that was read; costs a third of a bit

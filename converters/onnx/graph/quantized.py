@@ -24,8 +24,8 @@ from edgellm.errors import InvalidParameter
 from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks, columns, n_rows
 
 from .blocks import Bytes
+from .builder import GraphBuilder
 from .carrier import Carrier, Packed, carrier_of, quantize, transcode, unpaired
-from .graph import GraphBuilder
 
 _CODES = ("q", "hi", "lo")
 

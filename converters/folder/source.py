@@ -1,4 +1,4 @@
-"""open_checkpoint: where weights come from, a Hugging Face folder, a GGUF file or an ONNX folder: lazily read tensors.
+"""HuggingFace: a folder of safetensors as a checkpoint, as tensors that are read lazily.
 
     folder/                               folder/
       config.json                           config.json
@@ -14,88 +14,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import arguments
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
-from edgellm.formats.gguf import GGUFFile
-from edgellm.formats.reading import reading
 from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor, n_rows
 
+from ..numbers import WIDTH, decode
 from .fp8 import scaled_tensors
-from .numbers import WIDTH, decode
 
 if TYPE_CHECKING:
-    from .onnx_source import ONNXFolder
-    from .plan import LeftOut
+    from ..plan import LeftOut
 
 MAX_CONFIG = 16 << 20  # bytes
 MAX_INDEX = 64 << 20
 MAX_SHARDS = 512
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-class Checkpoint(Protocol):
-    """What every source looks like. names: whose names its tensors have, and in whose order their rows are.
-
-    fingerprint: 32 hex digits of its contents.
-    """
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def format(self) -> Literal["huggingface", "gguf", "onnx"]: ...
-    @property
-    def names(self) -> Literal["huggingface", "gguf"]: ...
-    @property
-    def tensors(self) -> Mapping[str, Tensor]: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def close(self) -> None: ...
-
-
-def open_checkpoint(path: str | os.PathLike[str]) -> HuggingFace | GGUF | ONNXFolder:
-    """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
-    graph in it).
-
-    Raises ModelNotFound, InvalidModelFile, and Unsupported for pickles and for formats that are not read.
-    """
-    path = arguments.path("path", path)
-    with reading(path):
-        return _open(path)
-
-
-def _open(path: Path) -> HuggingFace | GGUF | ONNXFolder:
-    from .onnx_source import ONNXFolder, has_graph
-
-    if path.is_dir():
-        weights = (path / SINGLE).exists() or (path / INDEX).exists()
-        return ONNXFolder(path) if has_graph(path) and not weights else HuggingFace(path)
-    if not path.exists():
-        raise ModelNotFound(f"{path}: no such file or folder; check the path")
-    if path.suffix == ".onnx":
-        return ONNXFolder(path)
-    if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
-        return GGUF(path)
-    if path.suffix in _PICKLES:
-        raise _pickle(path)
-    if path.suffix in (".json", ".safetensors"):
-        found = HuggingFace(path.parent)
-        if path.suffix == ".json" or path.name in found.files:
-            return found
-        found.close()
-        raise Unsupported(f"{path}: not one of the weight files of {path.parent} ({', '.join(found.files)})")
-    raise Unsupported(f"{path}: neither a Hugging Face folder nor a .gguf or .onnx file; those are read")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class SafetensorsTensor:
@@ -195,7 +137,7 @@ class HuggingFace:
         """Why there is neither a single file nor an index."""
         names = sorted(path.name for path in self.folder.iterdir())
         others = [name for name in names if name.endswith(".safetensors")]
-        pickles = [name for name in names if name.endswith(_PICKLES)]
+        pickles = [name for name in names if name.endswith(PICKLES)]
         if any(name.startswith("adapter_model") for name in names):
             return Unsupported(f"{self.folder}: only an adapter; merge it into its base model and save that")
         if others:
@@ -204,7 +146,7 @@ class HuggingFace:
                 "and variants are not read: take the files that transformers loads, or save the model with it"
             )
         if pickles:
-            return _pickle(self.folder / pickles[0])
+            return pickle(self.folder / pickles[0])
         return ModelNotFound(f"{self.folder}: neither {SINGLE} nor {INDEX}; fetch the weights")
 
     @cached_property
@@ -222,60 +164,6 @@ class HuggingFace:
             file.close()
 
 
-class GGUFTensor:
-    """A tensor of a GGUF file."""
-
-    exact = True
-
-    def __init__(self, file: GGUFFile, name: str) -> None:
-        info = file.tensors[name]
-        self.shape, self.stored, self.type = info.shape, info.type.name, info.type
-        self._file, self._name = file, name
-
-    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The stored bytes of rows: (n, bytes of a row) uint8; a view of the file for a slice."""
-        return self._file.data(self._name).reshape(n_rows(self), -1)[which]
-
-    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """See Tensor. Raises Unsupported for integers."""
-        if self.stored in WIDTH:
-            values = decode(self.stored, self.raw(which))
-            self.release()
-            return values
-        if self.stored.startswith("I") and self.type.block_size == 1:
-            raise Unsupported(f"{self._file.path}: tensor {self._name!r} holds integers ({self.stored}), no weights")
-        from .quant.ggml import dequantize
-
-        values = dequantize(self.type, self.raw(which), self.shape[-1])
-        self.release()
-        return values
-
-    def release(self) -> None:
-        """The tensor's pages may leave memory."""
-        self._file.release(self._name)
-
-
-class GGUF:
-    """A GGUF file, or all parts of a split one. file is its reader."""
-
-    format: Literal["gguf"] = "gguf"
-    names: Literal["gguf"] = "gguf"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file = GGUFFile.open(path)
-        self.tensors = {name: GGUFTensor(self.file, name) for name in self.file.tensors}
-
-    @property
-    def fingerprint(self) -> str:
-        """See GGUFFile."""
-        return self.file.fingerprint
-
-    def close(self) -> None:
-        """Unmap the file."""
-        self.file.close()
-
-
 def read_json(folder: Path, name: str, limit: int) -> dict[str, Any] | None:
     """The JSON object in a file of at most `limit` bytes; None when there is no such file. Raises InvalidModelFile."""
     path = file_in(folder, name)
@@ -290,14 +178,7 @@ def read_json(folder: Path, name: str, limit: int) -> dict[str, Any] | None:
     return parse_object(raw, str(path))
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(magic)) == magic
-
-
-def _pickle(path: Path) -> Unsupported:
+def pickle(path: Path) -> Unsupported:
     return Unsupported(
         f"{path}: a pickle, which can run any code when it is opened; take the model's safetensors files, or load it "
         "in transformers and save it with save_pretrained"

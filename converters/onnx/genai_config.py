@@ -17,7 +17,7 @@ import numpy as np
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.onnx_graph import Node
 
-from .onnx_tensors import Store
+from .tensors import Store
 
 _PLAIN = {"llama", "mistral", "qwen2", "qwen3"}
 _SIZES = {

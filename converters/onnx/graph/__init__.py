@@ -1,0 +1,1 @@
+"""ONNX graphs, constructed from the numbers of a model."""

@@ -1,0 +1,53 @@
+"""open_checkpoint: where weights come from: a Hugging Face folder, a GGUF file or an ONNX folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgellm import arguments
+from edgellm.errors import ModelNotFound, Unsupported
+from edgellm.formats.reading import reading
+
+from .folder.source import INDEX, PICKLES, SINGLE, HuggingFace, pickle
+from .gguf.source import GGUF
+from .onnx.source import ONNXFolder, has_graph
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> HuggingFace | GGUF | ONNXFolder:
+    """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
+    graph in it).
+
+    Raises ModelNotFound, InvalidModelFile, and Unsupported for pickles and for formats that are not read.
+    """
+    path = arguments.path("path", path)
+    with reading(path):
+        return _open(path)
+
+
+def _open(path: Path) -> HuggingFace | GGUF | ONNXFolder:
+    if path.is_dir():
+        weights = (path / SINGLE).exists() or (path / INDEX).exists()
+        return ONNXFolder(path) if has_graph(path) and not weights else HuggingFace(path)
+    if not path.exists():
+        raise ModelNotFound(f"{path}: no such file or folder; check the path")
+    if path.suffix == ".onnx":
+        return ONNXFolder(path)
+    if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
+        return GGUF(path)
+    if path.suffix in PICKLES:
+        raise pickle(path)
+    if path.suffix in (".json", ".safetensors"):
+        found = HuggingFace(path.parent)
+        if path.suffix == ".json" or path.name in found.files:
+            return found
+        found.close()
+        raise Unsupported(f"{path}: not one of the weight files of {path.parent} ({', '.join(found.files)})")
+    raise Unsupported(f"{path}: neither a Hugging Face folder nor a .gguf or .onnx file; those are read")
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic
