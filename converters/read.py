@@ -7,11 +7,12 @@ from pathlib import Path
 
 from edgellm import arguments
 from edgellm.errors import ModelNotFound, Unsupported
+from edgellm.formats.onnx_folder import holds_model
 from edgellm.formats.reading import reading
 
 from .folder.source import INDEX, PICKLES, SINGLE, HuggingFace, pickle
 from .gguf.source import GGUF
-from .onnx.source import ONNXFolder, has_graph
+from .onnx.source import ONNXFolder
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> HuggingFace | GGUF | ONNXFolder:
@@ -28,10 +29,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> HuggingFace | GGUF | ONNXFo
 def _open(path: Path) -> HuggingFace | GGUF | ONNXFolder:
     if path.is_dir():
         weights = (path / SINGLE).exists() or (path / INDEX).exists()
-        return ONNXFolder(path) if has_graph(path) and not weights else HuggingFace(path)
+        return ONNXFolder(path) if holds_model(path) and not weights else HuggingFace(path)
     if not path.exists():
         raise ModelNotFound(f"{path}: no such file or folder; check the path")
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return ONNXFolder(path)
     if path.suffix == ".gguf" or _starts_with(path, b"GGUF"):
         return GGUF(path)

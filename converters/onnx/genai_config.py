@@ -30,8 +30,8 @@ _SIZES = {
 _FACTORS = ("/mlp/act_fn/Mul", "/mlp/Mul")  # the only products of a plain model
 
 
-def config_of(genai: Mapping[str, Any], store: Store, folder: Path) -> dict[str, Any]:
-    """config.json from genai_config.json and the graph.
+def config_of(model: Mapping[str, Any], store: Store, folder: Path) -> dict[str, Any]:
+    """config.json from the object `model` of genai_config.json and the graph.
 
     Raises Unsupported for what only the original config.json tells, InvalidModelFile for numbers that are not there.
     """
@@ -39,9 +39,8 @@ def config_of(genai: Mapping[str, Any], store: Store, folder: Path) -> dict[str,
     def needed(why: str) -> Unsupported:
         return Unsupported(f"{folder}: {why}; put the config.json of the original model into the folder")
 
-    model = genai.get("model")
-    decoder = model.get("decoder") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(decoder, dict):
+    decoder = model.get("decoder")
+    if not isinstance(decoder, dict):
         raise InvalidModelFile(f"{folder / 'genai_config.json'}: describes no decoder; fetch or export the model again")
     kind = model.get("type")
     if kind not in _PLAIN:

@@ -22,8 +22,9 @@ from typing import Any, Literal
 from edgellm.architectures import Architecture, Hyper, from_config
 from edgellm.architectures.relation import Relation
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
-from edgellm.formats.confined import path_in
+from edgellm.formats import onnx_folder
 from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Blocked
 
@@ -32,8 +33,6 @@ from .genai_config import config_of
 from .scan import Found, scan
 from .tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
 
-CONFIG, GENERATION, GENAI = "config.json", "generation_config.json", "genai_config.json"
-MAX_JSON = 16 << 20  # bytes
 OURS = "edgellm.tensors"
 _COMPUTED = "a table of the rotary embedding, or read by nothing"
 _CARRIER = re.compile(r"INT([48])/(\d{1,4})(\+zp)?(\+min)?")
@@ -55,38 +54,34 @@ class ONNXFolder:
     dropped: tuple[str, ...] = ()  # as of a HuggingFace folder: no tensor here scales activations
 
     def __init__(self, path: Path) -> None:
-        graph = path if path.suffix == ".onnx" else _graph_in(path)
-        self.path = path
-        self.folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
-        self.notes: tuple[str, ...] = ()
+        found = onnx_folder.find(path)
+        self.path, self.folder = path, found.root
+        self.notes: tuple[str, ...] = (found.choice,) if found.choice else ()
         self.left_out: tuple[LeftOut, ...] = ()
         self.tensors: Mapping[str, Blocked]
         self.names: Literal["huggingface", "gguf"]
-        self.file = ONNXFile.open(graph)
+        self.file = ONNXFile.open(found.model)
         try:
             store = Store(self.file)
-            self.config = self._config(store)
-            self.generation = _json(self.folder, GENERATION) or {}
+            self.config, self.generation = self._config(found, store), found.generation
             architecture, hyper = from_config(self.config)
             if OURS in self.file.metadata:
                 self.names, self.tensors = "gguf", _ours(store, architecture, hyper)
             else:
-                found = scan(store)
-                self.names, self.tensors = "huggingface", _as_huggingface(found, architecture, hyper)
-                self.left_out = tuple(LeftOut(name, _COMPUTED) for name in found.unused)
+                weights = scan(store)
+                self.names, self.tensors = "huggingface", _as_huggingface(weights, architecture, hyper)
+                self.left_out = tuple(LeftOut(name, _COMPUTED) for name in weights.unused)
         except BaseException:
             self.close()
             raise
 
-    def _config(self, store: Store) -> dict[str, Any]:
-        config = _json(self.folder, CONFIG)
-        if config is not None:
-            return config
-        genai = _json(self.folder, GENAI)
-        if genai is None:
-            raise ModelNotFound(f"{self.folder}: no {CONFIG}; put that of the original model there")
-        self.notes = (f"no {CONFIG}: the numbers are those of {GENAI} and of the graph",)
-        return config_of(genai, store, self.folder)
+    def _config(self, found: ModelFolder, store: Store) -> Mapping[str, Any]:
+        if found.config:
+            return found.config
+        if not found.genai:
+            raise ModelNotFound(f"{self.folder}: no config.json; put that of the original model there")
+        self.notes += ("no config.json: the numbers are those of genai_config.json and of the graph",)
+        return config_of(found.genai, store, self.folder)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,42 +92,6 @@ class ONNXFolder:
     def close(self) -> None:
         """Unmap the files."""
         self.file.close()
-
-
-def has_graph(folder: Path) -> bool:
-    """Whether a folder holds an ONNX graph, in it or in its subfolder onnx."""
-    return bool(_graphs(folder))
-
-
-def _graphs(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix() for place in ("", "onnx/") for path in folder.glob(f"{place}*.onnx")
-    )
-
-
-def _graph_in(folder: Path) -> Path:
-    """The graph that genai_config.json names, or the only one."""
-    if not folder.is_dir():
-        raise ModelNotFound(f"{folder}: no such folder; check the path")
-    graphs = _graphs(folder)
-    if not graphs:
-        raise ModelNotFound(f"{folder}: no .onnx file in it or in its subfolder onnx; check the path")
-    if len(graphs) == 1:
-        return path_in(folder, graphs[0])
-    named = ((_json(folder, GENAI) or {}).get("model") or {}).get("decoder") or {}
-    if isinstance(named, dict) and named.get("filename") in graphs:
-        return path_in(folder, str(named["filename"]))
-    raise Unsupported(f"{folder}: holds {', '.join(graphs[:8])}; give the path of the one to convert")
-
-
-def _json(folder: Path, name: str) -> dict[str, Any] | None:
-    """The JSON object in a file; None when there is no such file."""
-    path = path_in(folder, name)
-    if not path.exists():
-        return None
-    if not path.is_file() or path.stat().st_size > MAX_JSON:
-        raise InvalidModelFile(f"{path}: not a regular file of at most {MAX_JSON} bytes; fetch or write it again")
-    return parse_object(path.read_bytes(), str(path))
 
 
 def _as_huggingface(found: Found, architecture: Architecture, hyper: Hyper) -> dict[str, Blocked]:

@@ -12,6 +12,7 @@ from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo, context_that_fits, memory_needed
 from edgellm.errors import NotEnoughMemory, Unsupported
 from edgellm.files import regular
+from edgellm.formats.onnx_folder import holds_model
 from edgellm.formats.reading import reading
 from edgellm.params import KV_TYPES, LoadParams
 
@@ -90,8 +91,6 @@ def engines() -> list[dict[str, Any]]:
 def _format(path: Path) -> str:
     """What a file is: "gguf", "onnx", or in words what else."""
     if os.path.isdir(path):
-        from edgellm.backends.onnx.folder import holds_model
-
         with reading(path):
             return "onnx" if holds_model(path) else "a folder without a .onnx file"
     with reading(path), open(path, "rb", opener=regular) as file:

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 import edgellm
 from edgellm.backends import inspect
-from edgellm.backends.onnx import folder as folders
 from edgellm.errors import InvalidModelFile
+from edgellm.formats import onnx_folder as folders
 from edgellm.tokenizers import TextTokenizer, open_tokenizer
 
 QUIET = edgellm.CacheParams(memory=0, disk=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import ModelInfo
+from edgellm.formats import onnx_folder
 from edgellm.formats.reading import reading
 from edgellm.params import LoadParams
 
@@ -22,13 +23,13 @@ def open_onnx(path: Path, params: LoadParams, progress: Progress | None = None) 
 
     Raises ModelNotFound, InvalidModelFile, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.
     """
-    from edgellm.backends.onnx import folder, loading
+    from edgellm.backends.onnx import loading
     from edgellm.backends.onnx.backend import OnnxBackend
 
     report = progress or (lambda share: None)
     report(0.0)
     with reading(path):
-        plan = loading.plan(folder.find(path), params)
+        plan = loading.plan(onnx_folder.find(path), params)
     backend = OnnxBackend(plan, loading.session(plan))
     try:
         report(1.0)
@@ -43,7 +44,7 @@ def inspect_onnx(path: Path) -> ModelInfo:
 
     Raises ModelNotFound, InvalidModelFile, UnsupportedArchitecture, Unsupported.
     """
-    from edgellm.backends.onnx import folder, loading
+    from edgellm.backends.onnx import loading
 
     with reading(path):
-        return loading.inspect(folder.find(path))
+        return loading.inspect(onnx_folder.find(path))

@@ -13,12 +13,12 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from edgellm.backends.base import ModelInfo
-from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, all_nodes
 from edgellm.errors import InvalidModelFile, ModelError
 from edgellm.files import regular
 from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
 from edgellm.formats.origin import GENERAL, base_models, licence, of_card, parse_general
 from edgellm.tokenizers import TextTokenizer

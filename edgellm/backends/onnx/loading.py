@@ -10,12 +10,12 @@ from typing import Any
 from edgellm import machine
 from edgellm.backends.base import ModelInfo, contexts
 from edgellm.backends.onnx import kernels, library
-from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.backends.onnx.graph import Roles, roles
 from edgellm.backends.onnx.info import model_info
 from edgellm.backends.onnx.pooling import Pooling, pooling_of
 from edgellm.errors import EdgeLLMError, ModelLoadError, NotEnoughMemory, Unsupported, UnsupportedArchitecture
 from edgellm.formats.onnx import ONNXFile
+from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.params import LoadParams
 from edgellm.tokenizers import TextTokenizer, open_tokenizer
 
@@ -84,6 +84,8 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     if params.flash_attention is not None:
         raise Unsupported(f"{info.path}: ONNX Runtime chooses the kernel of attention; leave flash_attention away")
     n_ctx, max_cells = _context(info, found, params)
+    if folder.choice:
+        log.info("%s: %s", folder.root, folder.choice)
     log.info("%s runs on %s: %s", info.name, providers[0], reason)
     return Plan(
         folder=folder,

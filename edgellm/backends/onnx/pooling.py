@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.onnx.folder import ModelFolder
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.formats.onnx_folder import ModelFolder
 
 log = logging.getLogger("edgellm.onnx")
 

@@ -1,4 +1,5 @@
-"""ModelFolder: which files make up an ONNX model, and what the ones beside the graph say.
+"""ModelFolder: which files make up an ONNX model, and what the ones beside the graph say; for whoever runs it and for
+whoever converts it.
 
     config.json  generation_config.json          Hugging Face's
     tokenizer.json  tokenizer_config.json  special_tokens_map.json  chat_template.jinja  chat_template.json
@@ -6,7 +7,8 @@
     modules.json  1_Pooling/config.json          sentence-transformers': how token vectors become one
     model.onnx  onnx/model_q4.onnx …             graphs, each with its data beside it
 
-No name in a file leads out of the folder; links in it are followed.
+Of several graphs the folder means the one that genai_config.json names, else the one of transformers.js_config's dtype
+in config.json. No name in a file leads out of the folder; links in it are followed.
 """
 
 from __future__ import annotations
@@ -21,17 +23,20 @@ from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import parse_object
 
 MAX_JSON = 16 << 20  # bytes of a configuration
+MAX_NAMED = 20  # graphs that a message lists
 DTYPES = {"fp32": "", "q8": "_quantized"}  # transformers.js: what a dtype adds to the name, else _DTYPE
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """root: the folder of the configuration. model: the .onnx file, in it or in its folder `onnx`. The mappings are {}
-    where their file is missing; genai is the object `model` of genai_config.json, and what special_tokens_map.json says
-    is in tokenizer_config."""
+    """root: the folder of the configuration. model: the .onnx file, in it or in its folder `onnx`. choice: why it is
+    that one, and which others there are; "" where there was nothing to choose. The mappings are {} where their file is
+    missing; genai is the object `model` of genai_config.json, and what special_tokens_map.json says is in
+    tokenizer_config."""
 
     root: Path
     model: Path
+    choice: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
@@ -69,10 +74,11 @@ def find(path: Path) -> ModelFolder:
     else:
         raise ModelNotFound(f"{path}: no such file or folder")
     config, genai = _json(root, "config.json"), _object(_json(root, "genai_config.json").get("model"))
-    model = _choose(root, config, genai) if path.is_dir() else path
+    model, choice = _choose(root, config, genai) if path.is_dir() else (path, "")
     return ModelFolder(
         root=root,
         model=model,
+        choice=choice,
         config=config,
         generation=_json(root, "generation_config.json"),
         tokenizer_config=_tokenizer_config(root),
@@ -92,34 +98,40 @@ def _tokenizer_config(root: Path) -> dict[str, Any]:
     return {**named, **config} if "added_tokens_decoder" in config else {**config, **named}
 
 
-def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> Path:
-    """genai_config.json's file, else the one of transformers.js's dtype, else the only one."""
+def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> tuple[Path, str]:
+    """The graph that the folder means, and `choice`."""
+    graphs = _graphs(root)
     named = _object(genai.get("decoder")).get("filename")
     if isinstance(named, str):
-        model = path_in(root, named)
+        model, source = path_in(root, named), "genai_config.json"
         if not model.is_file():
             raise ModelNotFound(f"{model}: genai_config.json names this file, and it is missing")
-        return model
-    graphs = _graphs(root)
-    if not graphs:
+    elif not graphs:
         raise ModelNotFound(f"{root}: no .onnx file here or in its folder onnx")
-    dtype = _object(config.get("transformers.js_config")).get("dtype")
-    if isinstance(dtype, Mapping):
-        dtype = dtype.get("model")
-    if isinstance(dtype, str):
-        wanted = f"model{DTYPES.get(dtype, f'_{dtype}')}.onnx"
-        if found := [graph for graph in graphs if graph.name == wanted]:
-            return found[0]
-    if len(graphs) > 1:
-        names = ", ".join(graph.relative_to(root).as_posix() for graph in graphs[:20])
-        raise Unsupported(f"{root}: several models, and no word on which one to run; give one as the path: {names}")
-    return graphs[0]
+    else:
+        dtype = _object(config.get("transformers.js_config")).get("dtype")
+        if isinstance(dtype, Mapping):
+            dtype = dtype.get("model")
+        wanted = f"model{DTYPES.get(dtype, f'_{dtype}')}.onnx" if isinstance(dtype, str) else None
+        meant = [graph for graph in graphs if graph.name == wanted]
+        if not meant and len(graphs) > 1:
+            names = _names(root, graphs)
+            raise Unsupported(f"{root}: several models, no word on which one is meant; give one as the path: {names}")
+        [graph] = meant[-1:] or graphs  # transformers.js looks in the folder onnx
+        model, source = path_in(root, _names(root, [graph])), "transformers.js_config"
+    others = _names(root, [graph for graph in graphs if graph != model])
+    choice = f"{_names(root, [model])} is the model, as {source} says; the folder also holds {others}"
+    return model, choice if others else ""
+
+
+def _names(root: Path, graphs: list[Path]) -> str:
+    return ", ".join(graph.relative_to(root).as_posix() for graph in graphs[:MAX_NAMED])
 
 
 def _graphs(root: Path) -> list[Path]:
-    """Every .onnx file of the folder and of its folder onnx, in the order of their names. Raises InvalidModelFile."""
+    """Every .onnx file of the folder and of its folder onnx, in the order of their names."""
     found = [*sorted(root.glob("*.onnx")), *sorted((root / "onnx").glob("*.onnx"))]
-    return [path for path in found if path_in(root, path.relative_to(root).as_posix()).is_file()]
+    return [path for path in found if path.is_file() or path.is_symlink()]
 
 
 def _json(root: Path, name: str) -> dict[str, Any]:
