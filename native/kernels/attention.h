@@ -1,10 +1,12 @@
 // Causal attention of grouped queries over a cache of keys and values in 32-bit floats.
 //
-// Two ways, each of which gives a query the same bits whatever other queries there are and however the work is divided:
+// One way for tokens == 1 and one for more, each of which gives a query the same bits whatever other queries there are and
+// however the work is divided:
 //
-//   tokens == 1   in 32-bit floats: 128 keys at a time from position 0 on, whose softmax sums are joined at the end
-//   tokens > 1    scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of a whole
-//                 row in 32 bits
+//   single          in 32-bit floats: 128 keys at a time from position 0 on, whose softmax sums are joined at the end
+//   prompt, AMX     scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of a whole
+//                   row in 32 bits
+//   prompt, AVX-512 all of it in 32-bit floats
 //
 // Keys that a query does not see have the weight 0, exactly.
 #pragma once
@@ -45,8 +47,7 @@ struct AttentionKernels {
   std::array<Stage, 3> (*stages)(const Attention&);
 };
 
-// For one token of each text, and for several; null where this processor has no kernels, or this process may not use
-// them.
+// For one token of each text, and for several; both are null where this processor has none of the kernels.
 const AttentionKernels* single_attention();
 const AttentionKernels* prompt_attention();
 

@@ -8,7 +8,8 @@ namespace edgellm::kernels {
 
 extern const Kernels kAvx512Vnni;
 extern const Kernels kAmxBf16;
-extern const AttentionKernels kAvx512Attention;
-extern const AttentionKernels kAmxAttention;
+extern const AttentionKernels kAvx512SingleAttention;
+extern const AttentionKernels kAvx512PromptAttention;
+extern const AttentionKernels kAmxPromptAttention;
 
 }  // namespace edgellm::kernels

@@ -38,14 +38,17 @@ const Kernels* bfloat16_kernels() {
 
 const AttentionKernels* single_attention() {
 #if defined(EDGELLM_AVX512_VNNI)
-  if (byte_kernels() != nullptr) return &kAvx512Attention;
+  if (byte_kernels() != nullptr) return &kAvx512SingleAttention;
 #endif
   return nullptr;
 }
 
 const AttentionKernels* prompt_attention() {
 #if defined(EDGELLM_AMX_BF16)
-  if (bfloat16_kernels() != nullptr) return &kAmxAttention;
+  if (bfloat16_kernels() != nullptr) return &kAmxPromptAttention;
+#endif
+#if defined(EDGELLM_AVX512_VNNI)
+  if (byte_kernels() != nullptr) return &kAvx512PromptAttention;
 #endif
   return nullptr;
 }

@@ -40,7 +40,7 @@ class GroupQueryAttention {
         prompt_(kernels::prompt_attention()) {
     Checked{api}(api.attribute(info, "scale", &scale_));
     if (heads_ % kv_heads_ != 0 || heads_ > kMost) throw std::invalid_argument("the numbers of heads do not fit");
-    if (single_ == nullptr || prompt_ == nullptr) throw std::runtime_error("this processor has none of the kernels");
+    if (single_ == nullptr) throw std::runtime_error("this processor has none of the kernels");
   }
 
   void compute(KernelContext* context) const {

@@ -19,7 +19,7 @@ from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
 
 library.load_library()
-pytestmark = pytest.mark.skipif(kernels.PROMPTS not in kernels.names(), reason="this processor has none of the kernels")
+pytestmark = pytest.mark.skipif(not kernels.names(), reason="this processor has none of the kernels")
 
 F32 = NDArray[np.float32]
 CAPACITY = 384
@@ -158,14 +158,15 @@ def test_single_tokens_are_attended_to_in_floats(shape: Shape, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_several_tokens_are_attended_to_in_bfloat16(shape: Shape, tmp_path: Path) -> None:
+def test_several_tokens_are_attended_to(shape: Shape, tmp_path: Path) -> None:
+    rounding = 0.02 if "bf16" in kernels.names() else 2e-5
     layer = Layer(shape, tmp_path)
     for new, past in ((2, 0), (16, 0), (33, 0), (200, 0), (2, 61), (65, 129), (100, 284)):
         tokens = _tokens(shape, 1, new)
         ours = _run(layer.ours, tokens, _cache(shape, 1, [past]), [past])
         theirs = _run(layer.theirs, tokens, _cache(shape, 1, [past]), [past])
-        np.testing.assert_allclose(ours[0], theirs[0], rtol=0.02, atol=0.02)
-        assert np.abs(ours[0] - theirs[0]).mean() < 0.003
+        np.testing.assert_allclose(ours[0], theirs[0], rtol=rounding, atol=rounding)
+        assert np.abs(ours[0] - theirs[0]).mean() < rounding / 6
         for mine, expected in zip(ours[1:], theirs[1:], strict=True):
             np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
 

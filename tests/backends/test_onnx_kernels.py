@@ -272,14 +272,17 @@ def test_the_domains_are_as_long_as_the_one_they_replace() -> None:
     assert {len(domain) for domain in _native.onnx_domains} == {len(kernels.MICROSOFT)}
 
 
-def test_without_amx_prompts_are_multiplied_in_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = onnx_quantized(tmp_path)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         expected = fresh(backend, prompt(100))
-    names = [name for name in kernels.names().split() if name != kernels.PROMPTS]
-    monkeypatch.setattr(kernels, "names", lambda: " ".join(names))
-    monkeypatch.setattr(kernels, "ANY_KERNEL", kernels.BYTES_ONLY)  # what ANY_KERNEL then is
+    every = kernels.chosen
+
+    def products(graph: Graph, *rest: Any) -> dict[int, str]:
+        return {at: kernels.BYTES_ONLY for at in every(graph, *rest) if graph.nodes[at].op == "MatMulNBits"}
+
+    monkeypatch.setattr(kernels, "chosen", products)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
@@ -295,7 +298,7 @@ def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
     with closing(open_backend(onnx_quantized(tmp_path), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
-        assert backend.rewritten.attention == (kernels.PROMPTS in kernels.names())
+        assert backend.rewritten.attention
         assert kernels.names() in backend.state_key
 
 

@@ -102,7 +102,9 @@ class OnnxBackend(Backend):
         build = f"{library.distribution()[1]} {library.load_library().get_build_info()}"
         features = hashlib.blake2b(" ".join(sorted(machine.cpu_features())).encode(), digest_size=8).hexdigest()
         layout = "shared" if self._roles.shared else "copied"
-        ours = kernels.names() if self.rewritten is not None and self.rewritten.operators else "none"
+        ours = "none"
+        if self.rewritten is not None and self.rewritten.operators:
+            ours = kernels.names() + (", attention" if self.rewritten.attention else "")
         return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features, ours))
 
     # Sequences

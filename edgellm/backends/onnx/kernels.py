@@ -27,7 +27,6 @@ MICROSOFT = "com.microsoft"
 ANY_KERNEL, BYTES_ONLY = _native.onnx_domains
 BYTES = 4  # the accuracy_level that lets activations be rounded to 8 bits
 GROUP = 32  # columns that the kernels take at once
-PROMPTS = "amx_bf16"  # the kernels that attend to several tokens of a text
 _GIVEN = ("query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "cos", "sin")
 _NEUTRAL: dict[str, Attribute] = {
     "softcap": 0.0,
@@ -122,7 +121,7 @@ def chosen(graph: Graph, n_vocab: int | None, kept: Iterable[Kept] = ()) -> dict
     }
     attention = [(at, node) for at, node in nodes if node.op == "GroupQueryAttention"]
     caches = {each.past: each for each in kept}
-    if domains and PROMPTS in names().split() and all(_attends(node, caches) for _, node in attention):
+    if domains and all(_attends(node, caches) for _, node in attention):
         domains |= {at: ANY_KERNEL for at, _ in attention}
     return domains
 

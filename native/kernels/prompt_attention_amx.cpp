@@ -231,6 +231,6 @@ std::array<Stage, 3> stages(const Attention& call) {
 
 }  // namespace
 
-const AttentionKernels kAmxAttention{&scratch, &stages};
+const AttentionKernels kAmxPromptAttention{&scratch, &stages};
 
 }  // namespace edgellm::kernels

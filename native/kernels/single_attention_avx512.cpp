@@ -188,6 +188,6 @@ std::array<Stage, 3> stages(const Attention& call) {
 
 }  // namespace
 
-const AttentionKernels kAvx512Attention{&scratch, &stages};
+const AttentionKernels kAvx512SingleAttention{&scratch, &stages};
 
 }  // namespace edgellm::kernels
