@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
 from edgellm.files import regular
 from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.gguf import GGUFFile, StringArray
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_strings import StringArray
 from edgellm.formats.gguf_writer import write_gguf
 
 SUMS, COUNTS = ".in_sum2", ".counts"

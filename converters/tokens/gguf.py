@@ -11,7 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 from edgellm.errors import InvalidModelFile, Unsupported
-from edgellm.formats.gguf import GGUFFile, StringArray
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_strings import StringArray
 
 from .vocabulary import DEFAULT_TEMPLATE, Model, TokenType, Vocabulary
 

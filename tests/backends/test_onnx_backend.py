@@ -534,7 +534,7 @@ def test_what_a_converted_file_stores_is_counted_once(tmp_path: Path) -> None:
     from tiny_models import tiny
 
     from edgellm.converters import ConvertParams, convert
-    from edgellm.formats.gguf import GGMLType
+    from edgellm.formats.ggml_types import GGMLType
 
     source = tiny("llama", hidden=128, weights=GGMLType.Q8_0).write(tmp_path / "tiny.gguf")
     for exact in (False, True):

@@ -18,7 +18,8 @@ from tiny_models import tiny
 from edgellm.backends.llamacpp import library
 from edgellm.errors import InvalidModelFile, ModelNotFound
 from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.gguf import GGUFFile, StringArray
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_strings import StringArray
 from edgellm.formats.gguf_writer import write_gguf
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.gguf import GGUFFile, StringArray
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_strings import StringArray
 
 Key = tuple[str, float, float]  # stored type, smallest and largest allowed value
 Shapes = Mapping[str, str]  # tensor role -> names of its dimensions, rows first

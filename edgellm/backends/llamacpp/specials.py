@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgellm import _native
-from edgellm.formats.gguf import GGUFFile, StringArray
+from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.gguf_strings import StringArray
 from edgellm.tokenizers.ends import ENDS, GAPS, end_ids
 
 DEFAULTS = {  # of tokenizer.ggml.model: the beginning and the end of a text
