@@ -6,22 +6,20 @@ import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import closing, suppress
-from itertools import islice
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import arguments, machine
+from edgellm import arguments, embedding, machine, scoring
 from edgellm.backends import open_backend
-from edgellm.backends.base import Backend, ModelInfo, Step, text_of
+from edgellm.backends.base import Backend, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
-from edgellm.engine.progress import OnProgress, Progress, check_progress
-from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
-from edgellm.errors import ContextOverflow, Interrupted, InvalidParameter, Unsupported
+from edgellm.engine.progress import OnProgress, check_progress
+from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
 from edgellm.kv.blocks import root_key
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from edgellm.engine.request import Request, Sink
 
 Prompt = str | Sequence[int]
-EMBED_AT_ONCE = 64  # texts that are embedded before other requests have their turn
 
 
 def load(
@@ -238,21 +235,9 @@ class Model:
         tokens = self._tokens("text", text)
         if len(tokens) < 2:
             return np.zeros(0)
-        scores: list[NDArray[np.float64]] = []
-        following, done = iter(tokens[1:]), 0
-        with closing(self.logits(tokens[:-1])) as slices:
-            tell = Progress(progress, len(tokens) - 1)
-            tell(0)
-            for rows in slices:
-                logits = rows.astype(np.float64)  # (n, n_vocab)
-                logits -= logits.max(axis=1, keepdims=True)
-                chosen = logits[np.arange(len(rows)), list(islice(following, len(rows)))]
-                scores.append(chosen - np.log(np.exp(logits).sum(axis=1)))
-                done += len(rows)
-                tell(done)
-        return np.concatenate(scores)
+        return scoring.scores(self.logits(tokens[:-1]), tokens, progress)
 
-    def logits(self, text: Prompt, *, start: int = 0) -> Generator[NDArray[np.float32]]:
+    def logits(self, text: Prompt, *, start: int = 0) -> Generator[Rows]:
         """Logits after every token of `text` from position `start` on, given the tokens before it.
 
         Yields them in order, in slices of (n, n_vocab) float32 of at most 64 MiB. Close the iterator to stop early.
@@ -268,9 +253,9 @@ class Model:
             )
         if not arguments.is_int(start) or not 0 <= start < len(tokens):
             raise arguments.refuse("start", start, f"one of the {len(tokens)} positions of the text")
-        return _logits(self, tokens, start)
+        return scoring.logits(self._engine, tokens, start, self)
 
-    def embed(self, texts: str | Sequence[Prompt], *, progress: OnProgress | None = None) -> NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[Prompt], *, progress: OnProgress | None = None) -> Rows:
         """Vectors of texts, pooled as the model says: (n, n_embd) float32. A GGUF model's have the length 1.
 
         A text that does not fit the context is refused, never cut. Other requests go on between some texts and the
@@ -288,24 +273,8 @@ class Model:
         except TypeError:
             raise arguments.refuse("texts", texts, "a list of texts, or of lists of token ids") from None
         batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(listed)]
-        for at, tokens in enumerate(batches):
-            if not tokens:
-                raise InvalidParameter(f"text {at} has no tokens, and so no vector; leave it out")
-            if len(tokens) > self.n_ctx:
-                raise ContextOverflow(
-                    f"text {at} has {len(tokens)} tokens and {self.info.name} takes at most {self.n_ctx}; split it",
-                    needed=len(tokens),
-                    n_ctx=self.n_ctx,
-                )
-        groups = [batches[at : at + EMBED_AT_ONCE] for at in range(0, len(batches), EMBED_AT_ONCE)]
-        vectors, done = [], 0
-        tell = Progress(progress if groups else None, sum(map(len, batches)))
-        tell(done)
-        for group in groups or [[]]:
-            vectors.append(_embed(self._engine, group))
-            done += sum(map(len, group))
-            tell(done)
-        return np.concatenate(vectors)
+        embedding.check_batches(batches, self.n_ctx, self.info.name)
+        return embedding.vectors(self._engine, batches, progress)
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
@@ -436,39 +405,3 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
         whole=not backend.info.can_truncate,
         room=backend.n_ctx,
     )
-
-
-def _embed(engine: Engine, batches: list[list[int]]) -> NDArray[np.float32]:
-    """Vectors of some texts. An interruption meant for others only repeats it; a closed engine ends it."""
-    while True:
-        with suppress(Interrupted):
-            return engine.call(lambda backend: backend.embed(batches))
-
-
-def _logits(model: Model, tokens: list[int], start: int) -> Generator[NDArray[np.float32]]:
-    """One pass per slice, between the passes of other requests. Prefill passes keep the pass shape (`scheduler`).
-
-    Holds the model, which is closed when nobody does.
-    """
-    engine = model._engine
-    sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)))
-    first = reusable(start, len(tokens)) // SHORTEST * SHORTEST  # where rows are asked for
-
-    def forward(backend: Backend) -> NDArray[np.float32] | None:
-        at = sequence.length
-        if at < first:
-            engine.forward([Step(sequence, tokens[at : at + prefill_size(first - at, backend.micro_batch)], "none")])
-            return None
-        size = prefill_size(len(tokens) - at, min(backend.micro_batch, backend.max_rows // ALIGN * ALIGN))
-        rows = engine.forward([Step(sequence, tokens[at : at + size], "all")])[0]
-        assert rows is not None  # "all" was asked for
-        wanted: NDArray[np.float32] = rows[max(0, start - at) :].copy()
-        return wanted
-
-    try:
-        while sequence.length < len(tokens):
-            rows = engine.call(forward)
-            if rows is not None and len(rows):
-                yield rows
-    finally:
-        engine.post(lambda backend: sequence.close())
