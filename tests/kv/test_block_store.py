@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from edgellm.errors import ResourceError
 from edgellm.home import home
-from edgellm.kv import blockfile, index, shelf, store
+from edgellm.kv import blockfile, index, shelf, store, writer
 from edgellm.kv.blocks import Block, chain, make_block, root_key
 from edgellm.kv.store import BlockStore, store_path
 
@@ -222,7 +222,7 @@ def test_writing_waits_for_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_full_queue_drops_the_newest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go, sync = threading.Event(), os.fsync
-    monkeypatch.setattr(store, "QUEUE_BYTES", 2500)
+    monkeypatch.setattr(writer, "QUEUE_BYTES", 2500)
     with opened(folder) as stored:
         monkeypatch.setattr(blockfile.os, "fsync", lambda handle: (go.wait(30), sync(handle)))
         for block in chain(ROOT, list(range(16)), 4):
@@ -602,8 +602,8 @@ def test_a_full_disk_stops_writing_and_nothing_else(
         assert list(folder.glob("*/*.tmp")) == []
         put(stored, [4])
         assert stored.dropped == 9
-        monkeypatch.setattr(store, "RETRY_SECONDS", 0.0)
-        stored._paused_until = 0.0
+        monkeypatch.setattr(writer, "RETRY_SECONDS", 0.0)
+        stored._writer._paused_until = 0.0
         put(stored, [4])
         assert stored.problem is None
         assert match(stored, [4])[1] == 1
