@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import markupsafe
+from jinja2 import Environment
 from jinja2 import filters as jinja
 from jinja2.runtime import Context, Undefined
 from jinja2.tests import TESTS
 from jinja2.utils import pass_context, pass_environment
 
 from edgellm.prompts import text
-from edgellm.prompts.meter import SLOT, Meter, size_of
-
-if TYPE_CHECKING:
-    from edgellm.prompts.sandbox import Sandbox
+from edgellm.prompts.meter import SLOT, Meter, Metered, size_of
 
 MAX_NUMBER = 1000  # characters of a text that is read as a number
 MAX_NAME = 65536  # characters of an argument that may name an attribute
@@ -61,7 +59,7 @@ def _method(name: str) -> Function:
     """The filter that is a method of str, called on the text of any value."""
 
     @pass_environment
-    def filter_(env: Sandbox, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def filter_(env: Metered, value: Any, *args: Any, **kwargs: Any) -> Any:
         env.meter.tick()
         return text.call(env.meter, env.meter.text(value), name, args, kwargs)
 
@@ -69,25 +67,25 @@ def _method(name: str) -> Function:
 
 
 @pass_environment
-def _steps(env: Sandbox, items: Iterable[Any]) -> Iterator[Any]:
+def _steps(env: Metered, items: Iterable[Any]) -> Iterator[Any]:
     return env.meter.steps(items)
 
 
 @pass_environment
-def _text(env: Sandbox, value: Any) -> str:
+def _text(env: Metered, value: Any) -> str:
     env.meter.tick()
     return env.meter.text(value)
 
 
 @pass_environment
-def _escape(env: Sandbox, value: Any) -> str:
+def _escape(env: Metered, value: Any) -> str:
     plain = env.meter.text(value)
     env.meter.fits(size_of(5 * len(plain), plain))
     return str(markupsafe.escape(plain))
 
 
 @pass_environment
-def _title(env: Sandbox, value: Any) -> str:
+def _title(env: Metered, value: Any) -> str:
     plain = env.meter.text(value)
     if len(plain) > MAX_TITLE:
         env.meter.stop("makes a title of a very long text")
@@ -95,25 +93,25 @@ def _title(env: Sandbox, value: Any) -> str:
 
 
 @pass_environment
-def _trim(env: Sandbox, value: Any, chars: str | None = None) -> str:
+def _trim(env: Metered, value: Any, chars: str | None = None) -> str:
     env.meter.tick()
     return str(text.call(env.meter, env.meter.text(value), "strip", (chars,), {}))
 
 
 @pass_environment
-def _replace(env: Sandbox, value: Any, old: Any, new: Any, count: int | None = None) -> str:
+def _replace(env: Metered, value: Any, old: Any, new: Any, count: int | None = None) -> str:
     meter = env.meter
     args = (meter.text(old), meter.text(new), -1 if count is None else count)
     return str(text.call(meter, meter.text(value), "replace", args, {}))
 
 
 @pass_environment
-def _center(env: Sandbox, value: Any, width: int = 80) -> str:
+def _center(env: Metered, value: Any, width: int = 80) -> str:
     return str(text.call(env.meter, env.meter.text(value), "center", (width,), {}))
 
 
 @pass_environment
-def _indent(env: Sandbox, value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+def _indent(env: Metered, value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     if isinstance(value, str):
         mark = width if isinstance(width, str) else ""
         columns = len(width) if isinstance(width, str) else width
@@ -123,26 +121,26 @@ def _indent(env: Sandbox, value: Any, width: int | str = 4, first: bool = False,
 
 
 @pass_environment
-def _format(env: Sandbox, value: Any, *args: Any, **kwargs: Any) -> str:
+def _format(env: Metered, value: Any, *args: Any, **kwargs: Any) -> str:
     if args and kwargs:
         raise TypeError("format takes positional or keyword arguments, not both")
     return text.percent(env.meter, env.meter.text(value), kwargs or args)
 
 
 @pass_environment
-def _join(env: Sandbox, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
+def _join(env: Metered, value: Iterable[Any], d: Any = "", attribute: str | int | None = None) -> str:
     if attribute is not None:
         value = map(_getter(env, attribute), value)
     return env.meter.joined(env.meter.listed(value), env.meter.text(d))
 
 
 @pass_environment
-def _list(env: Sandbox, value: Iterable[Any]) -> list[Any]:
+def _list(env: Metered, value: Iterable[Any]) -> list[Any]:
     return env.meter.listed(value)
 
 
 @pass_environment
-def _sum(env: Sandbox, value: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
+def _sum(env: Metered, value: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
     if isinstance(start, str):
         raise TypeError("sum() can't sum strings [use the filter join]")
     for item in value if attribute is None else map(_getter(env, attribute), value):
@@ -150,26 +148,26 @@ def _sum(env: Sandbox, value: Iterable[Any], attribute: str | int | None = None,
     return start
 
 
-def _getter(env: Sandbox, attribute: str | int) -> Function:
+def _getter(env: Metered, attribute: str | int) -> Function:
     if isinstance(attribute, str) and len(attribute) > MAX_NAME:
         env.meter.stop("names an attribute with a very long name")
-    return jinja.make_attrgetter(env, attribute)
+    return jinja.make_attrgetter(cast(Environment, env), attribute)
 
 
 @pass_environment
-def _batch(env: Sandbox, value: Iterable[Any], linecount: int, fill_with: Any = None) -> Any:
+def _batch(env: Metered, value: Iterable[Any], linecount: int, fill_with: Any = None) -> Any:
     if fill_with is not None:
         env.meter.fits(SLOT * max(linecount, 0))
     return env.meter.steps(jinja.do_batch(env.meter.steps(value), linecount, fill_with))
 
 
 @pass_environment
-def _int(env: Sandbox, value: Any, default: Any = 0, base: int = 10) -> Any:
+def _int(env: Metered, value: Any, default: Any = 0, base: int = 10) -> Any:
     return env.meter.made(jinja.do_int(_number(value), default, base))
 
 
 @pass_environment
-def _float(env: Sandbox, value: Any, default: Any = 0.0) -> Any:
+def _float(env: Metered, value: Any, default: Any = 0.0) -> Any:
     return env.meter.made(jinja.do_float(_number(value), default))
 
 
@@ -180,7 +178,7 @@ def _number(value: Any) -> Any:
 
 
 @pass_environment
-def _round(env: Sandbox, value: Any, precision: int = 0, method: Any = "common") -> Any:
+def _round(env: Metered, value: Any, precision: int = 0, method: Any = "common") -> Any:
     if abs(precision) > 300:
         raise ValueError(f"rounding to {precision} digits")
     return env.meter.made(jinja.do_round(value, precision, method))
@@ -188,7 +186,7 @@ def _round(env: Sandbox, value: Any, precision: int = 0, method: Any = "common")
 
 @pass_environment
 def _tojson(
-    env: Sandbox,
+    env: Metered,
     value: Any,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
@@ -261,7 +259,7 @@ def _test(name: str, function: Function) -> Function:
     takes_environment = name in ("filter", "test")
 
     @pass_environment
-    def test(env: Sandbox, *args: Any, **kwargs: Any) -> Any:
+    def test(env: Metered, *args: Any, **kwargs: Any) -> Any:
         env.meter.tick()
         env.meter.weigh_arguments(args, kwargs)
         if numeric and not all(isinstance(arg, (int, float, Undefined)) for arg in (*args, *kwargs.values())):

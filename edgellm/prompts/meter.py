@@ -14,9 +14,10 @@ too, and no single operation can run for long between two looks at the clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import GeneratorType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 STEP = 64  # bytes charged for one step
 RECORD = 256  # bytes charged for remembering the size of a container
@@ -167,3 +168,13 @@ def _children(value: Any) -> Iterable[object]:
             yield from pair
     else:
         yield from value
+
+
+class Metered(Protocol):
+    """What the functions that a template calls see of its environment: the meter of the rendering, the clock, and
+    `operate`, which computes `left op right`."""
+
+    meter: Meter
+    now: Callable[[], datetime]
+
+    def operate(self, op: str, left: Any, right: Any) -> Any: ...

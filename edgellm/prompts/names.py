@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import safe_range
 from jinja2.utils import Cycler, Joiner, Namespace, pass_environment
 
-if TYPE_CHECKING:
-    from edgellm.prompts.sandbox import Sandbox
+from edgellm.prompts.meter import Metered
 
 MAX_TIME_FORMAT = 256  # characters
 
@@ -47,7 +46,7 @@ class DictMaker:
     """`dict(...)` and `dict.fromkeys(...)`, for keys that hash in constant time."""
 
     @pass_environment
-    def __call__(self, env: Sandbox, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+    def __call__(self, env: Metered, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
         for arg in args[:1]:
             pairs = arg.items() if isinstance(arg, dict) else arg
@@ -59,7 +58,7 @@ class DictMaker:
         return made
 
     @pass_environment
-    def fromkeys(self, env: Sandbox, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+    def fromkeys(self, env: Metered, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
         made: dict[Any, Any] = env.meter.made({_key(key): value for key in env.meter.steps(keys)})
         return made
 
@@ -71,12 +70,12 @@ def _key(key: Any) -> Any:
 
 
 @pass_environment
-def raise_exception(env: Sandbox, message: Any = "") -> None:
+def raise_exception(env: Metered, message: Any = "") -> None:
     raise Raised(env.meter.text(message))
 
 
 @pass_environment
-def strftime_now(env: Sandbox, format: str) -> str:
+def strftime_now(env: Metered, format: str) -> str:
     if len(format) > MAX_TIME_FORMAT:
         env.meter.stop("formats the time with a very long format")
     return str(env.meter.made(env.now().strftime(format)))
