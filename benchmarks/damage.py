@@ -94,8 +94,13 @@ def use(lib: Any, model_params: Any, path: Path) -> str:
     raw = "Hello world! \u00fc \U0001f600 \x00\x07 <s></s> the weather\n".encode() * 3
     ids = (lib.llama_token * 1024)()
     got = lib.llama_tokenize(vocab, raw, len(raw), ids, 1024, True, True)
-    ended = ""
+    trained = lib.llama_model_n_ctx_train(model)  # beyond which edgellm does not go, either
+    ended, room = "", trained if trained > 0 else 512
     for size in (min(max(got, 1), 400), 1, 1, 7, 1):
+        size = min(size, room)
+        room -= size
+        if not size:
+            break
         kept = (lib.llama_token * size)(*[ids[i] if i < got else i % count for i in range(size)])
         if lib.llama_decode(context, lib.llama_batch_get_one(kept, size)) != 0:
             ended = ", pass failed"

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from tiny_models import Tiny, bpe_vocabulary, spm_vocabulary, tiny
 
+from edgellm.architectures import ARCHITECTURES
 from edgellm.backends.llamacpp.checks import WEIGHT_TYPES
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
@@ -25,26 +26,12 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-ARCHS = [
-    "llama",
-    "llama",
-    "gemma3",
-    "qwen3",
-    "qwen3moe",
-    "mixtral",
-    "qwen2",
-    "phi3",
-    "olmo2",
-    "granite",
-    "smollm3",
-    "gemma",
-    "gemma2",
-]
+ARCHS = ["llama", "mixtral", *dict.fromkeys(one.gguf for one in ARCHITECTURES)]
 OTHER_ARCHS = words(
     """
-    falcon gpt2 mpt starcoder2 phi2 plamo internlm2 minicpm command-r dbrx olmo olmoe deepseek deepseek2 bert
+    falcon mpt starcoder2 phi2 plamo internlm2 minicpm command-r dbrx olmo olmoe deepseek deepseek2
     nomic-bert t5 t5encoder jais exaone rwkv6 mamba jamba gemma3n gemma4 qwen2moe qwen2vl qwen35 lfm2 clip nonsense
-    llama4 bitnet stablelm gptneox bloom refact grok chatglm glm4 granitemoe cohere2 apertus gpt-oss smallthinker
+    llama4 bitnet stablelm bloom refact grok chatglm glm4 granitemoe cohere2 apertus gpt-oss smallthinker
     arcee dream
     """
 )
@@ -395,7 +382,7 @@ def damage_data(rng: Rng, path: Path) -> str:
 
 def odd_model(rng: Rng, path: Path) -> str:
     heads = int(rng.choice([1, 2, 3, 4, 8]))
-    head = int(rng.choice([16, 32, 48, 64, 80, 96, 128]))
+    head = int(rng.choice([16, 24, 32, 40, 48, 64, 72, 80, 96, 128]))
     hidden = heads * head
     arch = str(rng.choice(ARCHS))
     if hidden % 32:
@@ -424,6 +411,18 @@ def odd_model(rng: Rng, path: Path) -> str:
         "rope.scaling.finetuned": [True, False],
         "vocab_size": [len(meta["tokenizer.ggml.tokens"])],
     }
+    choices["attention.layer_norm_epsilon"] = choices["attention.layer_norm_rms_epsilon"]
+    if f"{name}.rope.freq_base" not in meta:
+        choices = {key: values for key, values in choices.items() if not key.startswith("rope.")}
+    choices = {key: values for key, values in choices.items() if "epsilon" not in key or f"{name}.{key}" in meta}
+    if "position_embd.weight" in model.tensors:
+        del choices["context_length"]
+    if name in ("phi3", "gptneox"):
+        choices["rope.dimension_count"] = [2, head // 2, head]
+    if name == "gptneox":
+        choices["use_parallel_residual"] = [True, False]
+    if name == "bert":
+        choices["pooling_type"] = [0, 1, 2, 3]
     if arch in ("gemma2", "gemma3"):
         choices |= {
             "attention.sliding_window": [1, 2, 7, 1 << 20],
@@ -446,7 +445,7 @@ def odd_model(rng: Rng, path: Path) -> str:
     for flag in ("add_bos_token", "add_eos_token", "add_space_prefix", "add_sep_token"):
         if rng.random() < 0.3:
             meta[f"tokenizer.ggml.{flag}"] = bool(rng.random() < 0.5)
-    if "merges" in str(list(meta)):
+    if "tokenizer.ggml.merges" in meta:
         meta["tokenizer.ggml.pre"] = str(
             rng.choice(
                 [
@@ -471,11 +470,13 @@ def odd_model(rng: Rng, path: Path) -> str:
         model.tensors["rope_freqs.weight"] = (
             (head // 2,),
             GGMLType.F32,
-            rng.standard_normal(head // 2).astype(np.float32),
+            np.ones(head // 2, np.float32),
         )
     if name == "phi3" and rng.random() < 0.5:
+        n = meta.get("phi3.rope.dimension_count", head) // 2
         for which in ("long", "short"):
-            model.tensors[f"rope_factors_{which}.weight"] = ((head // 2,), GGMLType.F32, np.ones(head // 2, np.float32))
+            model.tensors[f"rope_factors_{which}.weight"] = ((n,), GGMLType.F32, np.ones(n, np.float32))
+        meta["phi3.rope.scaling.type"] = "longrope"
     model.write(path)
     extra = {key: meta[f"{name}.{key}"] for key in map(str, picked)}
     return f"{arch} {heads}x{head} {kind.name} {layers} layers {extra}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tiny_models import bpe_vocabulary
+from tiny_models import bpe_vocabulary, wordpiece_vocabulary
 
 import edgellm
 from edgellm.architectures import Architecture, Hyper, from_config, to_gguf, to_hf
@@ -76,6 +76,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "norm_topk_prob": True,
     },
+    "gemma": {**COMMON, **GEMMA, "model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"},
     "gemma2": {**COMMON, **GEMMA, "model_type": "gemma2", "query_pre_attn_scalar": 32, "final_logit_softcapping": 30.0}
     | {"attn_logit_softcapping": 50.0},
     "gemma3": {
@@ -146,6 +147,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
     for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
         del CONFIGS[_name][_key]
+del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
 EMBEDDERS = ("bert", "distilbert")
 
@@ -209,22 +211,7 @@ def checkpoint(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.fl
 
 def vocabulary(architecture: Architecture) -> dict[str, Any]:
     """What tokenizes for the model: byte-level BPE, or WordPiece for BERT."""
-    if architecture.gguf != "bert":
-        return bpe_vocabulary()
-    special = ["[UNK]", "[CLS]", "[PAD]", "[SEP]", "[MASK]"]
-    tokens = special + ["▁" + chr(0x4E00 + i) for i in range(271 - len(special))]
-    return {
-        "tokenizer.ggml.model": "bert",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": np.array([3] * len(special) + [1] * (len(tokens) - len(special)), np.int32),
-        "tokenizer.ggml.unknown_token_id": 0,
-        "tokenizer.ggml.cls_token_id": 1,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.padding_token_id": 2,
-        "tokenizer.ggml.seperator_token_id": 3,
-        "tokenizer.ggml.mask_token_id": 4,
-    }
+    return bpe_vocabulary() if architecture.constants.get("causal", True) else wordpiece_vocabulary()
 
 
 def convert(

@@ -10,6 +10,7 @@ from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
+from .gemma import GEMMA
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3
 from .gpt2 import GPT2
@@ -32,6 +33,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     QWEN2,
     QWEN3,
     QWEN3MOE,
+    GEMMA,
     GEMMA2,
     GEMMA3,
     PHI3,

@@ -16,7 +16,7 @@ from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
 from .relation import Relation
-from .table import Line, Weight, expand
+from .table import Line, Weight, expand, stored
 
 
 class Key(NamedTuple):
@@ -65,7 +65,8 @@ class Architecture:
     same for the output. constants: fields of Hyper that the family fixes.
     scalings: rotary scalings llama.cpp honours; none at all for learned positions. rope_base, rope_share: the defaults
     for θ and for the share of a head that rotates; local_base: θ of windowed layers, where a GGUF file does not say;
-    rope_names: rotary config keys to rename on writing.
+    rope_names: rotary config keys to rename on writing. partial: llama.cpp rotates a part of a head, too.
+    square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
     write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
     prefixes: what stands for `{m}`, the one to write first. skip: Hugging Face names that carry nothing.
@@ -89,6 +90,8 @@ class Architecture:
     rope_share: float = 1.0
     local_base: float | None = None
     rope_names: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = False
+    square: bool = False
     read_config: Hook = lambda config, fields: {}
     write_config: Callable[[Hyper], dict[str, Any]] = lambda hyper: {}
     read_metadata: Hook = lambda config, fields: {}
@@ -101,15 +104,13 @@ class Architecture:
         """Every key of config.json is consumed; raises Unsupported or InvalidModelFile."""
         config = Config({**self.defaults, **values}, "config.json")
         fields = self._numbers(config, lambda key: key.also if key.also in config else key.config)
-        fields["n_head_kv"] = fields.get("n_head_kv") or fields["n_head"]
-        fields["head_dim"] = fields.get("head_dim") or fields["n_embd"] // max(fields["n_head"], 1)
         fields["tied"] = config.take("tie_word_embeddings", bool, self.tied)
         fields["rope"] = None
         for key, allowed in (*self.expect.items(), *self.tolerate.items()):
             config.expect(key, *allowed)
         if self.scalings:
             where = fields["head_dim"], fields["n_ctx_train"], self.rope_base, self.rope_share
-            fields["rope"] = self._scaling(ropes.from_config(config, *where))
+            fields["rope"] = self._computed(ropes.from_config(config, *where), fields["head_dim"])
         fields |= self.read_config(config, fields)
         config.finish()
         return self._made(fields)
@@ -126,17 +127,18 @@ class Architecture:
         fields["n_vocab"] = file.tensors["token_embd.weight"].shape[0]
         if "token_types.weight" in file.tensors:
             fields["n_token_types"] = file.tensors["token_types.weight"].shape[0]
-        fields["n_head_kv"] = fields.get("n_head_kv") or fields["n_head"]
-        fields["head_dim"] = fields.get("head_dim") or fields["n_embd"] // max(fields["n_head"], 1)
         config.expect("attention.value_length", fields["head_dim"])
         config.expect("attention.causal", self.constants.get("causal", True))
         fields["tied"] = "output.weight" not in file.tensors
+        if fields["tied"] not in self.expect.get("tie_word_embeddings", (True, False)):
+            told = "has no output.weight and must have one" if fields["tied"] else "has an output.weight of its own"
+            raise InvalidModelFile(f"{file.path.name}: a model of the family {self.gguf} that {told}")
         fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
         fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
         fields["rope"] = None
         if self.scalings:
             read = ropes.from_metadata(config, file, fields["head_dim"], fields["n_ctx_train"], self.local_base)
-            fields["rope"] = self._scaling(read)
+            fields["rope"] = self._computed(read, fields["head_dim"])
         fields |= self.read_metadata(config, fields)
         config.finish(frozenset({"expert_count", "expert_used_count", "rope.dimension_count", "tensor_data_layout"}))
         return self._made(fields)
@@ -161,6 +163,16 @@ class Architecture:
             shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
             raise Unsupported(f"tensors that a {self.model_type} model does not have: {shown}; they would be lost")
         return found
+
+    def tensors(self, hyper: Hyper, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+        """Every tensor of a GGUF file of these numbers, and its shape.
+
+        names: what is there, for what a file may have or leave out; all layers are like the first in that.
+        """
+        once, layers = range(1), range(hyper.n_layer)
+        tables = ((self.before, once), (self.layer, layers), (self.after, once))
+        made = {part.name: part.shape for table, i in tables for part in stored(table, hyper, names, i)}
+        return made | {name: values.shape for name, values in self.extra(hyper)}
 
     def skips(self, name: str) -> bool:
         """Whether a Hugging Face tensor carries nothing that GGUF needs."""
@@ -210,6 +222,10 @@ class Architecture:
             if name is not None:
                 kind, optional = _KINDS[key.field]
                 found[key.field] = config.maybe(name, kind) if optional else config.take(name, kind, key.default)
+        found["n_head_kv"] = found.get("n_head_kv") or found["n_head"]
+        found["head_dim"] = found.get("head_dim") or found["n_embd"] // max(found["n_head"], 1)
+        if min(found["n_head"], found["head_dim"]) < 1:
+            raise InvalidModelFile(f"{config.where}: n_head = {found['n_head']} of an embedding of {found['n_embd']}")
         return found
 
     def _made(self, fields: dict[str, Any]) -> Hyper:
@@ -220,9 +236,17 @@ class Architecture:
         if made.n_head % made.n_head_kv or made.head_dim % 2:
             what = f"{made.n_head} heads of {made.head_dim} elements, {made.n_head_kv} of them for keys"
             raise InvalidModelFile(f"{self.model_type}: {what}; they do not divide")
+        if self.square and made.n_head * made.head_dim != made.n_embd:
+            what = f"{made.n_head} heads of {made.head_dim} elements do not fill the embedding of {made.n_embd}"
+            raise Unsupported(f"{self.model_type}: {what}, and llama.cpp computes no other heads here")
         return made
 
-    def _scaling(self, rope: ropes.Rope) -> ropes.Rope:
+    def _computed(self, rope: ropes.Rope, head: int) -> ropes.Rope:
+        if rope.dim != head and not (self.partial and rope.dim < head):
+            raise Unsupported(
+                f"{self.model_type}: {rope.dim} rotated elements of a head of {head}; llama.cpp computes here: "
+                + ("at most a head" if self.partial else "whole heads")
+            )
         if rope.scaling not in self.scalings:
             known = ", ".join(sorted(self.scalings - {"none"})) or "none"
             raise Unsupported(f"{self.model_type}: {rope.scaling} rope scaling; llama.cpp computes here: {known}")

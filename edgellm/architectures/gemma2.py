@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import Unsupported
+from ..errors import InvalidModelFile, Unsupported
 from .architecture import Architecture, Hook, Key, keys
 from .config import Config
 from .hyper import Hyper
@@ -40,7 +40,7 @@ HEAD: tuple[Line, ...] = (
 
 def scaled(fields: dict[str, Any], wide_layers: int) -> dict[str, Any]:
     """Fields that llama.cpp derives: the scale of q·k, which models of `wide_layers` layers take from n_embd."""
-    head = fields["n_embd"] // fields["n_head"] if fields["n_layer"] == wide_layers else fields["head_dim"]
+    head = max(1, fields["n_embd"] // fields["n_head"]) if fields["n_layer"] == wide_layers else fields["head_dim"]
     return {"attention_scale": head**-0.5, "embedding_scale": fields["n_embd"] ** 0.5}
 
 
@@ -80,6 +80,8 @@ def metadata_hook(every: int, wide_layers: int, window: int | None) -> Hook:
             windowed = pattern(fields["n_layer"], config.take("attention.sliding_window_pattern", int, every))
         else:
             windowed = tuple(bool(item) for item in config.take("attention.sliding_window_pattern", list))
+            if len(windowed) != fields["n_layer"]:
+                raise InvalidModelFile(f"{config.where}: sliding_window_pattern has {len(windowed)} layers")
         return scaled(fields, wide_layers) | {"window": size, "windowed": windowed if size else ()}
 
     return read

@@ -60,6 +60,7 @@ GPT2 = Architecture(
     constants={"activation": "gelu_tanh", "attention_bias": True, "mlp_bias": True},
     scalings=frozenset(),
     tied=True,
+    square=True,
     read_config=_read_config,
     write_config=_write_config,
     prefixes=("transformer.", ""),

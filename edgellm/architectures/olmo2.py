@@ -25,6 +25,7 @@ OLMO2 = Architecture(
     before=EMBEDDING,
     layer=LAYER,
     after=HEAD,
+    square=True,
     expect={**SILU, "attention_bias": (False,), "tie_word_embeddings": (False,)},
     tolerate={"clip_qkv": (None,)},
 )

@@ -40,6 +40,7 @@ QWEN2 = Architecture(
         *FEED_FORWARD[::2],
     ),
     after=HEAD,
+    square=True,
     expect=SILU,
     tolerate={"use_mrope": (False,)},
     read_config=no_window,

@@ -47,7 +47,7 @@ class Rope:
 
     def __post_init__(self) -> None:
         if self.base <= 0 or self.factor <= 0 or self.dim < 2 or self.dim % 2 or self.high <= self.low:
-            raise InvalidModelFile(f"rotary embedding that cannot be: {self}")
+            raise InvalidModelFile(f"{self.dim} rotated elements: a rotary embedding that cannot be: {self}")
 
 
 def usual_magnitude(scaling: str, factor: float, original: int) -> float:
@@ -211,10 +211,10 @@ def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_ba
     for key, fixed in (("ext_factor", 1.0), ("attn_factor", 1.0), ("beta_fast", 32.0), ("beta_slow", 1.0)):
         config.expect(f"rope.scaling.yarn_{key}", fixed)
     if FREQS in file.tensors:
-        return _llama3(Rope(base, rotated, local_base, "llama3", original=original or 0), _vector(file, FREQS))
+        return _llama3(Rope(base, rotated, local_base, "llama3", original=original or 0), _vector(file, FREQS, rotated))
     if LONG in file.tensors and SHORT in file.tensors:
         original = _stretchable(config, original or n_ctx)
-        long, short = (tuple(shortest(x) for x in _vector(file, name)) for name in (LONG, SHORT))
+        long, short = (tuple(shortest(x) for x in _vector(file, name, rotated)) for name in (LONG, SHORT))
         rope = Rope(base, rotated, local_base, "longrope", n_ctx / original, original, short=short, long=long)
         usual = usual_magnitude("longrope", rope.factor, original)
         magnitude = usual if math.isclose(above, usual, rel_tol=1e-6) else shortest(above)
@@ -229,9 +229,11 @@ def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_ba
     return Rope(base, rotated, local_base, "linear" if factor != 1.0 else "none", factor)
 
 
-def _vector(file: GGUFFile, name: str) -> NDArray[np.float32]:
-    if file.tensors[name].type is not GGMLType.F32:
-        raise InvalidModelFile(f"{file.path}: tensor {name!r} is {file.tensors[name].type.name}, expected F32")
+def _vector(file: GGUFFile, name: str, rotated: int) -> NDArray[np.float32]:
+    info, shape = file.tensors[name], (rotated // 2,)
+    if info.type is not GGMLType.F32 or info.shape != shape:
+        found = f"{info.type.name} {info.shape}"
+        raise InvalidModelFile(f"{file.path}: tensor {name!r} is {found}, expected F32 {shape}")
     return file.data(name).view(np.float32)
 
 
@@ -245,13 +247,14 @@ def _llama3(rope: Rope, factors: NDArray[np.float32]) -> Rope:
     waves = 2.0 * np.pi * rope.base ** (np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
     guesses = [(1.0, 4.0)]
     blended = np.nonzero((factors > 1.0) & (factors < factors.max()))[0]
-    if factor > 1.0 and len(blended) > 1:
+    if factor > 1.0 and rope.base > 1.0 and len(blended) > 1:
         share = (1.0 / factors[blended].astype(np.float64) - 1.0 / factor) / (1.0 - 1.0 / factor)
         slope, offset = np.polyfit(original / waves[blended], share, 1)
-        low, high = -offset / slope, (1.0 - offset) / slope
-        guesses += [(round(low, 3), round(high, 3)), (low, high)]
+        if slope > 0:
+            low, high = -offset / slope, (1.0 - offset) / slope
+            guesses += [(round(low, 3), round(high, 3)), (low, high)]
     for low, high in guesses:
         found = Rope(rope.base, rope.dim, rope.local_base, "llama3", factor, original, low=low, high=high)
-        if factors.shape == (rope.dim // 2,) and np.allclose(llama3_factors(found), factors, rtol=1e-5, atol=0):
+        if np.allclose(llama3_factors(found), factors, rtol=1e-5, atol=0):
             return found
     raise Unsupported(f"{FREQS}: these factors are not those of llama3 scaling, which config.json could describe")

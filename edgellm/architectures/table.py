@@ -73,7 +73,15 @@ def interleave(heads: str) -> Order:
 def expand(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefix: str, i: int) -> Iterator[Relation]:
     """The relations of one layer; names: the tensors that exist, on either side."""
     for line in _chosen(table, hyper, names, prefix, i):
-        yield _relation(line, hyper, prefix, i)
+        order = _ordered(line.order, hyper) if line.order else None
+        sides = _parts(line.hf, hyper, prefix, i), _parts(line.gguf, hyper, prefix, i)
+        yield Relation(*sides, order, line.shift, line.transposed)
+
+
+def stored(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], layers: range) -> Iterator[Part]:
+    """The GGUF tensors of some layers, all of which have the optional ones that layer 0 has among `names`."""
+    chosen = list(_chosen(table, hyper, names, "", 0))
+    return (part for i in layers for line in chosen for part in _parts(line.gguf, hyper, "", i))
 
 
 def _chosen(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefix: str, i: int) -> Iterator[Weight]:
@@ -93,18 +101,13 @@ def _chosen(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefi
             yield one
 
 
-def _relation(line: Weight, hyper: Hyper, prefix: str, i: int) -> Relation:
+def _parts(listed: tuple[tuple[str, str], ...], hyper: Hyper, prefix: str, i: int) -> tuple[Part, ...]:
     sizes = hyper.sizes()
-
-    def parts(listed: tuple[tuple[str, str], ...]) -> tuple[Part, ...]:
-        return tuple(
-            Part(_fill(name, prefix, i, e), tuple(sizes[word] for word in dims.split()))
-            for name, dims in listed
-            for e in (range(hyper.n_expert) if "{e}" in name else [0])
-        )
-
-    order = _ordered(line.order, hyper) if line.order else None
-    return Relation(parts(line.hf), parts(line.gguf), order, line.shift, line.transposed)
+    return tuple(
+        Part(_fill(name, prefix, i, e), tuple(sizes[word] for word in dims.split()))
+        for name, dims in listed
+        for e in (range(hyper.n_expert) if "{e}" in name else [0])
+    )
 
 
 @lru_cache(maxsize=8)

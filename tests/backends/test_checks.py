@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from tiny_models import Tiny, spm_vocabulary, tiny
 
-from edgellm.backends.llamacpp.checks import ARCHITECTURES, check_header
+from edgellm.architectures import ARCHITECTURES
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 
-BUILDERS = sorted({"mixtral", *ARCHITECTURES} - {"llama with experts"})
+BUILDERS = sorted({"mixtral", *(one.gguf for one in ARCHITECTURES)})
 
 
 def reasons(model: Tiny, folder: Path) -> list[str]:
@@ -114,9 +115,55 @@ def test_tensors_that_do_not_follow_need_a_trial(tmp_path: Path, change: Callabl
     assert reasons(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arch", "key", "value"),
+    [
+        ("gpt2", "gpt2.rope.freq_base", 10000.0),
+        ("gpt2", "gpt2.context_length", 513),
+        ("gpt2", "gpt2.attention.head_count_kv", 2),
+        ("gpt2", "gpt2.attention.key_length", 32),
+        ("gptneox", "gptneox.use_parallel_residual", None),
+        ("gptneox", "gptneox.rope.dimension_count", 18),
+        ("gptneox", "gptneox.rope.dimension_count", 7),
+        ("gptneox", "output.weight", None),
+        ("qwen3", "qwen3.rope.dimension_count", 8),  # llama.cpp: GGML_ASSERT(n_embd_head == n_rot)
+        ("olmo2", "output.weight", None),
+        ("gemma2", "output.weight", (271, 64)),
+        ("bert", "bert.attention.causal", True),
+        ("bert", "bert.pooling_type", 4),
+        ("bert", "tokenizer.ggml.token_type_count", 3),
+        ("bert", "tokenizer.ggml.model", "gpt2"),
+        ("bert", "tokenizer.ggml.token_type", np.array([6] * 271, np.int32)),
+        ("bert", "cls.weight", (64, 64)),
+        ("phi3", "phi3.rope.scaling.type", "longrope"),
+        ("phi3", "rope_factors_long.weight", (8,)),
+        ("gemma2", "gemma2.attention.sliding_window", 0),
+        ("gemma3", "gemma3.attention.sliding_window_pattern", [True, False, True]),
+        ("granite", "granite.logit_scale", None),
+    ],
+)
+def test_what_a_family_cannot_be_needs_a_trial(tmp_path: Path, arch: str, key: str, value: Any) -> None:
+    model = tiny(arch)
+    assert reasons(model, tmp_path) == []
+    if isinstance(value, tuple):
+        put(key, *value)(model)
+    elif value is None:
+        assert model.metadata.pop(key, None) is not None or model.tensors.pop(key)
+    else:
+        model.metadata[key] = value
+    assert reasons(model, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q8_0])
+def test_token_types_that_are_not_f32_need_a_trial(tmp_path: Path, kind: GGMLType) -> None:
+    model = tiny("bert")
+    put("token_types.weight", 2, 64, kind=kind)(model)
+    assert reasons(model, tmp_path) == [f"tensor token_types.weight is stored as {kind.name}"]
+
+
 def test_optional_tensors_are_allowed_where_they_fit(tmp_path: Path) -> None:
     model = tiny("llama")
-    put("rope_freqs.weight", 8)(model)
+    model.tensors["rope_freqs.weight"] = ((8,), GGMLType.F32, np.ones(8, np.float32))
     for layer in range(2):
         put(f"blk.{layer}.attn_q.bias", 64)(model)
     drop("output.weight")(model)

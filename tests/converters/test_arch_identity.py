@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from arch_models import CONFIGS, EMBEDDERS, checkpoint, convert, embeddings, logits, read_back
 
-from edgellm.architectures import from_config, from_metadata
+from edgellm.architectures import ARCHITECTURES, from_config, from_metadata
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.formats.gguf import GGUFFile
 
 BACK = {"mistral": "llama"}  # in GGUF a Mistral is a llama
+
+
+def test_every_family_has_a_configuration() -> None:
+    assert {one.model_type for one in ARCHITECTURES} == {from_config(one)[0].model_type for one in CONFIGS.values()}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -31,8 +36,10 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_llama_cpp_runs_it(name: str, tmp_path: Path) -> None:
+def test_llama_cpp_is_known_to_run_it(name: str, tmp_path: Path) -> None:
     path = convert(CONFIGS[name], checkpoint(CONFIGS[name]), tmp_path / "tiny.gguf", {"pooling_mode_mean_tokens": True})
+    with GGUFFile.open(path) as file:
+        assert check_header(file) == []
     run = embeddings if name in EMBEDDERS else logits
     rows = run(path, [1, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 3])
     assert rows.shape[0] == 12

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tiny_models import tiny
 
 import edgellm
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.converters import ConvertParams, convert, open_checkpoint, plan
 from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
 from edgellm.converters.quant.pool import Quantizers
@@ -88,6 +89,8 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
         assert there.verified.ran.startswith("not run" if name in EMBEDDERS else "it runs")
     assert there.path.stat().st_size == there.plan.file_bytes
     assert there.plan.recipe == "keep"
+    with GGUFFile.open(there.path) as file:
+        assert check_header(file) == []  # what edgellm writes needs no trial
 
     reader = gguf.GGUFReader(there.path)
     assert [t.name for t in reader.tensors] == [one.name for one in there.plan.tensors]
