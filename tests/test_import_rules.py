@@ -6,17 +6,14 @@ function counts like one at the top, except where the table says that it may onl
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from source_tree import ROOT, files, imports_of, module_of
 
-ROOT = Path(__file__).parents[1]
 VALUES = {"errors", "events", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
@@ -109,58 +106,6 @@ OWNED: dict[str, str | None] = {
 GUESTS = {"edgellm/bench/peers.py": {"llama_cpp"}}  # measures llama-cpp-python itself
 
 
-@dataclass(frozen=True)
-class Import:
-    module: str
-    line: int
-    inside_function: bool
-
-
-def files(root: Path) -> list[Path]:
-    return sorted(path for folder in ("edgellm", "converters") for path in (root / folder).rglob("*.py"))
-
-
-def module_of(file: Path, root: Path) -> str:
-    """edgellm/kv/store.py is edgellm.kv.store, converters/plan.py is edgellm.converters.plan."""
-    parts = file.relative_to(root).with_suffix("").parts
-    parts = parts[:-1] if parts[-1] == "__init__" else parts
-    return ".".join(parts if parts[0] == "edgellm" else ("edgellm", *parts))
-
-
-def imports_of(file: Path, root: Path) -> Iterator[Import]:
-    """Every import of a file, with relative ones resolved and submodules named in full."""
-    module = module_of(file, root)
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-
-    def visit(node: ast.AST, inside_function: bool) -> Iterator[Import]:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, node.lineno, inside_function)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                yield Import(full if is_module(full, root) else base, node.lineno, inside_function)
-        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            inside_function = True  # nor does it run when the file is imported
-        deeper = inside_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, deeper)
-
-    yield from visit(ast.parse(file.read_text(encoding="utf-8")), False)
-
-
-def is_module(name: str, root: Path) -> bool:
-    parts = name.split(".")
-    if parts[0] != "edgellm":
-        return False
-    path = root.joinpath(*parts[1:] if parts[1:2] == ["converters"] else parts)
-    return any(path.with_suffix(suffix).is_file() for suffix in (".py", ".pyi")) or path.is_dir()
-
-
 def room_of(module: str) -> str | None:
     """The room of one of our modules; None when the table has none for it."""
     if module == "edgellm":
@@ -189,7 +134,7 @@ def violations(root: Path) -> list[str]:
             if top != "edgellm":
                 continue
             target = room_of(item.module)
-            extra = INSIDE_FUNCTIONS.get(where, set()) if item.inside_function else set()
+            extra = INSIDE_FUNCTIONS.get(where, set()) if item.where != "top" else set()
             if target is None or target not in {room} | EVERYBODYS | RULES[room] | extra:
                 found.append(f"{at}: {room} may not import {item.module}")
     return found
