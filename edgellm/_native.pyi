@@ -3,7 +3,7 @@
 discard_log: int
 """Address of a C function in the shape of ggml_log_callback that forgets the line; safe after the interpreter ended."""
 
-onnx_domains: tuple[str, str]
+onnx_domain: str
 """The domains of edgellm's MatMulNBits in ONNX graphs: for any of its kernels, and for those of bytes alone. This
 module's file is the library that ONNX Runtime registers them from."""
 

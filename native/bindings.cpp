@@ -64,7 +64,7 @@ NB_MODULE(_native, m) {
   }, nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"),
      nb::arg("stack"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
-  m.attr("onnx_domains") = nb::make_tuple(edgellm::ort::kDomain, edgellm::ort::kBytesDomain);
+  m.attr("onnx_domain") = edgellm::ort::kDomain;
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
 
   nb::class_<AbortFlag>(m, "AbortFlag")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.arguments import shown
-from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.confined import path_in
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.onnx_graph import Graph, broken
-from edgellm.formats.onnx_parse import GRAPH, MAIN, NODE, GraphReader
-from edgellm.formats.onnx_tensor import ENTRY, TENSOR, StoredTensor, read_entry, read_tensor
-from edgellm.formats.protobuf import Wire, integer, message, schema, spliced, text
+from edgellm.formats.onnx_parse import MAIN, GraphReader
+from edgellm.formats.onnx_tensor import StoredTensor, read_entry, read_tensor
+from edgellm.formats.onnx_writer import INLINE, node_message, outside_message
+from edgellm.formats.protobuf import Wire, integer, message, schema, text
 
 MAX_FILES = 512
 _EDGES = 8192  # bytes of a tensor that the fingerprint looks at
@@ -39,6 +39,7 @@ _MODEL = schema(
     "varint 1 ir_version", "span 2 producer_name", "span 3 producer_version", "span 7 graph", "span 8* opset_import",
     "span 14* metadata_props",
 )  # fmt: skip
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5  # fields of the model and of the graph
 _OPSET = schema("span 1 domain", "varint 2 version")
 
 
@@ -60,6 +61,7 @@ class ONNXFile:
         self._beside: dict[str, MappedFile] = {}
         self._stored: list[StoredTensor] = []
         self._tensors: dict[str, StoredTensor] = {}
+        self._graph = (0, 0)  # where it lies in the file
         try:
             self.graph = self._read()
         except BaseException:
@@ -91,46 +93,43 @@ class ONNXFile:
         """
         return self._tensors[name].array()
 
-    def rewritten(self, domains: Mapping[int, str], folder: Path | None = None) -> bytes:
-        """The model, without the files beside it, with other operators for some nodes of its graph: of these domains
-        (of version 1), by the places of the nodes. A domain is as long as the one that it takes the place of.
+    @property
+    def weight_paths(self) -> list[Path]:
+        """The files in which the initializers lie that `rewritten` leaves where they are, sorted."""
+        return sorted({tensor.file.path for tensor in self._tensors.values() if self._stays(tensor)})
 
-        folder: where the files beside it really are: they get the names that they have from there, links followed.
-        Raises InvalidParameter for a domain of another length.
+    def rewritten(self, graph: Graph, folder: Path) -> bytes:
+        """The model, with other nodes: this graph's, which are its own or new ones, and those of its initializers that
+        this graph has. All else is as it lies in the file, known or not; so are its own nodes.
+
+        Initializers are not copied, small ones apart: they are said to lie where they do, in files in or below
+        `folder`, links followed. Raises InvalidParameter for a node that cannot be written.
         """
-        changed = bytearray(self._file.buffer)
-        start, stop = next(
-            (value, end) for field, value, end in self._wire.fields(0, self._file.size, _MODEL) if field == "graph"
-        )
-        nodes = (each[1:] for each in self._wire.fields(start, stop, GRAPH) if each[0] == "node")
-        for at, node in enumerate(nodes):
-            if at not in domains:
-                continue
-            new = domains[at].encode()
-            place = next((each[1:] for each in self._wire.fields(*node, NODE) if each[0] == "domain"), None)
-            if place is None or place[1] - place[0] != len(new):
-                raise InvalidParameter(f"node {at} of {self.path} has not a domain as long as {domains[at]!r}")
-            changed[slice(*place)] = new
-        for domain in sorted(set(domains.values())):
-            changed += message(8, text(1, domain), integer(2, 1))
-        if folder is None:
-            return bytes(changed)
-        tensors = [each[1:] for each in self._wire.fields(start, stop, GRAPH) if each[0] == "initializer"]
-        moved = [(*place, self._moved(changed, *place, folder)) for place in tensors]
-        return spliced(changed, 0, len(changed), [(start, stop, spliced(changed, start, stop, moved))])
+        buffer, whole = self._file.buffer, self._wire.whole
+        parts: dict[int, list[slice]] = {_NODE: [], _INITIALIZER: []}
+        rest: list[slice] = []
+        for field, first, last in whole(*self._graph):
+            parts.get(field, rest).append(slice(first, last))
+        own = {id(node): place for node, place in zip(self.graph.nodes, parts[_NODE], strict=True)}
+        stored = dict(zip(self._tensors, parts[_INITIALIZER], strict=True))
+        inner = [buffer[own[id(node)]] if id(node) in own else node_message(node) for node in graph.nodes]
+        for initializer in graph.initializers:
+            tensor = self._tensors[initializer.name]
+            if self._stays(tensor):
+                path = tensor.file.path.resolve().relative_to(folder.resolve()).as_posix()
+                inner.append(outside_message(initializer, os.fsencode(path), tensor.start))
+            else:
+                inner.append(buffer[stored[initializer.name]])
+        new = {node.domain for node in graph.nodes if id(node) not in own} - self.opsets.keys()
+        return b"".join([
+            *(buffer[first:last] for field, first, last in whole(0, self._file.size) if field != _GRAPH),
+            *(message(8, text(1, domain), integer(2, 1)) for domain in sorted(new)),
+            message(_GRAPH, *inner, *(buffer[place] for place in rest)),
+        ])  # fmt: skip
 
-    def _moved(self, model: bytearray, start: int, stop: int, folder: Path) -> bytes:
-        """A tensor with its file's name as seen from a folder."""
-        entries = []
-        for field, entry, end in self._wire.fields(start, stop, TENSOR):
-            if field != "external_data":
-                continue
-            key, name = read_entry(self._wire, entry, end)
-            if key == "location":
-                path = self._beside[name].path.resolve().relative_to(folder).as_posix()
-                place = next(each[1:] for each in self._wire.fields(entry, end, ENTRY) if each[0] == "value")
-                entries.append((entry, end, spliced(model, entry, end, [(*place, os.fsencode(path))])))
-        return spliced(model, start, stop, entries)
+    def _stays(self, tensor: StoredTensor) -> bool:
+        """Whether a tensor's bytes are left where they are: outside of the model file, or many, and not one by one."""
+        return tensor.file is not self._file or (tensor.nbytes >= INLINE and not tensor.packed)
 
     def release(self, name: str) -> None:
         """The initializer's pages may leave memory; whoever looks again reads them again. A hint."""
@@ -200,6 +199,7 @@ class ONNXFile:
             raise InvalidModelFile(
                 f"{self.path}: no graph, version or opsets in it; this is not an ONNX model, or it is damaged"
             )
+        self._graph = graph
         reader = GraphReader(wire, self.path, self._tensor)
         found, tensors = reader.graph(*graph)
         self._tensors = {tensor.name: tensor for tensor in tensors}

@@ -28,11 +28,11 @@ from edgellm.formats.protobuf import Wire, schema, signed
 
 MAX_DEPTH = 8  # graphs in graphs
 MAIN = ("", "ai.onnx")  # two names of the domain of ONNX's own operators
-GRAPH = schema(
+_GRAPH = schema(
     "span 1* node", "span 2 name", "span 5* initializer", "span 11* input", "span 12* output",
     "span 15* sparse_initializer",
 )  # fmt: skip
-NODE = schema("span 1* input", "span 2* output", "span 3 name", "span 4 op_type", "span 5* attribute", "span 7 domain")
+_NODE = schema("span 1* input", "span 2* output", "span 3 name", "span 4 op_type", "span 5* attribute", "span 7 domain")
 _ATTRIBUTE = schema(
     "span 1 name", "four 2 f", "varint 3 i", "span 4 s", "span 5 t", "span 6 g", "span 7* floats", "four 7* float",
     "span 8* ints", "varint 8* int", "span 9* strings", "varint 20 type", "span 21 ref_attr_name",
@@ -61,7 +61,7 @@ class GraphReader:
         nodes: list[Node] = []
         values: dict[str, list[Value]] = {"input": [], "output": []}
         tensors: list[StoredTensor] = []
-        for field, value, end in wire.fields(start, stop, GRAPH):
+        for field, value, end in wire.fields(start, stop, _GRAPH):
             if field == "node":
                 nodes.append(self._node(value, end, depth))
             elif field == "name":
@@ -81,7 +81,7 @@ class GraphReader:
         names: dict[str, list[str]] = {"input": [], "output": []}
         one = {"op_type": "", "domain": "", "name": ""}
         attributes: dict[str, Attribute] = {}
-        for field, value, end in wire.fields(start, stop, NODE):
+        for field, value, end in wire.fields(start, stop, _NODE):
             if field == "attribute":
                 name, attribute = self._attribute(value, end, depth)
                 if name in attributes:

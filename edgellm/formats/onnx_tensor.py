@@ -24,12 +24,12 @@ from edgellm.formats.protobuf import Wire, schema, signed, unpacked
 MAX_DIMS = 16
 MAX_SIZE = 1 << 48  # elements
 CHUNK = 16 << 20  # bytes
-TENSOR = schema(
+_TENSOR = schema(
     "varint 1* dims", "span 1* packed_dims", "varint 2 data_type", "span 3 segment", "span 4 float_data",
     "span 5 int32_data", "span 7 int64_data", "span 8 name", "span 9 raw_data", "span 10 double_data",
     "span 11 uint64_data", "span 13* external_data", "varint 14 data_location",
 )  # fmt: skip
-ENTRY = schema("span 1 key", "span 2 value")
+_ENTRY = schema("span 1 key", "span 2 value")
 _NAMES = {number: name for name, number in DATA_TYPES.items()}
 _TYPED = {
     "FLOAT": "float_data", "DOUBLE": "double_data", "INT64": "int64_data", "UINT64": "uint64_data",
@@ -118,7 +118,7 @@ def read_tensor(
     dims: list[int] = []
     entries: dict[str, str] = {}
     places: dict[str, tuple[int, int]] = {}
-    for field, value, end in wire.fields(start, stop, TENSOR):
+    for field, value, end in wire.fields(start, stop, _TENSOR):
         if field == "dims":
             dims.append(signed(value))
         elif field == "packed_dims":
@@ -152,7 +152,7 @@ def read_entry(wire: Wire, start: int, stop: int) -> tuple[str, str]:
     """A StringStringEntryProto: a key and its value, which may be for people."""
     found = {
         field: wire.text(value, end) if field == "key" else wire.words(value, end)
-        for field, value, end in wire.fields(start, stop, ENTRY)
+        for field, value, end in wire.fields(start, stop, _ENTRY)
     }
     return found.get("key", ""), found.get("value", "")
 

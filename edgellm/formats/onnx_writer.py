@@ -136,17 +136,32 @@ def _graph(graph: Graph, data: str, offsets: Mapping[str, int]) -> list[Piece]:
     pieces.append(text(2, graph.name))
     for initializer in graph.initializers:
         _check(initializer)
-        head = _tensor(initializer.dtype, initializer.shape, initializer.name)
         offset = offsets.get(initializer.name)
         if offset is None:
+            head = _tensor(initializer.dtype, initializer.shape, initializer.name)
             pieces += _nested(5, [head, prefix(9, initializer.nbytes), initializer])
         else:
-            entries = {"location": data, "offset": str(offset), "length": str(initializer.nbytes)}
-            outside = (message(13, text(1, key), text(2, value)) for key, value in entries.items())
-            pieces.append(message(5, head, *outside, integer(14, _EXTERNAL)))
+            pieces.append(outside_message(initializer, data, offset))
     pieces += (message(11, _value(value)) for value in graph.inputs)
     pieces += (message(12, _value(value)) for value in graph.outputs)
     return pieces
+
+
+def node_message(node: Node) -> bytes:
+    """A node as it lies in a graph. Raises InvalidParameter for what ONNX cannot hold, and for initializers of a graph
+    among its attributes."""
+    pieces = _nested(1, _node(node))
+    if not all(isinstance(piece, bytes) for piece in pieces):
+        raise InvalidParameter(f"node {node.name!r}: initializers of a branch are not written here")
+    return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+
+def outside_message(initializer: Initializer, location: str | bytes, offset: int) -> bytes:
+    """An initializer as it lies in a graph, its bytes in the file `location` from `offset` on."""
+    entries = {"location": location, "offset": str(offset), "length": str(initializer.nbytes)}
+    outside = (message(13, text(1, key), text(2, value)) for key, value in entries.items())
+    head = _tensor(initializer.dtype, initializer.shape, initializer.name)
+    return message(5, head, *outside, integer(14, _EXTERNAL))
 
 
 def _node(node: Node) -> list[Piece]:

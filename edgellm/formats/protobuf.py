@@ -10,7 +10,7 @@ A varint has 7 bits in each byte, the low ones first; the top bit says that more
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,6 +135,22 @@ class Wire:
                 raise self.error(f"the field {name} appears twice in a message", position)
             yield name, value, position
 
+    def whole(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The fields of a message that was read before, whatever they are: (number, start, stop) of all their bytes."""
+        position = start
+        while position < stop:
+            first = position
+            key, position = self._varint(position, stop)
+            wire = key & 7
+            if wire == SPAN:
+                length, position = self._varint(position, stop)
+                position += length
+            elif wire == VARINT:
+                _, position = self._varint(position, stop)
+            else:
+                position += 4 if wire == FOUR else 8
+            yield key >> 3, first, position
+
     def _too_many(self, position: int) -> InvalidModelFile:
         return self.error(f"more than {MAX_FIELDS} fields and numbers", position)
 
@@ -178,19 +194,6 @@ class Wire:
             raise self._too_many(start)
         for (number,) in _F32.iter_unpack(self._buffer[start:stop]):
             yield number
-
-
-def spliced(buffer: bytes | bytearray, start: int, stop: int, values: Iterable[tuple[int, int, bytes]]) -> bytes:
-    """Bytes start to stop of a message with other values, of any length, for some of its texts and messages, which lie
-    at (start, stop) and are given in their order."""
-    parts, at = [], start
-    for first, last, value in values:
-        length = first - 1  # where the length begins, which stands between key and value: the top bit joins its bytes
-        while buffer[length - 1] & 0x80:
-            length -= 1
-        parts += [buffer[at:length], varint(len(value)), value]
-        at = last
-    return b"".join([*parts, buffer[at:stop]])
 
 
 def signed(value: int) -> int:

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <new>
 
@@ -30,46 +31,54 @@ class Aligned {
   size_t count_ = 0;
 };
 
-// A matrix W (rows, columns) of numbers (code - zero) * scale, as MatMulNBits of ONNX Runtime defines them:
+// What a matrix of blocks is: (rows, columns) numbers (code - zero) * scale, where `block` columns of a row that follow one
+// another share a scale and a zero. Codes have `bits` bits. Without zeros of its own every block has 2^(bits - 1).
+struct BlockShape {
+  size_t rows, columns;
+  size_t block;  // a multiple of 32 that divides columns
+  int bits;      // 4, or 8 without zeros
+  bool zeros;
+
+  size_t blocks() const { return columns / block; }  // of a row
+};
+
+// Gives a row: its codes (columns) and, where there are zeros, those (blocks), one to a byte; its scales (blocks). Called
+// from several threads.
+using ReadRow = std::function<void(size_t row, uint8_t* codes, float* scales, uint8_t* zeros)>;
+
+// The matrix as the kernels read it:
 //
 //   codes     per tile of 16 rows, per group of 32 columns
 //             4 bits: 4 vectors of 16 rows x 4 bytes. Byte j of row r of vector v has the column 4v + j in its low four
 //                     bits and the column 16 + 4v + j in its high four
 //             8 bits: 8 vectors of 16 rows x 4 bytes. Byte j of row r of vector v is the column 4v + j
 //   scales    per tile, per block: 16 floats
-//   zeros     per tile, per block: 16 bytes; without them every zero is 8 (4 bits) or 128 (8 bits)
+//   zeros     per tile, per block: 16 bytes, where there are any
 //
 // Rows that fill the last tile have scale 0.
 class BlockMatrix {
  public:
-  // From the operator's own layout: codes (rows, columns / block, block * bits / 8), the low four bits first; scales
-  // (rows, columns / block); zeros, or null: (rows, ceil(columns / block / 2)), two to a byte. They are copied, by
-  // several threads where there are many.
-  //
-  // bits: 4, or 8 without zeros. block: a multiple of 32 that divides columns. std::invalid_argument for others.
-  BlockMatrix(size_t rows, size_t columns, size_t block, int bits, const uint8_t* codes, const float* scales,
-              const uint8_t* zeros);
+  // Lays the rows out, by at most so many threads. std::invalid_argument for a shape that cannot be.
+  BlockMatrix(const BlockShape& shape, const ReadRow& read, size_t threads);
 
-  size_t rows() const { return rows_; }
-  size_t columns() const { return columns_; }
-  size_t block() const { return block_; }
-  size_t blocks() const { return columns_ / block_; }
-  size_t tiles() const { return (rows_ + kTile - 1) / kTile; }
-  int bits() const { return bits_; }
-  size_t group_bytes() const { return kTile * kGroup * static_cast<size_t>(bits_) / 8; }
+  size_t rows() const { return shape_.rows; }
+  size_t columns() const { return shape_.columns; }
+  size_t block() const { return shape_.block; }
+  size_t blocks() const { return shape_.blocks(); }
+  size_t tiles() const { return (shape_.rows + kTile - 1) / kTile; }
+  int bits() const { return shape_.bits; }
+  size_t group_bytes() const { return kTile * kGroup * static_cast<size_t>(shape_.bits) / 8; }
 
-  const uint8_t* codes(size_t tile) const { return codes_.get() + tile * columns_ / kGroup * group_bytes(); }
+  const uint8_t* codes(size_t tile) const { return codes_.get() + tile * columns() / kGroup * group_bytes(); }
   const float* scales(size_t tile) const { return scales_.get() + tile * blocks() * kTile; }
   // Null without them.
   const uint8_t* zeros(size_t tile) const { return zeros_.size() == 0 ? nullptr : zeros_.get() + tile * blocks() * kTile; }
 
  private:
-  struct Source;
-  void copy(const Source& source, size_t first_tile, size_t last_tile);
-  void copy_codes(const uint8_t* source, uint8_t* target) const;  // of a row
+  void lay_out(const ReadRow& read, size_t first_tile, size_t last_tile);
+  void lay_out_codes(const uint8_t* row, uint8_t* target) const;
 
-  size_t rows_, columns_, block_;
-  int bits_;
+  BlockShape shape_;
   Aligned<uint8_t> codes_;
   Aligned<float> scales_;
   Aligned<uint8_t> zeros_;

@@ -36,8 +36,8 @@ struct Kernels {
   void (*multiply)(const Product&, size_t first_tile, size_t last_tile);
 };
 
-// The kernels that this processor has and this process may use; null without them. Not to be asked for before ONNX
-// Runtime is loaded, which asks the system for AMX.
+// The kernels that this processor has and this process may use; null without them. AMX may be used once something in the
+// process has asked the system for it, which these do not; whether that is so is looked up once, at the first call.
 const Kernels* byte_kernels();
 const Kernels* bfloat16_kernels();
 

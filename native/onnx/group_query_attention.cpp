@@ -30,12 +30,12 @@ enum Input : size_t { kQuery, kKey, kValue, kPastKey, kPastValue, kLast, kTotal,
 
 class GroupQueryAttention {
  public:
-  GroupQueryAttention(const Api& api, const KernelInfo* info, bool)
+  GroupQueryAttention(const Api& api, const KernelInfo* info)
       : api_(api),
         heads_(positive(api, info, "num_heads")),
         kv_heads_(positive(api, info, "kv_num_heads")),
-        rotates_(optional(info, "do_rotary", 0) != 0),
-        window_(optional(info, "local_window_size", -1)),
+        rotates_(integer(api, info, "do_rotary") != 0),
+        window_(integer(api, info, "local_window_size")),
         single_(kernels::single_attention()),
         prompt_(kernels::prompt_attention()) {
     Checked{api}(api.attribute(info, "scale", &scale_));
@@ -143,15 +143,6 @@ class GroupQueryAttention {
     check(api_.output(context, index, dimensions, rank, &tensor));
     check(api_.data(tensor, &data));
     return static_cast<float*>(data);
-  }
-
-  int64_t optional(const KernelInfo* info, const char* name, int64_t otherwise) const {
-    int64_t value = 0;
-    if (Status* status = api_.attribute(info, name, &value)) {
-      api_.release(status);
-      return otherwise;
-    }
-    return value;
   }
 
   const Api api_;

@@ -14,23 +14,17 @@ extern "C" EDGELLM_EXPORT Status* EDGELLM_ORT_CALL RegisterCustomOps(Options* op
   const Api api(table);
   return guarded(api, "edgellm", [&] {
     static std::mutex mutex;
-    static Domain *any = nullptr, *bytes = nullptr;  // for good: sessions refer to them
+    static Domain* domain = nullptr;  // for good: sessions refer to it
     const std::lock_guard lock(mutex);
     const Checked check(api);
-    if (any == nullptr) {
+    if (domain == nullptr) {
       Domain* made = nullptr;
       check(api.create_domain(kDomain, &made));
-      check(api.add(made, matmul_nbits(false)));
+      Owned<Domain> owned(made, {&api});
+      check(api.add(made, matmul_nbits()));
       check(api.add(made, group_query_attention()));
-      any = made;
+      domain = owned.release();
     }
-    if (bytes == nullptr) {
-      Domain* made = nullptr;
-      check(api.create_domain(kBytesDomain, &made));
-      check(api.add(made, matmul_nbits(true)));
-      bytes = made;
-    }
-    check(api.add(options, any));
-    check(api.add(options, bytes));
+    check(api.add(options, domain));
   });
 }

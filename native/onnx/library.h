@@ -11,9 +11,7 @@
 
 namespace edgellm::ort {
 
-// As long as "com.microsoft", in whose place they are written into a graph. The second has MatMulNBits in bytes alone.
-constexpr const char* kDomain = "edgellm.cpu.1";
-constexpr const char* kBytesDomain = "edgellm.cpu.8";
+constexpr const char* kDomain = "edgellm";  // of our operators
 
 }  // namespace edgellm::ort
 

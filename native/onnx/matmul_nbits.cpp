@@ -6,14 +6,15 @@
 //
 // https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits
 //
+// Attributes of ours beside K, N, bits and block_size: `threads`, how many the session has, and `bytes`.
+//
 // Rows of A that follow one another in a text, (b, s, K) with s above 1, are multiplied in bfloat16 where the processor
-// has kernels for that, single ones in bytes. The variant of bytes alone is for logits: their rows shall be the same
+// has kernels for that, single ones in bytes. With `bytes` all are, which is for logits: their rows shall be the same
 // whether they are asked for one by one or together.
 #include "matmul_nbits.h"
 
 #include <algorithm>
 #include <optional>
-#include <thread>
 
 #include "../kernels/product.h"
 #include "operator.h"
@@ -23,6 +24,7 @@ namespace edgellm::ort {
 namespace {
 
 using kernels::BlockMatrix;
+using kernels::BlockShape;
 using kernels::Kernels;
 using kernels::Product;
 
@@ -31,23 +33,52 @@ enum Input : size_t { kA, kB, kScales, kZeroPoints, kGroups, kBias };
 constexpr size_t kMost = size_t{1} << 40;         // rows or columns; more is damage
 constexpr size_t kElementsPerTask = 16 << 10;     // below, handing work to another thread takes longer than doing it
 
+// B, scales and zero_points of the operator. Two codes of 4 bits, or two zeros, lie in a byte, the first in its low bits.
+struct Source {
+  const uint8_t* codes;
+  const float* scales;
+  const uint8_t* zeros;
+
+  void read(const BlockShape& shape, size_t row, uint8_t* row_codes, float* row_scales, uint8_t* row_zeros) const {
+    const size_t blocks = shape.blocks(), row_bytes = shape.columns * static_cast<size_t>(shape.bits) / 8;
+    const uint8_t* from = codes + row * row_bytes;
+    if (shape.bits == 8) std::copy(from, from + row_bytes, row_codes);
+    else unpack(from, shape.columns, row_codes);
+    std::copy(scales + row * blocks, scales + (row + 1) * blocks, row_scales);
+    if (zeros != nullptr) unpack(zeros + row * ((blocks + 1) / 2), blocks, row_zeros);
+  }
+
+ private:
+  static void unpack(const uint8_t* from, size_t count, uint8_t* to) {
+    for (size_t i = 0; i < count; ++i) to[i] = from[i / 2] >> (i % 2 * 4) & 15;
+  }
+};
+
 class MatMulNBits {
  public:
-  MatMulNBits(const Api& api, const KernelInfo* info, bool bytes_only)
-      : api_(api), columns_(positive(api, info, "K")), rows_(positive(api, info, "N")) {
+  MatMulNBits(const Api& api, const KernelInfo* info)
+      : api_(api),
+        columns_(positive(api, info, "K")),
+        rows_(positive(api, info, "N")),
+        threads_(positive(api, info, "threads")) {
     const size_t block = positive(api, info, "block_size"), bits = positive(api, info, "bits");
     if (columns_ % block != 0 || columns_ > kMost || rows_ > kMost / columns_ || bits > 8) {
       throw std::invalid_argument("K, N, bits or block_size is out of range");
     }
     const size_t blocks = columns_ / block;
-    const auto* codes = constant<uint8_t>(info, kB, kUint8, rows_ * blocks * (block * bits / 8));
-    const auto* scales = constant<float>(info, kScales, kFloat, rows_ * blocks);
-    const auto* zeros = constant<uint8_t>(info, kZeroPoints, kUint8, rows_ * ((blocks * bits + 7) / 8));
+    const Source source{constant<uint8_t>(info, kB, kUint8, rows_ * blocks * (block * bits / 8)),
+                        constant<float>(info, kScales, kFloat, rows_ * blocks),
+                        constant<uint8_t>(info, kZeroPoints, kUint8, rows_ * ((blocks * bits + 7) / 8))};
     bias_ = constant<float>(info, kBias, kFloat, rows_);
-    if (codes == nullptr || scales == nullptr) throw std::invalid_argument("the weights are not constant");
-    weights_.emplace(rows_, columns_, block, static_cast<int>(bits), codes, scales, zeros);
+    if (source.codes == nullptr || source.scales == nullptr) throw std::invalid_argument("the weights are not constant");
+    const BlockShape shape{rows_, columns_, block, static_cast<int>(bits), source.zeros != nullptr};
+    const auto read = [&](size_t row, uint8_t* row_codes, float* row_scales, uint8_t* row_zeros) {
+      source.read(shape, row, row_codes, row_scales, row_zeros);
+    };
+    weights_.emplace(shape, read, threads_);
     single_ = kernels::byte_kernels();
-    several_ = bytes_only || kernels::bfloat16_kernels() == nullptr ? single_ : kernels::bfloat16_kernels();
+    several_ = integer(api, info, "bytes") != 0 ? nullptr : kernels::bfloat16_kernels();
+    if (several_ == nullptr) several_ = single_;
     if (single_ == nullptr) throw std::runtime_error("this processor has none of the kernels");
   }
 
@@ -84,11 +115,8 @@ class MatMulNBits {
   const Value* constant(const KernelInfo* info, size_t index, ElementType type, size_t elements) const {
     const Tensor* tensor = nullptr;
     int is_constant = 0;
-    if (Status* status = api_.constant_input(info, index, &is_constant, &tensor)) {
-      api_.release(status);  // the node has fewer inputs
-      return nullptr;
-    }
-    if (is_constant == 0 || tensor == nullptr) return nullptr;
+    const Owned<Status> fewer(api_.constant_input(info, index, &is_constant, &tensor), {&api_});  // inputs than index
+    if (fewer != nullptr || is_constant == 0 || tensor == nullptr) return nullptr;
     const Described shape(api_, tensor);
     if (shape.type != type || shape.elements != elements) {
       throw std::invalid_argument("input " + std::to_string(index) + " has another type or size");
@@ -102,8 +130,7 @@ class MatMulNBits {
   // one of the total, in products of two numbers.
   void divide(const KernelContext* context, const Product& product, void (*work)(const Product&, size_t, size_t),
               size_t total, size_t step, size_t cost) const {
-    static const size_t kThreads = std::max(1U, std::thread::hardware_concurrency());
-    const size_t parts = std::min({(total + step - 1) / step, 2 * kThreads, 1 + total * cost / kElementsPerTask});
+    const size_t parts = std::min({(total + step - 1) / step, 2 * threads_, 1 + total * cost / kElementsPerTask});
     const size_t size = ((total + parts - 1) / parts + step - 1) / step * step;
     in_parallel(api_, context, (total + size - 1) / size, [&](size_t index) {
       work(product, index * size, std::min(total, (index + 1) * size));
@@ -111,7 +138,7 @@ class MatMulNBits {
   }
 
   const Api api_;
-  size_t columns_, rows_;
+  size_t columns_, rows_, threads_;
   std::optional<BlockMatrix> weights_;
   const float* bias_ = nullptr;
   const Kernels *single_ = nullptr, *several_ = nullptr;
@@ -119,12 +146,10 @@ class MatMulNBits {
 
 }  // namespace
 
-const Operator* matmul_nbits(bool bytes_only) {
-  const auto describe = [](bool variant) {
-    return operator_of<MatMulNBits>("MatMulNBits", {kFloat, kUint8, kFloat, kUint8, kInt32, kFloat}, 3, {kFloat}, variant);
-  };
-  static const Signature kAny = describe(false), kBytes = describe(true);
-  return bytes_only ? &kBytes : &kAny;
+const Operator* matmul_nbits() {
+  static const Signature kOperator =
+      operator_of<MatMulNBits>("MatMulNBits", {kFloat, kUint8, kFloat, kUint8, kInt32, kFloat}, 3, {kFloat});
+  return &kOperator;
 }
 
 }  // namespace edgellm::ort

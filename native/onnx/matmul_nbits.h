@@ -5,6 +5,6 @@
 
 namespace edgellm::ort {
 
-const Operator* matmul_nbits(bool bytes_only);
+const Operator* matmul_nbits();
 
 }  // namespace edgellm::ort

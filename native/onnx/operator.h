@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -15,15 +16,23 @@
 
 namespace edgellm::ort {
 
+// What ONNX Runtime made for us, given back in the end.
+template <typename T>
+struct Release {
+  const Api* api;
+  void operator()(T* each) const { api->release(each); }
+};
+template <typename T>
+using Owned = std::unique_ptr<T, Release<T>>;
+
 // Throws where ONNX Runtime refuses a call.
 class Checked {
  public:
   explicit Checked(const Api& api) : api_(api) {}
   void operator()(Status* status) const {
     if (status == nullptr) return;
-    const std::string message = api_.message(status);
-    api_.release(status);
-    throw std::runtime_error(message);
+    const Owned<Status> owned(status, {&api_});
+    throw std::runtime_error(api_.message(status));
   }
 
  private:
@@ -34,20 +43,15 @@ class Checked {
 struct Described {
   Described(const Api& api, const Tensor* tensor) {
     const Checked check(api);
-    Shape* shape = nullptr;
-    check(api.shape_of(tensor, &shape));
-    try {
-      size_t rank = 0;
-      check(api.element_type(shape, &type));
-      check(api.elements(shape, &elements));
-      check(api.rank(shape, &rank));
-      dimensions.resize(rank);
-      check(api.dimensions(shape, dimensions.data(), rank));
-    } catch (...) {
-      api.release(shape);
-      throw;
-    }
-    api.release(shape);
+    Shape* made = nullptr;
+    check(api.shape_of(tensor, &made));
+    const Owned<Shape> shape(made, {&api});
+    size_t rank = 0;
+    check(api.element_type(shape.get(), &type));
+    check(api.elements(shape.get(), &elements));
+    check(api.rank(shape.get(), &rank));
+    dimensions.resize(rank);
+    check(api.dimensions(shape.get(), dimensions.data(), rank));
   }
 
   int type = 0;
@@ -55,10 +59,16 @@ struct Described {
   std::vector<int64_t> dimensions;
 };
 
-// An attribute that is a positive integer. Throws for another one.
-inline size_t positive(const Api& api, const KernelInfo* info, const char* name) {
+// An attribute that is an integer. Throws where there is none.
+inline int64_t integer(const Api& api, const KernelInfo* info, const char* name) {
   int64_t value = 0;
   Checked{api}(api.attribute(info, name, &value));
+  return value;
+}
+
+// One that is positive. Throws for another.
+inline size_t positive(const Api& api, const KernelInfo* info, const char* name) {
+  const int64_t value = integer(api, info, name);
   if (value <= 0) throw std::invalid_argument(std::string(name) + " is not positive");
   return static_cast<size_t>(value);
 }
@@ -117,18 +127,17 @@ struct Signature : Operator {
   const char* title;
   std::vector<ElementType> inputs, outputs;
   size_t required;  // inputs, the first ones; the others are optional
-  bool variant;     // for the kernel
 };
 
 inline const Signature& signature(const Operator* op) { return *static_cast<const Signature*>(op); }
 
-// Kernel: made by Kernel(api, info, variant), has a method compute(context) const.
+// Kernel: made by Kernel(api, info), has a method compute(context) const.
 template <typename Kernel>
 Signature operator_of(const char* title, std::vector<ElementType> inputs, size_t required,
-                      std::vector<ElementType> outputs, bool variant = false) {
+                      std::vector<ElementType> outputs) {
   struct Made {  // ONNX Runtime hands its table over when it makes a kernel
     Made(const Signature& signature, const Function* table, const KernelInfo* info)
-        : title(signature.title), api(table), kernel(api, info, signature.variant) {}
+        : title(signature.title), api(table), kernel(api, info) {}
     const char* title;
     Api api;
     Kernel kernel;
@@ -138,7 +147,6 @@ Signature operator_of(const char* title, std::vector<ElementType> inputs, size_t
   op.inputs = std::move(inputs);
   op.outputs = std::move(outputs);
   op.required = required;
-  op.variant = variant;
   op.version = kVersion;
   op.name = [](const Operator* each) { return signature(each).title; };
   op.provider = [](const Operator*) -> const char* { return nullptr; };  // the CPU

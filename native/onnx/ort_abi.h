@@ -51,6 +51,7 @@ enum class Place : size_t {
   kOutput = 91,
   kReleaseStatus = 93,
   kReleaseShape = 99,
+  kReleaseDomain = 101,
   kConstantInput = 249,
   kParallelFor = 274,
 };
@@ -71,6 +72,7 @@ class Api {
   Status* create_domain(const char* name, Domain** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const char*, Domain**)>(Place::kCreateDomain)(name, out);
   }
+  void release(Domain* domain) const { call<void(EDGELLM_ORT_CALL*)(Domain*)>(Place::kReleaseDomain)(domain); }
   Status* add(Domain* domain, const struct Operator* op) const {
     return call<Status*(EDGELLM_ORT_CALL*)(Domain*, const Operator*)>(Place::kAddToDomain)(domain, op);
   }

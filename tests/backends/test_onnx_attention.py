@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ class Layer:
         self._path = folder / "attention.onnx"
         write_onnx(self._path, shape.graph())
         with ONNXFile.open(self._path) as file:
-            self._ours = file.rewritten({0: kernels.ANY_KERNEL})
+            [node] = file.graph.nodes
+            self._ours = file.rewritten(replace(file.graph, nodes=(kernels.attend(node),)), folder)
         self.ours, self.theirs = self.session(self._ours), self.session(str(self._path))
 
     def session(self, model: str | bytes, threads: int = 2) -> Any:
@@ -262,13 +263,15 @@ def test_which_attention_is_ours() -> None:
         size = next(value.shape[-1] for value in graph.inputs if value.name == "past_key")
         assert isinstance(size, int)
         kept = [Kept(f"past_{name}", f"present_{name}", dtype, 1, size) for name in ("key", "value")]
-        return kernels.attends(graph, kernels.chosen(graph, None, kept))
+        nodes = kernels.ours(graph, 2, None, kept).nodes
+        return any(node.domain == kernels.OURS and node.op == kernels.ATTENTION for node in nodes)
 
     shape = SHAPES[0]
     assert ours(_with_products(shape))
     assert not ours(_with_products(shape), "INT8")
     assert not ours(_with_products(shape, level=0))  # an exact model stays exact
-    assert not kernels.chosen(shape.graph(), None)
+    alone = shape.graph()
+    assert kernels.ours(alone, 2, None) is alone
     assert not ours(_with_products(Shape(8, 8, 48)))
     names = shape.graph().nodes[0].inputs
     for other in (

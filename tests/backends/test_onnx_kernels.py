@@ -6,16 +6,16 @@ import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from backend_cases import PARAMS, feed, fresh, onnx_quantized, prompt
 from numpy.typing import NDArray
 
-from edgellm import _native
 from edgellm.backends import open_backend
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.backend import OnnxBackend
@@ -103,10 +103,17 @@ def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int 
     path = folder / "model.onnx"
     write_onnx(path, graph_of(w))
     with ONNXFile.open(path) as file:
-        domains = kernels.chosen(file.graph, n_vocab)
-        assert domains == {0: kernels.BYTES_ONLY if n_vocab == w.rows else kernels.ANY_KERNEL}
-        model = file.rewritten(domains)
+        [node] = kernels.ours(file.graph, threads, n_vocab).nodes
+        assert (node.domain, node.attributes["bytes"]) == (kernels.OURS, n_vocab == w.rows)
+        model = _rewritten(file, threads, n_vocab)
     return _open(model, folder, threads)
+
+
+def _rewritten(file: ONNXFile, threads: int = 2, n_vocab: int | None = None) -> bytes:
+    """The model with our product, whether it would be chosen or not."""
+    [node] = file.graph.nodes
+    changed = kernels.product(node, threads, logits=node.attributes["N"] == n_vocab)
+    return file.rewritten(replace(file.graph, nodes=(changed,)), file.path.parent)
 
 
 def _open(model: bytes, folder: Path, threads: int = 2) -> Any:
@@ -229,8 +236,9 @@ def test_zeros_and_extremes(tmp_path: Path) -> None:
 
 
 def test_what_the_kernels_cannot_do_stays_with_onnx_runtime() -> None:
-    def chosen(w: Weights, level: int = 4) -> dict[int, str]:
-        return kernels.chosen(graph_of(w, level), None)
+    def chosen(w: Weights, level: int = 4) -> bool:
+        graph = graph_of(w, level)
+        return kernels.ours(graph, 2, None) is not graph
 
     assert chosen(random_weights(16, 64, 32))
     assert not chosen(random_weights(16, 64, 32), level=0)  # exact
@@ -248,7 +256,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         path = tmp_path / "broken.onnx"
         write_onnx(path, Graph("test", graph.inputs, graph.outputs, graph.nodes, broken))
         with ONNXFile.open(path) as file:
-            model = file.rewritten({0: kernels.ANY_KERNEL})
+            model = _rewritten(file)
         with pytest.raises(Exception, match="has another type or size"):
             _open(model, tmp_path)
 
@@ -263,13 +271,9 @@ def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Pat
     path = tmp_path / "lying.onnx"
     write_onnx(path, Graph("test", graph.inputs, graph.outputs, (lying,), graph.initializers))
     with ONNXFile.open(path) as file:
-        model = file.rewritten({0: kernels.ANY_KERNEL})
+        model = _rewritten(file)
     with pytest.raises(Exception, match="MatMulNBits"):
         _open(model, tmp_path)
-
-
-def test_the_domains_are_as_long_as_the_one_they_replace() -> None:
-    assert {len(domain) for domain in _native.onnx_domains} == {len(kernels.MICROSOFT)}
 
 
 def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -277,16 +281,13 @@ def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pyte
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         expected = fresh(backend, prompt(100))
-    every = kernels.chosen
-
-    def products(graph: Graph, *rest: Any) -> dict[int, str]:
-        return {at: kernels.BYTES_ONLY for at in every(graph, *rest) if graph.nodes[at].op == "MatMulNBits"}
-
-    monkeypatch.setattr(kernels, "chosen", products)
+    every = kernels.product
+    monkeypatch.setattr(kernels, "product", lambda node, threads, logits: every(node, threads, logits=True))
+    monkeypatch.setattr(kernels, "_attends", lambda *_: False)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
-        assert not backend.rewritten.attention
+        assert backend.rewritten.operators == {kernels.PRODUCT}
         row = fresh(backend, prompt(100))
         np.testing.assert_allclose(row, expected, atol=0.05)
         sequence = backend.new_sequence()
@@ -298,7 +299,7 @@ def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
     with closing(open_backend(onnx_quantized(tmp_path), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
-        assert backend.rewritten.attention
+        assert backend.rewritten.operators == {kernels.PRODUCT, kernels.ATTENTION}
         assert kernels.names() in backend.state_key
 
 
@@ -317,6 +318,21 @@ def test_an_old_onnx_runtime_runs_no_kernels_or_embeddings(monkeypatch: pytest.M
         open_backend(four, PARAMS)
     monkeypatch.setattr(library, "version", lambda: (1, 27))
     open_backend(four, PARAMS).close()
+
+
+def test_a_model_with_its_weights_inside(tmp_path: Path) -> None:
+    path = onnx_quantized(tmp_path)
+    with closing(open_backend(path, PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        expected = fresh(backend, prompt(40))
+    [graph], [data] = (path / "onnx").glob("*.onnx"), (path / "onnx").glob("*data")
+    onnx.save(onnx.load(graph), graph)
+    data.unlink()
+    with closing(open_backend(path, PARAMS)) as backend:
+        assert isinstance(backend, OnnxBackend)
+        assert backend.rewritten is not None
+        assert backend.rewritten.operators
+        assert (fresh(backend, prompt(40)) == expected).all()
 
 
 def test_an_exact_model_does_not(tmp_path: Path) -> None:
@@ -361,8 +377,9 @@ def test_weights_may_lie_anywhere_in_the_file(tmp_path: Path) -> None:
     write_onnx(path, graph_of(w))
     expected, x = _run(_session(tmp_path, w), _x(1, 3, 64)), _x(1, 3, 64)
     with ONNXFile.open(path) as file:
-        assert kernels.multiplied(file.graph, {0: kernels.ANY_KERNEL}) == {"B", "S", "Z", "bias"}
-        model = file.rewritten({0: kernels.ANY_KERNEL})
+        graph = kernels.ours(file.graph, 2, None)
+        assert kernels.multiplied(graph) == {"B", "S", "Z", "bias"}
+        model = _rewritten(file)
         shifted = {}
         for name in "B", "S", "Z", "bias":
             values = file.array(name)
@@ -372,6 +389,6 @@ def test_weights_may_lie_anywhere_in_the_file(tmp_path: Path) -> None:
         options = library.load_library().SessionOptions()
         kernels.register(options, tmp_path)
         weights = {name: library.load_library().OrtValue.ortvalue_from_numpy(each) for name, each in shifted.items()}
-        kernels.Rewritten(model, tmp_path, True, file, weights, attention=False).lend(options)
+        kernels.Rewritten(model, tmp_path, graph, file, weights).lend(options)
         session = library.load_library().InferenceSession(model, options, providers=[library.CPU])
         assert (_run(session, x) == expected).all()

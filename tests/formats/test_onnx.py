@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter, ModelNotFound, Unsupported
+from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in, path_in
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import FOREIGN, NUMPY, UNKNOWN, Attribute, Graph, Initializer, Node, Value
@@ -348,8 +349,8 @@ def test_links_of_the_folder_are_followed(tmp_path: Path) -> None:
         (folder / "data").unlink()
         (folder / "data").symlink_to(elsewhere)
         with ONNXFile.open(folder / "model.onnx") as file:
-            moved = onnx.ModelProto.FromString(file.rewritten({}, tmp_path))
-            assert [entry.value for entry in moved.graph.initializer[0].external_data] == ["elsewhere"]
+            moved = onnx.ModelProto.FromString(file.rewritten(file.graph, tmp_path))
+            assert [entry.value for entry in moved.graph.initializer[0].external_data] == ["elsewhere", "0", "16"]
         for lost in ("data", tmp_path / "gone", folder / "model.onnx" / "data"):
             (folder / "data").unlink()
             (folder / "data").symlink_to(lost)
@@ -526,27 +527,56 @@ def test_a_branch_may_hide_a_name_and_reads_what_is_around_it(tmp_path: Path) ->
     refused(tmp_path, model([choice, node("Neg", "h", "z")], inputs=inputs), words="reads 'h'")
 
 
-def test_domains_of_nodes_are_replaced(tmp_path: Path) -> None:
+def test_other_nodes_and_all_else_as_it_was(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d"]
     nodes = [
-        make.make_node("Op", [before], [name], domain="" if name == "b" else "com.microsoft")
+        make.make_node("Op", [before, "w"], [name], domain="" if name == "b" else "com.microsoft", doc_string="why")
         for before, name in zip(["x", *names], names, strict=False)
     ]
-    values = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "d")]
-    model = make.make_model(make.make_graph(nodes, "g", values[:1], values[1:]))
+    nodes[1].overload = "one of two"
+    values = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "d", "c")]
+    graph = make.make_graph(
+        nodes,
+        "g",
+        values[:1],
+        values[1:2],
+        [onnx.numpy_helper.from_array(np.float32([1, 2]), "w")],
+        value_info=values[2:],
+    )
+    own = make.make_function("own", "Op", ["x"], ["y"], [node("Neg", "x", "y")], [make.make_opsetid("", 21)])
+    made = make.make_model(graph, functions=[own], doc_string="what it is")
     path = tmp_path / "m.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(made.SerializeToString())
     with ONNXFile.open(path) as file:
-        changed = onnx.ModelProto.FromString(file.rewritten({2: "edgellm.other", 3: "edgellm.third"}))
-        for at, wrong in ((2, "edgellm"), (1, "edgellm.other")):
-            with pytest.raises(InvalidParameter, match=f"node {at} .* not a domain as long as"):
-                file.rewritten({at: wrong})
-    assert [node.domain for node in changed.graph.node] == ["com.microsoft", "", "edgellm.other", "edgellm.third"]
-    for node, domain in ((2, "edgellm.other"), (3, "edgellm.third")):
-        model.graph.node[node].domain = domain
-        model.opset_import.append(make.make_opsetid(domain, 1))
-    assert changed == model
-    assert path.read_bytes() != changed.SerializeToString()
+        assert onnx.ModelProto.FromString(file.rewritten(file.graph, tmp_path)) == made
+        fused = Node("Other", ("b", "w"), ("d",), "edgellm", "fused", {"n": 3})
+        changed = onnx.ModelProto.FromString(
+            file.rewritten(replace(file.graph, nodes=(*file.graph.nodes[:2], fused)), tmp_path)
+        )
+    del made.graph.node[2:]
+    made.graph.node.append(make.make_node("Other", ["b", "w"], ["d"], "fused", domain="edgellm", n=3))
+    made.opset_import.append(make.make_opsetid("edgellm", 1))
+    assert changed == made
+
+
+def test_weights_inside_of_a_model_are_not_copied(tmp_path: Path) -> None:
+    large = np.arange(1000, dtype=np.float32)
+    few = onnx.numpy_helper.from_array(np.float32([1]), "few")
+    numbers = make.make_tensor("numbers", onnx.TensorProto.INT32, [600], range(600))  # one by one: they are copied
+    inside = onnx.numpy_helper.from_array(large, "large")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model(initializers=[few, inside, numbers]).SerializeToString())
+    with ONNXFile.open(path) as file:
+        assert file.weight_paths == [path]
+        raw = file.rewritten(file.graph, tmp_path)
+    assert len(raw) < 2500
+    again = tmp_path / "again.onnx"
+    again.write_bytes(raw)
+    with ONNXFile.open(again) as file:
+        assert file.data_paths == [path]
+        assert (file.array("large") == large).all()
+        assert file.array("numbers").tolist() == [*range(600)]
+        assert file.array("few").tolist() == [1.0]
 
 
 def test_fingerprint_is_that_of_graph_and_weights(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ class OnnxBackend(Backend):
         else:
             self.cells = Copied(self._roles.kept, plan.n_ctx, plan.max_cells)
         self._sequences: set[OnnxSequence] = set()
-        ours = plan.rewritten is not None and plan.rewritten.attention  # which needs no cuts: it takes any run alike
+        # Attention of ours needs no cuts: it takes any run alike.
+        ours = plan.rewritten is not None and kernels.ATTENTION in plan.rewritten.operators
         self._head_sizes, self._l2 = set() if ours else {each.size for each in self._roles.kept}, l2_cache()
         self._ones = np.ones(plan.n_ctx, np.int64)
         self._ids = np.empty(self.micro_batch + 1, np.int64)  # and one that `shape` may add
@@ -104,7 +105,7 @@ class OnnxBackend(Backend):
         layout = "shared" if self._roles.shared else "copied"
         ours = "none"
         if self.rewritten is not None and self.rewritten.operators:
-            ours = kernels.names() + (", attention" if self.rewritten.attention else "")
+            ours = " ".join((kernels.names(), *sorted(self.rewritten.operators)))
         return "|".join(("onnxruntime", build, self.provider, self._roles.kv_type or "none", layout, features, ours))
 
     # Sequences

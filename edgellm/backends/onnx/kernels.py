@@ -1,9 +1,9 @@
 """Which nodes of a graph edgellm's own kernels compute, in place of ONNX Runtime's.
 
-A MatMulNBits that may round its activations to 8 bits (accuracy_level 4) becomes an operator of our own by another
-domain in the copy of the graph that ONNX Runtime is given, and so does the attention beside it. The file stays as it
-is, and so does the graph where the processor has none of our kernels. What they compute, and how exactly, is in
-native/kernels/product.h and native/kernels/attention.h.
+A MatMulNBits that may round its activations to 8 bits (accuracy_level 4) becomes an operator of our own in the graph
+that ONNX Runtime is given, and so does the attention beside it. The file stays as it is, and so does the graph where
+the processor has none of our kernels. What they compute, and how exactly, is in native/kernels/product.h and
+native/kernels/attention.h.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from edgellm.formats.onnx_graph import Attribute, Graph, Initializer, Node
 log = logging.getLogger("edgellm.onnx")
 
 MICROSOFT = "com.microsoft"
-ANY_KERNEL, BYTES_ONLY = _native.onnx_domains
+OURS = _native.onnx_domain
+PRODUCT, ATTENTION = "MatMulNBits", "GroupQueryAttention"  # of Microsoft, and ours in their place
 BYTES = 4  # the accuracy_level that lets activations be rounded to 8 bits
 GROUP = 32  # columns that the kernels take at once
 _GIVEN = ("query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "cos", "sin")
@@ -37,8 +38,8 @@ _NEUTRAL: dict[str, Attribute] = {
     "v_quant_type": "NONE",
     "kv_cache_bit_width": 0,
 }
+_ATTENTION: dict[str, Attribute] = {"scale": 0.0, "local_window_size": -1, "do_rotary": 0}
 OLDEST = (1, 23)  # ONNX Runtime that finds the data of a model that it gets as bytes
-MAX_GRAPH = 256 << 20  # bytes; weights inside of the file would be in memory once more while it loads
 
 
 def names() -> str:
@@ -49,16 +50,20 @@ def names() -> str:
 
 @dataclass(slots=True)
 class Rewritten:
-    """A model that ONNX Runtime gets as bytes. model: these bytes, until it is loaded. folder: where the files beside
-    it are. operators: some are our own; attention: it is among them. file: where the model is from. weights: what our
-    operators multiply with, by name, as values of ONNX Runtime that lie in the mapped file."""
+    """A model that ONNX Runtime gets as bytes. model: these bytes, until it is loaded. folder: what the files of its
+    weights are named from. graph: what the bytes say. file: where the model is from. weights: what our operators
+    multiply with, by name, as values of ONNX Runtime that lie in the mapped file."""
 
     model: bytes
     folder: Path
-    operators: bool
+    graph: Graph
     file: ONNXFile
     weights: dict[str, Any]
-    attention: bool
+
+    @property
+    def operators(self) -> set[str]:
+        """The names of the operators that are our own."""
+        return {node.op for node in self.graph.nodes if node.domain == OURS}
 
     def lend(self, options: Any) -> None:
         """Have a session use the weights where they are. They shall stay until it is gone: see `close`."""
@@ -77,65 +82,70 @@ class Rewritten:
         self.file.close()
 
 
-def rewritten(file: ONNXFile, roles: Roles, *, cpu: bool) -> Rewritten | None:
-    """The model with operators of our own (cpu: it runs there), and with other names for files beside it that are links
-    out of its folder; None where neither is to be done, and ONNX Runtime takes the path of the file."""
-    if library.version() < OLDEST:
+def rewritten(file: ONNXFile, roles: Roles, threads: int, *, cpu: bool) -> Rewritten | None:
+    """The model with operators of our own (cpu: it runs there) for a session of so many threads, and with other names
+    for files that are links out of its folder; None where neither is to be done, and ONNX Runtime takes the path of the
+    file."""
+    folder = _folder(file)
+    if library.version() < OLDEST or folder is None:
         return None
-    runs = cpu and names() and file.path.stat().st_size <= MAX_GRAPH
-    domains = chosen(file.graph, roles.n_vocab, roles.kept) if runs else {}
-    away = _linked(file)
-    if not domains and away is None and isinstance(_spelled(str(file.path)), str):
+    graph = ours(file.graph, threads, roles.n_vocab, roles.kept) if cpu and names() else file.graph
+    inside = folder.is_relative_to(file.path.parent.resolve())
+    if graph is file.graph and inside and isinstance(_spelled(str(file.path)), str):
         return None
-    log.info("%d nodes of %s go through %s", len(domains), file.path, names())
     value = library.load_library().OrtValue.ortvalue_from_numpy
-    weights = {name: value(file.array(name)) for name in multiplied(file.graph, domains)}
-    model, folder = file.rewritten(domains, away), away or file.path.parent
-    return Rewritten(model, folder, bool(domains), file, weights, attends(file.graph, domains))
+    weights = {name: value(file.array(name)) for name in multiplied(graph)}
+    found = Rewritten(file.rewritten(graph, folder), folder, graph, file, weights)
+    log.info("of %s these go through %s: %s", file.path, names(), ", ".join(sorted(found.operators)))
+    return found
 
 
-def _linked(file: ONNXFile) -> Path | None:
-    """The folder that really holds the files beside a model, where a link leads out of the model's: ONNX Runtime
-    refuses to follow it."""
-    places, own = [path.resolve().parent for path in file.data_paths], file.path.parent.resolve()
-    if all(place.is_relative_to(own) for place in places):
-        return None
+def _folder(file: ONNXFile) -> Path | None:
+    """The folder that really holds the files of a model's weights: ONNX Runtime refuses to follow a link out of it."""
     try:
-        return Path(os.path.commonpath(places))
+        places = [path.resolve().parent for path in file.weight_paths]
+        return Path(os.path.commonpath(places)) if places else file.path.parent.resolve()
     except ValueError:  # two drives of Windows, and ONNX Runtime has the word
         return None
 
 
-def chosen(graph: Graph, n_vocab: int | None, kept: Iterable[Kept] = ()) -> dict[int, str]:
-    """The domains of the nodes that our kernels compute, by their places in the graph. kept: the KV cache.
+def ours(graph: Graph, threads: int, n_vocab: int | None, kept: Iterable[Kept] = ()) -> Graph:
+    """The graph with our operators for the nodes that our kernels compute; the same one where there are none. kept: the
+    KV cache.
 
     Rows of logits are the same whether they are asked for one by one or together: those products take bytes always.
     Attention is ours in all layers or in none, and only in a graph whose products may be rounded.
     """
-    nodes = [(at, node) for at, node in enumerate(graph.nodes) if node.domain == MICROSOFT]
     weights = {each.name: each for each in graph.initializers}
-    domains = {
-        at: BYTES_ONLY if node.attributes.get("N") == n_vocab else ANY_KERNEL
-        for at, node in nodes
-        if node.op == "MatMulNBits" and _multiplies(node, weights)
-    }
-    attention = [(at, node) for at, node in nodes if node.op == "GroupQueryAttention"]
     caches = {each.past: each for each in kept}
-    if domains and all(_attends(node, caches) for _, node in attention):
-        domains |= {at: ANY_KERNEL for at, _ in attention}
-    return domains
+    microsoft = [node for node in graph.nodes if node.domain == MICROSOFT]
+    products = [node for node in microsoft if node.op == PRODUCT and _multiplies(node, weights)]
+    attention = [node for node in microsoft if node.op == ATTENTION]
+    if not products:
+        return graph
+    new = {id(node): product(node, threads, logits=node.attributes["N"] == n_vocab) for node in products}
+    if all(_attends(node, caches) for node in attention):
+        new |= {id(node): attend(node) for node in attention}
+    return replace(graph, nodes=tuple(new.get(id(node), node) for node in graph.nodes))
 
 
-def attends(graph: Graph, domains: Mapping[int, str]) -> bool:
-    """Whether attention is ours."""
-    return any(graph.nodes[at].op == "GroupQueryAttention" for at in domains)
+def product(node: Node, threads: int, *, logits: bool) -> Node:
+    """Our operator for a MatMulNBits."""
+    given = {name: node.attributes[name] for name in ("K", "N", "bits", "block_size")}
+    return replace(node, domain=OURS, attributes={**given, "threads": threads, "bytes": int(logits)})
 
 
-def multiplied(graph: Graph, domains: Mapping[int, str]) -> set[str]:
+def attend(node: Node) -> Node:
+    """Our operator for a GroupQueryAttention."""
+    given = {name: node.attributes[name] for name in ("num_heads", "kv_num_heads")}
+    with_defaults = {name: node.attributes.get(name, default) for name, default in _ATTENTION.items()}
+    return replace(node, domain=OURS, inputs=node.inputs[: len(_GIVEN)], attributes={**given, **with_defaults})
+
+
+def multiplied(graph: Graph) -> set[str]:
     """The weights of the products that are ours."""
-    nodes = (graph.nodes[at] for at in domains)
-    given = {name for node in nodes if node.op == "MatMulNBits" for name in node.inputs[1:]}
-    return {each.name for each in graph.initializers} & given
+    nodes = (node for node in graph.nodes if node.domain == OURS and node.op == PRODUCT)
+    return {each.name for each in graph.initializers} & {name for node in nodes for name in node.inputs[1:]}
 
 
 def register(options: Any, folder: Path, *, operators: bool = True) -> None:
@@ -176,13 +186,13 @@ def _multiplies(node: Node, weights: dict[str, Initializer]) -> bool:
 def _attends(node: Node, caches: Mapping[str, Kept]) -> bool:
     given = (*node.inputs, *[""] * len(_GIVEN))[: len(_GIVEN)]
     ends = [caches.get(name) for name in given[3:5]]
-    known = _NEUTRAL.keys() | {"num_heads", "kv_num_heads", "scale", "local_window_size", "do_rotary"}
+    known = {"num_heads", "kv_num_heads", *_ATTENTION, *_NEUTRAL}
     scale = node.attributes.get("scale", 0.0)
     return (
         not any(node.inputs[len(_GIVEN) :])
         and all(given[at] for at in (0, 3, 4, 5, 6))
         and all(cache is not None and cache.dtype == "FLOAT" and cache.size % GROUP == 0 for cache in ends)
-        and node.attributes.keys() <= known
+        and {"num_heads", "kv_num_heads"} <= node.attributes.keys() <= known
         and all(node.attributes.get(name, neutral) == neutral for name, neutral in _NEUTRAL.items())
         and isinstance(scale, float)
         and scale >= 0

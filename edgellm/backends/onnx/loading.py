@@ -77,7 +77,8 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         info, found, tokenizer = _describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
         providers, reason = library.providers(params.gpu_layers, found.kv_type)
-        rewritten = kernels.rewritten(file, found, cpu=providers[0] == library.CPU)
+        threads = params.threads or machine.usable_cores()
+        rewritten = kernels.rewritten(file, found, threads, cpu=providers[0] == library.CPU)
     if params.kv_type not in (None, found.kv_type):
         has = f"the graph keeps {found.kv_type}" if found.kv_type else "the graph has no KV cache"
         raise Unsupported(f"{info.path}: kv_type={params.kv_type!r}, but {has}; leave kv_type away, or export anew")
@@ -96,7 +97,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         params=params,
         n_ctx=n_ctx,
         max_cells=max_cells,
-        threads=params.threads or machine.usable_cores(),
+        threads=threads,
         providers=providers,
         mixes_batches=dynamic,
         rewritten=rewritten,
@@ -142,7 +143,7 @@ def _session(plan: Plan, providers: list[str]) -> Any:
     model: str | bytes = str(plan.folder.model)
     try:
         if plan.rewritten is not None:
-            kernels.register(options, plan.rewritten.folder, operators=plan.rewritten.operators)
+            kernels.register(options, plan.rewritten.folder, operators=bool(plan.rewritten.operators))
             plan.rewritten.lend(options)
             model = plan.rewritten.model
         # Its own way to try again prints to stdout, and takes another provider than the one that was asked for.
