@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, Progress
-from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 
 
 def scores(slices: Generator[Rows], tokens: list[int], progress: OnProgress | None) -> NDArray[np.float64]:
@@ -34,19 +33,24 @@ def scores(slices: Generator[Rows], tokens: list[int], progress: OnProgress | No
 
 def logits(engine: Engine, tokens: list[int], start: int, owner: object) -> Generator[Rows]:
     """Logits after the tokens from position `start` on. One pass per slice, between the passes of other requests.
-    Prefill passes keep the pass shape (`scheduler`).
+    Prefill passes keep the pass shape.
 
     owner: what must not be forgotten meanwhile: the Model, which is closed when nobody holds it.
     """
     sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)))
-    first = reusable(start, len(tokens)) // SHORTEST * SHORTEST  # where rows are asked for
+    shape = engine.backend.pass_shape
+    first = shape.reusable(start, len(tokens))  # where rows are asked for
+    if first < shape.shortest:
+        first = 0
 
     def forward(backend: Backend) -> Rows | None:
         at = sequence.length
         if at < first:
-            engine.forward([Step(sequence, tokens[at : at + prefill_size(first - at, backend.micro_batch)], "none")])
+            size = shape.prefill_size(first - at, backend.micro_batch)
+            engine.forward([Step(sequence, tokens[at : at + size], "none")])
             return None
-        size = prefill_size(len(tokens) - at, min(backend.micro_batch, backend.max_rows // ALIGN * ALIGN))
+        most = min(backend.micro_batch, backend.max_rows // shape.align * shape.align)
+        size = shape.prefill_size(len(tokens) - at, most)
         rows = engine.forward([Step(sequence, tokens[at : at + size], "all")])[0]
         assert rows is not None  # "all" was asked for
         wanted: Rows = rows[max(0, start - at) :].copy()

@@ -18,7 +18,6 @@ from tiny_models import tiny
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Step
 from edgellm.backends.base import Sequence as State
-from edgellm.engine.scheduler import prefill_size
 from edgellm.params import LoadParams
 
 Row = NDArray[np.float32]  # (n_vocab,)
@@ -131,7 +130,7 @@ def feed(backend: Backend, sequence: State, tokens: Sequence[int]) -> Row:
     """Append tokens in passes as the engine makes them; a copy of the logits after the last."""
     tokens, rows = list(tokens), None
     while tokens:
-        size = prefill_size(len(tokens), backend.micro_batch)
+        size = backend.pass_shape.prefill_size(len(tokens), backend.micro_batch)
         [rows] = backend.forward([Step(sequence, tokens[:size], "last")])
         tokens = tokens[size:]
     assert rows is not None

@@ -260,6 +260,37 @@ class Step:
     logits: Literal["none", "last", "all"]
 
 
+@dataclass(frozen=True, slots=True)
+class PassShape:
+    """How passes are formed, so that a token has the same logits whatever else is computed, and nothing is held up.
+
+    align, shortest: a pass over a prompt starts at a multiple of `align` tokens, and has `shortest` or more unless the
+    whole prompt is shorter. rows_independent: what is computed for a prompt does not depend on others beside it, and
+    several may share a pass. mixes_prefill_and_decode: prompts and answers may share one, at no loss to either.
+    limit: sequences that decode at once; None: all that are open. takes_turns: each row looks at the cells of all
+    sequences, so that together they can be slower than in turns, and state can be saved at any time; how many should
+    decode at once is then learned.
+    """
+
+    align: int = 1
+    shortest: int = 1
+    rows_independent: bool = True
+    mixes_prefill_and_decode: bool = False
+    limit: int | None = None
+    takes_turns: bool = False
+
+    def prefill_size(self, pending: int, most: int) -> int:
+        """Tokens of the next pass over a prompt of which `pending` are to be fed, `most` at once: what it leaves is no
+        shorter than `shortest`."""
+        if pending <= most:
+            return pending
+        return most if pending - most >= self.shortest else most - self.shortest
+
+    def reusable(self, matched: int, prompt: int) -> int:
+        """How many of `matched` known tokens of a `prompt` (both in tokens) to keep: the last one is fed again."""
+        return max(0, min(matched, prompt - self.shortest)) // self.align * self.align
+
+
 class Backend(Protocol):
     """An opened model that computes."""
 
@@ -270,7 +301,7 @@ class Backend(Protocol):
     max_sequences: int  # sequences that may be open at once
     micro_batch: int  # largest number of tokens in one pass
     max_rows: int  # largest number of logits rows in one pass
-    window: int  # newest tokens of a sequence whose state it surely keeps; n_ctx or more where it keeps all
+    pass_shape: PassShape
     threads: int
     state_key: str  # names all that shapes saved state beside the weights: engine, build, KV type, kernels
 

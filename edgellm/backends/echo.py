@@ -26,6 +26,7 @@ from edgellm.backends.base import (
     Backend,
     Buffer,
     ModelInfo,
+    PassShape,
     Rows,
     Sequence,
     SharedTokenizer,
@@ -166,6 +167,7 @@ class EchoBackend(Backend):
     name = "echo"
     threads = 1
     state_key = "echo"
+    pass_shape = PassShape(align=4, shortest=8, rows_independent=False)  # more than it needs: what llama.cpp asks for
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ class EchoBackend(Backend):
         if n_vocab <= REPLY:
             raise InvalidParameter(f"n_vocab={n_vocab}: must be at least {REPLY + 1}, for the bytes and control tokens")
         self.tokenizer = SharedTokenizer(EchoTokenizer(n_vocab))
-        self.n_ctx = self.window = n_ctx
+        self.n_ctx = n_ctx
         self.micro_batch = self.max_rows = micro_batch
         self.max_sequences = max_sequences
         self.info = ModelInfo(

@@ -86,12 +86,11 @@ class Engine:
         self._shared: dict[Request, int] = {}  # tokens whose cells a running request shares with another one
         self._clock = clock
         self._limit = UNLIMITED  # requests that decode at once
-        # State is parked only where it can be saved for sure: a sliding window gives away the cells behind it.
-        self._turns = backend.window >= backend.n_ctx
+        self._turns = backend.pass_shape.takes_turns
         self._turn_ends = 0.0
         self._full = False  # a request was parked for lack of room, and none has finished since
         self._reuse = Reuse(backend, known)
-        self._scheduler = Scheduler(backend.micro_batch)
+        self._scheduler = Scheduler(backend.pass_shape, backend.micro_batch)
         self._lock = threading.RLock()  # guards the three below; the collector may end a request while it is held
         self._open = True
         self._unfinished = 0
@@ -402,7 +401,7 @@ class Engine:
             self._scheduler.prefilled(size, taken)
             if request.sequence is not None and request.sequence.length in request.checkpoints:
                 self._reuse.checkpoint(request)
-        else:
+        elif self._turns:
             self._scheduler.decoded(len(shares), self._cells(), taken)
         for (request, _), row in zip(shares, rows, strict=True):
             if request.done:

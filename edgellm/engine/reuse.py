@@ -17,7 +17,6 @@ import numpy as np
 
 from edgellm.backends.base import INSIDE, Backend, Buffer, text_of
 from edgellm.engine.request import Request
-from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
 from edgellm.kv.blocks import Block, make_block
@@ -42,6 +41,7 @@ class Reuse:
         self._known = known
         self._live: Request | None = None  # finished last; its sequence is still in the KV cache
         self._whole = not backend.info.can_truncate
+        self._shape = backend.pass_shape
 
     def start(self, request: Request, running: Many[Request]) -> None:
         """Give `request` a sequence and its cache report. Raises Busy and what the backend raises."""
@@ -56,7 +56,7 @@ class Reuse:
             return
         match = NOTHING
         if self._known is not None:
-            match = self._known.match(request.prompt, private=request.private, feed=SHORTEST)
+            match = self._known.match(request.prompt, private=request.private, feed=self._shape.shortest)
             if self._whole:
                 request.checkpoints = self._worth_a_checkpoint(request, match.agreed)
         if self._start_at_end(request, match, running):
@@ -202,14 +202,14 @@ class Reuse:
         So what several prompts begin with is kept from the second one on, and the same prompt can be asked again.
         """
         length = len(request.prompt)
-        end, shared = reusable(length, length), reusable(agreed, length)
-        return [at for at in (shared if shared <= end - WORTH_WAITING else 0, end) if at >= SHORTEST]
+        end, shared = self._shape.reusable(length, length), self._shape.reusable(agreed, length)
+        return [at for at in (shared if shared <= end - WORTH_WAITING else 0, end) if at >= self._shape.shortest]
 
     def _keep(self, matched: int, request: Request) -> int:
         """Tokens of a match to keep: see `reusable`; a checkpoint is kept whole or not at all."""
         if self._whole:
-            return matched if matched <= len(request.prompt) - SHORTEST else 0
-        return reusable(matched, len(request.prompt))
+            return matched if matched <= len(request.prompt) - self._shape.shortest else 0
+        return self._shape.reusable(matched, len(request.prompt))
 
     def _nearest_live(self, request: Request, running: Many[Request]) -> tuple[Request | None, int]:
         """The running or last finished request whose sequence shares most with this prompt, and how many tokens."""
@@ -308,12 +308,12 @@ class Reuse:
         again = matched - reused  # known, and computed all the same
         if why:
             broke = replace(broke, reason=why)
-        elif self._whole and reused < reusable(matched, len(request.prompt)):
+        elif self._whole and reused < self._shape.reusable(matched, len(request.prompt)):
             note = f"this model goes on only from a checkpoint, the nearest one at token {reused}"
             broke = replace(broke, reason=f"{broke.reason}; {note}")
-        elif again and (matched == len(request.prompt) or (not reused and again >= ALIGN)):
+        elif again and (matched == len(request.prompt) or (not reused and again >= self._shape.align)):
             last = f"its last {again} tokens are" if reused else f"all {again} known tokens are"
-            note = f"{last} computed again, because a pass over a prompt has at least {SHORTEST}"
+            note = f"{last} computed again, because a pass over a prompt has at least {self._shape.shortest}"
             broke = replace(broke, reason=f"{broke.reason}; {note}")
         if not matched and self._known is not None and self._known.problem:
             broke = replace(broke, reason=f"{broke.reason}; {self._known.problem}")

@@ -25,7 +25,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from edgellm import CancelToken, Completion
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.request import Request
-from edgellm.engine.scheduler import ALIGN, SHORTEST, reusable
 from edgellm.errors import Busy, Closed
 from edgellm.events import CacheReport
 from edgellm.kv import store as kv_store
@@ -33,7 +32,8 @@ from edgellm.model import Model
 from edgellm.params import GenerateParams
 
 ONLY = "distinct"
-AGAIN = SHORTEST + ALIGN - 1  # known tokens that a pass may have to compute again
+SHORTEST = 8  # tokens of a pass over a prompt, of any backend
+AGAIN = SHORTEST + 4 - 1  # known tokens that a pass may have to compute again
 PARAMS = GenerateParams(temperature=0, max_tokens=3, ignore_eos=True)
 LENGTH, STOPPED_IN = 250, 3  # tokens of a prompt, and the pass of at most 64 in which its reading is stopped
 
@@ -190,7 +190,7 @@ def test_what_was_read_before_a_stop_is_known(
     assert 64 <= read < LENGTH
     assert report.from_live + report.from_memory + report.from_disk + report.computed == LENGTH
     if model.info.can_truncate:
-        assert done.usage.cached_tokens == reusable(read, LENGTH)
+        assert done.usage.cached_tokens == model._engine.backend.pass_shape.reusable(read, LENGTH)
         if stop is not while_parked:
             assert getattr(report, f"from_{where}") == done.usage.cached_tokens
         if report.from_live:

@@ -13,11 +13,10 @@ from itertools import pairwise
 
 import pytest
 
-from edgellm.backends.base import Buffer, Rows, Step
+from edgellm.backends.base import Buffer, PassShape, Rows, Step
 from edgellm.backends.echo import BOS, EchoBackend, EchoSequence
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine, _Call
-from edgellm.engine.scheduler import ALIGN, SHORTEST, prefill_size, reusable
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
 from edgellm.events import CacheReport
 from edgellm.kv.blocks import root_key
@@ -26,6 +25,8 @@ from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
 
 GREEDY = GenerateParams(temperature=0)
+SHAPE = EchoBackend.pass_shape
+ALIGN, SHORTEST = SHAPE.align, SHAPE.shortest
 
 
 class Recording(EchoBackend):
@@ -102,20 +103,21 @@ def test_prefill_passes_keep_their_shape(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [16, 32, 512])
-def test_the_shape_rule_holds_for_every_length(micro_batch: int) -> None:
+@pytest.mark.parametrize("shape", [SHAPE, PassShape(), PassShape(align=8, shortest=8)], ids=str)
+def test_the_shape_rule_holds_for_every_length(micro_batch: int, shape: PassShape) -> None:
     for total in range(1, 3 * micro_batch + 20):
         left, start = total, 0
         while left:
-            size = prefill_size(left, micro_batch)
+            size = shape.prefill_size(left, micro_batch)
             assert 0 < size <= micro_batch
-            assert start % ALIGN == 0
-            assert size >= min(SHORTEST, total)
+            assert start % shape.align == 0
+            assert size >= min(shape.shortest, total)
             left, start = left - size, start + size
     for matched in range(40):
-        keep = reusable(matched, 30)
-        assert keep % ALIGN == 0
+        keep = shape.reusable(matched, 30)
+        assert keep % shape.align == 0
         assert keep <= matched
-        assert keep == 0 or 30 - keep >= SHORTEST
+        assert keep == 0 or 30 - keep >= shape.shortest
 
 
 def test_a_known_prefix_is_not_computed_again(engine: Engine) -> None:

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def decode(scheduler: Scheduler, cost: PassCost, rows: int, length: int, passes:
 
 
 def test_the_scheduler_limits_lifts_and_forgets() -> None:
-    scheduler = Scheduler(512)
+    scheduler = Scheduler(EchoBackend.pass_shape, 512)
     lengths = [900] * 8
     assert scheduler.limit(lengths, 7200) == UNLIMITED
     for rows in range(1, 8):
@@ -144,7 +145,7 @@ def test_the_scheduler_limits_lifts_and_forgets() -> None:
 
 
 def test_a_number_that_was_never_tried_is_not_ruled_out() -> None:
-    scheduler = Scheduler(512)
+    scheduler = Scheduler(EchoBackend.pass_shape, 512)
     for rows in (1, 2, 3, 4):
         decode(scheduler, TRUE, rows, 16, 5)
     assert scheduler.limit([900] * 8, 7200) == UNLIMITED
@@ -155,6 +156,8 @@ def test_a_number_that_was_never_tried_is_not_ruled_out() -> None:
 
 class Costly(EchoBackend):
     """Its clock moves by the formula for a decode pass, and by the number of tokens read, saved or restored."""
+
+    pass_shape = replace(EchoBackend.pass_shape, takes_turns=True)
 
     def __init__(self, cost: PassCost, **options: object) -> None:
         super().__init__(micro_batch=512, **options)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgellm import _native
-from edgellm.backends.base import Backend, Buffer, Rows, SharedTokenizer, Step
+from edgellm.backends.base import Backend, Buffer, PassShape, Rows, SharedTokenizer, Step
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.batch import Batch
 from edgellm.backends.llamacpp.context import context_params, new_context
@@ -81,6 +81,8 @@ class LlamaBackend(Backend):
             can_truncate=not recurrent,
         )
         self.window = lib.llama_model_n_swa(model) or 2**31  # tokens a sliding-window layer looks back
+        # The cells behind a window are given away, so that state can be saved only as long as it is all inside.
+        self.pass_shape = PassShape(align=4, shortest=8, rows_independent=False, takes_turns=self.window >= self.n_ctx)
         self.block_tokens = min(256, self.window)  # tokens of state that leave in one part
         self.abort = _native.AbortFlag()
         self._sequences: dict[int, LlamaSequence] = {}

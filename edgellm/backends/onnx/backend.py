@@ -28,7 +28,7 @@ from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.cells import Cells, Copied, Shared
 from edgellm.backends.onnx.loading import Plan
 from edgellm.backends.onnx.sequence import OnnxSequence
-from edgellm.backends.onnx.shape import cut, l2_cache
+from edgellm.backends.onnx.shape import PASS_SHAPE, cut, l2_cache
 from edgellm.errors import (
     BackendFailed,
     Busy,
@@ -65,6 +65,7 @@ class OnnxBackend(Backend):
     """See `edgellm.backends.base.Backend`. Made by `edgellm.backends.onnx.open_onnx`."""
 
     name = "onnx"
+    pass_shape = PASS_SHAPE
 
     def __init__(self, plan: Plan, session: Any) -> None:
         self._session = session
@@ -72,7 +73,7 @@ class OnnxBackend(Backend):
         self.info = plan.info
         self.tokenizer = SharedTokenizer(plan.tokenizer)
         self.threads = plan.threads
-        self.n_ctx = self.window = plan.n_ctx
+        self.n_ctx = plan.n_ctx
         self.max_sequences = MAX_SEQUENCES
         self.provider = session.get_providers()[0]
         row = 4 * self.info.n_vocab

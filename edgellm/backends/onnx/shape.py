@@ -16,7 +16,8 @@ in GroupQueryAttention, which works on blocks of queries and keys sized by the L
    below (MLAS keeps panels of 128 · 128 numbers: sgemm.cpp). A run ends where its last block has 64; with more than
    256 numbers also at 32.
 
-One that starts at a multiple of 4, as the engine's do, then gives what any other does.
+One that starts at a multiple of 4 and has at least 8 tokens then gives what any other does. Where attention is our
+own, runs are not cut.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
+from edgellm.backends.base import PassShape
+
+# Every prompt of a pass is a run of its own: nothing depends on what is beside it, and an answer would only come later.
+PASS_SHAPE = PassShape(align=4, shortest=8)
 PANEL = 128 * 128  # numbers of a matrix that MLAS works on at once
 WIDTHS = (64, 32)  # keys in the last block at which the split changes, for ever larger heads
 UNKNOWN_QUERIES, UNKNOWN_KEYS = 16, 64  # divide the blocks for every usual cache and head
