@@ -113,7 +113,7 @@ def test_the_limit_is_what_brute_force_says(a: float, b: float, c: float, now: i
     rates = {n: n / (a + b * n + c * n * n * length) for n in range(1, count + 1)}
     chosen = sequences_at_once(PassCost(a, b, c), now, count, length, count * length)
     assert 1 <= chosen <= count
-    assert rates[chosen] >= max(rates.values()) / GAIN * (1 - 1e-9)
+    assert rates[chosen] >= CLOSE * max(rates.values()) / GAIN * (1 - 1e-9)
     assert rates[chosen] >= CLOSE * rates[1] * (1 - 1e-9)
     if chosen != now:
         assert rates[chosen] >= CLOSE * max(rates.values()) * (1 - 1e-9)
