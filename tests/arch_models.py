@@ -149,7 +149,76 @@ for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
         del CONFIGS[_name][_key]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
-EMBEDDERS = ("bert", "distilbert")
+EMBEDDERS = [name for name, config in CONFIGS.items() if not from_config(config)[1].causal]
+
+PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations beyond those above
+    "llama": {
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "transformers.js_config": {},
+        "rope_scaling": None,
+        "pretraining_tp": 1,
+        "mlp_bias": False,
+        "torch_dtype": "bfloat16",
+        "_name_or_path": "x",
+    },
+    "qwen2": {"max_window_layers": 21, "sliding_window": 32768, "use_mrope": False, "use_sliding_window": False},
+    "qwen3moe": {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "output_router_logits": False,
+        "max_window_layers": 4,
+    },
+    "gemma2": {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh", "attention_bias": False},
+    "gemma3": {"_sliding_window_pattern": 6, "use_bidirectional_attention": False, "attn_logit_softcapping": None},
+    "phi3": {
+        "auto_map": {},
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+        "sliding_window": 262144,
+    },
+    "smollm3": {"max_window_layers": 28, "pretraining_tp": 2, "no_rope_layer_interval": 4, "use_sliding_window": False},
+    "gpt2": {
+        "n_ctx": 128,
+        "task_specific_params": {},
+        "summary_type": "cls_index",
+        "attn_pdrop": 0.1,
+        "_num_labels": 1,
+    },
+    "gpt_neox": {"custom_pipelines": {}, "gradient_checkpointing": False, "hidden_dropout": 0.0},
+    "bert": {"position_embedding_type": "absolute", "classifier_dropout": None, "hidden_dropout_prob": 0.1},
+    "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True, "qa_dropout": 0.1, "seq_classif_dropout": 0.2},
+}
+
+GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
+    "llama": "a2f972368ca9 4bc4388dc092",
+    "mistral": "a2f972368ca9 4bc4388dc092",
+    "mixtral": "367ee072d9af ac961f0886de",
+    "qwen2": "a43794567151 216891a88234",
+    "qwen3": "1440b14e24fc 8a1f15dfc28d",
+    "qwen3moe": "8d627caa8f7c c6a8272f9ef2",
+    "gemma": "510491af1891 415607d283a4",
+    "gemma2": "ceed51e8c9be a0855eb30c66",
+    "gemma3": "372012ea74b6 9e70ac47d58e",
+    "phi3": "0f69ef6e2ff8 d201e65c86dd",
+    "phi3-longrope": "dfa69e943e98 da5b78bbe2d1",
+    "smollm3": "2b43cf757420 d431a191defb",
+    "granite": "d6fb15576b7b 4bc4388dc092",
+    "olmo2": "1d187827a110 f85fbf844891",
+    "gpt2": "a775f80d53ae 9a2a86d3c8cb",
+    "gpt_neox": "bde7ae3a67df c2d61a675e4d",
+    "bert": "74b007b9ca1c 8ac50752a4b2",
+    "distilbert": "3981f69e8e3c 78e53f02ea0f",
+}
+
+
+def atol(config: Mapping[str, Any]) -> float:
+    """How near llama.cpp's logits must be in f32: it looks GELU up in a table of float16."""
+    return 1e-3 if from_config(config)[1].activation == "silu" else 0.05
 
 
 @dataclass(frozen=True)

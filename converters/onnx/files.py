@@ -35,8 +35,6 @@ _COPIED = (
 )
 _RENEWED = {"quantization_config", "transformers.js_config"}
 _POOLING = "1_Pooling/config.json"
-# onnxruntime-genai's names of architectures, where they are not transformers'
-_GENAI = {"gpt2": "decoder", "gpt_neox": "decoder", "olmo2": "decoder", "mixtral": "mistral", "qwen3_moe": "decoder"}
 
 
 def model_file(choices: Sequence[Choice]) -> str:
@@ -125,7 +123,7 @@ def _genai(architecture: Architecture, hyper: Hyper, n_ctx: int, graph: str, ids
             "present_value_names": "present.%d.value",
         },
     }
-    kind = _GENAI.get(architecture.model_type, architecture.model_type)
+    kind = architecture.onnx_type or architecture.model_type
     given = {name: number for name, number in tokens.items() if number is not None}
     model = {"type": kind, **given, "context_length": n_ctx, "vocab_size": hyper.n_vocab, "decoder": decoder}
     search = {"max_length": n_ctx, "min_length": 0, "do_sample": False, "past_present_share_buffer": True}

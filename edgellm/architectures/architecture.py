@@ -59,6 +59,7 @@ class Architecture:
     """One family.
 
     gguf: `general.architecture`. model_type, classname: of config.json and of transformers; other_types are read too.
+    onnx_type: what onnxruntime-genai calls it where that is not model_type; "decoder" fits all that it has no name for.
     before, layer, after: tables of tensors, in file order. keys: numbers that both sides have.
     expect: config keys that change the mathematics, with the values llama.cpp computes, the one to write first;
     tolerate: the same for keys that need not be written. defaults: config values that checkpoints leave out; tied: the
@@ -80,6 +81,7 @@ class Architecture:
     after: tuple[Line, ...]
     keys: tuple[Key, ...] = DECODER
     other_types: tuple[str, ...] = ()
+    onnx_type: str = ""
     expect: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     tolerate: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -32,6 +32,7 @@ GPT2 = Architecture(
     gguf="gpt2",
     model_type="gpt2",
     classname="GPT2LMHeadModel",
+    onnx_type="decoder",
     before=(
         weight("token_embd", "{m}wte", "vocab embd"),
         weight("position_embd", "{m}wpe", "ctx embd"),

@@ -41,6 +41,7 @@ GPT_NEOX = Architecture(
     gguf="gptneox",
     model_type="gpt_neox",
     classname="GPTNeoXForCausalLM",
+    onnx_type="decoder",
     before=(weight("token_embd", "{m}embed_in", "vocab embd"),),
     layer=LAYER,
     after=(

@@ -121,6 +121,7 @@ MIXTRAL = Architecture(
     gguf="llama",
     model_type="mixtral",
     classname="MixtralForCausalLM",
+    onnx_type="mistral",
     before=EMBEDDING,
     layer=(*ATTENTION, *experts("block_sparse_moe", ("w1", "w3", "w2"))),
     after=HEAD,

@@ -22,6 +22,7 @@ OLMO2 = Architecture(
     gguf="olmo2",
     model_type="olmo2",
     classname="Olmo2ForCausalLM",
+    onnx_type="decoder",
     before=EMBEDDING,
     layer=LAYER,
     after=HEAD,

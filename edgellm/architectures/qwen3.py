@@ -35,6 +35,7 @@ QWEN3MOE = Architecture(
     gguf="qwen3moe",
     model_type="qwen3_moe",
     classname="Qwen3MoeForCausalLM",
+    onnx_type="decoder",
     before=EMBEDDING,
     layer=(*ATTENTION, *experts("mlp", ("gate_proj", "up_proj", "down_proj"))),
     after=HEAD,

@@ -52,7 +52,7 @@ for source, destination, ftype, importance in json.load(sys.stdin):
 """
 
 
-VERIFIED = {"llama", "gemma3", "mixtral", "gpt2", "bert"}  # test_arch_identity runs all of them
+VERIFIED = {"llama", "gemma3", "mixtral", "gpt2", "bert"}  # tests/architectures/test_identity.py runs all of them
 
 
 def llama_quantize(jobs: list[tuple[Path, Path, str, Path | None]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from arch_models import CONFIGS, EMBEDDERS, LLAMA
+from arch_models import CONFIGS, EMBEDDERS, LLAMA, atol
 from bert_reference import Bert
 from hf_models import ALIGNED, UNALIGNED, folder_of
 from numpy.typing import NDArray
@@ -35,7 +35,6 @@ from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.tensor import Tensor, chunks
 
 TOKENS: list[int] = np.random.default_rng(3).integers(3, 271, 40).tolist()
-EXACT_GELU = ("gemma2", "gemma3", "gpt2", "gpt_neox", "bert", "distilbert")  # ggml looks GELU up in an f16 table
 KINDS = [kind for kind in GGMLType if carrier_of(kind)]
 TIED = (GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q6_K, GGMLType.Q5_K)  # of each kind of carrier one
 VERIFIED = ("llama", "gemma3", "mixtral", "gpt2", "bert")  # in f32 too
@@ -105,7 +104,7 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
     there = convert(source, tmp_path / "f32.gguf", ConvertParams(quant="f32", verify=False))
     names = {one.name for one in there.plan.tensors if one.source != "computed"}
     expected = computed(there.path)
-    tolerance = 0.05 if name.startswith(EXACT_GELU) else 1e-3
+    tolerance = atol(CONFIGS[name])
     for quant in ("f32", "int4"):
         verified = quant == "int4" or name in VERIFIED
         done = convert(source, tmp_path / quant, ConvertParams(to="onnx", quant=quant, verify=verified))

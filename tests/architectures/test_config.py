@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arch_models import COMMON, CONFIGS, LLAMA3, YARN, checkpoint, convert
+from arch_models import COMMON, CONFIGS, LLAMA3, PUBLISHED, YARN, checkpoint, convert
 from numpy.typing import NDArray
 from tiny_models import tiny
 
@@ -253,53 +253,9 @@ def test_pooling_that_llama_cpp_has_not() -> None:
         from_config(CONFIGS["bert"], {"pooling_mode_max_tokens": True})
 
 
-REAL: dict[str, dict[str, Any]] = {  # keys of published configurations beyond those above
-    "llama": {
-        "is_llama_config": True,
-        "rope_interleaved": False,
-        "transformers.js_config": {},
-        "rope_scaling": None,
-        "pretraining_tp": 1,
-        "mlp_bias": False,
-        "torch_dtype": "bfloat16",
-        "_name_or_path": "x",
-    },
-    "qwen2": {"max_window_layers": 21, "sliding_window": 32768, "use_mrope": False, "use_sliding_window": False},
-    "qwen3moe": {
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-        "output_router_logits": False,
-        "max_window_layers": 4,
-    },
-    "gemma2": {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh", "attention_bias": False},
-    "gemma3": {"_sliding_window_pattern": 6, "use_bidirectional_attention": False, "attn_logit_softcapping": None},
-    "phi3": {
-        "auto_map": {},
-        "resid_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "full_attn_mod": 1,
-        "interpolate_factor": 1,
-        "lm_head_bias": False,
-        "mlp_bias": False,
-        "sliding_window": 262144,
-    },
-    "smollm3": {"max_window_layers": 28, "pretraining_tp": 2, "no_rope_layer_interval": 4, "use_sliding_window": False},
-    "gpt2": {
-        "n_ctx": 128,
-        "task_specific_params": {},
-        "summary_type": "cls_index",
-        "attn_pdrop": 0.1,
-        "_num_labels": 1,
-    },
-    "gpt_neox": {"custom_pipelines": {}, "gradient_checkpointing": False, "hidden_dropout": 0.0},
-    "bert": {"position_embedding_type": "absolute", "classifier_dropout": None, "hidden_dropout_prob": 0.1},
-    "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True, "qa_dropout": 0.1, "seq_classif_dropout": 0.2},
-}
-
-
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_keys_of_published_models_are_known(name: str) -> None:
-    assert hyper(name, **REAL[name]) == hyper(name)
+    assert hyper(name, **PUBLISHED[name]) == hyper(name)
 
 
 def test_real_files_are_explained(smollm2: Path, gemma3: Path) -> None:
