@@ -74,11 +74,23 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("edgellm.errors")
+    if name == "_native":  # what `from edgellm import _native` asks for first
+        return _compiled()
     if name not in _PLACES:
         raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
     value = getattr(import_module(f"edgellm.{_PLACES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _compiled() -> Any:
+    try:
+        return import_module("edgellm._native")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{__path__[0]} are sources, without the compiled part of edgellm: run `pip install .` beside them, and "
+            "start Python in another folder, or pytest by its own name (`python -m pytest` looks here first)"
+        ) from error
 
 
 def __dir__() -> list[str]:
