@@ -504,7 +504,7 @@ def test_people_are_shown_how_a_conversation_begins(tmp_path: Path, monkeypatch:
         model.generate("<|im_start|>" + "plain text " * 20, temperature=0, max_tokens=1)
     store = BlockStore(store_path())
     try:
-        assert {entry.words[:20] for entry in store.entries()} == {"Why is the sky blue?", "plain text plain tex"}
+        assert {entry.words[:20] for entry in store.conversations()} == {"Why is the sky blue?", "plain text plain tex"}
     finally:
         store.close()
 

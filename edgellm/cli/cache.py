@@ -38,7 +38,7 @@ def ls(as_json: bool) -> None:
     from edgellm.cli.output import print_json, print_table, size
 
     with opened() as store:
-        stats, entries = store.stats(), store.entries()
+        stats, entries = store.stats(), store.conversations()
     if as_json:
         print_json(
             {

@@ -147,7 +147,7 @@ class Reuse:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
         sequence, parked = request.sequence, request.parked
         if parked and self._known is not None:
-            self._known.keep(parked, self._title(request), private=request.private)
+            self._known.park_saved(parked, self._title(request), private=request.private)
         if sequence is None:
             return
         self.checkpoint(request)

@@ -33,7 +33,7 @@ MAX_HEADER = 128 << 20  # bytes; the largest known header is about 20 MB
 MAX_PAIRS = 1 << 16
 MAX_TENSORS = 1 << 14
 MAX_STRINGS = 1 << 21  # strings in all arrays together; the largest known vocabularies have half of it
-MAX_TEXT = 16 << 20  # bytes of a text that is asked for
+MAX_STRING = 16 << 20  # bytes of a string that is asked for
 MAX_KEY = (1 << 16) - 1
 MAX_NAME = 64
 ALIGNMENTS = (8, 1 << 20)
@@ -70,7 +70,7 @@ class TensorInfo:
     shard: int
 
 
-class _Entry(NamedTuple):
+class _Value(NamedTuple):
     """A value as it lies in the file: `items` of value type `item`, or one when it is no array."""
 
     item: int
@@ -90,7 +90,7 @@ class Shard:
         self.limit = min(self.size, MAX_HEADER)
         self.position = 0
         self.strings = 0
-        self.entries: dict[str, _Entry] = {}
+        self.entries: dict[str, _Value] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
             self._read()
@@ -180,7 +180,7 @@ class Shard:
             raise self.error(f"{shown(key)} reaches beyond the end of the header", at)
         if item == 7 and not array and self.buffer[start] > 1:
             raise self.error(f"{shown(key)} is {self.buffer[start]}, not a truth value", start)
-        self.entries[key] = _Entry(item, array, start, count, self.position - start)
+        self.entries[key] = _Value(item, array, start, count, self.position - start)
 
     def _skip_strings(self, key: str, count: int) -> None:
         self.strings += count
@@ -252,8 +252,8 @@ class Shard:
             if entry.array:
                 return StringArray(self.buffer, entry.offset, entry.items, entry.nbytes)
             start = entry.offset + 8
-            if entry.nbytes > MAX_TEXT:
-                raise self.error(f"{shown(key)} is a text of {entry.nbytes - 8} bytes", start)
+            if entry.nbytes > MAX_STRING:
+                raise self.error(f"{shown(key)} is a string of {entry.nbytes - 8} bytes", start)
             raw = self.buffer[start : start + _U64.unpack_from(self.buffer, entry.offset)[0]]
             return raw.decode("utf-8", "replace")  # a name in another encoding keeps no model from running
         code = "<" + _SCALARS[entry.item][1]

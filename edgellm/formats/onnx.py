@@ -193,7 +193,7 @@ class ONNXFile:
                     raise wire.error(f"the metadata {shown(key)} appears twice", value)
                 self.metadata[key] = text
             else:
-                producer[field == "producer_version"] = wire.words(value, end)
+                producer[field == "producer_version"] = wire.lossy(value, end)
         self.producer = " ".join(filter(None, producer))
         if graph is None or not self.ir_version or not self.opsets:
             raise InvalidModelFile(

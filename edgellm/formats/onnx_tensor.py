@@ -151,7 +151,7 @@ def read_tensor(
 def read_entry(wire: Wire, start: int, stop: int) -> tuple[str, str]:
     """A StringStringEntryProto: a key and its value, which may be for people."""
     found = {
-        field: wire.text(value, end) if field == "key" else wire.words(value, end)
+        field: wire.text(value, end) if field == "key" else wire.lossy(value, end)
         for field, value, end in wire.fields(start, stop, _ENTRY)
     }
     return found.get("key", ""), found.get("value", "")

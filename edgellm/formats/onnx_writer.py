@@ -199,9 +199,9 @@ def _attribute(value: Attribute) -> tuple[str, list[Piece]]:
     numbers = [item for item in value if isinstance(item, (int, float))]
     if len(numbers) == len(value):
         return "FLOATS", [single(7, item) for item in numbers]
-    texts = [item for item in value if isinstance(item, str)]
-    if len(texts) == len(value):
-        return "STRINGS", [text(9, item) for item in texts]
+    strings = [item for item in value if isinstance(item, str)]
+    if len(strings) == len(value):
+        return "STRINGS", [text(9, item) for item in strings]
     raise TypeError(value)
 
 

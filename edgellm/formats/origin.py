@@ -22,18 +22,18 @@ _NO_ORIGIN = {
 
 
 def general_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The general.* keys of a GGUF file that say whose it is, with texts, numbers and lists of texts as values."""
+    """The general.* keys of a GGUF file that say whose it is, with strings, numbers and lists of strings as values."""
     found: dict[str, Any] = {}
     for key, value in metadata.items():
         if key.startswith("general.") and key not in _NO_ORIGIN:
             plain = as_plain(value)
-            if isinstance(plain, (str, int, float)) or _are_texts(plain):
+            if isinstance(plain, (str, int, float)) or _are_strings(plain):
                 found[key] = plain
     return found
 
 
 def as_plain(value: Any) -> Any:
-    """A value of a GGUF file as JSON has it: arrays as lists, their texts decoded."""
+    """A value of a GGUF file as JSON has it: arrays as lists, their strings decoded."""
     if isinstance(value, (str, bytes)):
         return value
     if hasattr(value, "tolist"):
@@ -52,7 +52,7 @@ def parse_general(text: str) -> dict[str, Any]:
     return general_of(values) if isinstance(values, dict) else {}
 
 
-def _are_texts(value: object) -> bool:
+def _are_strings(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
@@ -124,7 +124,7 @@ def card_of(general: Mapping[str, Any]) -> str:
 
 
 def front_matter(text: str) -> dict[str, str | list[str]]:
-    """The texts and lists of texts at the top level of a README's front matter; other YAML is passed over."""
+    """The strings and lists of strings at the top level of a README's front matter; other YAML is passed over."""
     matched = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", text, re.DOTALL)
     found: dict[str, str | list[str]] = {}
     listing: list[str] | None = None

@@ -1,7 +1,7 @@
 """The wire format of Protocol Buffers: fields as they are written, and a reader of them that trusts nothing.
 
     message: (key varint | value) ...           key = field number << 3 | wire type
-    value:   0 varint    1 eight bytes    2 length varint and that many bytes (text, message, packed)    5 four bytes
+    value:   0 varint    1 eight bytes    2 length varint and that many bytes (string, message, packed)    5 four bytes
 
 A varint has 7 bits in each byte, the low ones first; the top bit says that more follow. Negative numbers are those of
 64 bits, ten bytes long: https://protobuf.dev/programming-guides/encoding.
@@ -50,12 +50,12 @@ def single(field: int, number: float) -> bytes:
 
 
 def prefix(field: int, nbytes: int) -> bytes:
-    """What comes before the bytes of a text or a message."""
+    """What comes before the bytes of a string or a message."""
     return varint(field << 3 | SPAN) + varint(nbytes)
 
 
 def text(field: int, value: str | bytes) -> bytes:
-    """A field that is a text, or bytes. InvalidParameter for a text that is no Unicode."""
+    """A field that is a string, or bytes. InvalidParameter for a string that is no Unicode."""
     try:
         raw = value.encode() if isinstance(value, str) else value
     except UnicodeEncodeError:
@@ -166,14 +166,14 @@ class Wire:
         raise self.error("a number does not end", position)
 
     def text(self, start: int, stop: int) -> str:
-        """A text that must be UTF-8."""
+        """A string that must be UTF-8."""
         try:
             return self._buffer[start:stop].decode()
         except UnicodeDecodeError:
             raise self.error("a text is not UTF-8", start) from None
 
-    def words(self, start: int, stop: int) -> str:
-        """A text that is for people: what is not UTF-8 in it is replaced."""
+    def lossy(self, start: int, stop: int) -> str:
+        """A string that is for people: what is not UTF-8 in it is replaced."""
         return self._buffer[start:stop].decode("utf-8", "replace")
 
     def integers(self, start: int, stop: int) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """SafetensorsFile: a memory-mapped reader of safetensors files that trusts nothing; write_safetensors: the writer.
 
     length u64 | header: JSON of that many bytes | data
-    header: {"__metadata__": {text: text}, name: {"dtype": "BF16", "shape": [2, 64], "data_offsets": [0, 256]}}
+    header: {"__metadata__": {string: string}, name: {"dtype": "BF16", "shape": [2, 64], "data_offsets": [0, 256]}}
 
 Offsets count from the start of the data, and the tensors fill it without holes or overlaps. Numbers are little-endian.
 https://github.com/huggingface/safetensors#format

@@ -1,4 +1,4 @@
-"""The blocks of the disk tier as people see them: one entry per conversation."""
+"""The blocks of the disk tier as people see them: one for each conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgellm.kv.index import Row
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Conversation:
     """A conversation: everything up to a block whose end none follows.
 
     nbytes counts the whole chain, shared the part of it that other conversations use too. age and idle are seconds by
@@ -28,8 +28,8 @@ class Entry:
     idle: float
 
 
-def conversations(rows: list[Row]) -> list[Entry]:
-    """Entries in the order of the rows of their last blocks. Logits after a prompt are no part of one."""
+def conversations(rows: list[Row]) -> list[Conversation]:
+    """They come in the order of the rows of their last blocks. Logits after a prompt are no part of one."""
     rows = [row for row in rows if row.first != LOGITS]
     by_key = {row.key: row for row in rows}
     followed = {(row.parent, row.start) for row in rows}
@@ -37,7 +37,7 @@ def conversations(rows: list[Row]) -> list[Entry]:
     users = Counter(row.key for chain in chains for row in chain)
     now = time.time()
     return [
-        Entry(
+        Conversation(
             key=chain[0].key,
             model=chain[0].label,
             words=chain[0].words,

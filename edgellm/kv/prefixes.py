@@ -17,7 +17,7 @@ nothing at all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, replace
 
@@ -157,14 +157,11 @@ class PrefixCache:
         if match.length < len(prompt) or match.logits is not None:
             return
         block = make_block(match.hits[-1].block.key, len(prompt), [LOGITS])
-        self.memory.write(block, row)
-        disk = self._disk(len(prompt), private)
-        if disk is not None:
-            disk.write(block, row, label=self._label, words=words)
+        self._write([(block, row)], self._disk(len(prompt), private), words)
 
-    def load(self, match: Match, keep: int, sequence: Sequence) -> bool:
-        """Bring the first `keep` tokens of a match into an empty sequence. False: fewer, because a block is damaged."""
-        hits = [(hit, self.memory.read(hit.block.key)) for hit in match.hits if hit.block.start < keep]
+    def load(self, match: Match, length: int, sequence: Sequence) -> bool:
+        """Load the first `length` tokens of a match into an empty sequence. False: fewer, as a block is damaged."""
+        hits = [(hit, self.memory.read(hit.block.key)) for hit in match.hits if hit.block.start < length]
         missing = [hit.block.key for hit, payload in hits if payload is None]
         stored = iter(()) if self.store is None else self.store.read_ahead(missing)
         for hit, payload in hits:
@@ -176,7 +173,7 @@ class PrefixCache:
             sequence.load([payload])
             if came_from_disk:
                 self.memory.write(hit.block, payload)
-            wanted = min(hit.block.start + hit.taken, keep)
+            wanted = min(hit.block.start + hit.taken, length)
             if sequence.length > wanted and not sequence.truncate(wanted):
                 break
         return True
@@ -195,22 +192,15 @@ class PrefixCache:
         if at == len(tokens):
             return
         node = match.hits[-1].block.key if match.hits else self._top(private)
-        for new, payload in self._saved(node, at, tokens, sequence):
-            self.memory.write(new, payload)
-            if disk is not None:
-                disk.write(new, payload, label=self._label, words=words)
+        self._write(self._saved(node, at, tokens, sequence), disk, words)
 
-    def keep(self, blocks: Tokens[tuple[Block, Buffer]], words: str, *, private: bool) -> None:
+    def park_saved(self, blocks: Tokens[tuple[Block, Buffer]], words: str, *, private: bool) -> None:
         """`park`, for state that `export` has saved."""
         tokens = [int(token) for block, _payload in blocks for token in block.tokens]
         match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
         if match.length == len(tokens):
             return
-        disk = self._disk(len(tokens), private)
-        for block, payload in blocks:
-            self.memory.write(block, payload)
-            if disk is not None:
-                disk.write(block, payload, label=self._label, words=words)
+        self._write(blocks, self._disk(len(tokens), private), words)
 
     def export(self, tokens: list[int], sequence: Sequence, *, private: bool) -> list[tuple[Block, Buffer]]:
         """The state of a sequence that holds `tokens`, as blocks of nothing but these tokens."""
@@ -232,6 +222,12 @@ class PrefixCache:
         self.memory.clear()
         if self.store is not None:
             self.store.close()
+
+    def _write(self, blocks: Iterable[tuple[Block, Buffer]], disk: BlockStore | None, words: str) -> None:
+        for block, payload in blocks:
+            self.memory.write(block, payload)
+            if disk is not None:
+                disk.write(block, payload, label=self._label, words=words)
 
     def _saved(self, node: bytes, at: int, tokens: list[int], sequence: Sequence) -> Iterator[tuple[Block, Buffer]]:
         step = len(tokens) if self._whole else BLOCK_TOKENS
@@ -270,8 +266,8 @@ class PrefixCache:
         found = self.memory.children(node, at, limit=2)  # one of them may be logits
         if not found and self.store is not None and not private:
             found = self.store.children(node, at, limit=2)
-        texts = [block.tokens for block in found if block.tokens[0] != LOGITS]
-        return [int(token) for token in texts[0]] if texts else []
+        known = next((block.tokens for block in found if block.tokens[0] != LOGITS), ())
+        return [int(token) for token in known]
 
 
 def common_prefix(a: Tokens[int] | NDArray[np.int32], b: Tokens[int] | NDArray[np.int32]) -> int:

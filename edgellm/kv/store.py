@@ -28,7 +28,7 @@ from edgellm.errors import ResourceError
 from edgellm.home import home
 from edgellm.kv.blockfile import Damaged
 from edgellm.kv.blocks import Block
-from edgellm.kv.conversations import Entry, conversations
+from edgellm.kv.conversations import Conversation, conversations
 from edgellm.kv.shelf import Shelf
 from edgellm.kv.writer import Item, Writer
 
@@ -169,7 +169,7 @@ class BlockStore:
             nbytes, blocks = self._index.total()
         return Stats(nbytes, blocks, self.budget, self.dropped, self.problem)
 
-    def entries(self) -> list[Entry]:
+    def conversations(self) -> list[Conversation]:
         """Conversations, the most recently used first."""
         with self._told():
             return conversations(self._index.rows())

@@ -36,9 +36,9 @@ class Stopped(Exception):
     """A limit was reached. The text completes the sentence "it ..."."""
 
 
-def size_of(chars: int, *texts: str) -> int:
-    """Bytes that `chars` characters taken from these texts may need."""
-    return STEP + chars * (1 if all(text.isascii() for text in texts) else 4)
+def size_of(chars: int, *strings: str) -> int:
+    """Bytes that `chars` characters taken from these strings may need."""
+    return STEP + chars * (1 if all(string.isascii() for string in strings) else 4)
 
 
 class Meter:
@@ -156,10 +156,10 @@ class Meter:
 
     def joined(self, parts: Sequence[Any], separator: str = "") -> str:
         """separator.join(str(part) for part in parts)."""
-        texts = [self.text(part) for part in parts]
-        chars = sum(map(len, texts)) + len(separator) * max(len(texts) - 1, 0)
-        self.fits(size_of(chars, separator, *texts))
-        return separator.join(texts)
+        strings = [self.text(part) for part in parts]
+        chars = sum(map(len, strings)) + len(separator) * max(len(strings) - 1, 0)
+        self.fits(size_of(chars, separator, *strings))
+        return separator.join(strings)
 
 
 def _children(value: Any) -> Iterable[object]:

@@ -149,7 +149,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.operate(operator, left, right)
 
     def operate(self, op: str, left: Any, right: Any) -> Any:
-        """left op right, where the operands allow it: numbers, and texts and lists for `+`, `*` and `%`."""
+        """left op right, where the operands allow it: numbers, and strings and lists for `+`, `*` and `%`."""
         meter = self.meter
         meter.tick()
         if isinstance(left, Undefined) or isinstance(right, Undefined):

@@ -48,7 +48,7 @@ class ChatTemplate:
     """One model's chat template, or several of them by name.
 
     source: the template, or a mapping of names to templates with at least "default"; "tool_use" is the one used when
-    tools are given. bos, eos: the texts of these tokens (None: undefined in the template). tokens: other special tokens
+    tools are given. bos, eos: these tokens as text (None: undefined in the template). tokens: other special tokens
     by the name templates use, such as {"pad_token": "<pad>"}. now: the clock of strftime_now.
 
     Raises TemplateError when a template does not compile. `render` may be called from any thread.

@@ -133,7 +133,7 @@ def test_a_shared_beginning_is_stored_once(folder: Path) -> None:
         for last in range(64):
             put(store, [*range(40), 1000 + last])
         assert len(files(folder)) == 10 + 64
-        entries = store.entries()
+        entries = store.conversations()
         assert len(entries) == 64
         assert {(e.tokens, e.model, e.words) for e in entries} == {(41, "model", "words")}
         [head] = {e.shared for e in entries}
@@ -150,7 +150,7 @@ def test_blocks_may_begin_inside_their_parent(folder: Path) -> None:
             store.write(block, payload(block.key), label="model", words="words")
         assert store.flush(30)
         assert {(child.start, *child.tokens) for child in store.children(first.key)} == {(2, 7, 8), (4, 4, 5, 6)}
-        assert sorted(entry.tokens for entry in store.entries()) == [4, 7]
+        assert sorted(entry.tokens for entry in store.conversations()) == [4, 7]
         assert make_block(first.key, 3, [7, 8]).key != inside.key
 
 
@@ -197,7 +197,7 @@ def test_a_block_that_nobody_could_reach_is_not_written(folder: Path) -> None:
 def test_names_are_one_short_line(folder: Path) -> None:
     with opened(folder) as store:
         put(store, [1], words="  What\n\tis \x1b[31mred\x07 \ud800?  " + "x" * 1000)
-        [entry] = store.entries()
+        [entry] = store.conversations()
         assert entry.words.startswith("What is  [31mred   ?")
         assert len(entry.words) == 120
 
@@ -347,7 +347,7 @@ def test_a_clock_that_jumps_changes_nothing(folder: Path, monkeypatch: pytest.Mo
         assert match(store, [1, 1])[1] == 2
         assert match(store, [19, 19])[1] == 2
         assert match(store, [2, 2])[1] == 0
-        assert all(entry.age >= 0 and entry.idle >= 0 for entry in store.entries())
+        assert all(entry.age >= 0 and entry.idle >= 0 for entry in store.conversations())
     with opened(folder) as store:
         assert match(store, [1, 1])[1] == 2
 
@@ -478,7 +478,7 @@ def test_the_index_is_rebuilt_from_the_files(folder: Path, damage: str) -> None:
     with opened(folder) as store:
         blocks = put(store, tokens)
         put(store, [7, 7, 7])
-        before = store.entries()
+        before = store.conversations()
     path = folder / "index-1.db"
     if damage == "missing":
         path.unlink()
@@ -496,7 +496,7 @@ def test_the_index_is_rebuilt_from_the_files(folder: Path, damage: str) -> None:
     with opened(folder) as store:
         assert store.problem is None
         assert match(store, tokens) == ([block.key for block in blocks], 30)
-        assert {(e.key, e.tokens, e.nbytes, e.model, e.words) for e in store.entries()} == {
+        assert {(e.key, e.tokens, e.nbytes, e.model, e.words) for e in store.conversations()} == {
             (e.key, e.tokens, e.nbytes, e.model, e.words) for e in before
         }
         assert [child.key for child in store.children(blocks[-2].key)] == [blocks[-1].key]
@@ -686,7 +686,7 @@ def test_a_store_without_a_folder_is_empty(tmp_path: Path) -> None:
         assert stored.problem is not None
         assert stored.children(ROOT) == []
         assert stored.read(chain(ROOT, [1])[0].key) is None
-        assert stored.entries() == []
+        assert stored.conversations() == []
         assert stored.dropped == 1
 
 

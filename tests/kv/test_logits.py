@@ -79,7 +79,7 @@ def test_private_logits_are_in_no_listing(path: Path) -> None:
         assert ask(model, prompt, cache="memory").cache.computed == 0
         assert ask(model, prompt).cache.computed == 300
     store = BlockStore(store_path())
-    [entry] = store.entries()
+    [entry] = store.conversations()
     assert entry.tokens == 305  # of prompt and answer but for the last token, which was sampled and not fed
     store.close()
 
