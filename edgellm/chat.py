@@ -18,7 +18,8 @@ from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import Busy, ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
-from edgellm.params import GenerateOptions, GenerateParams, build
+from edgellm.option import build
+from edgellm.params import GenerateOptions, GenerateParams
 from edgellm.prompts.messages import Message, check_content, copied, flattened, plain
 from edgellm.prompts.template import ChatTemplate
 from edgellm.said import Answer, Said, packed, unpacked

@@ -26,8 +26,9 @@ from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
+from edgellm.option import build
 from edgellm.pace import Pace
-from edgellm.params import CacheParams, GenerateOptions, GenerateParams, LoadOptions, LoadParams, build
+from edgellm.params import CacheParams, GenerateOptions, GenerateParams, LoadOptions, LoadParams
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from source_tree import ROOT, files, imports_of, module_of
 
-VALUES = {"errors", "events", "params"}
+VALUES = {"errors", "events", "option", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
@@ -41,7 +41,8 @@ RULES: dict[str, set[str]] = {
     "pace": set(),
     "pages": set(),
     "_native": set(),
-    "params": {"errors"},
+    "option": {"errors"},
+    "params": {"errors", "option"},
     "machine": {"errors", "_native"},
     "formats": {"errors"},
     "architectures": {"errors", "formats"},

@@ -89,14 +89,14 @@ class Commands:
         name, _, value = rest.partition(" ")
         name = name.lstrip("-").replace("-", "_")
         if not name:
-            note(rows([(f"{known} {self._value(known)}", what) for known, (_, what) in options.GENERATE.items()]))
+            note(rows([(f"{known} {self._value(known)}", f"{each.help}.") for known, each in options.GENERATE.items()]))
             note("/set NAME VALUE changes one; options of the model need a new `edgellm run`")
             return
         if name in options.LOAD:
             raise InvalidParameter(f"{name} is decided when the model is loaded: leave, and run with --{name} again")
         if name not in options.GENERATE:
             raise InvalidParameter(f"{name} is no option; /set lists them")
-        chosen = options.from_text(name, value) if value.strip() else options.default_of(GenerateParams, name)
+        chosen = options.from_text(name, value) if value.strip() else options.GENERATE[name].default
         self._talk.params = replace(self._talk.params, **{name: chosen})
         note(f"{name} = {self._value(name)}")
 

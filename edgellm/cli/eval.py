@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellm.params import BACKENDS, CacheParams, LoadParams
+from edgellm.cli.options import LOAD, flags
+from edgellm.params import CacheParams, LoadParams
 
 if TYPE_CHECKING:
     from edgellm import Model
@@ -72,8 +73,7 @@ class _Measured:
     help="Tokens of a context; its second half is scored.",
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="At most so many contexts; default: the whole text.")
-@click.option("--threads", type=int, help="Default: the physical cores this process may use.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="Engine; default auto.")
+@flags([LOAD["threads"], LOAD["backend"]])
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; a list of them for several models.")
 def evaluate(
     models: tuple[str, ...],

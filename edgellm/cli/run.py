@@ -15,11 +15,11 @@ import click
 from edgellm.cli import streams
 from edgellm.cli.chats import Keeper, Kept, kept
 from edgellm.cli.completion import complete_model
-from edgellm.cli.options import ANSWER, MODEL, Option, Sectioned, chosen, generate_options, load_options
+from edgellm.cli.options import GENERATE, LOAD, Sectioned, SectionedOption, chosen, flags
 from edgellm.cli.talk import Manner, Talk, open_model, statistics
 from edgellm.config import Config, Preset, config_path, read_config
 from edgellm.errors import InvalidParameter
-from edgellm.params import CacheParams, GenerateParams, LoadParams
+from edgellm.params import ANSWER, MODEL, CacheParams, GenerateParams, LoadParams
 
 PATIENCE = 2.0  # seconds without a word from standard input, after which the user is told what is waited for
 HINT = "reading standard input, which joins the prompt; Ctrl-D ends it, `< /dev/null` leaves it out"
@@ -28,19 +28,22 @@ HINT = "reading standard input, which joins the prompt; Ctrl-D ends it, `< /dev/
 @click.command(cls=Sectioned)
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.argument("prompt", required=False)
-@click.option("--system", metavar="TEXT", cls=Option, section=ANSWER, help="System prompt.")
-@click.option("--raw", is_flag=True, cls=Option, section=ANSWER, help="Continue the text, without the chat template.")
+@click.option("--system", metavar="TEXT", cls=SectionedOption, section=ANSWER, help="System prompt.")
+@click.option(
+    "--raw", is_flag=True, cls=SectionedOption, section=ANSWER, help="Continue the text, without the chat template."
+)
 @click.option(
     "--thinking/--no-thinking",
     default=None,
-    cls=Option,
+    cls=SectionedOption,
     section=ANSWER,
     help="Of models that think before they answer.",
 )
-@generate_options
-@load_options
-@click.option("--no-cache", is_flag=True, cls=Option, section=MODEL, help="Reuse nothing of earlier prompts.")
-@click.option("--no-disk-cache", is_flag=True, cls=Option, section=MODEL, help="Keep what was read in memory only.")
+@flags([*GENERATE.values(), *LOAD.values()])
+@click.option("--no-cache", is_flag=True, cls=SectionedOption, section=MODEL, help="Reuse nothing of earlier prompts.")
+@click.option(
+    "--no-disk-cache", is_flag=True, cls=SectionedOption, section=MODEL, help="Keep what was read in memory only."
+)
 @click.option("--preset", metavar="NAME", help="Options and a system prompt by name: see `edgellm config`.")
 @click.option("--private", is_flag=True, help="Nothing that is said reaches the disk.")
 @click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation that was kept.")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from edgellm.cli.options import GENERATE, LOAD, chosen, default_of, from_text, generate_options, load_options
+from edgellm.cli import cli
+from edgellm.cli.options import GENERATE, LOAD, chosen, flags, from_text
 from edgellm.errors import InvalidParameter
-from edgellm.params import GenerateParams, LoadParams
+from edgellm.option import Params
+from edgellm.params import CacheParams, GenerateParams, LoadParams
 
 GIVEN = {  # option: its text, and what it becomes
     "max_tokens": ("7", 7),
@@ -40,6 +44,39 @@ GIVEN = {  # option: its text, and what it becomes
 }
 
 
+PARAMS: list[type[Params]] = [GenerateParams, LoadParams, CacheParams]
+
+
+@pytest.mark.parametrize("kind", PARAMS)
+def test_every_field_is_an_option(kind: Any) -> None:
+    assert list(kind.OPTIONS) == [field.name for field in fields(kind)]
+    for name, option in kind.OPTIONS.items():
+        assert option.default == getattr(kind(), name)
+        with pytest.raises(InvalidParameter, match=re.escape(f"{name}=")) as refused:
+            kind(**{name: object()})
+        assert str(refused.value).endswith(f"must be {option.rule}")
+
+
+def test_help_options_explains_every_one() -> None:
+    done = CliRunner().invoke(cli, ["help", "options"], catch_exceptions=False)
+    assert max(map(len, done.output.splitlines())) <= 80
+    told = "".join(done.output.split())  # lines are wrapped at hyphens, too
+    for kind in PARAMS:
+        for name, option in kind.OPTIONS.items():
+            assert "".join(f"{name}{option.explained}".split()) in told
+    assert "ctxTokensonesequencemayhold;default:thesmallerof8192,thetrainedlength" in told
+    assert "temperature0takesthelikeliesttoken;default0.8.Anumber,atleast0." in told
+    assert "echo" not in told  # for tests
+
+
+def test_docstrings_explain_every_option() -> None:
+    for kind in PARAMS:
+        assert all(
+            " ".join(option.explained.split()) in " ".join(str(kind.__doc__).split())
+            for option in kind.OPTIONS.values()
+        )
+
+
 def test_no_option_is_missing() -> None:
     assert set(GENERATE) == {field.name for field in fields(GenerateParams)} - {"cache"}
     assert set(LOAD) == {field.name for field in fields(LoadParams)} - {"cache"}
@@ -51,7 +88,7 @@ def test_the_text_of_an_option(name: str) -> None:
     text, value = GIVEN[name]
     assert from_text(name, text) == value
     assert getattr(replace(GenerateParams(), **{name: value}), name) == value
-    assert getattr(GenerateParams(), name) == default_of(GenerateParams, name)
+    assert getattr(GenerateParams(), name) == GENERATE[name].default
 
 
 @pytest.mark.parametrize(
@@ -67,8 +104,7 @@ def test_the_command_line_gives_what_was_given() -> None:
     seen: list[dict[str, object]] = []
 
     @click.command()
-    @generate_options
-    @load_options
+    @flags([*GENERATE.values(), *LOAD.values()])
     def command(**options: object) -> None:
         seen.extend([chosen(GenerateParams, options), chosen(LoadParams, options)])
 
