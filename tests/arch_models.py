@@ -53,6 +53,7 @@ LONGROPE = {
     "partial_rotary_factor": 2 / 3,
     "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
 }
+STARCODER2 = {**COMMON, "model_type": "starcoder2", "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5}
 LLAMA = {**COMMON, "model_type": "llama"}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -125,6 +126,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "gpt_neox": {**COMMON, **NEOX, "model_type": "gpt_neox", "use_parallel_residual": True},
     "gpt_neox-serial": {**COMMON, **NEOX, "model_type": "gpt_neox", "use_parallel_residual": False},
+    "starcoder2": {**STARCODER2, "tie_word_embeddings": True},
+    "starcoder2-untied": {**STARCODER2, "num_key_value_heads": 4, "rope_scaling": YARN},
     "bert": {
         **COMMON,
         "model_type": "bert",
@@ -147,6 +150,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
     for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
         del CONFIGS[_name][_key]
+for _name in ("starcoder2", "starcoder2-untied"):
+    del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
 EMBEDDERS = [name for name, config in CONFIGS.items() if not from_config(config)[1].causal]
@@ -190,6 +195,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations bey
         "_num_labels": 1,
     },
     "gpt_neox": {"custom_pipelines": {}, "gradient_checkpointing": False, "hidden_dropout": 0.0},
+    "starcoder2": {
+        "activation_function": "gelu",
+        "attention_softmax_in_fp32": True,
+        "embedding_dropout": 0.1,
+        "layer_norm_epsilon": 1e-05,
+        "mlp_type": "default",
+        "norm_type": "layer_norm",
+        "residual_dropout": 0.1,
+        "scale_attention_softmax_in_fp32": True,
+        "scale_attn_weights": True,
+        "sliding_window": 4096,
+        "use_bias": True,
+    },
     "bert": {"position_embedding_type": "absolute", "classifier_dropout": None, "hidden_dropout_prob": 0.1},
     "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True, "qa_dropout": 0.1, "seq_classif_dropout": 0.2},
 }
@@ -212,6 +230,7 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "gpt2": "a775f80d53ae 9a2a86d3c8cb",
     "gpt_neox": "bde7ae3a67df c2d61a675e4d",
     "bert": "74b007b9ca1c 8ac50752a4b2",
+    "starcoder2": "87c1d21f8745 468b7a291392",
     "distilbert": "3981f69e8e3c 78e53f02ea0f",
 }
 

@@ -25,6 +25,7 @@ from .qwen3 import QWEN3, QWEN3MOE
 from .relation import Part, Relation, to_gguf, to_hf
 from .rope import Rope
 from .smollm3 import SMOLLM3
+from .starcoder2 import STARCODER2
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
@@ -42,6 +43,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     OLMO2,
     GPT2,
     GPT_NEOX,
+    STARCODER2,
     BERT,
     DISTILBERT,
 )
