@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ LINES = 419  # of a file
 ATTRIBUTES = 15  # that a class sets on self
 PARAMETERS = 7  # of a function, besides self
 NAME = 59  # characters of a test's name
+ROOMS = ("edgellm", "converters", "native")
 
 KNOWN = [
     "edgellm/backends/llamacpp/backend.py: LlamaBackend sets too many attributes",
@@ -83,6 +85,18 @@ def _reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
 
 def test_the_house_keeps_its_limits() -> None:
     assert sorted(offenders(ROOT)) == sorted(KNOWN)
+
+
+def test_the_map_names_files_that_exist() -> None:
+    """docs/architecture.md: every file of its tree by name, the ten to read first by path."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w/]+\.(?:py|h|cpp|toml)\b", page.split("```")[1])) - {"llama.cpp"}
+    there = {f"/{path.relative_to(ROOT).as_posix()}" for room in ROOMS for path in (ROOT / room).rglob("*.*")}
+    assert len(named) > 80
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in there)] == []
+    first = re.findall(r"^\d+\. `([\w/]+\.py)`:", page, re.MULTILINE)
+    assert len(first) == 10
+    assert [name for name in first if f"/{name}" not in there] == []
 
 
 def _class(count: int) -> str:
