@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgellm import arguments
+from edgellm.budget import default_context, work_bytes
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor
@@ -30,7 +31,6 @@ _FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
 _NEAREST = {**_FLOATS, "F64": GGMLType.F32, "F8_E4M3": GGMLType.BF16, "F8_E5M2": GGMLType.BF16}
 _UNQUANTIZED = {*_NEAREST, "computed"}
 _LARGER = 1.02  # times the source's size: below that it is headers and norms
-LARGEST_CTX = 8192  # the context that a model is loaded with when nobody asks
 
 
 @dataclass(frozen=True)
@@ -295,14 +295,9 @@ def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, in
     head = n_embd // n_head if n_head else 0
     kv = total("attention.head_count_kv", n_head)
     kv *= 2 * (largest("attention.key_length", head) + largest("attention.value_length", head))
-    ctx = min(LARGEST_CTX, largest("context_length"))
+    ctx = default_context(largest("context_length"))
     n_ff = largest("feed_forward_length", 4 * n_embd)
     return file_bytes + ctx * kv + work_bytes(ctx, n_head, n_embd, n_ff), ctx
-
-
-def work_bytes(ctx: int, n_head: int, n_embd: int, n_ff: int) -> int:
-    """Bytes of work buffers, as `edgellm.memory_needed` counts them."""
-    return 4 * 512 * (2 * ctx * n_head + 4 * n_embd + 3 * n_ff) + (32 << 20)
 
 
 def choose_types(

@@ -19,8 +19,8 @@ _PLACES = {
     "Chat": "chat",
     "CancelToken": "engine.cancel",
     "inspect": "backends",
-    "context_that_fits": "backends",
-    "memory_needed": "backends",
+    "context_that_fits": "budget",
+    "memory_needed": "budget",
     "engines": "backends",
     "ModelInfo": "backends.base",
     "GenerateParams": "params",
@@ -61,8 +61,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from edgellm import errors
-    from edgellm.backends import context_that_fits, engines, inspect, memory_needed
+    from edgellm.backends import engines, inspect
     from edgellm.backends.base import ModelInfo
+    from edgellm.budget import context_that_fits, memory_needed
     from edgellm.chat import Chat
     from edgellm.engine.cancel import CancelToken
     from edgellm.errors import EdgeLLMError

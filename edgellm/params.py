@@ -18,6 +18,8 @@ Backend = Literal["auto", "llamacpp", "onnx", "echo"]
 Overflow = Literal["error", "drop-oldest"]
 
 KV_TYPES: tuple[str, ...] = get_args(KvType)
+DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
+MICRO_BATCH = 512  # tokens of a pass
 MAX_BREAKER = 40  # characters of a breaker of DRY, as in llama.cpp, which cuts longer ones
 
 ANSWER, SAMPLING, MODEL = "The answer", "Sampling", "The model"  # sections of help pages
@@ -57,7 +59,7 @@ class LoadParams(Params):
         None,
         Whole(16, 2**31 - 1, unit="tokens"),
         "Tokens one sequence may hold",
-        unset="the smaller of 8192, the trained length and what fits in memory",
+        unset=f"the smaller of {DEFAULT_CTX}, the trained length and what fits in memory",
     )
     kv_type: KvType | None = model(
         None,
@@ -72,7 +74,7 @@ class LoadParams(Params):
     flash_attention: bool | None = model(
         None, Flag(), "Whether flash attention is used", unset="per device: off on a CPU, where it was measured slower"
     )
-    micro_batch: int = model(512, Whole(16, 8192, step=4), "Tokens of one pass over a prompt")
+    micro_batch: int = model(MICRO_BATCH, Whole(16, 8192, step=4), "Tokens of one pass over a prompt")
     backend: Backend = model("auto", Choice(("auto", "llamacpp", "onnx"), unlisted=("echo",)), "Engine")
     trust: bool = model(False, Flag(), "Skip the trial load of files outside the known-good ranges")
     offline: bool = model(False, Flag(), "Never use the network, not even for a name that is not here yet")

@@ -18,14 +18,14 @@ VALUES = {"errors", "events", "option", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
-BACKEND = TEXT | {"backends.base", "tokenizers", "architectures", "machine", "_native", "child"}
+BACKEND = TEXT | {"budget", "backends.base", "tokenizers", "architectures", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
-ABOVE = TEXT | ENGINES | {"prompts", "tokenizers", "constrain", "machine", "hub"}
+ABOVE = TEXT | ENGINES | {"budget", "prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
-CONVERT = {"errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
+CONVERT = {"budget", "errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
 EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
 
@@ -50,6 +50,7 @@ RULES: dict[str, set[str]] = {
     "prompts": TEXT,
     "constrain": TEXT,
     "backends.base": VALUES,
+    "budget": VALUES | {"backends.base"},
     "backends": TEXT | {"backends.base"},
     **dict.fromkeys(BACKENDS, BACKEND),
     "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},

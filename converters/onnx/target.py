@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+from edgellm.budget import default_context, work_bytes
 from edgellm.errors import Unsupported, UnsupportedArchitecture
 from edgellm.formats.writing import writing
 
@@ -14,7 +15,7 @@ from ..description import Source
 from ..folder.source import HuggingFace
 from ..gguf.target import ToGGUF, runnable
 from ..job import Progress, counter, record_of, weight_bytes
-from ..plan import LARGEST_CTX, ConvertParams, Plan, Planned, work_bytes
+from ..plan import ConvertParams, Plan, Planned
 from ..quant.imatrix import ImportanceMatrix
 from ..yardstick import TEXT
 from . import kv_scales
@@ -67,7 +68,7 @@ class ToONNX:
 
     def _plan(self, made: onnx_target.Made) -> Plan:
         draft, hyper = self._draft, self._draft.hyper
-        ctx = min(LARGEST_CTX, draft.n_ctx)
+        ctx = default_context(draft.n_ctx)
         cache = ctx * self._kv_bytes(self._params.kv) if hyper.causal else 0
         memory = made.nbytes + cache + work_bytes(ctx, hyper.n_head, hyper.n_embd, hyper.n_ff)
         return Plan(

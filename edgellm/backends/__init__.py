@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from edgellm import arguments
-from edgellm.backends.base import Backend, ModelInfo, context_that_fits, memory_needed
+from edgellm.backends.base import Backend, ModelInfo
 from edgellm.errors import NotEnoughMemory, Unsupported
 from edgellm.files import regular
 from edgellm.formats.onnx_folder import holds_model
 from edgellm.formats.reading import reading
 from edgellm.params import KV_TYPES, LoadParams
 
-__all__ = ["context_that_fits", "engines", "inspect", "memory_needed", "open_backend"]
+__all__ = ["engines", "inspect", "open_backend"]
 
 GGUF_MAGIC = b"GGUF"
 NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the words of glibc's loader

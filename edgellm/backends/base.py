@@ -11,7 +11,6 @@ are read-only and safe from any thread.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,15 +21,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.arguments import instance, whole
-from edgellm.errors import Closed, NotEnoughMemory
-
-log = logging.getLogger("edgellm")
+from edgellm.errors import Closed
 
 Rows = NDArray[np.float32]  # (rows, n_vocab) float32
 Buffer = bytes | memoryview  # whose len() is its bytes
-DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
-SMALLEST_CTX = 512  # tokens below which a context is of no use
 PATIENCE = 2.0  # seconds for which closing a tokenizer waits for the texts that are being read
 
 
@@ -71,64 +65,6 @@ class ModelInfo:
     can_fork: bool = True
     can_embed: bool = False
     can_generate: bool = True
-
-
-def memory_needed(info: ModelInfo, ctx: int, micro_batch: int = 512) -> int:
-    """Bytes to run a model with one full context of `ctx` tokens: weights, KV cache and work buffers.
-
-    The work buffers are what attention without flash attention holds for one pass (scores of every head over the whole
-    context, twice) plus the widest activations.
-    """
-    instance("info", info, ModelInfo)
-    whole("ctx", ctx, 0)
-    whole("micro_batch", micro_batch, 1)
-    attention = 2 * ctx * info.n_head
-    activations = 4 * info.n_embd + 3 * info.n_ff
-    return info.file_bytes + ctx * info.kv_bytes_per_token + 4 * micro_batch * (attention + activations) + (32 << 20)
-
-
-def context_that_fits(info: ModelInfo, asked: int | None, available: int) -> int:
-    """Tokens one sequence gets: the smaller of what was trained, asked (None: 8,192) and fits in `available` bytes.
-
-    0 when not even `SMALLEST_CTX` tokens, or all that were asked, fit. Above that it is rounded down to 256 tokens.
-    `available` 0 means that the system does not say; then nothing is held back.
-    """
-    instance("info", info, ModelInfo)
-    if asked is not None:
-        whole("asked", asked, 1)
-    whole("available", available, 0)
-    wanted = min(asked or DEFAULT_CTX, info.n_ctx_train)
-    least = min(wanted, SMALLEST_CTX)
-    if not available or memory_needed(info, wanted) <= available:
-        return wanted
-    if memory_needed(info, least) > available:
-        return 0
-    low, high = least, wanted
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if memory_needed(info, middle) <= available else (low, middle)
-    return max(low // 256 * 256, least)
-
-
-def contexts(info: ModelInfo, asked: int | None, available: int, sharing: int) -> tuple[int, int]:
-    """Tokens of one sequence (see `context_that_fits`), and of all together: `sharing` full ones at most, and no
-    more than half of what is left has room for.
-
-    Raises NotEnoughMemory; a context smaller than what was asked is logged.
-    """
-    n_ctx = context_that_fits(info, asked, available)
-    if not n_ctx:
-        least = min(asked or SMALLEST_CTX, SMALLEST_CTX, info.n_ctx_train)
-        raise NotEnoughMemory(
-            f"{info.path} needs about {memory_needed(info, least) >> 20} MiB with the smallest useful context "
-            f"({least} tokens); {available >> 20} MiB are available. Close other programs or use a smaller quantization"
-        )
-    if asked and asked > info.n_ctx_train:
-        log.warning("ctx %d is more than the %d that %s was trained for", asked, info.n_ctx_train, info.name)
-    if n_ctx < min(asked or DEFAULT_CTX, info.n_ctx_train):
-        log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
-    extra = max(0, available - memory_needed(info, n_ctx)) // 2 // max(1, info.kv_bytes_per_token)
-    return n_ctx, n_ctx + min(extra, (sharing - 1) * n_ctx)
 
 
 INSIDE = -1  # in place of the token before another one: any that a text goes on behind

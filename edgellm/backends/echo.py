@@ -34,7 +34,7 @@ from edgellm.backends.base import (
     Tokenizer,
 )
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
-from edgellm.params import LoadParams
+from edgellm.params import DEFAULT_CTX, LoadParams
 from edgellm.tokenizers.begin import begun
 
 BOS, EOS, IM_START, IM_END, REPLY = range(256, 261)
@@ -43,7 +43,7 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-N_CTX_TRAIN, DEFAULT_CTX, N_EMBD = 32768, 8192, 32
+N_CTX_TRAIN, N_EMBD = 32768, 32
 BOOST = 12.0  # what the next token of the reply has over the noise
 
 _HEADER = struct.Struct("<8sII")  # magic, first position, cells; the cells follow

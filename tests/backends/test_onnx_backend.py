@@ -21,7 +21,7 @@ from onnx import helper
 from tiny_onnx import KV_HEADS, LAYERS, N_VOCAB, Maker, write_decoder, write_encoder
 
 import edgellm
-from edgellm import _native
+from edgellm import _native, budget
 from edgellm.backends import engines, inspect, open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.onnx import library
@@ -348,9 +348,7 @@ def test_interrupt_stops_a_pass_and_everything_works_afterwards(backend: Backend
 
 @pytest.mark.parametrize("name", ["shared", "copied"])
 def test_what_fits_no_more_says_busy(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from edgellm.backends.onnx import loading
-
-    monkeypatch.setattr(loading, "SHARED_CONTEXTS", 1)
+    monkeypatch.setattr(budget, "SHARED_CONTEXTS", 1)
     backend = open_backend(folders[name], LoadParams(ctx=1024))
     sequence = backend.new_sequence(700)
     expected = rows(backend, sequence, PROMPT)
@@ -370,9 +368,7 @@ def test_what_fits_no_more_says_busy(folders: dict[str, Path], monkeypatch: pyte
 
 
 def test_as_many_sequences_as_it_says(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgellm.backends.onnx import loading
-
-    monkeypatch.setattr(loading, "SHARED_CONTEXTS", 1)
+    monkeypatch.setattr(budget, "SHARED_CONTEXTS", 1)
     for name in ("shared", "copied"):
         backend = open_backend(folders[name], LoadParams(ctx=512))
         held = [backend.new_sequence() for _ in range(backend.max_sequences)]

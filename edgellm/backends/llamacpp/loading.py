@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm import machine
-from edgellm.backends.base import ModelInfo, contexts
+from edgellm.backends.base import ModelInfo
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.gpu import gpu_layers
 from edgellm.backends.llamacpp.info import is_causal, model_info, pooling
+from edgellm.budget import contexts
 from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
-
-SHARED_CONTEXTS = 4  # the pool that all sequences share holds at most this many full contexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         raise InvalidParameter("kv_type='q8_0' needs flash attention in llama.cpp; drop flash_attention=False")
     if info.n_ctx_train <= 0:
         raise InvalidModelFile(f"{info.path}: the header names no context length ({info.architecture}.context_length)")
-    n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available, SHARED_CONTEXTS)
+    n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
     layers = gpu_layers(info, params.gpu_layers, n_ctx)
     lib = library.load_library()
     if params.kv_type == "q8_0" or params.flash_attention:

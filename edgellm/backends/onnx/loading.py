@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgellm import machine
-from edgellm.backends.base import ModelInfo, contexts
+from edgellm.backends.base import ModelInfo
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.graph import Roles, roles
 from edgellm.backends.onnx.info import model_info
 from edgellm.backends.onnx.pooling import Pooling, pooling_of
+from edgellm.budget import contexts
 from edgellm.errors import EdgeLLMError, ModelLoadError, NotEnoughMemory, Unsupported, UnsupportedArchitecture
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_folder import ModelFolder
@@ -21,7 +22,6 @@ from edgellm.tokenizers import TextTokenizer, open_tokenizer
 
 log = logging.getLogger("edgellm.onnx")
 
-SHARED_CONTEXTS = 8  # the KV cache of all sequences holds at most this many full contexts
 UNKNOWN_OPERATOR = ("is not a registered function/op", "Could not find an implementation", "No Op registered")
 RIGHT_EMBEDDINGS = (1, 27)
 OUT_OF_MEMORY = (
@@ -175,4 +175,4 @@ def _context(info: ModelInfo, found: Roles, params: LoadParams) -> tuple[int, in
         return n_ctx, n_ctx
     per_token = info.kv_bytes_per_token * (1 if found.shared else 2)  # a copied cache is there twice
     needs = replace(info, kv_bytes_per_token=per_token)
-    return contexts(needs, params.ctx, machine.memory().available, SHARED_CONTEXTS)
+    return contexts(needs, params.ctx, machine.memory().available)
