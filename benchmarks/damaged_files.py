@@ -435,7 +435,7 @@ def odd_model(rng: Rng, path: Path) -> str:
         choices |= {"attention.scale": [1e-6, 1e6], "logit_scale": [1e-6, 1e6], "embedding_scale": [1e-6, 1e6]}
     if "expert_count" in str(list(meta)):
         choices["expert_used_count"] = [1, 2, 4]
-    picked = rng.choice(list(choices), int(rng.integers(0, 4)), replace=False)
+    picked = rng.choice(list(choices), min(int(rng.integers(0, 4)), len(choices)), replace=False)
     for key in map(str, picked):
         meta[f"{name}.{key}"] = choices[key][int(rng.integers(len(choices[key])))]
     count = len(meta["tokenizer.ggml.tokens"])

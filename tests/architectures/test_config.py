@@ -41,6 +41,8 @@ def rope(name: str, **changed: Any) -> Rope:
         ("llama", {"rope_scaling": {**YARN, "beta_fast": 16}}, "beta_fast"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "twist": 1}}, "twist"),
         ("qwen2", {"rope_scaling": LLAMA3}, "llama3"),
+        ("qwen2", {"partial_rotary_factor": 0.5}, "8 rotated elements of a head of 16"),
+        ("qwen2", {"head_dim": 32}, "4 heads of 32 elements do not fill"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "sliding window"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
