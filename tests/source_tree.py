@@ -50,10 +50,11 @@ def imports_of(file: Path, root: Path) -> Iterator[Import]:
                 yield Import(full if is_module(full, root) else base, node.lineno, where)
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             where = "hints"
-        elif where == "top" and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        elif where == "top" and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             where = "function"
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, where)
+            if not isinstance(child, (ast.expr, ast.expr_context)):
+                yield from visit(child, where)
 
     yield from visit(ast.parse(file.read_text(encoding="utf-8")), "top")
 
