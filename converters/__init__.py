@@ -10,18 +10,21 @@ convert("SmolLM2-135M", "smollm2.gguf", wanted)
 from __future__ import annotations
 
 from .convert import Conversion, convert, plan
-from .plan import ConvertParams, LeftOut, Plan, Planned
-from .read import open_checkpoint
+from .model import LeftOut, Model
+from .params import ConvertParams
+from .plan import Plan, Planned
+from .read import read
 from .verify import Verification
 
 __all__ = [
     "Conversion",
     "ConvertParams",
     "LeftOut",
+    "Model",
     "Plan",
     "Planned",
     "Verification",
     "convert",
-    "open_checkpoint",
     "plan",
+    "read",
 ]

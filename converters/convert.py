@@ -22,17 +22,20 @@ from edgellm.formats.reading import reading
 from edgellm.formats.writing import writing
 
 from . import verify
-from .description import Source
-from .folder.source import HuggingFace
 from .folder.target import ToFolder
-from .gguf.source import GGUF
 from .gguf.target import ToGGUF
 from .job import Job, Progress, check_space, paced
+from .model import Model
 from .onnx.optimum import Export
-from .onnx.source import ONNXFolder
 from .onnx.target import ToONNX
-from .plan import ConvertParams, Plan
-from .read import open_checkpoint
+from .params import ConvertParams
+from .plan import Plan
+from .read import read
+
+_NO_FOLDER = {  # what is not written as safetensors, by format
+    "huggingface": "is safetensors already; only GGUF files are converted to them",
+    "onnx": "safetensors are made of GGUF files; convert it to GGUF first",
+}
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,13 @@ class Conversion:
 
 
 def plan(source: str | os.PathLike[str], params: ConvertParams | None = None) -> Plan:
-    """What `convert` would make of a source (see `open_checkpoint`); of its weights only vectors are read.
+    """What `convert` would make of a source (see `read`); of its weights only vectors are read.
 
     An importance matrix counts as one that has an entry for every tensor. Raises what `convert` raises beforehand.
     """
     wanted = _wanted(params)
-    with reading(arguments.path("source", source)), closing(open_checkpoint(source)) as checkpoint:
-        return _job(checkpoint, wanted).plan
+    with reading(arguments.path("source", source)), closing(read(source, wanted.pre)) as model:
+        return _job(model, wanted).plan
 
 
 def convert(
@@ -62,7 +65,7 @@ def convert(
     *,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a source (see `open_checkpoint`). `progress` gets what is being done, how much of it and of how much, at
+    """Convert a source (see `read`). `progress` gets what is being done, how much of it and of how much, at
     most 20 times a second; an exception it raises stops the conversion.
 
     Memory: some chunks of rows, whatever the model's size; loading the result to verify it takes what running it takes.
@@ -76,9 +79,9 @@ def convert(
     source, target = arguments.path("source", source), arguments.path("target", target)
     params = _wanted(params)
     report = paced(progress) if progress is not None else (lambda what, done, total: None)
-    with closing(open_checkpoint(source)) as checkpoint:
-        _check_target(checkpoint, target, params)
-        job = _job(checkpoint, params)
+    with closing(read(source, params.pre)) as model:
+        _check_target(model, target, params)
+        job = _job(model, params)
         with _workspace(target) as space:
             check_space(target, job.plan.file_bytes)
             written = space / target.name
@@ -95,25 +98,22 @@ def _wanted(params: ConvertParams | None) -> ConvertParams:
     return params or ConvertParams()
 
 
-def _job(checkpoint: Source, params: ConvertParams) -> Job:
+def _job(model: Model, params: ConvertParams) -> Job:
     if params.to == "gguf":
-        return ToGGUF(checkpoint, params)
+        return ToGGUF(model, params)
     if params.to == "onnx":
-        return Export(checkpoint, params) if params.exporter == "optimum" else ToONNX(checkpoint, params)
-    if isinstance(checkpoint, HuggingFace):
-        raise Unsupported(f"{checkpoint.path}: is safetensors already; only GGUF files are converted to them")
-    if isinstance(checkpoint, ONNXFolder):
-        raise Unsupported(f"{checkpoint.path}: safetensors are made of GGUF files; convert it to GGUF first")
+        return Export(model, params) if params.exporter == "optimum" else ToONNX(model, params)
+    if model.format in _NO_FOLDER:
+        raise Unsupported(f"{model.path}: {_NO_FOLDER[model.format]}")
     if params.pre is not None or params.strict:
         raise InvalidParameter("pre and strict have no meaning for safetensors; leave them out")
-    return ToFolder(checkpoint, params)
+    return ToFolder(model, params)
 
 
-def _check_target(checkpoint: Source, target: Path, params: ConvertParams) -> None:
+def _check_target(model: Model, target: Path, params: ConvertParams) -> None:
     if not os.path.lexists(target):
         return
-    sources = checkpoint.file.paths if isinstance(checkpoint, GGUF) else [checkpoint.path]
-    if any(target.exists() and os.path.samefile(path, target) for path in sources):
+    if any(target.exists() and os.path.samefile(path, target) for path in (model.path, *model.weight_files)):
         raise InvalidParameter(f"{target}: is the source itself; choose another name")
     if target.is_dir():
         raise InvalidParameter(f"{target}: a folder of this name exists; choose another name, or remove it")

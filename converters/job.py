@@ -16,9 +16,7 @@ from edgellm.errors import CannotWrite
 from edgellm.formats.writing import writing
 from edgellm.pace import Pace
 
-from .description import Source
-from .folder.source import HuggingFace
-from .gguf.source import GGUF
+from .model import Model
 from .plan import Plan
 from .verify import Verification
 
@@ -26,7 +24,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much of it
 
 
 class Job(Protocol):
-    """Made of a source and ConvertParams; plan: what it will write."""
+    """Made of a Model and ConvertParams; plan: what it will write."""
 
     plan: Plan
 
@@ -39,20 +37,9 @@ class Job(Protocol):
         ...
 
 
-def record_of(checkpoint: Source) -> dict[str, Any]:
+def record_of(model: Model) -> dict[str, Any]:
     """What a converted file says of its origin."""
-    return {"version": edgellm.__version__, "source": checkpoint.format, "source_fingerprint": checkpoint.fingerprint}
-
-
-def weight_bytes(checkpoint: Source) -> int:
-    """The size of its weight files."""
-    if isinstance(checkpoint, GGUF):
-        paths = checkpoint.file.paths
-    elif isinstance(checkpoint, HuggingFace):
-        paths = [file.path for file in checkpoint.files.values()]
-    else:
-        paths = [checkpoint.file.path, *checkpoint.file.data_paths]
-    return sum(path.stat().st_size for path in paths)
+    return {"version": edgellm.__version__, "source": model.format, "source_fingerprint": model.fingerprint}
 
 
 def paced(progress: Progress) -> Progress:

@@ -1,4 +1,4 @@
-"""decode: stored floating-point numbers become float32.
+"""Stored floating-point numbers: `decode` makes them float32, and what keeps them the same.
 
 bfloat16 is the upper half of a float32. The eight-bit types are those of "FP8 Formats for Deep Learning" (Micikevicius
 et al., 2022, https://arxiv.org/abs/2209.05433): E5M2 is the upper half of a float16; E4M3 has an exponent bias of 7,
@@ -7,10 +7,16 @@ no infinities, and NaN only where all bits but the sign are set.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.tensor import Tensor
 
 
 def _e4m3() -> NDArray[np.float32]:
@@ -32,6 +38,10 @@ _EIGHT_BITS = {"F8_E4M3": _e4m3(), "F8_E5M2": _e5m2()}
 _NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}  # bytes of an element
 
+_GGML_FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
+# what the types of a checkpoint become when they are to be kept: ggml computes with neither
+NEAREST = {**_GGML_FLOATS, "F64": GGMLType.F32, "F8_E4M3": GGMLType.BF16, "F8_E5M2": GGMLType.BF16}
+
 
 def decode(stored: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(n, bytes of a row) uint8 in one of the types of WIDTH -> (n, columns) float32, a new array.
@@ -48,3 +58,24 @@ def decode(stored: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     numbers: NDArray[Any] = raw.view(_NUMPY[stored])
     with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN, F64 beyond float32: left to `check_finite`
         return numbers.astype(np.float32)
+
+
+def is_exact(stored: str, target: str) -> bool:
+    """Whether every weight of this source type stays the same number in the target type."""
+    return stored == target or (target == "F32" and stored not in ("F64", "F8_E4M3", "F8_E5M2"))
+
+
+def shifts_exactly(before: Sequence[Tensor], after: Tensor, shift: float) -> bool:
+    """Whether small tensors, in the same order, hold the same numbers but for `shift`, without any rounding: true of
+    most norms that were stored in 16 bits."""
+    numbers = np.concatenate([tensor.rows(slice(None)).ravel() for tensor in before]).astype(np.float64)
+    return np.array_equal(numbers + shift, after.rows(slice(None)).ravel().astype(np.float64))
+
+
+def kept_type(tensors: Mapping[str, Tensor]) -> str:
+    """The float type that most bytes of the matrices have, or become when they are kept: F32, F16 or BF16."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        if len(tensor.shape) > 1:
+            sizes[NEAREST.get(tensor.stored, GGMLType.F32).name] += math.prod(tensor.shape)
+    return sizes.most_common(1)[0][0] if sizes else "F32"

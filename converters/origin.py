@@ -16,10 +16,6 @@ from typing import Any
 from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.origin import GENERAL, as_plain, base_models, card_of, general_of, of_card, parse_general
 
-from .description import Source
-from .folder.source import HuggingFace
-from .gguf.source import GGUF
-
 CARD = "README.md"
 _FILES = re.compile(r"README\.md|(?:LICEN[CS]E|NOTICE|COPYING|USE_POLICY)(?:[.-][\w-]{1,32})?", re.IGNORECASE)
 _LARGEST, _MOST = 256 << 10, 16  # bytes of such a file, and how many
@@ -63,19 +59,18 @@ class Origin:
         return {GENERAL: json.dumps(self.general)} if self.general else {}
 
 
-def origin_of(checkpoint: Source) -> Origin:
-    """What a checkpoint says."""
-    if isinstance(checkpoint, GGUF):
-        metadata = checkpoint.file.metadata
-        given = metadata.get(f"{_KEY}name_or_path")
-        return Origin(general_of(metadata), _texts_in(metadata), given if _is_repository(given) else None)
-    folder = checkpoint.folder
+def in_metadata(metadata: Mapping[str, Any]) -> Origin:
+    """What the key-values of a GGUF file say."""
+    given = metadata.get(f"{_KEY}name_or_path")
+    return Origin(general_of(metadata), _texts_in(metadata), given if _is_repository(given) else None)
+
+
+def beside(folder: Path, config: Mapping[str, Any], embedded: Mapping[str, str]) -> Origin:
+    """What a folder says: in its card, in config.json, and in the metadata of its weights."""
     texts = _texts_beside(folder)
-    said = checkpoint.config.get("_name_or_path")
+    said = config.get("_name_or_path")
     repository = str(said) if _is_repository(said) else None
-    files = list(checkpoint.files.values()) if isinstance(checkpoint, HuggingFace) else [checkpoint.file]
-    embedded = parse_general(files[0].metadata.get(GENERAL, "{}")) if files else {}
-    general = _merged(embedded, of_card(texts.get(CARD, "")))
+    general = _merged(parse_general(embedded.get(GENERAL, "{}")), of_card(texts.get(CARD, "")))
     general.setdefault("general.name", _name(folder, repository))
     return Origin(general, texts, repository)
 

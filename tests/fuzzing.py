@@ -281,7 +281,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "converters.ConvertParams": converters.ConvertParams,
     "converters.plan": converters.plan,
     "converters.convert": converters.convert,
-    "converters.open_checkpoint": converters.open_checkpoint,
+    "converters.read": converters.read,
     "converters.collect": collect,
     "converters.evaluate": evaluate,
     "converters.evaluations": evaluations,

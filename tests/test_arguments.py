@@ -37,7 +37,7 @@ from edgellm import (
     errors,
     hub,
 )
-from edgellm.converters import ConvertParams, convert, open_checkpoint
+from edgellm.converters import ConvertParams, convert, read
 from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter, ModelError, ModelNotFound, Unsupported
 from edgellm.pace import SECONDS, Pace
 from edgellm.params import GenerateOptions, LoadOptions
@@ -152,7 +152,7 @@ def test_token_ids_come_in_any_sequence(model: Model, ids: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["a\0b", "\ud800", b"model.gguf", 5, ["x"], {}])
 def test_what_is_no_path_is_refused(wrong: Any, gguf: Path, tmp_path: Path) -> None:
-    calls: list[Callable[[Any], Any]] = [edgellm.load, edgellm.inspect, open_checkpoint, hub.resolve]
+    calls: list[Callable[[Any], Any]] = [edgellm.load, edgellm.inspect, read, hub.resolve]
     for call in [*calls, lambda path: convert(path, tmp_path / "x"), lambda path: convert(gguf, path)]:
         with pytest.raises((InvalidParameter, ModelNotFound)):
             call(wrong)
@@ -170,7 +170,7 @@ def test_a_path_may_be_any_path_like_object(gguf: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a" * 5000, "b" * 5000 + ".gguf", "/" + "c/" * 2000, "~nobody-there/x"])
 def test_a_name_too_long_for_the_system_is_not_found(name: str, tmp_path: Path, gguf: Path) -> None:
-    for call in (edgellm.load, edgellm.inspect, open_checkpoint, hub.resolve):
+    for call in (edgellm.load, edgellm.inspect, read, hub.resolve):
         with pytest.raises(ModelError):
             call(name)
     with pytest.raises(errors.ResourceError):
@@ -190,7 +190,7 @@ def test_what_the_system_refuses_is_said_with_its_file(monkeypatch: pytest.Monke
             hub.resolve(str(tmp_path / "x.gguf"))
     with monkeypatch.context() as patched:
         patched.setattr(Path, "glob", lambda self, pattern: refused(self))
-        for call in (edgellm.inspect, edgellm.load, open_checkpoint):
+        for call in (edgellm.inspect, edgellm.load, read):
             with pytest.raises(InvalidModelFile, match=f"{tmp_path.name}.*Permission denied"):
                 call(tmp_path)
 

@@ -1,4 +1,4 @@
-"""HuggingFace: a folder of safetensors as a checkpoint, as tensors that are read lazily.
+"""HuggingFace: a folder of safetensors as a model, whose tensors are read when they are asked for.
 
     folder/                               folder/
       config.json                           config.json
@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,10 @@ from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor, n_rows
 
+from ..model import LeftOut
 from ..numbers import WIDTH, decode
+from .configured import ConfiguredFolder
 from .fp8 import scaled_tensors
-
-if TYPE_CHECKING:
-    from ..plan import LeftOut
 
 MAX_CONFIG = 16 << 20  # bytes
 MAX_INDEX = 64 << 20
@@ -61,32 +61,35 @@ class SafetensorsTensor:
         return values
 
 
-class HuggingFace:
+class HuggingFace(ConfiguredFolder):
     """A folder of config.json and safetensors.
 
-    config and generation are config.json and generation_config.json ({} without one). files are the weight files by
-    name. dropped are the tensors that scale activations of fp8 models: they have no place in the weights, and are not
-    in tensors; neither are scales of weights, which `rows` applies.
+    generation is generation_config.json ({} without one). shards are the weight files by name. dropped are the tensors
+    that scale activations of fp8 models: they have no place in the weights, and are not in tensors; neither are scales
+    of weights, which `rows` applies. pre: as in `read_huggingface`.
     """
 
-    format: Literal["huggingface"] = "huggingface"
-    names: Literal["huggingface"] = "huggingface"
-    left_out: tuple[LeftOut, ...] = ()
-    notes: tuple[str, ...] = ()
+    format = "huggingface"
+    runs = None
+    names = "huggingface"
 
-    def __init__(self, folder: Path) -> None:
-        self.path = self.folder = folder
+    def __init__(self, folder: Path, pre: str | None = None) -> None:
+        super().__init__(pre)
+        self.path = self.folder = self.transformers = folder
         config = read_json(folder, "config.json", MAX_CONFIG)
         if config is None:
             raise ModelNotFound(
                 f"{folder}: no config.json; give the folder of a Hugging Face checkpoint, or a .gguf file"
             )
-        self.config = config
+        self._config = config
         self.generation = read_json(folder, "generation_config.json", MAX_CONFIG) or {}
-        self.files: dict[str, SafetensorsFile] = {}
+        self.shards: dict[str, SafetensorsFile] = {}
         try:
             stored = self._open_shards()
             self.tensors, self.dropped = scaled_tensors(folder, config, stored)
+            why = "a scale for 8-bit activations, which are not used"
+            self.left_out = tuple(LeftOut(name, why) for name in self.dropped)
+            self.embedded = next(iter(self.shards.values())).metadata
         except BaseException:
             self.close()
             raise
@@ -94,7 +97,7 @@ class HuggingFace:
     def _open_shards(self) -> dict[str, Tensor]:
         weight_map = self._weight_map()
         if weight_map is None:
-            file = self.files[SINGLE] = SafetensorsFile.open(file_in(self.folder, SINGLE))
+            file = self.shards[SINGLE] = SafetensorsFile.open(file_in(self.folder, SINGLE))
             return {name: SafetensorsTensor(file, name) for name in file.tensors}
         expected: dict[str, set[str]] = {}
         for name, shard in weight_map.items():
@@ -103,7 +106,7 @@ class HuggingFace:
             raise InvalidModelFile(f"{self.folder / INDEX}: {len(expected)} files, at most {MAX_SHARDS} are read")
         for shard, names in sorted(expected.items()):
             try:
-                file = self.files[shard] = SafetensorsFile.open(file_in(self.folder, shard))
+                file = self.shards[shard] = SafetensorsFile.open(file_in(self.folder, shard))
             except ModelNotFound:
                 raise ModelNotFound(
                     f"{self.folder / shard}: this shard is missing; fetch all {len(expected)} that {INDEX} names"
@@ -111,7 +114,7 @@ class HuggingFace:
             for name in sorted(names.symmetric_difference(file.tensors)):
                 what = "is not in this shard, where" if name in names else "is in this shard, but not where"
                 raise InvalidModelFile(f"{file.path}: tensor {name[:200]!r} {what} {INDEX} says; fetch both again")
-        return {name: SafetensorsTensor(self.files[shard], name) for name, shard in weight_map.items()}
+        return {name: SafetensorsTensor(self.shards[shard], name) for name, shard in weight_map.items()}
 
     def _weight_map(self) -> dict[str, str] | None:
         """Tensor to file, as the index says; None for a single file."""
@@ -149,18 +152,23 @@ class HuggingFace:
             return pickle(self.folder / pickles[0])
         return ModelNotFound(f"{self.folder}: neither {SINGLE} nor {INDEX}; fetch the weights")
 
+    @property
+    def weight_files(self) -> Sequence[Path]:
+        """See Model."""
+        return [file.path for file in self.shards.values()]
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that a copy of the folder shares and another configuration or other weights change.
 
         BLAKE2b over both configurations and the fingerprint of each file.
         """
-        parts = [self.config, self.generation, {name: file.fingerprint for name, file in self.files.items()}]
+        parts = [self.config, self.generation, {name: file.fingerprint for name, file in self.shards.items()}]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def close(self) -> None:
         """Unmap the files."""
-        for file in self.files.values():
+        for file in self.shards.values():
             file.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import writing
 
 from .. import verify
-from ..gguf.source import GGUF
 from ..gguf.target import runnable
-from ..job import Progress, counter, record_of, weight_bytes
-from ..plan import ConvertParams, Plan, Planned
-from . import write as safetensors_target
+from ..job import Progress, counter, record_of
+from ..model import Model
+from ..params import ConvertParams
+from ..plan import Plan, Planned
+from . import write
 from .source import HuggingFace
 from .write import Folder
 
@@ -23,45 +24,45 @@ from .write import Folder
 class ToFolder:
     """A conversion whose result is a Hugging Face folder."""
 
-    def __init__(self, checkpoint: GGUF, params: ConvertParams) -> None:
-        self._checkpoint = checkpoint
-        self._made = made = safetensors_target.from_gguf(checkpoint, params.quant)
+    def __init__(self, model: Model, params: ConvertParams) -> None:
+        self._model = model
+        self._made = made = write.folder_of(model, params.quant)
         tensors = tuple(
             Planned(name, tensor.shape, tensor.stored, made.dtype, _bytes(tensor, made), name in made.exact)
             for name, tensor in made.tensors.items()
         )
         self.plan = Plan(
-            source=str(checkpoint.path),
-            source_format=checkpoint.format,
-            source_fingerprint=checkpoint.fingerprint,
-            architecture=made.architecture,
+            source=str(model.path),
+            source_format=model.format,
+            source_fingerprint=model.fingerprint,
+            architecture=model.description.architecture.model_type,
             format="safetensors",
             recipe=made.dtype.lower(),
             tensors=tensors,
-            left_out=made.left_out,
-            notes=made.notes,
-            source_bytes=weight_bytes(checkpoint),
-            file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(len(t.encode()) for t in made.texts.values()),
+            left_out=model.description.left_out,
+            notes=model.vocabulary.notes,
+            source_bytes=model.weight_bytes,
+            file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(map(len, made.files.values())),
         )
 
     def write(self, path: Path, _space: Path, report: Progress) -> None:
         """Write the folder."""
         with writing(path):
             path.mkdir()
-        record = {**record_of(self._checkpoint), "target": self.plan.recipe}
-        safetensors_target.write(path, self._made, record, counter("converting", self.plan.tensor_bytes, report))
+        record = {**record_of(self._model), "target": self.plan.recipe}
+        write.write(path, self._made, record, counter("converting", self.plan.tensor_bytes, report))
 
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
         """Raises InvalidModelFile, ModelLoadError."""
-        safetensors_target.check_tokenizer(path, self._made)
-        with closing(HuggingFace(path)) as written:
+        write.check_tokenizer(path, self._model.vocabulary)
+        with closing(HuggingFace(path, self._model.vocabulary.pre)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             compared = verify.compare(self._made.tensors, written.tensors, self.plan.tensors, advance)
             done = verify.Verification(**asdict(compared), ran="its tokenizer says the same")
             if done.lossless:
                 return done
-            result = runnable(written, space, report, self._made.vocabulary.pre)
-            return verify.run(result, nullcontext(self._checkpoint.path), compared, report)
+            result = runnable(written, space, report)
+            return verify.run(result, runnable(self._model, space, report), compared, report)
 
 
 def _bytes(tensor: Tensor, made: Folder) -> int:

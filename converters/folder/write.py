@@ -1,4 +1,4 @@
-"""A GGUF file as a Hugging Face folder: weights turned into floats, names and order as transformers has them.
+"""A model as a Hugging Face folder: weights turned into floats, names and order as transformers has them.
 
 config.json  generation_config.json  tokenizer.json  tokenizer_config.json  chat_template.jinja
 model.safetensors, or model-00001-of-00003.safetensors ... and model.safetensors.index.json
@@ -23,14 +23,13 @@ from edgellm.formats.safetensors import write_safetensors
 from edgellm.formats.tensor import Tensor, chunks
 from edgellm.formats.writing import Data, whole_file, writing
 
-from ..description import describe
-from ..gguf.source import GGUF
-from ..origin import Origin, origin_of
-from ..plan import KEEP, LeftOut, is_exact, kept_type, shifts_exactly
+from ..model import Model
+from ..numbers import is_exact, kept_type, shifts_exactly
+from ..params import KEEP
 from ..quant.ggml import dequantize, quantize
 from ..quant.pool import Quantizers
 from ..quant.recipes import quantizable
-from ..tokens import Vocabulary, read_gguf, read_huggingface, to_files
+from ..tokens import Vocabulary, read_huggingface
 from .source import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9  # of a file, unless one tensor alone is larger
@@ -39,20 +38,16 @@ _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Folder:
-    """What a Hugging Face folder will hold. texts: its small files by name; tensors: in order, all stored as dtype.
+    """What a Hugging Face folder will hold. files: its small ones by name; tensors: in order, all stored as dtype.
 
-    exact: the tensors whose numbers stay the same.
+    exact: the tensors whose numbers stay the same; record: whose model it is, for the weight files' metadata.
     """
 
-    architecture: str
     dtype: str
-    texts: dict[str, str]
+    files: dict[str, bytes]
     tensors: dict[str, Tensor]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
     exact: frozenset[str]
-    origin: Origin
-    vocabulary: Vocabulary
+    record: dict[str, str]
 
     @property
     def shards(self) -> list[list[str]]:
@@ -70,36 +65,29 @@ class Folder:
         return found
 
 
-def from_gguf(checkpoint: GGUF, quant: str) -> Folder:
-    """The folder that a GGUF file becomes; quant: f32, f16, bf16, or keep: the type that float weights have, f32 for
+def folder_of(model: Model, quant: str) -> Folder:
+    """The folder that a model becomes; quant: f32, f16, bf16, or keep: the type that float weights have, f32 for
     quantized ones, since nothing less holds the numbers they stand for.
 
     Raises UnsupportedArchitecture, Unsupported, InvalidModelFile.
     """
-    file, stored = checkpoint.file, checkpoint.tensors
-    found = describe(checkpoint)
-    architecture, hyper = found.architecture, found.hyper
-    dtype = kept_type(stored) if quant == KEEP else quant.upper()
+    found, weights = model.description, model.weights
+    dtype = kept_type(model.tensors) if quant == KEEP else quant.upper()
     tensors: dict[str, Tensor] = {}
     exact = set()
     for relation in found.relations:
-        made = to_hf(relation, stored)
+        made = to_hf(relation, weights)
         tensors |= {part.name: tensor for part, tensor in made}
-        before = [stored[part.name] for part in relation.gguf]
+        before = [weights[part.name] for part in relation.gguf]
         shifted = bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
         widened = not all(quantizable(part.name, part.shape) for part in relation.gguf)  # F32, whatever it was before
         for part, tensor in made:
             fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, dtype))
             if fits and not shifted:
                 exact.add(part.name)
-    vocabulary = read_gguf(file)
-    origin = origin_of(checkpoint)
-    texts = to_files(vocabulary) | {name: text.decode() for name, text in origin.files.items()}
-    ids = {f"{name}_token_id": number for name, number in vocabulary.special.items() if name in ("bos", "eos", "pad")}
-    config = {**origin.config, **architecture.config(hyper), **ids, "torch_dtype": _TORCH[dtype]}
-    texts["config.json"] = json.dumps(config, indent=2)
-    notes, kind = vocabulary.notes, architecture.model_type
-    return Folder(kind, dtype, texts, tensors, found.left_out, notes, frozenset(exact), origin, vocabulary)
+    config = {**model.config, "torch_dtype": _TORCH[dtype]}
+    files = model.files | {"config.json": json.dumps(config, indent=2).encode()}
+    return Folder(dtype, files, tensors, frozenset(exact), model.origin.record)
 
 
 def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callable[[int], None]) -> None:
@@ -107,12 +95,12 @@ def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callab
 
     Raises InvalidModelFile (weights that are not finite, or do not fit f16), CannotWrite.
     """
-    for name, text in made.texts.items():
+    for name, text in made.files.items():
         path = folder / name
         with writing(path):
             path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(text)
     shards = made.shards
     names = [SINGLE]
     if len(shards) > 1:
@@ -124,7 +112,7 @@ def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callab
             file.write(json.dumps(index, indent=2).encode())
     metadata = {
         "format": "pt",
-        **made.origin.record,
+        **made.record,
         **{f"edgellm.convert.{key}": str(value) for key, value in record.items()},
     }
     with Quantizers() as quantizers:
@@ -132,11 +120,11 @@ def write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callab
             write_safetensors(folder / name, _entries(made, shard, quantizers, advance), metadata)
 
 
-def check_tokenizer(folder: Path, made: Folder) -> None:
+def check_tokenizer(folder: Path, expected: Vocabulary) -> None:
     """Compare the tokenizer files, read again, with the vocabulary they were made of. Raises InvalidModelFile."""
-    back = read_huggingface(folder, len(made.vocabulary.tokens), pre=made.vocabulary.pre)
-    if back.tokens != made.vocabulary.tokens:
-        differing = sum(a != b for a, b in zip(back.tokens, made.vocabulary.tokens, strict=True))
+    back = read_huggingface(folder, len(expected.tokens), pre=expected.pre)
+    if back.tokens != expected.tokens:
+        differing = sum(a != b for a, b in zip(back.tokens, expected.tokens, strict=True))
         raise InvalidModelFile(
             f"{folder}: {differing} tokens of tokenizer.json differ from those of the GGUF file; please report this"
         )

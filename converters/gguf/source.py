@@ -1,18 +1,35 @@
-"""GGUF: a GGUF file as a checkpoint, as tensors that are read lazily."""
+"""GGUF: a GGUF file as a model, whose tensors are read when they are asked for."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import Unsupported
+from edgellm.architectures import from_metadata, to_hf
+from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.tensor import n_rows
 
+from ..model import Contents, Description, LeftOut, Model
 from ..numbers import WIDTH, decode
+from ..origin import Origin, in_metadata
+from ..pooling import pooling_files
+from ..tokens import Vocabulary, read_gguf, to_files
+
+# what a conversion says anew
+_RENEWED = re.compile(
+    r"general\.(file_type|quantization_version|alignment)$|split\.|quantize\.imatrix\.|edgellm\.convert\."
+)
+_SCALARS = {
+    "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i16": np.int16, "u32": np.uint32, "i32": np.int32,
+    "u64": np.uint64, "i64": np.int64, "f32": np.float32, "f64": np.float64,
+}  # fmt: skip
 
 
 class GGUFTensor:
@@ -48,22 +65,87 @@ class GGUFTensor:
         self._file.release(self._name)
 
 
-class GGUF:
+class GGUF(Model):
     """A GGUF file, or all parts of a split one. file is its reader."""
 
-    format: Literal["gguf"] = "gguf"
-    names: Literal["gguf"] = "gguf"
+    format = "gguf"
+    runs = "llamacpp"
+    names = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = GGUFFile.open(path)
-        self.tensors = {name: GGUFTensor(self.file, name) for name in self.file.tensors}
+        self.tensors: dict[str, GGUFTensor] = {name: GGUFTensor(self.file, name) for name in self.file.tensors}
+
+    @property
+    def weight_files(self) -> Sequence[Path]:
+        """See Model."""
+        return self.file.paths
 
     @property
     def fingerprint(self) -> str:
         """See GGUFFile."""
         return self.file.fingerprint
 
+    @cached_property
+    def description(self) -> Description:
+        """See Model."""
+        architecture, hyper = from_metadata(self.file)
+        extra = (name for name, _ in architecture.extra(hyper) if name in self.tensors)
+        left_out = tuple(LeftOut(name, "computed from the numbers") for name in extra)
+        relations = tuple(architecture.relations(hyper, list(self.tensors)))
+        for relation in relations:
+            to_hf(relation, self.tensors)  # raises where one is missing or has another shape
+        return Description(architecture, hyper, relations, left_out)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """See Model."""
+        return read_gguf(self.file)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """See Model."""
+        return in_metadata(self.file.metadata)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """See Model."""
+        special = self.vocabulary.special
+        ids = {f"{name}_token_id": special[name] for name in ("bos", "eos", "pad") if name in special}
+        numbers = self.description.architecture.config(self.description.hyper)
+        return {**self.origin.config, **numbers, **ids, "torch_dtype": "float32"}
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """See Model."""
+        return self.origin.files | {name: text.encode() for name, text in to_files(self.vocabulary).items()}
+
+    @property
+    def pooling_files(self) -> dict[str, bytes]:
+        """See Model."""
+        return {} if self.description.hyper.causal else pooling_files(self.description.hyper)
+
+    @cached_property
+    def contents(self) -> Contents:
+        """The same tensors and key-values. Raises InvalidModelFile, Unsupported for a file that is no model."""
+        file = self.file
+        kind = file.get("general.type", str, "model")
+        if kind != "model":
+            raise Unsupported(f"{file.path}: holds no model (general.type is {kind!r}); only models are converted")
+        if not file.get("general.architecture", str, ""):
+            raise InvalidModelFile(f"{file.path}: no general.architecture in the header; this GGUF holds no model")
+        if not self.tensors:
+            raise InvalidModelFile(f"{file.path}: has no tensors; fetch the model, not its vocabulary alone")
+        metadata = {key: _typed(file, key) for key in file.metadata if not _RENEWED.match(key)}
+        return Contents(metadata, dict(self.tensors), file.get("general.file_type", int, None))
+
     def close(self) -> None:
-        """Unmap the file."""
+        """See Model."""
         self.file.close()
+
+
+def _typed(file: GGUFFile, key: str) -> Any:
+    """A value that `write_gguf` stores in the type that it has."""
+    value, kind = file.metadata[key], file.kind(key)
+    return _SCALARS[kind](value) if kind in _SCALARS else value

@@ -8,45 +8,41 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from edgellm.errors import InvalidModelFile, InvalidParameter
+from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
 from edgellm.formats.tensor import blocked
 
 from .. import verify
 from ..calibrate import collect
-from ..description import Source
-from ..folder.source import HuggingFace
-from ..gguf.source import GGUF
-from ..job import Progress, check_space, counter, record_of, weight_bytes
-from ..plan import KEEP, ConvertParams, Plan, Planned, choose_types, facts_of, file_type, is_exact, memory_needed
+from ..job import Progress, check_space, counter, record_of
+from ..model import Contents, Model
+from ..numbers import is_exact
+from ..params import KEEP, ConvertParams
+from ..plan import Plan, Planned, memory_needed
 from ..quant.imatrix import ImportanceMatrix
 from ..quant.recipes import Choice
-from . import write as gguf_target
-from .write import Draft
+from . import write
+from .source import GGUF
+from .types import choose_types, facts_of, file_type
 
 
 class ToGGUF:
     """A conversion whose result is a GGUF file."""
 
-    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
-        self._checkpoint, self._params = checkpoint, params
-        if not isinstance(checkpoint, GGUF):
-            self._draft = gguf_target.from_folder(checkpoint, params.pre)
-        elif params.pre is not None:
-            raise InvalidParameter("pre has no meaning for a GGUF file, which names its pre-tokenizer; leave it out")
-        else:
-            self._draft = gguf_target.from_gguf(checkpoint)
+    def __init__(self, model: Model, params: ConvertParams) -> None:
+        self._model, self._params = model, params
+        self._contents = model.contents
         self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
         if params.calibrate is not None:  # until it is collected: what the key-values will say takes as many bytes
             self._matrix = ImportanceMatrix({}, 0, 0, (params.calibrate.name,))
-        facts = facts_of(self._draft.metadata, params.has_importance)
-        recipe, self._choices = choose_types(self._draft.tensors, facts, params, self._header_bytes())
+        facts = facts_of(self._contents.metadata, params.has_importance)
+        recipe, self._choices = choose_types(self._contents.tensors, facts, params, self._header_bytes())
         self.plan = self._plan(recipe)
 
     def _header_bytes(self) -> int:
         """Bytes of the file without its tensors, at most."""
-        kinds = [(name, tensor.shape) for name, tensor in self._draft.tensors.items()]
+        kinds = [(name, tensor.shape) for name, tensor in self._contents.tensors.items()]
         listed = [Choice(name, shape, GGMLType.F32) for name, shape in kinds]
         with_everything = self._metadata("longest", listed, self._matrix)
         sizes = gguf_bytes(with_everything, [(c.name, c.shape, c.type) for c in listed])
@@ -54,31 +50,31 @@ class ToGGUF:
 
     def _metadata(self, recipe: str, choices: Sequence[Choice], matrix: ImportanceMatrix | None) -> Mapping[str, Any]:
         kind = file_type(choices, recipe)
-        if recipe == KEEP and isinstance(self._checkpoint, GGUF):
-            kind = self._checkpoint.file.get("general.file_type", int, kind)
+        if recipe == KEEP and self._contents.file_type is not None:
+            kind = self._contents.file_type
         asked = self._params.quant if self._params.fit is None else f"fit {self._params.fit}"
-        record = {**record_of(self._checkpoint), "target": asked, "recipe": recipe}
+        record = {**record_of(self._model), "target": asked, "recipe": recipe}
         record["fallbacks"] = sum(choice.fallback_from is not None for choice in choices)
         given = self._params.imatrix or self._params.calibrate
-        more = gguf_target.type_metadata(kind, record, matrix, given.name if given else "")
-        return {**self._draft.metadata, **more}
+        more = write.type_metadata(kind, record, matrix, given.name if given else "")
+        return {**self._contents.metadata, **more}
 
     def _plan(self, recipe: str) -> Plan:
-        draft = self._draft
+        contents = self._contents
         metadata = self._metadata(recipe, self._choices, self._matrix)
         size = gguf_bytes(metadata, [(c.name, c.shape, c.type) for c in self._choices])
         memory, ctx = memory_needed(metadata, size)
         return Plan(
-            source=str(self._checkpoint.path),
-            source_format=self._checkpoint.format,
-            source_fingerprint=self._checkpoint.fingerprint,
+            source=str(self._model.path),
+            source_format=self._model.format,
+            source_fingerprint=self._model.fingerprint,
             architecture=str(metadata["general.architecture"]),
             format="gguf",
             recipe=recipe,
-            tensors=tuple(_planned(draft, choice) for choice in self._choices),
-            left_out=draft.left_out,
-            notes=draft.notes,
-            source_bytes=weight_bytes(self._checkpoint),
+            tensors=tuple(_planned(contents, choice) for choice in self._choices),
+            left_out=contents.left_out,
+            notes=contents.notes,
+            source_bytes=self._model.weight_bytes,
             file_bytes=size,
             memory=memory,
             memory_ctx=ctx,
@@ -88,26 +84,13 @@ class ToGGUF:
         """Write the file; space: a folder for what it takes on the way."""
         matrix = self._matrix
         if self._params.calibrate is not None:
-            matrix = self.importance(self._params.calibrate, space, report)
+            matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
         metadata = self._metadata(self.plan.recipe, self._choices, matrix)
         advance = counter("converting", self.plan.tensor_bytes, report)
-        gguf_target.write(path, metadata, self._draft.tensors, self._choices, matrix, advance)
-
-    def importance(self, text: Path, space: Path, report: Progress) -> ImportanceMatrix:
-        """What the model's weights multiply while it reads the text."""
-
-        def read(done: int, of: int) -> None:
-            report("calibrating", done, of)
-
-        if isinstance(self._checkpoint, GGUF):
-            return collect(self._checkpoint.path, text, progress=read)
-        smaller = ToGGUF(self._checkpoint, ConvertParams(quant="q8_0", pre=self._params.pre))
-        check_space(space, smaller.plan.file_bytes + self.plan.file_bytes)
-        with smaller._temporary("calibrate with", space, report) as path:
-            return collect(path, text, progress=read)
+        write.write(path, metadata, self._contents.tensors, self._choices, matrix, advance)
 
     @contextmanager
-    def _temporary(self, purpose: str, space: Path, report: Progress) -> Iterator[Path]:
+    def temporary(self, purpose: str, space: Path, report: Progress) -> Iterator[Path]:
         """The file, for as long as the block takes."""
         path = space / f"temporary-{self.plan.recipe}.gguf"
         kind = "exact" if self.plan.recipe == KEEP else self.plan.recipe
@@ -115,7 +98,7 @@ class ToGGUF:
         advance = counter(f"writing a temporary {kind} file to {purpose}", self.plan.tensor_bytes, report)
         try:
             metadata = self._metadata(self.plan.recipe, self._choices, None)
-            gguf_target.write(path, metadata, self._draft.tensors, self._choices, None, advance)
+            write.write(path, metadata, self._contents.tensors, self._choices, None, advance)
             yield path
         finally:
             path.unlink(missing_ok=True)
@@ -125,33 +108,47 @@ class ToGGUF:
         with closing(GGUF(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             weighted = self._params.has_importance
-            compared = verify.compare(self._draft.tensors, written.tensors, self.plan.tensors, advance, weighted)
+            compared = verify.compare(self._contents.tensors, written.tensors, self.plan.tensors, advance, weighted)
             if os.path.getsize(path) != self.plan.file_bytes:
                 raise InvalidModelFile(
                     f"{path.name}: has not the {self.plan.file_bytes} bytes planned; please report this"
                 )
-        source = runnable(self._checkpoint, space, report, self._params.pre)
+        source = runnable(self._model, space, report)
         return verify.run(nullcontext(path), source, compared, report)
 
 
+def importance(model: Model, text: Path, space: Path, report: Progress, file_bytes: int) -> ImportanceMatrix:
+    """What the model's weights multiply while it reads the text; file_bytes: room that must be left in `space`."""
+
+    def read(done: int, of: int) -> None:
+        report("calibrating", done, of)
+
+    if model.runs == "llamacpp":
+        return collect(model.path, text, progress=read)
+    smaller = ToGGUF(model, ConvertParams(quant="q8_0"))
+    check_space(space, smaller.plan.file_bytes + file_bytes)
+    with smaller.temporary("calibrate with", space, report) as path:
+        return collect(path, text, progress=read)
+
+
 @contextmanager
-def runnable(checkpoint: Source, space: Path, report: Progress, pre: str | None = None) -> Iterator[Path]:
-    """What an engine can run in a source's place: itself, or of a Hugging Face folder a GGUF file with the same
-    weights, which is written into `space` and goes with the block.
+def runnable(model: Model, space: Path, report: Progress) -> Iterator[Path]:
+    """What an engine can run in a source's place: itself, or a GGUF file with the same weights, which is written into
+    `space` and goes with the block.
 
     Raises, when it is entered, Unsupported, InvalidModelFile, CannotWrite (no room for it).
     """
-    if not isinstance(checkpoint, HuggingFace):
-        yield checkpoint.path
+    if model.runs is not None:
+        yield model.path
         return
-    with ToGGUF(checkpoint, ConvertParams(pre=pre))._temporary("measure with", space, report) as path:
+    with ToGGUF(model, ConvertParams()).temporary("measure with", space, report) as path:
         yield path
 
 
-def _planned(draft: Draft, choice: Choice) -> Planned:
-    tensor = draft.tensors[choice.name]
-    source = "computed" if choice.name in draft.computed else tensor.stored
+def _planned(contents: Contents, choice: Choice) -> Planned:
+    tensor = contents.tensors[choice.name]
+    source = "computed" if choice.name in contents.computed else tensor.stored
     kept = blocked(tensor) and tensor.type is choice.type and tensor.exact
-    exact = (kept or is_exact(tensor.stored, choice.type.name)) and choice.name not in draft.rounded
+    exact = (kept or is_exact(tensor.stored, choice.type.name)) and choice.name not in contents.rounded
     fallback = choice.fallback_from.name if choice.fallback_from else None
     return Planned(choice.name, choice.shape, source, choice.type.name, choice.nbytes, exact, fallback)

@@ -26,13 +26,12 @@ from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import whole_file, writing
 
 from .. import verify
-from ..description import Source
-from ..folder.source import HuggingFace
 from ..gguf.target import runnable
-from ..job import Progress, weight_bytes
+from ..job import Progress
+from ..model import Model
 from ..numbers import WIDTH
-from ..origin import origin_of
-from ..plan import ConvertParams, Plan, Planned
+from ..params import ConvertParams
+from ..plan import Plan, Planned
 
 INSTALL = "pip install 'edgellm[optimum]'"
 NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version
@@ -46,26 +45,24 @@ _QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TE
 class Export:
     """A conversion that optimum does; what it makes of each tensor is not known before."""
 
-    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
-        if not isinstance(checkpoint, HuggingFace):
-            raise Unsupported(
-                f"{checkpoint.path}: optimum exports Hugging Face folders; leave out the exporter for others"
-            )
-        self._checkpoint, self._folder = checkpoint, checkpoint.folder
+    def __init__(self, model: Model, params: ConvertParams) -> None:
+        if model.transformers is None:
+            raise Unsupported(f"{model.path}: optimum exports Hugging Face folders; leave out the exporter for others")
+        self._model, self._folder = model, model.transformers
         self._quantize: Literal["int8"] | None = "int8" if params.quant == "int8" else None
-        kind = checkpoint.config.get("model_type")
-        tensors = tuple(self._planned(name, tensor) for name, tensor in checkpoint.tensors.items())
+        kind = model.config.get("model_type")
+        tensors = tuple(self._planned(name, tensor) for name, tensor in model.tensors.items())
         self.plan = Plan(
-            source=str(checkpoint.path),
-            source_format=checkpoint.format,
-            source_fingerprint=checkpoint.fingerprint,
+            source=str(model.path),
+            source_format=model.format,
+            source_fingerprint=model.fingerprint,
             architecture=kind if isinstance(kind, str) else "unknown",
             format="onnx",
             recipe=self._quantize or "f32",
             tensors=tensors,
             left_out=(),
             notes=("optimum decides what each tensor becomes: types, bytes and the size are guesses beforehand",),
-            source_bytes=weight_bytes(checkpoint),
+            source_bytes=model.weight_bytes,
             file_bytes=sum(tensor.nbytes for tensor in tensors),
         )
 
@@ -80,7 +77,7 @@ class Export:
         report("exporting with optimum", 0, 1)
         export(self._folder, path, quantize=self._quantize)
         report("exporting with optimum", 1, 1)
-        for name, raw in origin_of(self._checkpoint).files.items():
+        for name, raw in self._model.origin.files.items():
             with whole_file(path / name) as file:
                 file.write(raw)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -90,7 +87,7 @@ class Export:
         """Whether it runs, and how far from the source where that is known to run too: the weights of a recorded graph
         have names and orders of their own."""
         nothing = verify.Compared(0, 0, 0.0, 0.0, "")
-        return verify.run(nullcontext(path), runnable(self._checkpoint, space, report), nothing, report)
+        return verify.run(nullcontext(path), runnable(self._model, space, report), nothing, report)
 
 
 def export(folder: Path, target: Path, task: str | None = None, quantize: Literal["int8"] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""ONNXFolder: an ONNX model as a checkpoint, whoever exported it, as tensors that are read lazily.
+"""ONNXFolder: an ONNX model, whoever exported it, whose tensors are read when they are asked for.
 
     folder/                                                    folder/
       config.json          tokenizer.json ...                    genai_config.json    tokenizer.json ...
@@ -14,10 +14,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgellm.architectures import Architecture, Hyper, from_config
 from edgellm.architectures.relation import Relation
@@ -28,7 +28,8 @@ from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Blocked
 
-from ..plan import LeftOut
+from ..folder.configured import ConfiguredFolder
+from ..model import LeftOut
 from .genai_config import config_of
 from .scan import Found, scan
 from .tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
@@ -40,7 +41,7 @@ _ROTATED = re.compile(r"\.attn_[qk]\.(weight|bias)$")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-class ONNXFolder:
+class ONNXFolder(ConfiguredFolder):
     """An opened ONNX model with the files beside it; path: its folder, or the graph itself.
 
     config and generation are config.json and generation_config.json ({} without one). names: whose names the tensors
@@ -50,20 +51,20 @@ class ONNXFolder:
     Raises ModelNotFound, InvalidModelFile, and Unsupported for a graph whose weights are not all understood.
     """
 
-    format: Literal["onnx"] = "onnx"
-    dropped: tuple[str, ...] = ()  # as of a HuggingFace folder: no tensor here scales activations
+    format = "onnx"
+    runs = "onnx"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pre: str | None = None) -> None:
+        super().__init__(pre)
         found = onnx_folder.find(path)
         self.path, self.folder = path, found.root
-        self.notes: tuple[str, ...] = (found.choice,) if found.choice else ()
-        self.left_out: tuple[LeftOut, ...] = ()
+        self.notes = (found.choice,) if found.choice else ()
         self.tensors: Mapping[str, Blocked]
-        self.names: Literal["huggingface", "gguf"]
         self.file = ONNXFile.open(found.model)
+        self.embedded = self.file.metadata
         try:
             store = Store(self.file)
-            self.config, self.generation = self._config(found, store), found.generation
+            self._config, self.generation = self._configuration(found, store), found.generation
             architecture, hyper = from_config(self.config)
             if OURS in self.file.metadata:
                 self.names, self.tensors = "gguf", _ours(store, architecture, hyper)
@@ -75,13 +76,18 @@ class ONNXFolder:
             self.close()
             raise
 
-    def _config(self, found: ModelFolder, store: Store) -> Mapping[str, Any]:
+    def _configuration(self, found: ModelFolder, store: Store) -> Mapping[str, Any]:
         if found.config:
             return found.config
         if not found.genai:
             raise ModelNotFound(f"{self.folder}: no config.json; put that of the original model there")
         self.notes += ("no config.json: the numbers are those of genai_config.json and of the graph",)
         return config_of(found.genai, store, self.folder)
+
+    @property
+    def weight_files(self) -> Sequence[Path]:
+        """See Model."""
+        return [self.file.path, *self.file.data_paths]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -6,21 +6,20 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 from edgellm.budget import default_context, work_bytes
-from edgellm.errors import Unsupported, UnsupportedArchitecture
+from edgellm.errors import InvalidParameter, Unsupported, UnsupportedArchitecture
 from edgellm.formats.writing import writing
 
 from .. import verify
 from ..calibrate import read_text
-from ..description import Source
-from ..folder.source import HuggingFace
-from ..gguf.target import ToGGUF, runnable
-from ..job import Progress, counter, record_of, weight_bytes
-from ..plan import ConvertParams, Plan, Planned
+from ..gguf.target import importance, runnable
+from ..job import Progress, counter, record_of
+from ..model import Model
+from ..params import ConvertParams
+from ..plan import Plan, Planned
 from ..quant.imatrix import ImportanceMatrix
 from ..yardstick import TEXT
-from . import kv_scales
+from . import kv_scales, write
 from . import recipes as onnx_recipes
-from . import write as onnx_target
 from .graph.decoder import KVScales
 from .source import ONNXFolder
 
@@ -28,16 +27,21 @@ from .source import ONNXFolder
 class ToONNX:
     """A conversion whose result is an ONNX folder."""
 
-    def __init__(self, checkpoint: Source, params: ConvertParams) -> None:
-        self._checkpoint, self._params = checkpoint, params
+    def __init__(self, model: Model, params: ConvertParams) -> None:
+        self._model, self._params = model, params
         try:
-            self._draft = onnx_target.draft(checkpoint, params.max_context)
+            self._hyper = hyper = model.description.hyper
         except UnsupportedArchitecture as error:
-            if isinstance(checkpoint, HuggingFace):
+            if model.transformers is not None:
                 raise UnsupportedArchitecture(f"{error}; optimum may export it: --exporter optimum") from None
             raise
+        self._n_ctx = params.max_context or hyper.n_ctx_train
+        if params.max_context is not None and not hyper.causal:
+            raise InvalidParameter("max_context: an encoder has a weight for each of its positions; leave it out")
+        if self._n_ctx > hyper.n_ctx_train:
+            raise InvalidParameter(f"max_context={self._n_ctx}: the model was made for {hyper.n_ctx_train} tokens")
         self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
-        self._kv_scales = kv_scales.unknown(self._draft.hyper) if params.kv == "int8" else None  # until it is measured
+        self._kv_scales = kv_scales.unknown(self._hyper) if params.kv == "int8" else None  # until it is measured
         recipe, self._choices = self._choose()
         fallen = [choice for choice in self._choices if choice.fallback_from]
         if params.strict and fallen:
@@ -51,48 +55,48 @@ class ToONNX:
     def _choose(self) -> tuple[str, list[onnx_recipes.Choice]]:
         """What each tensor is stored as; under a size, less is asked for until all files together fit."""
         if self._params.fit is None:
-            return self._params.quant, onnx_recipes.choose(self._params.quant, self._draft.tensors)
+            return self._params.quant, onnx_recipes.choose(self._params.quant, self._model.unrotated)
         budget = self._params.fit
         while True:
-            recipe, self._choices = onnx_recipes.choose_under(budget, self._draft.tensors)
+            recipe, self._choices = onnx_recipes.choose_under(budget, self._model.unrotated)
             self._recipe = recipe
             excess = self._make(None, self._kv_scales).nbytes - self._params.fit
             if excess <= 0:
                 return recipe, self._choices
             budget -= max(excess // 8, budget // 256)
 
-    def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> onnx_target.Made:
-        record = {**record_of(self._checkpoint), "target": self._params.quant, "recipe": self._recipe}
+    def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> write.Made:
+        record = {**record_of(self._model), "target": self._params.quant, "recipe": self._recipe}
         exact = self._params.exact
-        return onnx_target.make(self._draft, self._choices, record, exact=exact, matrix=matrix, kv_scales=scales)
+        return write.make(self._model, self._choices, record, self._n_ctx, exact=exact, matrix=matrix, kv_scales=scales)
 
-    def _plan(self, made: onnx_target.Made) -> Plan:
-        draft, hyper = self._draft, self._draft.hyper
-        ctx = default_context(draft.n_ctx)
+    def _plan(self, made: write.Made) -> Plan:
+        found, hyper, tensors = self._model.description, self._hyper, self._model.unrotated
+        ctx = default_context(self._n_ctx)
         cache = ctx * self._kv_bytes(self._params.kv) if hyper.causal else 0
         memory = made.nbytes + cache + work_bytes(ctx, hyper.n_head, hyper.n_embd, hyper.n_ff)
         return Plan(
-            source=str(self._checkpoint.path),
-            source_format=self._checkpoint.format,
-            source_fingerprint=self._checkpoint.fingerprint,
-            architecture=draft.architecture.model_type,
+            source=str(self._model.path),
+            source_format=self._model.format,
+            source_fingerprint=self._model.fingerprint,
+            architecture=found.architecture.model_type,
             format="onnx",
             recipe=self._recipe,
             tensors=tuple(
                 Planned(
                     choice.name,
                     choice.shape,
-                    draft.tensors[choice.name].stored,
+                    tensors[choice.name].stored,
                     choice.label,
                     choice.nbytes,
-                    onnx_target.is_lossless(draft.tensors[choice.name], choice),
+                    write.is_lossless(tensors[choice.name], choice),
                     choice.fallback_from,
                 )
                 for choice in self._choices
             ),
-            left_out=draft.left_out,
-            notes=(*draft.notes, *self._notes()),
-            source_bytes=weight_bytes(self._checkpoint),
+            left_out=found.left_out,
+            notes=(*found.notes, *self._notes()),
+            source_bytes=self._model.weight_bytes,
             file_bytes=made.nbytes,
             memory=memory,
             memory_ctx=ctx,
@@ -100,7 +104,7 @@ class ToONNX:
 
     def _kv_bytes(self, kind: str) -> int:
         """Of the keys and values of a token."""
-        hyper = self._draft.hyper
+        hyper = self._hyper
         return {"f32": 8, "int8": 2}[kind] * hyper.n_layer * hyper.n_head_kv * hyper.head_dim
 
     @property
@@ -127,20 +131,19 @@ class ToONNX:
         """Write the folder; space: a folder for what it takes on the way."""
         matrix = self._matrix
         if self._params.calibrate is not None and self._params.has_importance:
-            calibrating = ConvertParams(quant="q4_0", calibrate=self._params.calibrate)
-            matrix = ToGGUF(self._checkpoint, calibrating).importance(self._params.calibrate, space, report)
+            matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
         with writing(path):
             path.mkdir()
-        onnx_target.write(path, self._make(matrix, None), counter("converting", self.plan.tensor_bytes, report))
+        write.write(path, self._make(matrix, None), counter("converting", self.plan.tensor_bytes, report))
         if self._kv_scales is not None:
-            onnx_target.write_graph(path, self._make(matrix, self._measured(path, report)))
+            write.write_graph(path, self._make(matrix, self._measured(path, report)))
 
     def _measured(self, path: Path, report: Progress) -> KVScales:
         """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
         given = self._params.calibrate
         text = TEXT if given is None else read_text(given).decode()
         return kv_scales.measure(
-            path, text, self._draft.hyper, lambda done, of: report("measuring keys and values", done, of)
+            path, text, self._hyper, lambda done, of: report("measuring keys and values", done, of)
         )
 
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
@@ -148,7 +151,7 @@ class ToONNX:
         with closing(ONNXFolder(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             weighted = self._params.has_importance
-            compared = verify.compare(self._draft.ordered, written.tensors, self.plan.tensors, advance, weighted)
+            compared = verify.compare(self._model.weights, written.tensors, self.plan.tensors, advance, weighted)
         rounded = self._rounds or self._params.kv == "int8"
-        source = runnable(self._checkpoint, space, report)
+        source = runnable(self._model, space, report)
         return verify.run(nullcontext(path), source, compared, report, rounded=rounded)

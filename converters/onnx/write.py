@@ -1,6 +1,6 @@
-"""A checkpoint as an ONNX folder: what it will hold (Draft), and writing it in one streaming pass.
+"""A model as an ONNX folder, written in one streaming pass.
 
-tensors of the checkpoint ── rows in Hugging Face's order ──▶ carriers, some MB at a time ──▶ onnx/model_q4.onnx_data
+tensors of the model ── rows in Hugging Face's order ──▶ carriers, some MB at a time ──▶ onnx/model_q4.onnx_data
 its numbers               ── graph, constructed ──▶ onnx/model_q4.onnx
 """
 
@@ -16,16 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.architectures import Architecture, Hyper, Relation, to_gguf
 from edgellm.errors import InvalidParameter
 from edgellm.formats.onnx_graph import Graph, Initializer
 from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
 from edgellm.formats.tensor import Tensor, blocked, n_rows
 from edgellm.formats.writing import whole_file, writing
 
-from ..description import Source, describe
-from ..origin import origin_of
-from ..plan import LeftOut
+from ..model import Model
 from ..quant.imatrix import ImportanceMatrix
 from . import files
 from .graph.carrier import Carrier
@@ -39,80 +36,6 @@ from .recipes import Choice
 Advance = Callable[[int], None]  # bytes that were written since the last call
 MANIFEST = "edgellm.tensors"  # metadata: where each tensor is; see `Weights.manifest`
 _EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight")
-_ROTATED = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)$")
-
-
-class Unrotated:
-    """A tensor whose rows go back to where Hugging Face has them: halves of a head, not pairs."""
-
-    def __init__(self, tensor: Tensor, order: NDArray[np.int64]) -> None:
-        self.shape, self.stored = tensor.shape, tensor.stored
-        self.type, self.exact = (tensor.type, tensor.exact) if blocked(tensor) else (None, False)
-        self._tensor, self._order = tensor, order
-
-    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See Blocked."""
-        assert blocked(self._tensor)  # it has a type
-        return self._tensor.raw(self._order[which])
-
-    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """See Tensor; a vector's elements are its rows."""
-        if len(self.shape) == 1:
-            return np.ascontiguousarray(self._tensor.rows(slice(0, 1))[:, self._order])[which]
-        return self._tensor.rows(self._order[which])
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What an ONNX folder will hold, before types are chosen. tensors: under GGUF names, with the rows of q and k as
-    Hugging Face orders them; ordered: the same as GGUF orders them; texts: the small files that name no graph; record:
-    whose model it is, for the graph's metadata; n_ctx: tokens that the graph has room for."""
-
-    architecture: Architecture
-    hyper: Hyper
-    tensors: dict[str, Tensor]
-    ordered: dict[str, Tensor]
-    texts: dict[str, bytes]
-    record: dict[str, str]
-    n_ctx: int
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
-
-
-def draft(checkpoint: Source, max_context: int | None) -> Draft:
-    """What a checkpoint becomes. max_context: tokens to make room for; None: as many as the model was trained for.
-
-    Raises UnsupportedArchitecture, Unsupported, InvalidModelFile, InvalidParameter.
-    """
-    found = describe(checkpoint)
-    hyper = found.hyper
-    tensors: dict[str, Tensor] = {}
-    ordered: dict[str, Tensor] = {}
-    for relation in found.relations:
-        if checkpoint.names == "gguf":
-            made: dict[str, Tensor] = {part.name: checkpoint.tensors[part.name] for part in relation.gguf}
-        else:
-            made = {part.name: tensor for part, tensor in to_gguf(relation, checkpoint.tensors)}
-        ordered |= made
-        tensors |= _unrotated(relation, checkpoint, made)
-    if max_context is not None and not hyper.causal:
-        raise InvalidParameter("max_context: an encoder has a weight for each of its positions; leave it out")
-    if max_context is not None and max_context > hyper.n_ctx_train:
-        raise InvalidParameter(f"max_context={max_context}: the model was made for {hyper.n_ctx_train} tokens")
-    n_ctx = max_context or hyper.n_ctx_train
-    origin = origin_of(checkpoint)
-    texts = origin.files | files.texts_of(checkpoint, found.architecture, hyper, origin.config)
-    return Draft(found.architecture, hyper, tensors, ordered, texts, origin.record, n_ctx, found.left_out, found.notes)
-
-
-def _unrotated(relation: Relation, checkpoint: Source, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a relation with the rows of q and k where Hugging Face has them."""
-    if relation.inverse is None or not all(_ROTATED.match(name) for name in made):
-        return made
-    if checkpoint.names == "huggingface":
-        plain = replace(relation, order=None)
-        return {part.name: tensor for part, tensor in to_gguf(plain, checkpoint.tensors)}
-    return {name: Unrotated(checkpoint.tensors[name], relation.inverse) for name in made}
 
 
 class Expert:
@@ -140,7 +63,7 @@ class Expert:
 
 
 class Weights:
-    """The tensors of a draft, each stored as was chosen. See `onnx.matrix.Weights`.
+    """The tensors of a model, each stored as was chosen. See `onnx.matrix.Weights`.
 
     manifest: where each one is, its rows one part after the other:
     {"blk.0.attn_q.weight": {"carrier": "INT4/32", "shape": [576, 576], "parts": [[NAME, 0, 576]]}};
@@ -245,30 +168,33 @@ class Made:
 
 
 def make(
-    draft: Draft,
+    model: Model,
     choices: Sequence[Choice],
     record: Mapping[str, Any],
+    n_ctx: int,
     *,
     exact: bool,
     matrix: ImportanceMatrix | None = None,
     kv_scales: KVScales | None = None,
 ) -> Made:
-    """The folder that a draft becomes with these choices. exact: activations stay float32 in products of 4 bits too.
+    """The folder that a model becomes with these choices. n_ctx: tokens that the graph has room for. exact: activations
+    stay float32 in products of 4 bits too.
 
     kv_scales: of a KV cache in 8 bits; the data file is the same with and without.
     """
-    if matrix is not None and not any(name in matrix.entries for name in draft.tensors):
+    tensors = model.unrotated
+    if matrix is not None and not any(name in matrix.entries for name in tensors):
         raise InvalidParameter("the importance matrix has no entry for any tensor of this model; it is another model's")
-    weights = Weights(draft.tensors, choices, 0 if exact else 4, matrix)
-    graph = model_graph(draft.hyper, weights, n_ctx=draft.n_ctx, kv_scales=kv_scales)
-    unused = sorted(set(draft.tensors) - set(weights.manifest))
+    weights = Weights(tensors, choices, 0 if exact else 4, matrix)
+    graph = model_graph(model.description.hyper, weights, n_ctx=n_ctx, kv_scales=kv_scales)
+    unused = sorted(set(tensors) - set(weights.manifest))
     if unused:
         raise InvalidParameter(f"tensors that the graph has no place for: {', '.join(unused[:8])}; please report this")
-    metadata = draft.record | {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
+    metadata = model.origin.record | {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
     metadata[MANIFEST] = json.dumps(weights.manifest)
     name = files.model_file(choices)
     external = onnx_bytes(graph, metadata)[1] > 0
-    texts = files.finished(draft.texts, draft.architecture, draft.hyper, draft.n_ctx, name, external=external)
+    texts = files.small_files(model, n_ctx, name, external=external)
     return Made(graph, metadata, texts, name)
 
 

@@ -14,8 +14,8 @@ from arch_models import CONFIGS, EMBEDDERS, atol, convert, embeddings, logits, r
 from numpy.typing import NDArray
 
 from edgellm.architectures import from_metadata
+from edgellm.converters import read
 from edgellm.converters.folder.source import HuggingFace
-from edgellm.converters.read import open_checkpoint
 from edgellm.formats.gguf import GGUFFile
 
 torch = pytest.importorskip("torch")
@@ -56,7 +56,7 @@ def _saved(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[n
         model = model.to(torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="100KB" if name in SHARDED else "1GB")
     assert (len(list(folder.glob("*.safetensors"))) > 1) == (name in SHARDED)
-    with closing(open_checkpoint(folder)) as source:
+    with closing(read(folder)) as source:
         assert isinstance(source, HuggingFace)
         assert {tensor.stored for tensor in source.tensors.values()} == {"BF16" if name in BF16 else "F32"}
         return source.config, {key: whole(tensor) for key, tensor in source.tensors.items()}

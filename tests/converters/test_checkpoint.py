@@ -13,10 +13,10 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from edgellm.converters import read
 from edgellm.converters.folder.source import HuggingFace
 from edgellm.converters.gguf.source import GGUF
 from edgellm.converters.numbers import decode
-from edgellm.converters.read import open_checkpoint
 from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
 from edgellm.formats.ggml_types import GGMLType
@@ -56,14 +56,14 @@ def sharded(folder: Path, weight_map: dict[str, Any] | None = None) -> Path:
 
 
 def opened(path: Path) -> HuggingFace:
-    found = open_checkpoint(path)
+    found = read(path)
     assert isinstance(found, HuggingFace)
     return found
 
 
 def refused(path: Path, kind: type[EdgeLLMError] = InvalidModelFile) -> str:
     with pytest.raises(kind) as caught:
-        open_checkpoint(path)
+        read(path)
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -238,7 +238,7 @@ def test_scales_that_do_not_fit(tmp_path: Path, scales: Any, config: Any, kind: 
     tensors = [(name, dtype, shape, bytes(size[dtype] * int(np.prod(shape)))) for name, dtype, shape in scales]
     folder = folder_of(tmp_path, [("x.weight", "F8_E4M3", (4, 6), e4m3((4, 6))), *tensors], config)
     with pytest.raises(kind, match=complaint):
-        open_checkpoint(folder)
+        read(folder)
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4", "fbgemm_fp8", None])
@@ -464,7 +464,7 @@ def test_a_gguf_file_is_read_as_the_gguf_package_reads_it(tmp_path: Path) -> Non
     renamed = path.with_suffix(".model")
     renamed.write_bytes(path.read_bytes())
     for place in (path, renamed):
-        found = open_checkpoint(place)
+        found = read(place)
         assert isinstance(found, GGUF)
         assert (found.format, found.path, found.fingerprint) == ("gguf", place, found.file.fingerprint)
         assert found.file.metadata["general.architecture"] == "llama"
@@ -487,7 +487,7 @@ def test_quantized_rows(tmp_path: Path) -> None:
     values = RANDOM.standard_normal((6, 64)).astype(np.float32)
     packed = gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0)
     write_gguf(tmp_path / "a.gguf", {}, [("t", (6, 64), GGMLType.Q8_0, packed)])
-    found = open_checkpoint(tmp_path / "a.gguf")
+    found = read(tmp_path / "a.gguf")
     expected = gguf.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
     assert np.array_equal(found.tensors["t"].rows(slice(2, 5)), expected[2:5])
     assert np.array_equal(found.tensors["t"].rows(np.array([5, 0])), expected[[5, 0]])

@@ -20,7 +20,7 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.backends.llamacpp.checks import check_header
-from edgellm.converters import ConvertParams, convert, open_checkpoint, plan
+from edgellm.converters import ConvertParams, convert, plan, read
 from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
 from edgellm.converters.quant.pool import Quantizers
 from edgellm.converters.quant.recipes import TARGETS
@@ -73,7 +73,7 @@ def stored(path: Path) -> dict[str, tuple[str, bytes]]:
 
 
 def values(path: Path) -> dict[str, NDArray[np.float32]]:
-    checkpoint = open_checkpoint(path)
+    checkpoint = read(path)
     found = {name: whole(tensor) for name, tensor in checkpoint.tensors.items()}
     checkpoint.close()
     return found

@@ -20,7 +20,7 @@ from tiny_models import quantize as as_gguf
 from tiny_models import tiny
 
 import edgellm
-from edgellm.converters import ConvertParams, convert, open_checkpoint, plan
+from edgellm.converters import ConvertParams, convert, plan, read
 from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.source import ONNXFolder
 from edgellm.converters.quant.ggml import quantize
@@ -65,7 +65,7 @@ def whole(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def values(path: Path) -> dict[str, NDArray[np.float32]]:
-    with closing(open_checkpoint(path)) as source:
+    with closing(read(path)) as source:
         return {name: whole(tensor) for name, tensor in source.tensors.items()}
 
 

@@ -23,7 +23,6 @@ from edgellm.converters import ConvertParams, convert, plan
 from edgellm.converters.onnx import kv_scales
 from edgellm.converters.onnx.graph.model import model_graph
 from edgellm.converters.onnx.source import ONNXFolder
-from edgellm.converters.onnx.write import draft
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_writer import write_onnx
@@ -146,7 +145,7 @@ def test_scales_hold_at_every_position(folders: tuple[Path, Path, Any]) -> None:
     """A pair of rotated channels shares a scale, which is at least what a key far from the text needs."""
     whole, _, _ = folders
     with closing(ONNXFolder(whole)) as source:
-        hyper = draft(source, None).hyper
+        hyper = source.description.hyper
     seen: list[tuple[int, int]] = []
     text = "The harbour lay quiet in the early morning. " * 6
     scales = kv_scales.measure(whole, text, hyper, lambda done, of: seen.append((done, of)))

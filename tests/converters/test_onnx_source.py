@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gguf
 import numpy as np
@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgellm.architectures import from_config, to_gguf
-from edgellm.converters.folder.source import HuggingFace
-from edgellm.converters.gguf.write import from_folder
 from edgellm.converters.onnx.graph.builder import GraphBuilder
 from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.graph.floats import FloatMatrix
@@ -73,9 +71,9 @@ def whole(tensor: Tensor) -> NDArray[np.float32]:
 def as_gguf(folder: Path, path: Path) -> Path:
     """The folder as a GGUF file of F32 tensors."""
     with closing(ONNXFolder(folder)) as opened:
-        draft = from_folder(cast(HuggingFace, opened), None)
-        tensors = [(name, t.shape, GGMLType.F32, whole(t)) for name, t in draft.tensors.items()]
-        write_gguf(path, {**draft.metadata, "general.file_type": 0}, tensors)
+        made = opened.contents
+        tensors = [(name, t.shape, GGMLType.F32, whole(t)) for name, t in made.tensors.items()]
+        write_gguf(path, {**made.metadata, "general.file_type": 0}, tensors)
     return path
 
 

@@ -13,7 +13,7 @@ from arch_models import EMBEDDERS, whole
 from numpy.typing import NDArray
 from onnx_models import VARIANTS, Runner, opened, write
 
-from edgellm.converters.read import open_checkpoint
+from edgellm.converters import read
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,7 +34,7 @@ def _random(name: str, folder: Path) -> tuple[Any, dict[str, NDArray[np.float32]
         offset = parameter.data if parameter.dim() == 1 else 0.0
         parameter.data = offset + scale * torch.randn_like(parameter)
     model.save_pretrained(folder)
-    with closing(open_checkpoint(folder)) as source:
+    with closing(read(folder)) as source:
         return model, {key: whole(tensor) for key, tensor in source.tensors.items()}
 
 

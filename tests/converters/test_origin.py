@@ -15,8 +15,8 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.cli.show import show
-from edgellm.converters import ConvertParams, convert, open_checkpoint
-from edgellm.converters.origin import Origin, origin_of
+from edgellm.converters import ConvertParams, convert, read
+from edgellm.converters.origin import Origin
 from edgellm.formats.origin import base_models, card_of, front_matter, general_of, licence, of_card
 
 README = """\
@@ -54,8 +54,8 @@ def way(source: Path, to: str, place: Path) -> Path:
 
 
 def origin(path: Path) -> Origin:
-    with closing(open_checkpoint(path)) as checkpoint:
-        return origin_of(checkpoint)
+    with closing(read(path)) as checkpoint:
+        return checkpoint.origin
 
 
 @pytest.fixture

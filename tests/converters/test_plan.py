@@ -14,8 +14,8 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.converters import ConvertParams, convert, plan
-from edgellm.converters.gguf.write import size_label
-from edgellm.converters.plan import is_exact
+from edgellm.converters.folder.configured import size_label
+from edgellm.converters.numbers import is_exact
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile

@@ -19,8 +19,9 @@ import onnx
 import pytest
 
 import edgellm
+from edgellm import converters
 from edgellm.backends import open_backend
-from edgellm.converters import ConvertParams, convert, open_checkpoint
+from edgellm.converters import ConvertParams, convert
 from edgellm.errors import EdgeLLMError, InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.onnx_folder import find
 from edgellm.params import LoadParams
@@ -111,7 +112,7 @@ def run(path: Path) -> str:
 
 
 def converted(path: Path) -> str:
-    with closing(open_checkpoint(path)) as checkpoint:
+    with closing(converters.read(path)) as checkpoint:
         return checkpoint.fingerprint
 
 

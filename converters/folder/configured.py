@@ -1,0 +1,158 @@
+"""ConfiguredFolder: what Hugging Face's folders and ONNX folders have in common: config.json, a tokenizer, a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.architectures import from_config, to_hf
+from edgellm.formats.confined import file_in, path_in
+from edgellm.formats.strict_json import parse_object
+from edgellm.formats.tensor import Tensor, chunks, columns, n_rows
+
+from ..model import Contents, Description, LeftOut, Model
+from ..numbers import shifts_exactly
+from ..origin import Origin, beside
+from ..pooling import POOLING
+from ..tokens import Vocabulary, read_huggingface, to_files, to_metadata
+
+MAX_FILE = 64 << 20  # bytes of a small file
+TOKENIZER = "tokenizer.json"
+_COPIED = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+
+
+class ConfiguredFolder(Model):
+    """folder: where config.json is. left_out, notes: what opening it found. embedded: metadata of its weights."""
+
+    _config: Mapping[str, Any]
+    folder: Path
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    embedded: Mapping[str, str]
+
+    def __init__(self, pre: str | None) -> None:
+        self._pre = pre
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """See Model."""
+        return self._config
+
+    @cached_property
+    def description(self) -> Description:
+        """See Model."""
+        config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
+        architecture, hyper = from_config(config, self._pooling())
+        left_out, notes = [*self.left_out], [*self.notes]
+        skipped = (name for name in self.tensors if architecture.skips(name))
+        left_out += [LeftOut(name, "no part of the model that is converted") for name in skipped]
+        for name, other in architecture.duplicates(hyper, list(self.tensors)):
+            if _equal(self.tensors[name], self.tensors[other]):
+                left_out.append(LeftOut(name, f"equal to {other}, which serves as both"))
+            else:  # some checkpoints store one that differs, and that is what they were trained with
+                notes.append(f"{name} differs from {other} although config.json says that they are one: it is kept")
+                hyper = replace(hyper, tied=False)
+        relations = tuple(architecture.relations(hyper, list(self.tensors)))
+        if self.names == "gguf":
+            for relation in relations:
+                to_hf(relation, self.tensors)  # raises where one is missing or has another shape
+        return Description(architecture, hyper, relations, tuple(left_out), tuple(notes))
+
+    def _pooling(self) -> dict[str, Any] | None:
+        """How a sentence-transformers folder makes one vector of the tokens' ones. Raises InvalidModelFile."""
+        path = path_in(self.folder, POOLING)
+        return parse_object(path.read_bytes(), str(path)) if path.is_file() else None
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """See Model."""
+        return read_huggingface(self.folder, self.description.hyper.n_vocab, pre=self._pre)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """See Model."""
+        return beside(self.folder, self.config, self.embedded)
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """See Model."""
+        made = {}
+        for name in _COPIED:
+            path = file_in(self.folder, name)
+            if path.is_file() and path.stat().st_size <= MAX_FILE:
+                made[name] = path.read_bytes()
+        pooling = path_in(self.folder, POOLING)
+        if pooling.is_file():
+            made[POOLING] = pooling.read_bytes()
+        if TOKENIZER not in made:
+            made = {name: text.encode() for name, text in to_files(self.vocabulary).items()} | made
+        return self.origin.files | made
+
+    @property
+    def pooling_files(self) -> dict[str, bytes]:
+        """See Model: what it says stands in `files`."""
+        return {}
+
+    @cached_property
+    def contents(self) -> Contents:
+        """See Model."""
+        found = self.description
+        extra: dict[str, Tensor] = {name: _Computed(values) for name, values in found.architecture.extra(found.hyper)}
+        tensors = extra | self.weights
+        rounded: set[str] = set()
+        for relation in found.relations if self.names == "huggingface" else ():
+            before = [self.tensors[part.name] for part in relation.hf] if relation.shift else []
+            if relation.shift and not shifts_exactly(before, tensors[relation.gguf[0].name], relation.shift):
+                rounded |= {part.name for part in relation.gguf}
+        metadata = {
+            "general.architecture": found.architecture.gguf,
+            "general.type": "model",
+            "general.size_label": size_label(sum(n_rows(t) * columns(t) for t in tensors.values())),
+            **self.origin.metadata,
+            **found.architecture.metadata(found.hyper),
+            **to_metadata(self.vocabulary),
+        }
+        notes = (*self.vocabulary.notes, *found.notes)
+        return Contents(metadata, tensors, None, found.left_out, notes, frozenset(extra), frozenset(rounded))
+
+
+class _Computed:
+    """A Tensor over an array."""
+
+    stored = "F32"
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.shape, self._values = values.shape, values.reshape(-1, values.shape[-1])
+
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """See Tensor."""
+        return self._values[which]
+
+
+def size_label(n_params: int) -> str:
+    """ "135M": two digits at least, as the naming convention of GGUF files has it."""
+    unit, scale = next(((u, s) for u, s in (("T", 1e12), ("B", 1e9), ("M", 1e6)) if n_params > s), ("K", 1e3))
+    digits = len(str(round(n_params / scale)).lstrip("0"))
+    return f"{n_params / scale:.{max(2 - digits, 0)}f}{unit}"
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return all(np.array_equal(one.rows(part), other.rows(part)) for part in chunks(one))
