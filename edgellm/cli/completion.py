@@ -21,16 +21,19 @@ MARK = "# edgellm completion"
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(SHELLS), required=False)
-@click.option("--print", "show", is_flag=True, help="Print the script and install nothing.")
-def completion(shell: str | None, show: bool) -> None:
-    """Install the completion for SHELL; without it, for the shell of this account."""
+@click.option("--install", is_flag=True, help="Write it to a file, and for bash and zsh a line to the start file.")
+def completion(shell: str | None, install: bool) -> None:
+    """Print the completion script for SHELL; without SHELL, for the shell of this account.
+
+    In a start file, `eval "$(edgellm completion bash)"` reads it; --install does without a start of edgellm.
+    """
     from edgellm.cli.output import note
 
     shell = shell or Path(os.environ.get("SHELL", "")).name
     if shell not in SHELLS:
         raise click.UsageError(f"which shell? One of {', '.join(SHELLS)}.")
     script = _script(shell)
-    if show:
+    if not install:
         click.echo(script)
         return
     if shell == "fish":
@@ -91,7 +94,9 @@ def _write(file: Path, text: str) -> None:
         os.replace(partial, file.resolve())
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise CannotWrite(f"{file} cannot be written: {error.strerror or error}; --print shows the script") from error
+        raise CannotWrite(
+            f"{file} cannot be written: {error.strerror or error}; without --install the script is printed"
+        ) from error
 
 
 def _start_file(shell: str) -> Path:

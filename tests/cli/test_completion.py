@@ -1,4 +1,4 @@
-"""The shells complete commands, options and models once `edgellm completion` has run."""
+"""The shells complete commands, options and models once `edgellm completion --install` has run."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def run(account: dict[str, str], *command: str) -> str:
 def test_one_command_installs_it_and_nothing_twice(account: dict[str, str]) -> None:
     start = Path(account["HOME"]) / ".bashrc"
     start.write_text("alias ll='ls -l'\n")
-    run(account, "edgellm", "completion")
+    run(account, "edgellm", "completion", "--install")
     once = start.read_text()
-    run(account, "edgellm", "completion")
+    run(account, "edgellm", "completion", "--install")
     assert start.read_text() == once
     assert once.startswith("alias ll='ls -l'\n")
     assert len(once.splitlines()) == 2
@@ -50,7 +50,7 @@ def test_one_command_installs_it_and_nothing_twice(account: dict[str, str]) -> N
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 def test_bash_completes(account: dict[str, str]) -> None:
-    run(account, "edgellm", "completion", "bash")
+    run(account, "edgellm", "completion", "bash", "--install")
     script = """
         . ~/.bashrc
         complete -p edgellm
@@ -67,8 +67,10 @@ def test_bash_completes(account: dict[str, str]) -> None:
 
 
 def test_other_shells(account: dict[str, str]) -> None:
-    assert "compdef" in run(account, "edgellm", "completion", "zsh", "--print")
-    run(account, "edgellm", "completion", "zsh")
+    before = sorted(Path(account["HOME"]).rglob("*"))
+    assert "compdef" in run(account, "edgellm", "completion", "zsh")
+    assert sorted(Path(account["HOME"]).rglob("*")) == before  # nothing is written unless asked
+    run(account, "edgellm", "completion", "zsh", "--install")
     assert "completion.zsh" in (Path(account["HOME"]) / ".zshrc").read_text()
-    run(account, "edgellm", "completion", "fish")
+    run(account, "edgellm", "completion", "fish", "--install")
     assert "complete" in (Path(account["HOME"]) / ".config/fish/completions/edgellm.fish").read_text()
