@@ -37,8 +37,7 @@ uintptr_t call_refusing_amx(uintptr_t function, uintptr_t argument) {
       small.ss_sp = memory.data();
       small.ss_size = memory.size();
       if (sigaltstack(&small, nullptr) != 0) {
-        failure = std::make_exception_ptr(
-            std::system_error(errno, std::generic_category(), "alternate signal stack"));
+        failure = std::make_exception_ptr(std::system_error(errno, std::generic_category(), "alternate signal stack"));
         return;
       }
       try {

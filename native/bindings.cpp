@@ -52,17 +52,22 @@ NB_MODULE(_native, m) {
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));
-  m.def("longest_stretch", [](nb::bytes text) {
-    const edgellm::Stretch found = edgellm::longest_stretch({text.c_str(), text.size()});
-    return std::pair<size_t, size_t>(found.first, found.count);
-  }, nb::arg("text"));
-  m.def("tokenize", [](uintptr_t function, uintptr_t vocabulary, nb::bytes text, bool parse_special, size_t stack) {
-    const std::string_view view(text.c_str(), text.size());
-    const nb::gil_scoped_release release;
-    return edgellm::tokenize(reinterpret_cast<edgellm::TokenizeFunction>(function),
-                             reinterpret_cast<const void*>(vocabulary), view, parse_special, stack);
-  }, nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"),
-     nb::arg("stack"));
+  m.def(
+      "longest_stretch",
+      [](const nb::bytes& text) {
+        const edgellm::Stretch found = edgellm::longest_stretch({text.c_str(), text.size()});
+        return std::pair<size_t, size_t>(found.first, found.count);
+      },
+      nb::arg("text"));
+  m.def(
+      "tokenize",
+      [](uintptr_t function, uintptr_t vocabulary, const nb::bytes& text, bool parse_special, size_t stack) {
+        const std::string_view view(text.c_str(), text.size());
+        const nb::gil_scoped_release release;
+        return edgellm::tokenize(reinterpret_cast<edgellm::TokenizeFunction>(function),
+                                 reinterpret_cast<const void*>(vocabulary), view, parse_special, stack);
+      },
+      nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   m.attr("onnx_domain") = edgellm::ort::kDomain;
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
@@ -72,7 +77,6 @@ NB_MODULE(_native, m) {
       .def("set", [](AbortFlag& flag) { flag.store(true, std::memory_order_relaxed); })
       .def("clear", [](AbortFlag& flag) { flag.store(false, std::memory_order_relaxed); })
       .def_prop_ro("is_set", [](const AbortFlag& flag) { return flag.load(std::memory_order_relaxed); })
-      .def_prop_ro("callback",
-                   [](const AbortFlag&) { return reinterpret_cast<uintptr_t>(&edgellm_abort_requested); })
+      .def_prop_ro("callback", [](const AbortFlag&) { return reinterpret_cast<uintptr_t>(&edgellm_abort_requested); })
       .def_prop_ro("data", [](const AbortFlag& flag) { return reinterpret_cast<uintptr_t>(&flag); });
 }

@@ -210,7 +210,7 @@ std::string cpu_name() {
     for (uint32_t i = 0; i < 3; ++i) {
       const Registers r = cpuid(0x80000002 + i);
       const std::array<uint32_t, 4> words{r.eax, r.ebx, r.ecx, r.edx};
-      std::memcpy(text.data() + 16 * i, words.data(), 16);
+      std::memcpy(text.data() + size_t{16} * i, words.data(), 16);
     }
     name = text.data();
   }

@@ -68,9 +68,9 @@ HostMemory host_memory() {
   mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
   vm_size_t page = 0;
   const mach_port_t host = mach_host_self();
-  const bool known = host_page_size(host, &page) == KERN_SUCCESS &&
-                     host_statistics64(host, HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&pages), &count) ==
-                         KERN_SUCCESS;
+  const bool known =
+      host_page_size(host, &page) == KERN_SUCCESS &&
+      host_statistics64(host, HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&pages), &count) == KERN_SUCCESS;
   mach_port_deallocate(mach_task_self(), host);
   if (!known) return {};
   memory.available = (static_cast<uint64_t>(pages.free_count) + pages.inactive_count + pages.purgeable_count) * page;

@@ -92,8 +92,8 @@ unsigned __stdcall begin(void* start) {
 bool run_in_thread(size_t stack, void (*body)(void*), void* data) {
   Start start{body, data};
   if (stack > std::numeric_limits<unsigned>::max()) return false;
-  const uintptr_t thread = _beginthreadex(nullptr, static_cast<unsigned>(stack), begin, &start,
-                                          STACK_SIZE_PARAM_IS_A_RESERVATION, nullptr);
+  const uintptr_t thread =
+      _beginthreadex(nullptr, static_cast<unsigned>(stack), begin, &start, STACK_SIZE_PARAM_IS_A_RESERVATION, nullptr);
   if (thread == 0) return false;
   WaitForSingleObject(reinterpret_cast<HANDLE>(thread), INFINITE);
   CloseHandle(reinterpret_cast<HANDLE>(thread));
@@ -112,8 +112,8 @@ bool run_in_thread(size_t stack, void (*body)(void*), void* data) {
   pthread_attr_t attributes;
   if (pthread_attr_init(&attributes) != 0) return false;
   pthread_t thread;
-  const bool begun = pthread_attr_setstacksize(&attributes, stack) == 0 &&
-                     pthread_create(&thread, &attributes, begin, &start) == 0;
+  const bool begun =
+      pthread_attr_setstacksize(&attributes, stack) == 0 && pthread_create(&thread, &attributes, begin, &start) == 0;
   pthread_attr_destroy(&attributes);
   return begun && pthread_join(thread, nullptr) == 0;
 }
@@ -173,7 +173,8 @@ std::vector<int32_t> tokenize(TokenizeFunction function, const void* vocabulary,
       each.outcome = Call::kFailed;
       try {
         each.what = error.what();
-      } catch (const std::bad_alloc&) {  // then without words
+      } catch (const std::bad_alloc&) {
+        each.what.clear();  // then without words
       }
     } catch (...) {
       each.outcome = Call::kFailed;

@@ -10,7 +10,7 @@
 
 namespace edgellm::kernels {
 
-constexpr size_t kDepth = 32;        // numbers of bfloat16 in a row of a tile
+constexpr size_t kDepth = 32;  // numbers of bfloat16 in a row of a tile
 constexpr size_t kTileBytes = 1024;
 constexpr size_t kRowsOfTile = 16;
 
@@ -35,7 +35,8 @@ class Tiles {
 // What was written so far is in memory for the tiles that are loaded next: GCC does not see that they read it.
 inline void written() { __asm__ volatile("" : : : "memory"); }
 
-// The numbers of two vectors side by side: in lane i those of bfloat16 nearest to low[i] and, in its upper half, high[i].
+// The numbers of two vectors side by side: in lane i those of bfloat16 nearest to low[i] and, in its upper half,
+// high[i].
 inline __m512i pairs(__m512 low, __m512 high) {
   const __m512i shuffle = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);

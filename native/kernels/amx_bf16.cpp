@@ -37,8 +37,8 @@ void prepare(const Product& product, size_t first_row, size_t last_row) {
   }
 }
 
-// The values of a tile of W in the columns [first, last), whole blocks: per 32 columns a tile, `step` bytes after the one
-// before, whose row k has the columns 2k and 2k + 1 of 16 rows of W.
+// The values of a tile of W in the columns [first, last), whole blocks: per 32 columns a tile, `step` bytes after the
+// one before, whose row k has the columns 2k and 2k + 1 of 16 rows of W.
 void unpack(const BlockMatrix& weights, size_t tile, size_t first, size_t last, std::byte* out, size_t step) {
   const uint8_t* codes = weights.codes(tile) + first / kGroup * weights.group_bytes();
   const float* scales = weights.scales(tile);
@@ -59,7 +59,8 @@ void unpack(const BlockMatrix& weights, size_t tile, size_t first, size_t last, 
   for (size_t b = first / weights.block(); b < last / weights.block(); ++b) {
     scale = _mm512_load_ps(scales + b * kTile);
     if (zeros != nullptr) {
-      zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(zeros + b * kTile))));
+      zero =
+          _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(zeros + b * kTile))));
     }
     for (size_t g = 0; g < groups; ++g, out += step) {
       if (weights.bits() == 8) {
@@ -143,7 +144,8 @@ void multiply_tiles(const Product& product, const Panel& panel, size_t tile, siz
     what.template operator()<0>(Sums(product, tile, row));
     if constexpr (kTiles == 2) what.template operator()<1>(Sums(product, tile + 1, row));
     if constexpr (kRowTiles == 2) what.template operator()<2>(Sums(product, tile, row + kRowsOfTile));
-    if constexpr (kRowTiles == 2 && kTiles == 2) what.template operator()<3>(Sums(product, tile + 1, row + kRowsOfTile));
+    if constexpr (kRowTiles == 2 && kTiles == 2)
+      what.template operator()<3>(Sums(product, tile + 1, row + kRowsOfTile));
   };
   if (panel.first == 0) {
     _tile_zero(0);
@@ -177,10 +179,14 @@ void multiply_panel(const Product& product, const Panel& panel, size_t first, si
     const std::byte* w = panel.values;
     for (size_t tile = first; tile < last; tile += 2, w += 2 * kTileBytes) {
       const bool two = tile + 1 < last;
-      if (two_rows && two) multiply_tiles<2, 2>(product, panel, tile, row, w);
-      else if (two_rows) multiply_tiles<2, 1>(product, panel, tile, row, w);
-      else if (two) multiply_tiles<1, 2>(product, panel, tile, row, w);
-      else multiply_tiles<1, 1>(product, panel, tile, row, w);
+      if (two_rows && two)
+        multiply_tiles<2, 2>(product, panel, tile, row, w);
+      else if (two_rows)
+        multiply_tiles<2, 1>(product, panel, tile, row, w);
+      else if (two)
+        multiply_tiles<1, 2>(product, panel, tile, row, w);
+      else
+        multiply_tiles<1, 1>(product, panel, tile, row, w);
     }
   }
 }

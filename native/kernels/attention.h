@@ -1,10 +1,11 @@
 // Causal attention of grouped queries over a cache of keys and values in 32-bit floats.
 //
-// One way for tokens == 1 and one for more, each of which gives a query the same bits whatever other queries there are and
-// however the work is divided:
+// One way for tokens == 1 and one for more, each of which gives a query the same bits whatever other queries there are
+// and however the work is divided:
 //
 //   single          in 32-bit floats: 128 keys at a time from position 0 on, whose softmax sums are joined at the end
-//   prompt, AMX     scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of a whole
+//   prompt, AMX     scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of a
+//   whole
 //                   row in 32 bits
 //   prompt, AVX-512 all of it in 32-bit floats
 //
@@ -25,13 +26,13 @@ struct Attention {
   size_t window;    // keys that a query sees, itself among them
   float scale;      // of the scores
 
-  const float *query, *key, *value;           // (batch, tokens, ..): the heads of a token lie together
+  const float *query, *key, *value;               // (batch, tokens, ..): the heads of a token lie together
   size_t query_stride, key_stride, value_stride;  // numbers from one token to the next
-  const float *cos, *sin;                     // (positions, rotary / 2)
-  const int32_t* last;                        // (batch): the position of the last token
-  float *keys, *values;                       // (batch, kv_heads, capacity, size): the cache, which is added to
-  float* out;                                 // (batch, tokens, heads * size)
-  std::byte* scratch;                         // AttentionKernels::scratch bytes, at a multiple of 64
+  const float *cos, *sin;                         // (positions, rotary / 2)
+  const int32_t* last;                            // (batch): the position of the last token
+  float *keys, *values;                           // (batch, kv_heads, capacity, size): the cache, which is added to
+  float* out;                                     // (batch, tokens, heads * size)
+  std::byte* scratch;                             // AttentionKernels::scratch bytes, at a multiple of 64
 
   size_t longest() const;  // tokens of the longest text
 };

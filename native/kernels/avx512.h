@@ -28,7 +28,8 @@ inline __m512 exp_below_0(__m512 x) {
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145752F), x);  // ln 2 in two parts
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-6F), r);
   __m512 p = _mm512_set1_ps(1.0F / 720);
-  for (const float c : {1.0F / 120, 1.0F / 24, 1.0F / 6, 0.5F, 1.0F, 1.0F}) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+  for (const float c : {1.0F / 120, 1.0F / 24, 1.0F / 6, 0.5F, 1.0F, 1.0F})
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
   return _mm512_maskz_scalef_ps(seen, p, n);
 }
 

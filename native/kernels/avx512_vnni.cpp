@@ -1,4 +1,5 @@
-// AVX-512 with VNNI: 64 products of bytes per instruction. https://www.intel.com/content/www/us/en/docs/intrinsics-guide
+// AVX-512 with VNNI: 64 products of bytes per instruction.
+// https://www.intel.com/content/www/us/en/docs/intrinsics-guide
 #include <immintrin.h>
 
 #include <cstring>
@@ -11,8 +12,8 @@ namespace edgellm::kernels {
 
 namespace {
 
-constexpr size_t kMaxRows = 12;   // rows of X that share a reading of W: two registers each, of 32
-constexpr size_t kAhead = 2048;   // bytes of W that are asked for before they are read
+constexpr size_t kMaxRows = 12;  // rows of X that share a reading of W: two registers each, of 32
+constexpr size_t kAhead = 2048;  // bytes of W that are asked for before they are read
 
 // X as bytes, in the scratch memory.
 struct Rows {
@@ -77,7 +78,8 @@ void multiply_tile(const Product& product, size_t tile, size_t first) {
           if (kRows == 1) _mm_prefetch(reinterpret_cast<const char*>(codes + kAhead), _MM_HINT_T0);
           const __m512i a = _mm512_load_si512(codes);
           codes += kAlign;
-          for (size_t r = 0; r < kRows; ++r) sum[r] = _mm512_dpbusd_epi32(sum[r], a, broadcast(x + r * columns + 4 * v));
+          for (size_t r = 0; r < kRows; ++r)
+            sum[r] = _mm512_dpbusd_epi32(sum[r], a, broadcast(x + r * columns + 4 * v));
         }
       }
       x += kGroup;
@@ -145,8 +147,10 @@ void prepare(const Product& product, size_t first_row, size_t last_row) {
       const int32_t taken = -zero * all;
       float* kept = rows.sums + row * rows.blocks + b;
       rows.scales[row * rows.blocks + b] = most / 127.0F;
-      if (weights.zeros(0) != nullptr) *kept = static_cast<float>(all);
-      else std::memcpy(kept, &taken, sizeof taken);
+      if (weights.zeros(0) != nullptr)
+        *kept = static_cast<float>(all);
+      else
+        std::memcpy(kept, &taken, sizeof taken);
     }
   }
 }

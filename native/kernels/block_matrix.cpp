@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kElementsPerThread = 1 << 20;  // fewer are not worth a thread
 
-const BlockShape& checked(const BlockShape& shape) {
+BlockShape checked(const BlockShape& shape) {
   const bool width = shape.bits == 4 || (shape.bits == 8 && !shape.zeros);
   if (!width || shape.rows == 0 || shape.columns == 0 || shape.block == 0 || shape.block % kGroup != 0 ||
       shape.columns % shape.block != 0) {

@@ -31,8 +31,8 @@ class Aligned {
   size_t count_ = 0;
 };
 
-// What a matrix of blocks is: (rows, columns) numbers (code - zero) * scale, where `block` columns of a row that follow one
-// another share a scale and a zero. Codes have `bits` bits. Without zeros of its own every block has 2^(bits - 1).
+// What a matrix of blocks is: (rows, columns) numbers (code - zero) * scale, where `block` columns of a row that follow
+// one another share a scale and a zero. Codes have `bits` bits. Without zeros of its own every block has 2^(bits - 1).
 struct BlockShape {
   size_t rows, columns;
   size_t block;  // a multiple of 32 that divides columns
@@ -42,8 +42,8 @@ struct BlockShape {
   size_t blocks() const { return columns / block; }  // of a row
 };
 
-// Gives a row: its codes (columns) and, where there are zeros, those (blocks), one to a byte; its scales (blocks). Called
-// from several threads.
+// Gives a row: its codes (columns) and, where there are zeros, those (blocks), one to a byte; its scales (blocks).
+// Called from several threads.
 using ReadRow = std::function<void(size_t row, uint8_t* codes, float* scales, uint8_t* zeros)>;
 
 // The matrix as the kernels read it:
@@ -72,7 +72,9 @@ class BlockMatrix {
   const uint8_t* codes(size_t tile) const { return codes_.get() + tile * columns() / kGroup * group_bytes(); }
   const float* scales(size_t tile) const { return scales_.get() + tile * blocks() * kTile; }
   // Null without them.
-  const uint8_t* zeros(size_t tile) const { return zeros_.size() == 0 ? nullptr : zeros_.get() + tile * blocks() * kTile; }
+  const uint8_t* zeros(size_t tile) const {
+    return zeros_.size() == 0 ? nullptr : zeros_.get() + tile * blocks() * kTile;
+  }
 
  private:
   void lay_out(const ReadRow& read, size_t first_tile, size_t last_tile);

@@ -53,9 +53,7 @@ const AttentionKernels* prompt_attention() {
   return nullptr;
 }
 
-size_t Attention::longest() const {
-  return static_cast<size_t>(*std::max_element(last, last + batch)) + 1;
-}
+size_t Attention::longest() const { return static_cast<size_t>(*std::max_element(last, last + batch)) + 1; }
 
 std::string kernel_names() {
   std::string names;

@@ -4,9 +4,10 @@
 // the work is divided:
 //
 //   bytes      X becomes 8-bit codes, code = round(x / scale), scale = largest |x| of the block / 127. A number of Y is
-//              the sum over the blocks, in their order, y = fma(float(sum of x_code * (w_code - zero)), w_scale * x_scale, y)
-//              whose inner sum is exact.
-//   bfloat16   X and the values of W are rounded to bfloat16, their products summed in 32 bits, in the order of columns.
+//              the sum over the blocks, in their order, y = fma(float(sum of x_code * (w_code - zero)), w_scale *
+//              x_scale, y) whose inner sum is exact.
+//   bfloat16   X and the values of W are rounded to bfloat16, their products summed in 32 bits, in the order of
+//   columns.
 //              Nearer to the exact product, and faster for many rows: W is unpacked for all of them.
 #pragma once
 
@@ -19,10 +20,10 @@ namespace edgellm::kernels {
 
 struct Product {
   const BlockMatrix* weights;
-  size_t count;       // rows of X and of Y
-  const float* x;     // (count, weights->columns())
-  const float* bias;  // (weights->rows()), or null
-  float* y;           // (count, weights->rows())
+  size_t count;        // rows of X and of Y
+  const float* x;      // (count, weights->columns())
+  const float* bias;   // (weights->rows()), or null
+  float* y;            // (count, weights->rows())
   std::byte* scratch;  // Kernels::scratch bytes, at a multiple of 64
 };
 
@@ -36,8 +37,8 @@ struct Kernels {
   void (*multiply)(const Product&, size_t first_tile, size_t last_tile);
 };
 
-// The kernels that this processor has and this process may use; null without them. AMX may be used once something in the
-// process has asked the system for it, which these do not; whether that is so is looked up once, at the first call.
+// The kernels that this processor has and this process may use; null without them. AMX may be used once something in
+// the process has asked the system for it, which these do not; whether that is so is looked up once, at the first call.
 const Kernels* byte_kernels();
 const Kernels* bfloat16_kernels();
 

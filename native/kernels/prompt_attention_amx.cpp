@@ -1,7 +1,7 @@
 // Attention of several tokens of a text, in bfloat16.
 //
-// Scores are made with the keys as rows and the queries as columns, so that a softmax runs down the lanes of vectors and
-// its weights are, two keys at a time, the second factor of the next product:
+// Scores are made with the keys as rows and the queries as columns, so that a softmax runs down the lanes of vectors
+// and its weights are, two keys at a time, the second factor of the next product:
 //
 //   scores (keys, queries) = K (keys, size) x Q' (size, queries)
 //   out'   (size, queries) = V' (size, keys) x weights (keys, queries)
@@ -54,8 +54,10 @@ size_t past(const Attention& call, size_t b) { return static_cast<size_t>(call.l
 // Rotate 16 tokens, fill their cells and lay out their queries.
 void begin(const Attention& call, size_t index) {
   const Scratch scratch(call);
-  const size_t tiles = scratch.tokens / kRowsOfTile, tile = index % tiles, b = index / tiles, first = tile * kRowsOfTile;
-  const size_t count = first < call.tokens ? std::min(kRowsOfTile, call.tokens - first) : 0, depths = call.size / kDepth;
+  const size_t tiles = scratch.tokens / kRowsOfTile, tile = index % tiles, b = index / tiles,
+               first = tile * kRowsOfTile;
+  const size_t count = first < call.tokens ? std::min(kRowsOfTile, call.tokens - first) : 0,
+               depths = call.size / kDepth;
   thread_local Aligned<float> rotated;
   if (rotated.size() < kRowsOfTile * call.size) rotated = Aligned<float>(kRowsOfTile * call.size);
   std::fill(rotated.get(), rotated.get() + kRowsOfTile * call.size, 0.0F);
@@ -84,10 +86,10 @@ void convert(const Attention& call, size_t index) {
   if (stop <= first_seen(call, past(call, b))) return;
   const size_t cells = kv * call.capacity * size, depths = size / kDepth, steps = scratch.length / kDepth;
   for (size_t at = start; at < stop; ++at) {
-    std::byte* to = scratch.keys + kv * scratch.cache_bytes + at / kRowsOfTile * depths * kTileBytes + at % kRowsOfTile * 64;
+    std::byte* to =
+        scratch.keys + kv * scratch.cache_bytes + at / kRowsOfTile * depths * kTileBytes + at % kRowsOfTile * 64;
     for (size_t d = 0; d < depths; ++d, to += kTileBytes) {
-      const __m512i key =
-          at < length ? bfloat16(call.keys + cells + at * size + d * kDepth) : _mm512_setzero_si512();
+      const __m512i key = at < length ? bfloat16(call.keys + cells + at * size + d * kDepth) : _mm512_setzero_si512();
       _mm512_store_si512(to, key);
     }
   }
@@ -126,7 +128,8 @@ void score(const std::byte* keys, const std::byte* queries, size_t depths, size_
 
 // Turn scores (keys, 32) into weights, tiles of 16 pairs of keys x 16 queries, for 16 queries from `position` on.
 // Returns the sums of weights.
-__m512 weigh(const Attention& call, size_t position, size_t first, size_t stop, const float* scores, std::byte* weights) {
+__m512 weigh(const Attention& call, size_t position, size_t first, size_t stop, const float* scores,
+             std::byte* weights) {
   const size_t width = kQueries;
   const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   const __m512i last = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(position)), lanes);
@@ -163,7 +166,8 @@ void attend(const Attention& call, size_t index) {
   const size_t position = past(call, b) + query, end = std::min(position + kQueries, past(call, b) + call.tokens);
   const size_t first = first_seen(call, position) / kDepth * kDepth, stop = up(end, kDepth);
   const size_t kv = b * call.kv_heads + head / (call.heads / call.kv_heads);
-  const std::byte* queries = scratch.queries + (b * call.heads + head) * scratch.query_bytes + query / 16 * depths * kTileBytes;
+  const std::byte* queries =
+      scratch.queries + (b * call.heads + head) * scratch.query_bytes + query / 16 * depths * kTileBytes;
 
   thread_local Aligned<float> scores;
   thread_local Aligned<std::byte> weights;  // per 32 keys two tiles
@@ -175,8 +179,8 @@ void attend(const Attention& call, size_t index) {
   score(scratch.keys + kv * scratch.cache_bytes, queries, depths, first, stop, scores.get());
   __m512 shares[2];
   for (size_t t = 0; t < 2; ++t) {
-    const __m512 total = weigh(call, position + t * kRowsOfTile, first, stop, scores.get() + t * kTile,
-                               weights.get() + t * kTileBytes);
+    const __m512 total =
+        weigh(call, position + t * kRowsOfTile, first, stop, scores.get() + t * kTile, weights.get() + t * kTileBytes);
     shares[t] = _mm512_div_ps(_mm512_set1_ps(1.0F), total);
   }
   written();

@@ -3,8 +3,8 @@
 //   scores (queries, keys)  = Q (queries, size) x K' (size, keys)
 //   out    (queries, size)  = weights (queries, keys) x V (keys, size)
 //
-// A row of either product is summed in the order of its second factor's rows, beginning at 0, so that keys which a query
-// does not see, whose weights are 0, leave the same bits whether they are there or not.
+// A row of either product is summed in the order of its second factor's rows, beginning at 0, so that keys which a
+// query does not see, whose weights are 0, leave the same bits whether they are there or not.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -21,7 +21,7 @@ constexpr size_t kRows = 6;      // queries whose sums are in registers, each in
 constexpr size_t kQueries = 24;  // of one head that are attended to at once: scores and sums stay in the L2 cache
 constexpr size_t kKeys = 64;     // keys that lie together
 constexpr size_t kLanes = 16;
-constexpr size_t kTokens = 16;   // tokens of one index that are rotated
+constexpr size_t kTokens = 16;  // tokens of one index that are rotated
 
 size_t up(size_t count, size_t step) { return (count + step - 1) / step * step; }
 

@@ -131,7 +131,8 @@ template <size_t kHeads>
 void attend_heads(const Attention& call, const float* keys, const float* values, const float* queries, size_t start,
                   size_t first, size_t stop, float* part, size_t next_part) {
   const bool four = call.size % (4 * kLanes) == 0;
-  (four ? attend_to<kHeads, 4> : attend_to<kHeads, 2>)(call, keys, values, queries, start, first, stop, part, next_part);
+  (four ? attend_to<kHeads, 4> : attend_to<kHeads, 2>)(call, keys, values, queries, start, first, stop, part,
+                                                       next_part);
 }
 
 void attend(const Attention& call, size_t index) {
@@ -150,8 +151,8 @@ void attend(const Attention& call, size_t index) {
                                                       &attend_heads<4>};
     const size_t head = b * call.heads + kv * group + done;
     float* part = scratch.parts + head * next_part + chunk * scratch.part;
-    kAttend[heads - 1](call, call.keys + cell, call.values + cell, scratch.queries + head * call.size, start, first, stop,
-                       part, next_part);
+    kAttend[heads - 1](call, call.keys + cell, call.values + cell, scratch.queries + head * call.size, start, first,
+                       stop, part, next_part);
   }
 }
 

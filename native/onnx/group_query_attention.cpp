@@ -2,7 +2,8 @@
 //
 //   query (b, s, heads * size), key and value (b, s, kv_heads * size); or all three in query, side by side
 //   past_key, past_value (b, kv_heads, capacity, size)       seqlens_k (b) int32: the position of each last token
-//   total_sequence_length () int32: not read                 cos_cache, sin_cache (positions, rotary / 2), with do_rotary
+//   total_sequence_length () int32: not read                 cos_cache, sin_cache (positions, rotary / 2), with
+//   do_rotary
 //     -> output (b, s, heads * size)    present_key, present_value: as past, in the same memory where they are bound so
 //
 // https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
@@ -159,8 +160,8 @@ const Operator* group_query_attention() {
   // After the nine above come inputs that the graphs we take do not give: position_ids, attention_bias, head_sink, ...
   static const Signature kOperator = operator_of<GroupQueryAttention>(
       "GroupQueryAttention",
-      {kFloat, kFloat, kFloat, kFloat, kFloat, kInt32, kInt32, kFloat, kFloat, kInt64, kFloat, kFloat, kFloat, kFloat}, 1,
-      {kFloat, kFloat, kFloat});
+      {kFloat, kFloat, kFloat, kFloat, kFloat, kInt32, kInt32, kFloat, kFloat, kInt64, kFloat, kFloat, kFloat, kFloat},
+      1, {kFloat, kFloat, kFloat});
   return &kOperator;
 }
 

@@ -16,4 +16,4 @@ constexpr const char* kDomain = "edgellm";  // of our operators
 }  // namespace edgellm::ort
 
 extern "C" EDGELLM_EXPORT edgellm::ort::Status* EDGELLM_ORT_CALL RegisterCustomOps(edgellm::ort::Options* options,
-                                                                                    const edgellm::ort::ApiBase* base);
+                                                                                   const edgellm::ort::ApiBase* base);

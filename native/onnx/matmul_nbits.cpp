@@ -1,4 +1,5 @@
-// MatMulNBits as an operator of our own: what com.microsoft.MatMulNBits means with accuracy_level 4, through our kernels.
+// MatMulNBits as an operator of our own: what com.microsoft.MatMulNBits means with accuracy_level 4, through our
+// kernels.
 //
 //   A (..., K) float    B (N, K / block, block * bits / 8) uint8    scales (N, K / block) float
 //   zero_points (N, ceil(K / block / 2)) uint8, optional            bias (N) float, optional
@@ -14,7 +15,7 @@
 #include "matmul_nbits.h"
 
 #include <algorithm>
-#include <optional>
+#include <memory>
 
 #include "../kernels/product.h"
 #include "operator.h"
@@ -30,10 +31,11 @@ using kernels::Product;
 
 enum Input : size_t { kA, kB, kScales, kZeroPoints, kGroups, kBias };
 
-constexpr size_t kMost = size_t{1} << 40;         // rows or columns; more is damage
-constexpr size_t kElementsPerTask = 16 << 10;     // below, handing work to another thread takes longer than doing it
+constexpr size_t kMost = size_t{1} << 40;      // rows or columns; more is damage
+constexpr size_t kElementsPerTask = 16 << 10;  // below, handing work to another thread takes longer than doing it
 
-// B, scales and zero_points of the operator. Two codes of 4 bits, or two zeros, lie in a byte, the first in its low bits.
+// B, scales and zero_points of the operator. Two codes of 4 bits, or two zeros, lie in a byte, the first in its low
+// bits.
 struct Source {
   const uint8_t* codes;
   const float* scales;
@@ -42,8 +44,10 @@ struct Source {
   void read(const BlockShape& shape, size_t row, uint8_t* row_codes, float* row_scales, uint8_t* row_zeros) const {
     const size_t blocks = shape.blocks(), row_bytes = shape.columns * static_cast<size_t>(shape.bits) / 8;
     const uint8_t* from = codes + row * row_bytes;
-    if (shape.bits == 8) std::copy(from, from + row_bytes, row_codes);
-    else unpack(from, shape.columns, row_codes);
+    if (shape.bits == 8)
+      std::copy(from, from + row_bytes, row_codes);
+    else
+      unpack(from, shape.columns, row_codes);
     std::copy(scales + row * blocks, scales + (row + 1) * blocks, row_scales);
     if (zeros != nullptr) unpack(zeros + row * ((blocks + 1) / 2), blocks, row_zeros);
   }
@@ -70,12 +74,13 @@ class MatMulNBits {
                         constant<float>(info, kScales, kFloat, rows_ * blocks),
                         constant<uint8_t>(info, kZeroPoints, kUint8, rows_ * ((blocks * bits + 7) / 8))};
     bias_ = constant<float>(info, kBias, kFloat, rows_);
-    if (source.codes == nullptr || source.scales == nullptr) throw std::invalid_argument("the weights are not constant");
+    if (source.codes == nullptr || source.scales == nullptr)
+      throw std::invalid_argument("the weights are not constant");
     const BlockShape shape{rows_, columns_, block, static_cast<int>(bits), source.zeros != nullptr};
     const auto read = [&](size_t row, uint8_t* row_codes, float* row_scales, uint8_t* row_zeros) {
       source.read(shape, row, row_codes, row_scales, row_zeros);
     };
-    weights_.emplace(shape, read, threads_);
+    weights_ = std::make_unique<BlockMatrix>(shape, read, threads_);
     single_ = kernels::byte_kernels();
     several_ = integer(api, info, "bytes") != 0 ? nullptr : kernels::bfloat16_kernels();
     if (several_ == nullptr) several_ = single_;
@@ -102,7 +107,11 @@ class MatMulNBits {
     check(api_.data(y, &y_data));
 
     const Kernels& kernel = together ? *several_ : *single_;
-    const Product product{&*weights_, count, static_cast<const float*>(x_data), bias_, static_cast<float*>(y_data),
+    const Product product{weights_.get(),
+                          count,
+                          static_cast<const float*>(x_data),
+                          bias_,
+                          static_cast<float*>(y_data),
                           scratch_memory(kernel.scratch(*weights_, count))};
     // Preparing a row takes as long as multiplying it with a few rows of W.
     divide(context, product, kernel.prepare, count, kernel.row_step, 4 * columns_);
@@ -132,14 +141,13 @@ class MatMulNBits {
               size_t total, size_t step, size_t cost) const {
     const size_t parts = std::min({(total + step - 1) / step, 2 * threads_, 1 + total * cost / kElementsPerTask});
     const size_t size = ((total + parts - 1) / parts + step - 1) / step * step;
-    in_parallel(api_, context, (total + size - 1) / size, [&](size_t index) {
-      work(product, index * size, std::min(total, (index + 1) * size));
-    });
+    in_parallel(api_, context, (total + size - 1) / size,
+                [&](size_t index) { work(product, index * size, std::min(total, (index + 1) * size)); });
   }
 
   const Api api_;
   size_t columns_, rows_, threads_;
-  std::optional<BlockMatrix> weights_;
+  std::unique_ptr<const BlockMatrix> weights_;
   const float* bias_ = nullptr;
   const Kernels *single_ = nullptr, *several_ = nullptr;
 };

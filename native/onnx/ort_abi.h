@@ -82,11 +82,11 @@ class Api {
 
   Status* attribute(const KernelInfo* info, const char* name, int64_t* out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, int64_t*)>(Place::kAttributeInt)(info, name,
-                                                                                                           out);
+                                                                                                            out);
   }
   Status* attribute(const KernelInfo* info, const char* name, float* out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, float*)>(Place::kAttributeFloat)(info, name,
-                                                                                                           out);
+                                                                                                            out);
   }
   Status* constant_input(const KernelInfo* info, size_t index, int* is_constant, const Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, size_t, int*, const Tensor**)>(Place::kConstantInput)(
@@ -95,7 +95,7 @@ class Api {
 
   Status* input(const KernelContext* context, size_t index, const Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelContext*, size_t, const Tensor**)>(Place::kInput)(context, index,
-                                                                                                        out);
+                                                                                                         out);
   }
   Status* output(KernelContext* context, size_t index, const int64_t* dimensions, size_t rank, Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(KernelContext*, size_t, const int64_t*, size_t, Tensor**)>(Place::kOutput)(

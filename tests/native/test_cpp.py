@@ -1,0 +1,62 @@
+"""The C++: its layout, what clang-tidy says of it, and its kernels under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from source_tree import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flags of GCC and Clang on Linux")
+SOURCES = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".cpp", ".h"))
+
+
+def run(tool: str, *arguments: str | Path, **environment: str) -> str:
+    """What a tool of the environment of the tests prints, which must succeed."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    found = shutil.which(tool, path=path)
+    assert found, f"no {tool}: pip install '.[test]'"
+    done = subprocess.run(
+        [found, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path, **environment},
+    )
+    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that CMake was run for, with sanitizers."""
+    folder = tmp_path_factory.mktemp("build")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+    run(
+        "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={flags}",
+        f"-DPython_EXECUTABLE={sys.executable}", "-DEDGELLM_TESTS=ON", "-DEDGELLM_WERROR=ON",
+        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+    )  # fmt: skip
+    return folder
+
+
+def test_the_layout_of_the_code() -> None:
+    assert len(SOURCES) > 20
+    run("clang-format", "--dry-run", "--Werror", *SOURCES)
+
+
+def test_clang_tidy(build: Path) -> None:
+    units = [path for path in SOURCES if path.suffix == ".cpp"]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda path: run("clang-tidy", "--quiet", "-p", build, path), units))
+
+
+def test_kernels_under_sanitizers(build: Path) -> None:
+    run("cmake", "--build", build, "--target", "kernels_test")
+    assert ", 0 failed" in run(str(build / "kernels_test"), UBSAN_OPTIONS="print_stacktrace=1")
