@@ -17,8 +17,6 @@ NAME = 59  # characters of a test's name
 ROOMS = ("edgellm", "converters", "native")
 
 KNOWN = [
-    "edgellm/backends/llamacpp/backend.py: LlamaBackend sets too many attributes",
-    "edgellm/backends/onnx/backend.py: OnnxBackend sets too many attributes",
     "edgellm/engine/engine.py: too many lines",
     "edgellm/engine/engine.py: Engine sets too many attributes",
     "edgellm/engine/request.py: Request sets too many attributes",

@@ -18,7 +18,8 @@ VALUES = {"errors", "events", "option", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
-BACKEND = TEXT | {"budget", "backends.base", "tokenizers", "architectures", "machine", "_native", "child"}
+COMMON = {"backends.base", "backends.pool", "backends.checked", "backends.shared_tokenizer"}  # to all backends
+BACKEND = TEXT | COMMON | {"budget", "tokenizers", "architectures", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"budget", "prompts", "tokenizers", "constrain", "machine", "hub"}
@@ -51,6 +52,9 @@ RULES: dict[str, set[str]] = {
     "constrain": TEXT,
     "backends.base": VALUES,
     "budget": VALUES | {"backends.base"},
+    "backends.shared_tokenizer": {"errors"} | COMMON,
+    "backends.pool": {"errors"} | COMMON,
+    "backends.checked": {"errors"} | COMMON,
     "backends": TEXT | {"backends.base"},
     **dict.fromkeys(BACKENDS, BACKEND),
     "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},

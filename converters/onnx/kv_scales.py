@@ -57,7 +57,7 @@ def measure(folder: Path, text: str, hyper: Hyper, report: Callable[[int, int], 
             with closing(backend.new_sequence(len(context))) as sequence:
                 for at in range(0, len(context), backend.micro_batch):
                     backend.forward([Step(sequence, context[at : at + backend.micro_batch], "none")])
-                state = backend.cells.views(sequence)
+                state = backend.pool.views(sequence)
                 for i in range(hyper.n_layer):
                     keys, values = (view[:, : len(context)] for view in state[2 * i : 2 * i + 2])
                     rope = rope_of(hyper, i)

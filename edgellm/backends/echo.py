@@ -15,25 +15,15 @@ A generation that ignores the end gets the reply again and again.
 from __future__ import annotations
 
 import re
-import struct
 import threading
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import (
-    INSIDE,
-    Backend,
-    Buffer,
-    ModelInfo,
-    PassShape,
-    Rows,
-    Sequence,
-    SharedTokenizer,
-    Step,
-    Tokenizer,
-)
-from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, Step, Tokenizer
+from edgellm.backends.checked import HEADER, CheckedBackend, CheckedSequence
+from edgellm.backends.pool import Limits, Pool
+from edgellm.errors import BackendFailed, Interrupted, InvalidParameter
 from edgellm.params import DEFAULT_CTX, LoadParams
 from edgellm.tokenizers.begin import begun
 
@@ -46,9 +36,7 @@ CHATML = (
 N_CTX_TRAIN, N_EMBD = 32768, 32
 BOOST = 12.0  # what the next token of the reply has over the noise
 
-_HEADER = struct.Struct("<8sII")  # magic, first position, cells; the cells follow
 _CELL = np.dtype([("token", "<u4"), ("hash", "<u8")])
-_MAGIC = b"ECHOKV01"
 _BITS = (1 << 64) - 1
 _CONTROL_PATTERN = re.compile("(" + "|".join(map(re.escape, CONTROLS)) + ")")
 _ASSISTANT = list(b"assistant\n")
@@ -80,19 +68,16 @@ class EchoTokenizer(Tokenizer):
         return self._names.get(token, b"<|unused%d|>" % token) if special else b""
 
 
-class EchoSequence(Sequence):
+class EchoSequence(CheckedSequence[Pool["EchoSequence"]]):
     """The cells of one sequence. `totals[i]` is the sum of the hashes before position i, modulo 2**64."""
 
-    def __init__(self, backend: EchoBackend) -> None:
-        self._backend = backend
-        self._closed = False
+    magic = b"ECH1"
+
+    def __init__(self, pool: Pool[EchoSequence], expected: int = 0) -> None:
+        super().__init__(pool, expected)
         self.tokens: list[int] = []
         self.hashes: list[int] = []
         self.totals: list[int] = [0]
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens)
 
     def append(self, token: int, hash: int | None = None) -> None:
         """Compute the next cell, or take its hash from a saved block."""
@@ -101,62 +86,33 @@ class EchoSequence(Sequence):
         self.tokens.append(token)
         self.hashes.append(hash)
         self.totals.append((self.totals[-1] + hash) & _BITS)
+        self.length += 1
 
-    def truncate(self, length: int) -> bool:
-        self.check_open()
-        self._check_range(0, length)
+    def _truncate(self, length: int) -> bool:
         del self.tokens[length:], self.hashes[length:], self.totals[length + 1 :]
         return True
 
-    def fork(self, length: int | None = None) -> EchoSequence:
-        self.check_open()
-        length = self.length if length is None else length
-        self._check_range(0, length)
-        twin = self._backend.new_sequence()
+    def _copy_to(self, twin: EchoSequence, length: int) -> None:
         twin.tokens, twin.hashes = self.tokens[:length], self.hashes[:length]
         twin.totals = self.totals[: length + 1]
-        return twin
 
-    def save(self, start: int, stop: int) -> Buffer:
-        self.check_open()
-        self._check_range(start, stop)
-        if start == stop:
-            raise BackendFailed(f"cannot save no cells (at position {start})")
+    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
         cells = np.empty(stop - start, _CELL)
         cells["token"], cells["hash"] = self.tokens[start:stop], self.hashes[start:stop]
-        return _HEADER.pack(_MAGIC, start, stop - start) + cells.tobytes()
+        return [cells.tobytes()]
 
-    def load(self, blocks: list[Buffer]) -> None:
-        self.check_open()
+    def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         cells: list[tuple[int, int]] = []
-        for block in blocks:
-            if len(block) < _HEADER.size:
-                raise BackendFailed(f"a saved block of {len(block)} bytes is too short to be one")
-            magic, start, count = _HEADER.unpack_from(block)
-            if magic != _MAGIC or len(block) != _HEADER.size + count * _CELL.itemsize:
+        for block, stop in zip(blocks, stops, strict=True):
+            count = stop - self.length - len(cells)
+            if len(block) != HEADER.size + count * _CELL.itemsize:
                 raise BackendFailed(f"a saved block of {len(block)} bytes is damaged, or not of an echo model")
-            here = self.length + len(cells)
-            if start != here:
-                raise BackendFailed(f"a saved block for position {start} does not continue {here} tokens")
-            cells += np.frombuffer(block, _CELL, count, _HEADER.size).tolist()
-        self._backend.check_room(self.length + len(cells))
+            cells += np.frombuffer(block, _CELL, count, HEADER.size).tolist()
         for token, hash in cells:
             self.append(token, hash)
 
-    def close(self) -> None:
-        self._closed = True
-        self._backend.release(self)
 
-    def check_open(self) -> None:
-        if self._closed:
-            raise Closed("this sequence was closed")
-
-    def _check_range(self, start: int, stop: int) -> None:
-        if not 0 <= start <= stop <= self.length:
-            raise BackendFailed(f"positions {start} to {stop} are not in a sequence of {self.length} tokens")
-
-
-class EchoBackend(Backend):
+class EchoBackend(CheckedBackend[EchoSequence]):
     """See `edgellm.backends.base.Backend`.
 
     delay: seconds that every pass takes, in which `interrupt` wakes it. n_vocab: at least 261. script: the text of
@@ -182,11 +138,7 @@ class EchoBackend(Backend):
     ) -> None:
         if n_vocab <= REPLY:
             raise InvalidParameter(f"n_vocab={n_vocab}: must be at least {REPLY + 1}, for the bytes and control tokens")
-        self.tokenizer = SharedTokenizer(EchoTokenizer(n_vocab))
-        self.n_ctx = n_ctx
-        self.micro_batch = self.max_rows = micro_batch
-        self.max_sequences = max_sequences
-        self.info = ModelInfo(
+        info = ModelInfo(
             path=path,
             format="echo",
             architecture="echo",
@@ -210,34 +162,20 @@ class EchoBackend(Backend):
             chat_template=CHATML,
             can_embed=True,
         )
+        pool: Pool[EchoSequence] = Pool("echo", Limits(n_ctx, max_sequences, micro_batch, micro_batch))
+        super().__init__(info, EchoTokenizer(n_vocab), pool)
         self._delay = delay
         self._script = None if script is None else list(script.encode())
-        self._open: set[EchoSequence] = set()
-        self._closed = False
         self._stop = threading.Event()
         self._rows: Rows = np.full((self.max_rows, n_vocab), np.nan, np.float32)
 
-    def new_sequence(self, expected: int = 0) -> EchoSequence:
-        self._check_open()
-        if len(self._open) >= self.max_sequences:
-            raise Busy(f"{self.max_sequences} sequences are open; close one first")
-        sequence = EchoSequence(self)
-        self._open.add(sequence)
-        return sequence
+    def interrupt(self) -> None:
+        self._stop.set()
 
-    def release(self, sequence: EchoSequence) -> None:
-        """Take back the place of a closed sequence."""
-        self._open.discard(sequence)
+    def _new_sequence(self, expected: int) -> EchoSequence:
+        return EchoSequence(self.pool, expected)
 
-    def check_room(self, length: int) -> None:
-        """Raise ContextOverflow if a sequence cannot hold `length` tokens."""
-        if length > self.n_ctx:
-            message = f"{length} tokens do not fit the context of {self.n_ctx}"
-            raise ContextOverflow(message, needed=length, n_ctx=self.n_ctx)
-
-    def forward(self, steps: list[Step]) -> list[Rows | None]:
-        self._check_open()
-        sequences = self._check(steps)
+    def _forward(self, sequences: list[EchoSequence], steps: list[Step]) -> list[Rows | None]:
         if self._stop.wait(self._delay):
             self._stop.clear()
             raise Interrupted("the pass was interrupted")
@@ -256,55 +194,15 @@ class EchoBackend(Backend):
             results.append(rows if used > first else None)
         return results
 
-    def embed(self, batches: list[list[int]]) -> Rows:
-        self._check_open()
+    def _embed(self, batches: list[list[int]]) -> Rows:
         vectors = np.empty((len(batches), N_EMBD), np.float32)
         for vector, tokens in zip(vectors, batches, strict=True):
-            self._check_tokens(tokens)
-            sequence = EchoSequence(self)
+            sequence = EchoSequence(Pool("echo", self.pool.limits))
             for token in tokens:
                 sequence.append(token)
             noise = _noise(sequence.totals[-1], N_EMBD)
             vector[:] = noise / np.linalg.norm(noise)
         return vectors
-
-    def interrupt(self) -> None:
-        self._stop.set()
-
-    def close(self) -> None:
-        for sequence in list(self._open):
-            sequence.close()
-        self.tokenizer.close()
-        self._closed = True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Closed("this model was closed")
-
-    def _check(self, steps: list[Step]) -> list[EchoSequence]:
-        """The sequences of the steps, which are all valid: a pass that is refused changes nothing."""
-        sequences: list[EchoSequence] = []
-        for step in steps:
-            sequence = step.sequence
-            if not isinstance(sequence, EchoSequence):
-                raise BackendFailed("a pass holds a sequence of another backend")
-            sequence.check_open()
-            if sequence not in self._open or sequence in sequences:
-                raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
-            self._check_tokens(step.tokens)
-            self.check_room(sequence.length + len(step.tokens))
-            sequences.append(sequence)
-        count = sum(len(step.tokens) for step in steps)
-        if not 1 <= count <= self.micro_batch:
-            raise BackendFailed(f"a pass holds 1 to {self.micro_batch} tokens, not {count}")
-        return sequences
-
-    def _check_tokens(self, tokens: list[int]) -> None:
-        if not tokens:
-            raise BackendFailed("a pass holds no tokens for one of its sequences")
-        for token in tokens:
-            if not 0 <= token < self.info.n_vocab:
-                raise InvalidParameter(f"token {token} is outside the vocabulary of {self.info.n_vocab}")
 
     def _fill(self, row: NDArray[np.float32], sequence: EchoSequence) -> None:
         row[:] = _noise(sequence.totals[-1], self.info.n_vocab)

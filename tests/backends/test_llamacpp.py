@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Sequence, Step
-from edgellm.backends.llamacpp import backend as llamacpp_backend
+from edgellm.backends.llamacpp import pool as llamacpp_pool
 from edgellm.backends.llamacpp.backend import LlamaBackend
 from edgellm.errors import BackendFailed, Busy, Interrupted, InvalidParameter
 from edgellm.params import LoadParams
@@ -108,7 +108,7 @@ def test_several_sequences_in_one_pass_keep_apart(backend: Backend) -> None:
 def test_the_pool_grows_without_changing_a_logit(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for cells in (256, 2048):
-        monkeypatch.setattr(llamacpp_backend, "FIRST_CELLS", cells)
+        monkeypatch.setattr(llamacpp_pool, "FIRST_CELLS", cells)
         opened = open_backend(smollm2, LoadParams(ctx=2048, micro_batch=128))
         other, sequence = opened.new_sequence(), opened.new_sequence()
         feed(opened, other, prompt(opened, 40))
@@ -155,7 +155,7 @@ def test_more_rows_than_a_pass_holds_are_refused(small: LlamaBackend) -> None:
 def test_a_full_pool_says_so_and_computes_nothing(smollm2: Path) -> None:
     opened = open_backend(smollm2, LoadParams(ctx=512))
     assert isinstance(opened, LlamaBackend)
-    opened._max_cells = opened._cells
+    opened.pool.max_cells = opened.pool.cells
     a, b = opened.new_sequence(), opened.new_sequence()
     feed(opened, a, prompt(opened, 400))
     with pytest.raises(Busy, match="full"):

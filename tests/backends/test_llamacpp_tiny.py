@@ -43,7 +43,7 @@ def test_a_request_parked_for_room_gives_the_same_answer(llama: Path) -> None:
         assert all(len(model.encode(text)) > 256 for text in texts)  # no two of them fit in 512 cells
         alone = [model.generate(text, temperature=0, max_tokens=40, ignore_eos=True).tokens for text in texts]
         backend = model._engine.backend
-        backend._max_cells = backend._cells  # type: ignore[attr-defined]
+        backend.pool.max_cells = backend.pool.cells  # type: ignore[attr-defined]
         together: dict[int, list[int]] = {}
 
         def ask(i: int) -> None:
@@ -58,7 +58,7 @@ def test_a_request_parked_for_room_gives_the_same_answer(llama: Path) -> None:
 
 
 def test_an_unsaved_sequence_is_read_again_if_the_pool_grows(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgellm.backends.llamacpp.backend.FIRST_CELLS", 256)
+    monkeypatch.setattr("edgellm.backends.llamacpp.pool.FIRST_CELLS", 256)
     with edgellm.load(llama, ctx=512) as model:
         prompt = (model.encode("one two three ") * 100)[:230]
         expected = model.generate(prompt, temperature=0, max_tokens=60, ignore_eos=True, cache=False).tokens

@@ -25,7 +25,7 @@ from edgellm import _native, budget
 from edgellm.backends import engines, inspect, open_backend
 from edgellm.backends.base import Backend, Sequence, Step
 from edgellm.backends.onnx import library
-from edgellm.backends.onnx.cells import FIRST_CAPACITY
+from edgellm.backends.onnx.pool import FIRST_CAPACITY
 from edgellm.errors import (
     BackendFailed,
     Busy,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgellm.backends import base
-from edgellm.backends.base import INSIDE, SharedTokenizer, Tokenizer
+from edgellm.backends import shared_tokenizer
+from edgellm.backends.base import INSIDE, Tokenizer
+from edgellm.backends.shared_tokenizer import SharedTokenizer
 from edgellm.errors import Closed, InvalidParameter
 
 
@@ -73,7 +74,7 @@ def test_closing_waits_for_texts_that_are_being_read(slow: Slow) -> None:
 
 
 def test_a_long_text_does_not_hold_closing_up(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "PATIENCE", 0.01)
+    monkeypatch.setattr(shared_tokenizer, "PATIENCE", 0.01)
     tokenizer, freed = SharedTokenizer(slow), threading.Event()
     readers = [Reader(slow, lambda text=text: tokenizer.encode(text)) for text in ("abc", "bad")]  # type: ignore[misc]
     tokenizer.close(freed.set)

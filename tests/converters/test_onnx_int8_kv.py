@@ -159,7 +159,7 @@ def test_scales_hold_at_every_position(folders: tuple[Path, Path, Any]) -> None:
         tokens = tokens[: min(len(tokens), backend.n_ctx)]
         sequence = backend.new_sequence()
         backend.forward([Step(sequence, tokens, "none")])
-        for i, view in enumerate(backend.cells.views(sequence)):
+        for i, view in enumerate(backend.pool.views(sequence)):
             values = np.abs(view[:, : len(tokens)].astype(np.float32)).max(axis=1)
             assert (values <= 127 * scales[i // 2, i % 2]).all()
 

@@ -113,7 +113,7 @@ def test_what_it_raises_stops_and_is_raised(model: Model, way: str) -> None:
         ways[way]()
     assert raised.value is stop
     assert model.generate("as ever").text == "as ever"
-    assert model._engine.call(lambda backend: len(backend._open)) <= 1  # type: ignore[attr-defined]
+    assert model._engine.call(lambda backend: len(backend.pool.open)) <= 1  # type: ignore[attr-defined]
     assert model._engine._unfinished == 0
 
 

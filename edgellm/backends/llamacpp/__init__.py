@@ -53,7 +53,11 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = No
         raise stopped[0]
     if not model:
         raise refusal(path, "refused the file", reason(lines))
-    return LlamaBackend(model, plan)
+    try:
+        return LlamaBackend(model, plan)
+    except BaseException:
+        lib.llama_model_free(model)
+        raise
 
 
 def inspect_llamacpp(path: Path, kv_type: str | None = None) -> ModelInfo:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgellm.backends.base import Step
-from edgellm.errors import BackendFailed
+from edgellm.backends.pool import Held
 
 
 class Batch:
@@ -21,7 +21,6 @@ class Batch:
         self._token = view(self.struct.token, (size,))  # (size,) int32
         self._pos = view(self.struct.pos, (size,))  # (size,) int32
         self._wanted = view(self.struct.logits, (size,))  # (size,) int8
-        self._size = size
         view(self.struct.n_seq_id, (size,))[:] = 1
         # llama.cpp reads seq_id through one pointer per token; we point them all into one flat array.
         self._seq = np.zeros(size, np.int32)
@@ -31,23 +30,20 @@ class Batch:
         pointers[:] = self._seq.ctypes.data + 4 * np.arange(size)
         self._freed = False
 
-    def fill(self, steps: list[Step]) -> list[tuple[int, int]]:
-        """Write the tokens of all steps; per step the batch index of its first wanted row and how many."""
+    def fill(self, sequences: list[Held], steps: list[Step]) -> list[tuple[int, int]]:
+        """Write the tokens of all steps, which fit; per step the batch index of its first wanted row and how many."""
         outputs: list[tuple[int, int]] = []
         at = 0
-        for step in steps:
-            sequence, n = step.sequence, len(step.tokens)
+        for sequence, step in zip(sequences, steps, strict=True):
+            start, n = sequence.length, len(step.tokens)
             stop = at + n
-            if not 0 < n <= self._size - at:
-                raise BackendFailed(f"a pass holds 1 to {self._size} tokens, not {stop if n else 0}")
-            start = sequence.length
             if n == 1:
                 self._token[at] = step.tokens[0]
                 self._pos[at] = start
             else:
                 self._token[at:stop] = step.tokens
                 self._pos[at:stop] = np.arange(start, start + n, dtype=np.int32)
-            self._seq[at:stop] = sequence.id  # type: ignore[attr-defined]
+            self._seq[at:stop] = sequence.id
             self._wanted[at:stop] = step.logits == "all"
             if step.logits == "last":
                 self._wanted[stop - 1] = 1

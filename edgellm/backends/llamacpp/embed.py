@@ -26,7 +26,7 @@ from edgellm.backends.llamacpp.batch import Batch
 from edgellm.backends.llamacpp.context import context_params, new_context
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.reason import reason
-from edgellm.errors import BackendFailed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.errors import BackendFailed, Interrupted
 
 ENCODER_TEXTS, CAUSAL_TEXTS = 64, 8  # texts of one pass; a causal model may hold a state for each
 DECODE_ABORTED = 2  # return value of llama_decode, llama.h
@@ -37,16 +37,15 @@ Vector = NDArray[np.float64]  # (width,)
 class Embedder:
     """Its context is made by the first call, for the longest text so far, and again for a longer one.
 
-    limit: tokens of a pass, where a text is no longer. n_ctx: tokens of a text.
+    limit: tokens of a pass, where a text is no longer.
     """
 
-    def __init__(self, model: int, plan: Plan, abort: _native.AbortFlag, *, limit: int, n_ctx: int) -> None:
+    def __init__(self, model: int, plan: Plan, abort: _native.AbortFlag, *, limit: int) -> None:
         assert plan.pooling is not None  # or nobody asks for vectors
         self._lib: Any = library.load_library()
         self._model, self._plan, self._abort = model, plan, abort
-        self._limit, self._n_ctx = limit, n_ctx
+        self._limit = limit
         self._pool = POOLS[plan.pooling]
-        self._n_vocab = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(model))
         self._width: int = self._lib.llama_model_n_embd_out(model)
         self._context: int | None = None
         self._cells = 0
@@ -55,10 +54,8 @@ class Embedder:
     def embed(self, texts: list[list[int]]) -> Rows:
         """(n, width) float32, each row of length 1.
 
-        Raises ContextOverflow, InvalidParameter, Interrupted, NotEnoughMemory, BackendFailed.
+        Raises Interrupted, NotEnoughMemory, BackendFailed.
         """
-        for text in texts:
-            self._check(text)
         vectors = np.empty((len(texts), self._width), np.float32)
         if texts:
             self._make_room(max(map(len, texts)))
@@ -80,19 +77,6 @@ class Embedder:
         if self._batch is not None:
             self._batch.free()
             self._batch = None
-
-    def _check(self, text: list[int]) -> None:
-        if not text:
-            raise InvalidParameter("a text of no tokens has no vector; leave it out")
-        if len(text) > self._n_ctx:
-            raise ContextOverflow(
-                f"a text has {len(text)} tokens and {self._plan.info.name} embeds at most {self._n_ctx}; split it",
-                needed=len(text),
-                n_ctx=self._n_ctx,
-            )
-        bad = next((token for token in text if not 0 <= token < self._n_vocab), None)
-        if bad is not None:
-            raise InvalidParameter(f"token {bad} is outside the vocabulary of {self._n_vocab}")
 
     def _groups(self, texts: list[list[int]]) -> Iterator[list[list[int]]]:
         """Texts that share a pass, in order; one that is longer than a pass is alone."""

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgellm.errors import InvalidModelFile, Unsupported, UnsupportedArchitecture
 from edgellm.formats.onnx_graph import DATA_TYPES, Graph, Node, Value
 
@@ -68,6 +71,11 @@ class Roles:
     def kv_type(self) -> str | None:
         """The dtype of the KV cache; None without one."""
         return KV_TYPES[self.kept[0].dtype] if self.kept else None
+
+    def cast(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Whole numbers as the input `name` takes them."""
+        kind = np.int32 if self.types[name] == DATA_TYPES["INT32"] else np.int64
+        return np.ascontiguousarray(values, kind)
 
 
 def roles(graph: Graph, path: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> Roles:

@@ -1,0 +1,220 @@
+"""CheckedBackend, CheckedSequence: what every engine checks of a call is checked here, once; an engine does the rest.
+
+A block of saved state begins alike everywhere; what follows belongs to the engine:
+
+    magic (4 bytes) | start | stop (positions, uint32) | state
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, ClassVar, Generic, TypeVar
+
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
+from edgellm.backends.pool import H, Pool
+from edgellm.backends.shared_tokenizer import SharedTokenizer
+from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, Unsupported
+
+HEADER = struct.Struct("<4sII")
+
+P = TypeVar("P", bound=Pool[Any])
+S = TypeVar("S", bound="CheckedSequence[Any]")
+
+
+class CheckedSequence(Sequence, Generic[P]):
+    """See `edgellm.backends.base.Sequence`. Made by a backend; its state lies in the pool."""
+
+    __slots__ = ("length",)  # in place of the protocol's property
+
+    magic: ClassVar[bytes]
+    length: int
+
+    def __init__(self, pool: P, expected: int = 0) -> None:
+        self._pool = pool
+        self._closed = False
+        self.id = -1
+        self.length = 0
+        pool.lease(self, expected)
+
+    def truncate(self, length: int) -> bool:
+        self.check_range(0, length)
+        if length < self.length:
+            if not self._truncate(length):
+                return False
+            self.length = length
+        return True
+
+    def fork(self: S, length: int | None = None) -> S:
+        length = self.length if length is None else length
+        self.check_range(0, length)
+        twin = type(self)(self._pool)
+        try:
+            if length:
+                self._copy_to(twin, length)
+        except BaseException:
+            twin.close()
+            raise
+        twin.length = length
+        return twin
+
+    def save(self, start: int, stop: int) -> Buffer:
+        self.check_range(start, stop)
+        if start == stop:
+            raise BackendFailed(f"cannot save no tokens (at position {start})")
+        return b"".join([HEADER.pack(self.magic, start, stop), *self._save(start, stop)])
+
+    def load(self, blocks: list[Buffer]) -> None:
+        self.check_open()
+        here = self.length
+        stops: list[int] = []
+        for block in blocks:
+            if len(block) < HEADER.size:
+                raise BackendFailed(f"a saved block of {len(block)} bytes is too short to be one")
+            magic, start, stop = HEADER.unpack_from(block)
+            if magic != self.magic:
+                raise BackendFailed("a saved block is damaged, or of another engine")
+            if start != here or stop <= start:
+                raise BackendFailed(f"a saved block for positions {start} to {stop} does not continue {here} tokens")
+            self._pool.check_room(stop)
+            stops.append(stop)
+            here = stop
+        self._load(blocks, stops)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._pool.release(self)
+            self.length = 0
+
+    def check_open(self) -> None:
+        """Raises Closed."""
+        if self._closed:
+            raise Closed("this sequence was closed")
+
+    def check_range(self, start: int, stop: int) -> None:
+        """Raises Closed, and BackendFailed for positions that it does not hold."""
+        self.check_open()
+        if not 0 <= start <= stop <= self.length:
+            raise BackendFailed(f"positions {start} to {stop} are not in a sequence of {self.length} tokens")
+
+    # What an engine does. `_load` alone changes the length
+
+    def _truncate(self, length: int) -> bool:
+        raise NotImplementedError
+
+    def _copy_to(self: S, twin: S, length: int) -> None:
+        raise NotImplementedError
+
+    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
+        """The pieces of a block behind its header."""
+        raise NotImplementedError
+
+    def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
+        """Append blocks whose headers are right and which end at `stops`: all of them, or none and an error."""
+        raise NotImplementedError
+
+
+class CheckedBackend(Backend, Generic[H]):
+    """See `edgellm.backends.base.Backend`."""
+
+    pool: Pool[H]
+
+    def __init__(self, info: ModelInfo, tokenizer: Tokenizer, pool: Pool[H]) -> None:
+        limits = pool.limits
+        self.info = info
+        self.tokenizer = SharedTokenizer(tokenizer)
+        self.pool = pool
+        self.n_ctx, self.max_sequences = limits.n_ctx, limits.max_sequences
+        self.micro_batch, self.max_rows = limits.micro_batch, limits.max_rows
+        self._closed = False
+
+    def new_sequence(self, expected: int = 0) -> H:
+        self.check_open()
+        if not self.info.can_generate:
+            raise Unsupported(
+                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
+                "model.embed gives its vectors"
+            )
+        return self._new_sequence(min(expected, self.n_ctx))
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        self.check_open()
+        return self._forward(self._check_pass(steps), steps)
+
+    def embed(self, batches: list[list[int]]) -> Rows:
+        self.check_open()
+        if not self.info.can_embed:
+            raise Unsupported(
+                f"{self.info.path} gives no embeddings: it does not say how to pool a vector from its tokens (in GGUF "
+                "pooling_type); load an embedding model"
+            )
+        for tokens in batches:
+            if not tokens:
+                raise InvalidParameter("a text of no tokens has no vector; leave it out")
+            if len(tokens) > self.n_ctx:
+                message = f"a text has {len(tokens)} tokens and {self.info.name} embeds at most {self.n_ctx}; split it"
+                raise ContextOverflow(message, needed=len(tokens), n_ctx=self.n_ctx)
+            self._check_tokens(tokens)
+        return self._embed(batches)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for sequence in list(self.pool.open.values()):
+                sequence.close()
+            self._free()
+            self.tokenizer.close(self._free_model)
+
+    def check_open(self) -> None:
+        """Raises Closed."""
+        if self._closed:
+            raise Closed("this model was closed")
+
+    def _check_pass(self, steps: list[Step]) -> list[H]:
+        """The sequences of the steps, which are all valid: a pass that is refused changes nothing."""
+        sequences: dict[int, H] = {}
+        count = rows = 0
+        for step in steps:
+            sequence, size = step.sequence, len(step.tokens)
+            if not isinstance(sequence, CheckedSequence):
+                raise BackendFailed("a pass holds a sequence of another backend")
+            sequence.check_open()
+            held = self.pool.open.get(sequence.id)
+            if held is not sequence or sequence.id in sequences:
+                raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
+            if not size:
+                raise BackendFailed("a pass holds no tokens for one of its sequences")
+            self._check_tokens(step.tokens)
+            self.pool.check_room(sequence.length + size)
+            sequences[held.id] = held
+            count += size
+            rows += size if step.logits == "all" else step.logits == "last"
+        if not 1 <= count <= self.micro_batch:
+            raise BackendFailed(f"a pass holds 1 to {self.micro_batch} tokens, not {count}")
+        if rows > self.max_rows:
+            raise BackendFailed(f"a pass gives at most {self.max_rows} rows of logits, not {rows}")
+        return list(sequences.values())
+
+    def _check_tokens(self, tokens: list[int]) -> None:
+        n_vocab = self.info.n_vocab
+        if min(tokens) < 0 or max(tokens) >= n_vocab:
+            bad = next(token for token in tokens if not 0 <= token < n_vocab)
+            raise InvalidParameter(f"token {bad} is outside the vocabulary of {n_vocab}")
+
+    # What an engine does
+
+    def _new_sequence(self, expected: int) -> H:
+        raise NotImplementedError
+
+    def _forward(self, sequences: list[H], steps: list[Step]) -> list[Rows | None]:
+        """See `forward`: the sequences are those of the steps. Their lengths change when all is computed."""
+        raise NotImplementedError
+
+    def _embed(self, batches: list[list[int]]) -> Rows:
+        raise NotImplementedError
+
+    def _free(self) -> None:
+        """Free what computes. Called once."""
+
+    def _free_model(self) -> None:
+        """Free what the tokenizer needs, too. Called once, maybe from another thread (see `SharedTokenizer.close`)."""

@@ -1,0 +1,81 @@
+"""Session: an InferenceSession whose runs can be stopped from any thread, and say what went wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edgellm.backends.onnx import library
+from edgellm.backends.onnx.binding import Binding
+from edgellm.errors import BackendFailed, Interrupted
+
+
+class Session:
+    """See above. The runs of a pass belong inside `running`."""
+
+    def __init__(self, native: Any) -> None:
+        self._native: Any = native
+        self.provider: str = native.get_providers()[0]
+        self._lock = threading.Lock()  # guards the two below
+        self._interrupted = False
+        self._running: Any = None  # RunOptions of the pass in flight
+        self._options: Any = None  # those of the last one, if it was not stopped
+
+    def binding(self) -> Binding:
+        """A new one."""
+        return Binding(self._native)
+
+    def run(self, outputs: list[str], feed: dict[str, Any], tokens: int) -> list[Any]:
+        """The outputs for what is fed. tokens: how many there are, for errors. Raises Interrupted, BackendFailed."""
+        found: list[Any] = []
+        self._call(lambda: found.extend(self._native.run(outputs, feed, self._running)), tokens)
+        return found
+
+    def run_bound(self, binding: Binding, tokens: int) -> None:
+        """Read and write what is bound. Otherwise like `run`."""
+        self._call(lambda: self._native.run_with_iobinding(binding.native, self._running), tokens)
+
+    def interrupt(self) -> None:
+        """From any thread: the pass in flight, or else the next one, raises Interrupted."""
+        with self._lock:
+            self._interrupted = True
+            if self._running is not None:
+                self._running.terminate = True
+
+    def close(self) -> None:
+        """Let go of the InferenceSession, which ends with the last binding to it."""
+        self._native = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A pass, which `interrupt` reaches. Raises Interrupted if that was called before."""
+        if self._options is None:
+            self._options = library.load_library().RunOptions()
+            self._options.log_severity_level = library.FATAL
+            # Its absence is an exception inside every run, which costs a hundredth of a step of a small model.
+            self._options.add_run_config_entry("gpu_graph_id", "0")
+        with self._lock:
+            if self._interrupted:
+                self._interrupted = False
+                raise Interrupted("the pass was interrupted")
+            self._running = self._options
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running = None
+                if self._options.terminate:
+                    self._options = None
+
+    def _call(self, run: Callable[[], None], tokens: int) -> None:
+        try:
+            run()
+        except Exception as error:
+            if not self._interrupted:
+                raise BackendFailed(f"ONNX Runtime failed on a pass over {tokens} tokens: {error}") from error
+        if self._interrupted:
+            with self._lock:
+                self._interrupted = False
+            raise Interrupted("the pass was interrupted")
