@@ -15,6 +15,7 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.backends import inspect, open_backend
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.backends.llamacpp.library import load_library, model_params
 from edgellm.converters import ConvertParams
 from edgellm.converters import convert as convert_folder
@@ -45,6 +46,8 @@ def minilm(
 ) -> Iterator[Model]:
     path = tmp_path_factory.mktemp("minilm-gguf") / f"minilm-{request.param}.gguf"
     convert_folder(minilm_folder, path, ConvertParams(quant=request.param))
+    with GGUFFile.open(path) as file:
+        assert check_header(file) == []  # an encoder of ours is not tried first, either
     with edgellm.load(path) as model:
         yield model
 
