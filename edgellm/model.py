@@ -6,7 +6,6 @@ import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgellm.chat import Chat
-    from edgellm.engine.request import Request, Sink
+    from edgellm.engine.generation import Generation, Sink
 
 Prompt = str | Sequence[int]
 
@@ -329,7 +328,7 @@ class Model:
         sink: Sink | None = None,
         progress: OnProgress | None = None,
         title: str = "",
-    ) -> Request:
+    ) -> Generation:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
         Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. `progress`, that
@@ -348,11 +347,11 @@ class Model:
         if params.overflow != "error":
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         tokens = self._tokens("prompt", prompt)
-        request = self._engine.submit(
+        generation = self._engine.submit(
             tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress, title=title
         )
-        request.owner = self
-        return request
+        generation.owner = self
+        return generation
 
     async def _adeliver(
         self,
@@ -369,8 +368,7 @@ class Model:
         check_progress(progress)
 
         def sink(item: Chunk | BaseException | tuple[int, int]) -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
+            self._engine.outbox.put(loop, arrived.put_nowait, item)
 
         tell = progress and (lambda done, total: sink((done, total)))
         request = self.submit(prompt, params, stream=stream, cancel=cancel, sink=sink, progress=tell)

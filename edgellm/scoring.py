@@ -37,7 +37,7 @@ def logits(engine: Engine, tokens: list[int], start: int, owner: object) -> Gene
 
     owner: what must not be forgotten meanwhile: the Model, which is closed when nobody holds it.
     """
-    sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)))
+    sequence = engine.call(lambda backend: backend.new_sequence(len(tokens)), needs_room=True)
     shape = engine.backend.pass_shape
     first = shape.reusable(start, len(tokens))  # where rows are asked for
     if first < shape.shortest:
@@ -58,7 +58,7 @@ def logits(engine: Engine, tokens: list[int], start: int, owner: object) -> Gene
 
     try:
         while sequence.length < len(tokens):
-            rows = engine.call(forward)
+            rows = engine.call(forward, needs_room=True)
             if rows is not None and len(rows):
                 yield rows
     finally:

@@ -194,7 +194,7 @@ def test_closing_an_unread_stream_cancels_it() -> None:
         stream = model.stream("z" * 400)
         stream.close()  # type: ignore[attr-defined]
         assert model.generate("after", temperature=0, max_tokens=3).text == "af"
-        assert not model._engine._running
+        assert not model._engine._seats.running
 
 
 def test_a_sink_that_fails_ends_its_own_generation_alone(model: Model, caplog: pytest.LogCaptureFixture) -> None:

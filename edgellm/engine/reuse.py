@@ -103,7 +103,7 @@ class Reuse:
         assert match is not None  # the caller has looked
         started = time.perf_counter()
         self._fill(request, match, len(request.prompt))
-        request.waited(time.perf_counter() - started)
+        request.spent.waited += time.perf_counter() - started
 
     def is_coming(self, request: Request, running: Many[Request]) -> bool:
         """Whether a prompt that is being read will soon hold much more of this one than it does now."""

@@ -120,6 +120,10 @@ class Sampler:
         for adjustment in self._adjustments:
             adjustment.accept(token)
 
+    def forced(self) -> Sequence[int]:
+        """Tokens that must follow those of the answer, whatever the logits: they need no pass of their own."""
+        return ()
+
     def logprobs(self, row: Logits, chosen: int, n: int) -> TokenLogprob:
         """Log-softmax of `chosen` and of the `n` likeliest tokens, of the raw row: temperature 1, before any step."""
         peak = float(row.max())

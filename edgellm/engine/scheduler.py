@@ -4,12 +4,10 @@ The pass shape is what makes reuse exact. The same token computed in a pass of a
 other kernels; a backend states which passes over a prompt agree bit for bit (`PassShape`). So every one is of that
 shape, and a known prefix is cut (`PassShape.reusable`) so that the passes after it can be.
 
-Decode steps of all running requests share a pass: it reads the weights once for all of them. With both kinds waiting,
-they take turns, and a prefill pass holds only what is read in about `SLICE_SECONDS` at the speed of the one before, so
-that running answers go on.
-
-How many requests decode at once is limited to where that is fastest (`cost.py`); the engine lets the others wait for
-their turn.
+Decode steps of all running requests share a pass: it reads the weights once for all of them. Prompts share one where
+nothing depends on what is beside it. With both kinds waiting they take turns, unless they may share one too, and a
+prefill pass holds only what is read in about `SLICE_SECONDS` at the speed of the one before, so that running answers go
+on.
 """
 
 from __future__ import annotations
@@ -17,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgellm.backends.base import PassShape
-from edgellm.engine.cost import CostModel, sequences_at_once
+from edgellm.backends.base import Backend
 
 if TYPE_CHECKING:
     from edgellm.engine.request import Request
@@ -26,61 +23,70 @@ if TYPE_CHECKING:
 SLICE = 128  # most tokens of a prefill pass while other requests decode
 LEAST = 16  # however slow it is
 SLICE_SECONDS = 0.2  # that it should take
-JUDGED = 8  # decode passes after which the limit is looked at again
-UNLIMITED = 1 << 30
+
+Share = tuple["Request", int]  # and how many of its tokens
 
 
 class Scheduler:
-    """Alternates between one prefill pass and one decode pass; prefills take turns by arrival."""
+    """Alternates between prefill and decode passes; prompts are read by arrival."""
 
-    def __init__(self, shape: PassShape, micro_batch: int) -> None:
-        self._shape = shape
-        self._micro_batch = micro_batch
+    def __init__(self, backend: Backend) -> None:
+        self._shape = backend.pass_shape
+        self._micro_batch = backend.micro_batch
+        self._max_rows = backend.max_rows
         self._prefilled_last = False
         self._slice = SLICE // 4  # tokens that SLICE_SECONDS are enough for
-        self._cost = CostModel()
-        self._decoded = 0  # decode passes since the limit was looked at
-        self._limit = UNLIMITED
+        self._next = 0  # where those that decode go on, when one pass does not hold all
 
-    def next(self, running: Sequence[Request]) -> list[tuple[Request, int]]:
-        """The requests of the next pass and how many tokens of each. `running` is not empty."""
+    def next(self, running: Sequence[Request]) -> list[Share]:
+        """The shares of the next pass. `running` is not empty."""
         prefilling = [request for request in running if request.in_prefill]
         decoding = [request for request in running if not request.in_prefill]
-        if not prefilling or (decoding and self._prefilled_last):
+        if not prefilling:
             self._prefilled_last = False
-            return [(request, 1) for request in decoding]
+            return self._decode(decoding)
+        beside: list[Share] = []
+        if self._shape.mixes_prefill_and_decode and len(decoding) < self._max_rows:
+            beside = self._decode(decoding)
+        room = self._micro_batch - sum(size for _, size in beside)
+        if room < 2 * self._shape.shortest or (decoding and self._prefilled_last and not beside):
+            self._prefilled_last = False
+            return beside or self._decode(decoding)
         self._prefilled_last = True
-        first = min(prefilling, key=lambda request: request.submitted)
-        limit = min(self._slice, self._micro_batch) if decoding else self._micro_batch
-        return [(first, self._shape.prefill_size(first.before_checkpoint, limit))]
+        room = min(self._slice, room) if decoding else room
+        return beside + self._prefill(prefilling, room, self._max_rows - len(beside))
 
     def prefilled(self, tokens: int, seconds: float) -> None:
-        """A prefill pass of so many tokens took so long."""
+        """A pass with so many tokens, of prompts among them, took so long."""
         fits = int(tokens * SLICE_SECONDS / max(seconds, 1e-6))
         self._slice = min(max(LEAST, fits), SLICE) // self._shape.align * self._shape.align
 
-    def decoded(self, rows: int, cells: int, seconds: float) -> None:
-        """A decode pass of so many requests took so long with so many cells of the KV cache in use."""
-        self._cost.observe(rows, cells, seconds)
-        self._decoded += 1
+    def _prefill(self, prefilling: list[Request], room: int, rows: int) -> list[Share]:
+        """Prompts by arrival, in at most `room` tokens."""
+        shape = self._shape
+        shares: list[Share] = []
+        for request in sorted(prefilling, key=lambda request: request.spent.submitted):
+            most, wanted = room // shape.align * shape.align, request.before_checkpoint
+            if shares and wanted > room and most < max(LEAST, 2 * shape.shortest):
+                break
+            size = shape.prefill_size(wanted, room if wanted <= room else most)
+            shares.append((request, size))
+            room -= size
+            if not room or not shape.rows_independent or len(shares) == rows:
+                break
+        return shares
 
-    def limit(self, lengths: Sequence[int], cells: int | None) -> int:
-        """How many requests should decode at once.
-
-        lengths: tokens of each that decodes or waits for its turn. cells: in use, where all of them decode; None where
-        some wait. Before enough is known nothing is limited, and what was learned is forgotten after a while: a limit
-        that is wrong by now goes with it.
-        """
-        count = len(lengths)
-        if count < 2 or self._decoded < JUDGED:
-            return self._limit
-        self._decoded = 0
-        together, now = sum(lengths) if cells is None else cells, min(self._limit, count)
-        cost = self._cost.fit()
-        if cost is None:
-            self._limit = UNLIMITED
-        elif now < count or self._cost.seen(count, together):
-            best = sequences_at_once(cost, now, count, sum(lengths) / count, together)
-            if best != now:
-                self._limit = best if best < count else UNLIMITED
-        return self._limit
+    def _decode(self, decoding: list[Request]) -> list[Share]:
+        """As many of them as a pass holds, in turn."""
+        shares = [(request, request.due) for request in decoding]
+        if len(shares) <= self._max_rows and sum(size for _, size in shares) <= self._micro_batch:
+            return shares
+        first, room = self._next % len(shares), self._micro_batch
+        chosen: list[Share] = []
+        for request, size in shares[first:] + shares[:first]:
+            if len(chosen) == self._max_rows or (chosen and size > room):
+                break
+            chosen.append((request, min(size, room)))
+            room -= size
+        self._next = first + len(chosen)
+        return chosen

@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from edgellm import CancelToken, Completion
 from edgellm.backends.base import Backend, Rows, Step
+from edgellm.engine.generation import Generation
 from edgellm.engine.request import Request
 from edgellm.errors import Busy, Closed
 from edgellm.events import CacheReport
@@ -45,7 +46,7 @@ class Watch:
         self.model, self.engine = model, model._engine
         self.computed: dict[Request, int] = {}
         self.due: dict[int, Callable[[], object]] = {}  # what is done in which of the next passes
-        self.requests: list[Request] = []  # that `held` has submitted
+        self.requests: list[Generation] = []  # that `held` has submitted
         self._forward = self.engine.backend.forward
         self.engine.backend.forward = self._watched  # type: ignore[method-assign]
 
@@ -56,7 +57,7 @@ class Watch:
         if action is not None:
             action()
         rows = self._forward(steps)
-        for request in self.engine._running:
+        for request in self.engine._seats.running:
             if id(request.sequence) in starts:
                 assert request.sequence is not None
                 end, start = len(request.prompt), starts[id(request.sequence)]
@@ -69,17 +70,23 @@ class Watch:
 
         def wait() -> None:
             reached.set()
-            while self.engine._running[0].stop_reason is None:
+            while self.engine._seats.running[0].stop_reason is None:
                 time.sleep(0.001)
 
         reached = threading.Event()
         self.due[STOPPED_IN] = wait
         return reached
 
-    def held(self, *submit: Callable[[], Request]) -> list[Request]:
+    def of(self, generation: Generation) -> Request | None:
+        """What the engine has of a generation; None once it is done."""
+        seats = self.engine._seats
+        return next((each for each in (*seats.running, *seats.waiting) if each.generation is generation), None)
+
+    def held(self, *submit: Callable[[], Generation]) -> list[Generation]:
         """Requests that the engine sees at once."""
         gate, entered = threading.Event(), threading.Event()
-        thread = threading.Thread(target=self.engine.call, args=(lambda backend: (entered.set(), gate.wait()),))
+        hold = partial(self.engine.call, lambda backend: (entered.set(), gate.wait()), needs_room=True)
+        thread = threading.Thread(target=hold)
         thread.start()
         entered.wait()
         self.requests = [each() for each in submit]
@@ -106,7 +113,7 @@ def by_token(watch: Watch, tokens: list[int]) -> None:
 
 
 def by_time(watch: Watch, tokens: list[int]) -> None:
-    watch.due[STOPPED_IN] = lambda: watch.engine._running[0].cancel("timeout")
+    watch.due[STOPPED_IN] = lambda: watch.engine._seats.running[0].generation.cancel("timeout")
     assert watch.model.generate(tokens, PARAMS).finish_reason == "timeout"
 
 
@@ -135,11 +142,13 @@ def while_parked(watch: Watch, tokens: list[int]) -> None:
     """Preempted for lack of room, and cancelled before it comes back."""
 
     def each() -> None:
-        parked, watch.due[1] = watch.requests[1], each
+        parked, watch.due[1] = watch.of(watch.requests[1]), each
+        if parked is None:
+            return
         if parked.read >= 64 and not parked.parked and not parked.done:
             raise Busy("the KV cache is full")
         if parked.parked:
-            parked.cancel()
+            parked.generation.cancel()
 
     watch.due[1] = each
     other = prompt(LENGTH, seed=9)
@@ -180,7 +189,7 @@ def test_what_was_read_before_a_stop_is_known(
     [read] = [read for request, read in watch.computed.items() if request.prompt == tokens]
     if where == "memory":
         for _ in range(2):  # the first may come before the request has ended
-            model._engine.call(lambda backend: None)  # frees the live sequence
+            model._engine.call(lambda backend: None, needs_room=True)  # frees the live sequence
     elif where == "disk":
         model.close()
         model = Model(case.open(path))
@@ -279,9 +288,10 @@ class Reports(RuleBasedStateMachine):
         submit = [partial(model.submit, tokens, params) for tokens, params in options]
         requests = self.watch.held(*submit) if len(submit) > 1 else [submit[0]()]  # `held` frees the live sequence
         answers = [request.result() for request in requests]
-        for request, done in zip(requests, answers, strict=True):
-            check(done, self.watch.computed.get(request, 0), len(request.prompt))
-        self.known = [*self.known, *(request.history for request in requests)][-6:]
+        for request, done, (tokens, _) in zip(requests, answers, options, strict=True):
+            [computed] = [n for each, n in self.watch.computed.items() if each.generation is request] or [0]
+            check(done, computed, len(tokens))
+            self.known = [*self.known, [*tokens, *done.tokens]][-6:]
         return answers
 
     def _prompt(self, which: int, cut: int, pieces: list[tuple[int, int]]) -> list[int]:
@@ -301,11 +311,11 @@ class Reports(RuleBasedStateMachine):
         """In a pass; `late`: as it ends."""
 
         def cancel() -> None:
-            for request in self.watch.engine._running:
+            for request in self.watch.engine._seats.running:
                 if late:
-                    request.stop_reason = "cancelled"
+                    request.generation.stop_reason = "cancelled"
                 else:
-                    request.cancel()
+                    request.generation.cancel()
 
         self.watch.due[step] = cancel
         self._ask((self._prompt(which, cut, pieces), True))
@@ -320,7 +330,7 @@ class Reports(RuleBasedStateMachine):
         watch, engine = self.watch, self.watch.engine
 
         def full() -> None:
-            if len(engine._running) > 1:
+            if len(engine._seats.running) > 1:
                 raise Busy("the KV cache is full")
 
         def cancel(at: int) -> None:
@@ -344,7 +354,7 @@ class Reports(RuleBasedStateMachine):
 
     @rule()
     def forget_live(self) -> None:
-        self.watch.engine.call(lambda backend: None)
+        self.watch.engine.call(lambda backend: None, needs_room=True)
 
     @rule(damaged=st.none() | st.integers(0, 20))
     def restart(self, damaged: int | None) -> None:

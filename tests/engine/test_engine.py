@@ -290,7 +290,7 @@ def test_stored_state_without_room_waits_and_leaks_nothing() -> None:
     assert done.text == "a beginning that is stored. two"
     assert done.cache.from_memory > 0
     assert Crowded.full == 0
-    engine.call(lambda made: [made.new_sequence().close() for _ in range(3)])
+    engine.call(lambda made: [made.new_sequence().close() for _ in range(3)], needs_room=True)
     engine.call(lambda made: [sequence.close() for sequence in [made.new_sequence(), made.new_sequence()]])
     engine.close()
 

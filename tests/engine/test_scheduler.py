@@ -19,9 +19,10 @@ import edgellm
 from edgellm.backends.base import Buffer, Rows, Step
 from edgellm.backends.echo import BOS, REPLY, EchoBackend, EchoSequence
 from edgellm.engine.cost import CLOSE, GAIN, REMEMBERED, CostModel, PassCost, sequences_at_once
-from edgellm.engine.engine import TURN_SECONDS, Engine, _Call
+from edgellm.engine.engine import Engine, _Call
+from edgellm.engine.generation import Generation
 from edgellm.engine.request import Request
-from edgellm.engine.scheduler import JUDGED, UNLIMITED, Scheduler
+from edgellm.engine.turns import JUDGED, TURN_SECONDS, UNLIMITED, Turns
 from edgellm.errors import BackendFailed, Closed
 from edgellm.events import Completion
 from edgellm.params import GenerateParams
@@ -120,35 +121,35 @@ def test_the_limit_is_what_brute_force_says(a: float, b: float, c: float, now: i
         assert all(rates[more] < CLOSE * max(rates.values()) for more in range(chosen + 1, count + 1))
 
 
-def decode(scheduler: Scheduler, cost: PassCost, rows: int, length: int, passes: int, factor: float = 1.0) -> None:
+def decode(turns: Turns, cost: PassCost, rows: int, length: int, passes: int, factor: float = 1.0) -> None:
     for _ in range(passes):
-        scheduler.decoded(rows, rows * length, factor * cost.seconds(rows, rows * length))
+        turns.decoded(rows, rows * length, factor * cost.seconds(rows, rows * length))
 
 
-def test_the_scheduler_limits_lifts_and_forgets() -> None:
-    scheduler = Scheduler(EchoBackend.pass_shape, 512)
+def test_the_turns_limits_lifts_and_forgets() -> None:
+    turns = Turns(Costly.pass_shape, lambda: 0.0)
     lengths = [900] * 8
-    assert scheduler.limit(lengths, 7200) == UNLIMITED
+    assert turns.limit(lengths, 7200) == UNLIMITED
     for rows in range(1, 8):
-        decode(scheduler, TRUE, rows, 900, 1)
-    decode(scheduler, TRUE, 8, 900, JUDGED)
-    assert scheduler.limit(lengths, 7200) == 4
-    decode(scheduler, TRUE, 4, 900, JUDGED, factor=1.1)
-    assert scheduler.limit(lengths, None) == 4
-    assert scheduler.limit([900], None) == 4  # one alone: nothing to judge
-    decode(scheduler, TRUE, 4, 16, JUDGED)
-    assert scheduler.limit([16] * 8, None) == UNLIMITED  # short ones are faster together
-    decode(scheduler, TRUE, 8, 900, JUDGED)
-    assert scheduler.limit(lengths, 7200) == 4
-    decode(scheduler, TRUE, 4, 900, REMEMBERED)
-    assert scheduler.limit(lengths, None) == UNLIMITED
+        decode(turns, TRUE, rows, 900, 1)
+    decode(turns, TRUE, 8, 900, JUDGED)
+    assert turns.limit(lengths, 7200) == 4
+    decode(turns, TRUE, 4, 900, JUDGED, factor=1.1)
+    assert turns.limit(lengths, None) == 4
+    assert turns.limit([900], None) == 4  # one alone: nothing to judge
+    decode(turns, TRUE, 4, 16, JUDGED)
+    assert turns.limit([16] * 8, None) == UNLIMITED  # short ones are faster together
+    decode(turns, TRUE, 8, 900, JUDGED)
+    assert turns.limit(lengths, 7200) == 4
+    decode(turns, TRUE, 4, 900, REMEMBERED)
+    assert turns.limit(lengths, None) == UNLIMITED
 
 
 def test_a_number_that_was_never_tried_is_not_ruled_out() -> None:
-    scheduler = Scheduler(EchoBackend.pass_shape, 512)
+    turns = Turns(Costly.pass_shape, lambda: 0.0)
     for rows in (1, 2, 3, 4):
-        decode(scheduler, TRUE, rows, 16, 5)
-    assert scheduler.limit([900] * 8, 7200) == UNLIMITED
+        decode(turns, TRUE, rows, 16, 5)
+    assert turns.limit([900] * 8, 7200) == UNLIMITED
 
 
 # Turns
@@ -235,8 +236,8 @@ def run(engine: Engine, wanted: list[list[int]]) -> tuple[list[Completion], list
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is one pass."""
-    monkeypatch.setattr("edgellm.engine.engine.TURN_SECONDS", 0.0)
-    monkeypatch.setattr("edgellm.engine.engine.TURN_SWAPS", 0)
+    monkeypatch.setattr("edgellm.engine.turns.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("edgellm.engine.turns.TURN_SWAPS", 0)
 
 
 @pytest.fixture
@@ -281,14 +282,15 @@ def test_more_requests_than_sequences_finish_in_bounded_state() -> None:
     backend = Costly(TRUE, max_sequences=6)
     engine = engine_on(backend)
     most = 0
-    admit = engine._admit
+    admit = engine._seats.admit
 
-    def counted() -> None:
+    def counted() -> list[Request]:
         nonlocal most
-        admit()
-        most = max(most, len(engine._running) + sum(bool(request.parked) for request in engine._waiting))
+        begun = admit()
+        most = max(most, len(engine._seats.running) + sum(bool(request.parked) for request in engine._seats.waiting))
+        return begun
 
-    engine._admit = counted  # type: ignore[method-assign]
+    engine._seats.admit = counted  # type: ignore[method-assign]
     answers, _times = run(engine, prompts(15, 700))
     assert [len(answer.tokens) for answer in answers] == [ANSWER] * 15
     assert most == 6
@@ -319,7 +321,7 @@ def test_a_new_prompt_is_read_at_once_although_others_wait(deep: Engine) -> None
 
 def parked_of(engine: Engine) -> list[Request]:
     """Requests that wait for their turn, read on the engine's thread."""
-    return engine.call(lambda backend: [request for request in engine._waiting if request.parked])
+    return engine.call(lambda backend: [request for request in engine._seats.waiting if request.parked])
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -331,7 +333,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def crowded() -> Iterator[tuple[Engine, list[Request]]]:
+def crowded() -> Iterator[tuple[Engine, list[Generation]]]:
     """Eight endless answers, of which some wait for their turn."""
     backend = Costly(TRUE, delay=0.001)
     engine = engine_on(backend)
@@ -342,28 +344,28 @@ def crowded() -> Iterator[tuple[Engine, list[Request]]]:
     engine.close()
 
 
-def test_a_parked_request_is_cancelled_at_once(crowded: tuple[Engine, list[Request]]) -> None:
+def test_a_parked_request_is_cancelled_at_once(crowded: tuple[Engine, list[Generation]]) -> None:
     engine, _requests = crowded
     waiting = parked_of(engine)[-1]
-    waiting.cancel()
+    waiting.generation.cancel()
     wait_for(lambda: waiting.done)
-    assert [chunk.completion for chunk in waiting][-1].finish_reason == "cancelled"  # type: ignore[union-attr]
+    assert [chunk.completion for chunk in waiting.generation][-1].finish_reason == "cancelled"  # type: ignore[union-attr]
     assert waiting.parked == []
     assert waiting not in parked_of(engine)
 
 
-def test_those_who_wait_come_back_when_the_others_end(crowded: tuple[Engine, list[Request]]) -> None:
+def test_those_who_wait_come_back_when_the_others_end(crowded: tuple[Engine, list[Generation]]) -> None:
     engine, requests = crowded
     kept = parked_of(engine)[0]
     for request in requests:
-        if request is not kept:
+        if request is not kept.generation:
             request.cancel()
-    wait_for(lambda: engine.call(lambda backend: engine._running == [kept]))
+    wait_for(lambda: engine.call(lambda backend: engine._seats.running == [kept]))
     length = len(kept.tokens)
     wait_for(lambda: len(kept.tokens) > length + 5)
 
 
-def test_close_ends_those_who_wait(crowded: tuple[Engine, list[Request]]) -> None:
+def test_close_ends_those_who_wait(crowded: tuple[Engine, list[Generation]]) -> None:
     engine, requests = crowded
     waiting = parked_of(engine)
     engine.close()
@@ -379,12 +381,20 @@ def test_cells_that_forks_share_count_once() -> None:
     endless = GenerateParams(temperature=0, ignore_eos=True)
     beginning = [BOS, *b"the same beginning. " * 20]
     requests = [engine.submit([*beginning, *b"and end %d" % i], endless) for i in range(4)]
-    wait_for(lambda: engine.call(lambda _: len(engine._running) == 4 and not any(r.in_prefill for r in requests)))
+    wait_for(
+        lambda: engine.call(
+            lambda _: len(engine._seats.running) == 4 and not any(r.in_prefill for r in engine._seats.running)
+        )
+    )
 
     def extra() -> list[int]:
         """Cells beyond those of the shared beginning, per request that runs."""
         shared = len(beginning) // 4 * 4
-        return [engine._cells() - shared - sum(r.sequence.length - shared for r in engine._running if r.sequence)]
+        return [
+            engine._seats.cells()
+            - shared
+            - sum(r.sequence.length - shared for r in engine._seats.running if r.sequence)
+        ]
 
     assert -64 < engine.call(lambda _: extra()[0]) < 64
     requests[0].cancel()
@@ -397,7 +407,7 @@ def test_cells_that_forks_share_count_once() -> None:
 def test_forced_turns_change_no_answer(eager: None, limit: int) -> None:
     backend = Costly(TRUE)
     engine = engine_on(backend)
-    engine._scheduler.limit = lambda lengths, cells: limit  # type: ignore[method-assign]
+    engine._seats.turns.limit = lambda lengths, cells: limit  # type: ignore[method-assign]
     wanted = prompts(8, 100)
     answers, _times = run(engine, wanted)
     assert max(backend.together) == limit
@@ -410,16 +420,17 @@ def test_forced_turns_change_no_answer(eager: None, limit: int) -> None:
 def together_in_turns(model: edgellm.Model, texts: list[str], **options: object) -> tuple[list[Completion], int]:
     """The answers to all texts at once while one at a time decodes, and how often one was parked."""
     engine = model._engine
-    engine._scheduler.limit = lambda lengths, cells: 1  # type: ignore[method-assign]
+    if engine._seats.turns is not None:
+        engine._seats.turns.limit = lambda lengths, cells: 1  # type: ignore[method-assign]
     parked = 0
-    park = engine._park
+    park = engine._seats.park
 
     def counted(request: Request) -> bool:
         nonlocal parked
         parked += 1
         return park(request)
 
-    engine._park = counted  # type: ignore[method-assign]
+    engine._seats.park = counted  # type: ignore[method-assign]
     answers: dict[int, Completion] = {}
 
     def ask(index: int) -> None:
@@ -474,7 +485,7 @@ def test_where_state_cannot_be_saved_all_go_on(eager: None) -> None:
 
     backend = Backend(TRUE)
     engine = engine_on(backend)
-    engine._scheduler.limit = lambda lengths, cells: 2  # type: ignore[method-assign]
+    engine._seats.turns.limit = lambda lengths, cells: 2  # type: ignore[method-assign]
     answers, _times = run(engine, prompts(5, 100))
     assert [len(answer.tokens) for answer in answers] == [ANSWER] * 5
     assert backend.together.count(2) > 10

@@ -40,7 +40,7 @@ def test_the_same_prompt_costs_nothing_in_any_tier(path: Path) -> None:
         prompt = text(model, 300)
         first = ask(model, prompt)
         live = ask(model, prompt)
-        model._engine.call(lambda backend: None)  # nothing stays live
+        model._engine.call(lambda backend: None, needs_room=True)  # nothing stays live
         memory = ask(model, prompt)
         fresh = ask(model, prompt, cache=False)
         one_longer = ask(model, [*prompt, 70])
@@ -143,8 +143,8 @@ def test_nothing_is_sampled_twice_without_room_for_state(path: Path, monkeypatch
             else:
                 parked.append(request)
                 request.late, request.reused = None, 0
-                assert engine._park(request)  # which has no state to save
-                engine._waiting.append(request)
+                assert engine._seats.park(request)  # which has no state to save
+                engine._seats.waiting.append(request)
 
         monkeypatch.setattr(Reuse, "bring", no_room)
         again = ask(model, prompt)

@@ -1,0 +1,79 @@
+"""Deadlines: functions that are called at their time, by one thread for the whole process.
+
+The engine's thread may be inside of a pass when a time limit is over, and the pass is to be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+
+
+class Deadlines:
+    """A heap of (time, number, function); its thread starts with the first one. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._dropped: set[int] = set()  # numbers of those in the heap that are not wanted any more
+        self._numbers = count()
+        self._thread: threading.Thread | None = None
+
+    def add(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
+        """Call `function` in so many seconds, unless the function that is returned was called before."""
+        with self._changed:
+            number = next(self._numbers)
+            heappush(self._heap, (time.monotonic() + seconds, number, function))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="edgellm-deadlines", daemon=True)
+                self._thread.start()
+            elif self._heap[0][1] == number:
+                self._changed.notify()
+        return lambda: self._drop(number)
+
+    def __len__(self) -> int:
+        with self._changed:
+            return len(self._heap)
+
+    def _drop(self, number: int) -> None:
+        with self._changed:
+            self._dropped.add(number)
+            if 2 * len(self._dropped) > len(self._heap):
+                self._heap = [each for each in self._heap if each[1] not in self._dropped]
+                heapify(self._heap)
+                self._dropped.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._heap or self._heap[0][0] > time.monotonic():
+                    left = self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX
+                    self._changed.wait(min(max(left, 0), threading.TIMEOUT_MAX))
+                _at, number, function = heappop(self._heap)
+                wanted = number not in self._dropped
+                self._dropped.discard(number)
+            if wanted:
+                function()
+            del function  # with it goes the request that it ends
+
+
+_deadlines = Deadlines()
+
+
+def after(seconds: float, function: Callable[[], None]) -> Callable[[], None]:
+    """See `Deadlines.add`."""
+    return _deadlines.add(seconds, function)
+
+
+def _renew() -> None:
+    """In a forked child the thread is missing, and the lock may be held for ever."""
+    global _deadlines
+    _deadlines = Deadlines()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,135 @@
+"""Generation: what the caller has of a request. It reads chunks from it and may cancel it, from any thread."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn, Protocol
+
+from edgellm.engine.progress import OnProgress, Progress, check_progress
+from edgellm.errors import Unsupported
+from edgellm.events import Chunk, Completion, FinishReason
+
+log = logging.getLogger("edgellm.engine")
+
+Sink = Callable[["Chunk | BaseException"], None]
+
+
+class Owner(Protocol):
+    """What a generation asks of its engine."""
+
+    def stop_now(self, generation: Generation) -> None:
+        """It has a stop reason: interrupt its pass, and see to it."""
+        ...
+
+    def check_process(self) -> None:
+        """Raise Closed in a forked child."""
+        ...
+
+
+class Generation:
+    """One generation: iterate it for chunks, or ask for its `result()`. Closing the iteration early cancels it.
+
+    Of what goes to a `sink` only the last chunk is kept. `progress` is called by whoever iterates, on that thread; with
+    a `sink`, where that is called. total: tokens of the prompt.
+    """
+
+    def __init__(self, engine: Owner, total: int, *, sink: Sink | None, progress: OnProgress | None) -> None:
+        check_progress(progress)
+        self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
+        self.done = False
+        self.owner: object = None  # what must not be forgotten before this is done: the Model
+        self._engine = engine
+        self._queue: queue.SimpleQueue[Chunk | BaseException | tuple[int, int]] = queue.SimpleQueue()
+        self._sink: Sink = sink or self._queue.put
+        self._on_progress = progress
+        queued = progress and (progress if sink else lambda done, total: self._queue.put((done, total)))
+        self._progress = Progress(queued, total)
+        self._at_end: list[Callable[[], None]] = []
+
+    # The caller's side
+
+    def __iter__(self) -> Iterator[Chunk]:
+        chunks = self._chunks()
+        next(chunks)  # begun, so that closing or forgetting it cancels, though nobody read from it
+        return chunks
+
+    def _chunks(self) -> Iterator[Chunk]:
+        try:
+            yield Chunk("")
+            while True:
+                chunk = self._next()
+                yield chunk
+                if chunk.completion is not None:
+                    return
+        finally:
+            self.cancel()
+
+    def result(self) -> Completion:
+        """Wait for the whole answer. Ctrl-C while waiting cancels it."""
+        completion: Completion | None = None
+        for chunk in self:
+            completion = chunk.completion
+        assert completion is not None  # the last chunk always carries it
+        return completion
+
+    def cancel(self, reason: FinishReason = "cancelled") -> None:
+        """End it with what it has, within one micro-batch. From any thread; harmless when it is done."""
+        if not self.done and self.stop_reason is None:
+            self.stop_reason = reason
+            self._engine.stop_now(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise Unsupported("a generation is neither copied nor sent to another process: pass on its result()")
+
+    def _next(self) -> Chunk:
+        self._engine.check_process()
+        # On Windows a wait without a time limit cannot be interrupted by Ctrl-C.
+        limit = 0.1 if sys.platform == "win32" else None
+        while True:
+            try:
+                item = self._queue.get(timeout=limit)
+            except queue.Empty:
+                continue
+            if isinstance(item, BaseException):
+                self._queue.put(item)  # for whoever asks again
+                raise item
+            if isinstance(item, Chunk):
+                if item.completion is not None:
+                    self._queue.put(item)  # for whoever asks again
+                return item
+            assert self._on_progress is not None  # who else would have asked for it
+            self._on_progress(*item)
+
+    # The engine's side
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call `function` when it is done: at once if it is."""
+        self._at_end.append(function)
+        if self.done:
+            function()
+
+    def read(self, tokens: int) -> None:
+        """So much of the prompt is read. What a function that came with a sink raises is passed on."""
+        self._progress(tokens)
+
+    def deliver(self, item: Chunk | BaseException) -> None:
+        """Hand over a chunk; a sink that fails cancels the generation."""
+        try:
+            self._sink(item)
+        except Exception:
+            log.exception("what takes the pieces of an answer failed; the generation is cancelled")
+            self._sink = lambda item: None
+            self.cancel()
+
+    def end(self, item: Chunk | BaseException) -> None:
+        """Deliver the last chunk, or an error in place of it."""
+        self.done = True
+        for function in self._at_end:
+            function()
+        self.deliver(item)
+        if self._sink != self._queue.put:
+            self._queue.put(item)  # for result()
+        self.owner = None

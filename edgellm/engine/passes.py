@@ -1,0 +1,122 @@
+"""Passes: one is formed, computed, and its rows become tokens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from edgellm.backends.base import Backend, Rows, Step
+from edgellm.engine.generation import Generation
+from edgellm.engine.request import Request
+from edgellm.engine.reuse import Reuse
+from edgellm.engine.scheduler import Scheduler
+from edgellm.engine.seats import Seats
+from edgellm.errors import Busy, Interrupted
+
+log = logging.getLogger("edgellm.engine")
+
+
+class Passes:
+    """For the engine's thread, but for `interrupt` and `stop`. clock: seconds."""
+
+    def __init__(self, backend: Backend, seats: Seats, reuse: Reuse, *, clock: Callable[[], float]) -> None:
+        self._backend = backend
+        self._seats = seats
+        self._reuse = reuse
+        self._scheduler = Scheduler(backend)
+        self._clock = clock
+        self._lock = threading.RLock()  # guards the two below; the collector may end a request while it is held
+        self._in_pass: set[Generation] = set()  # whose prompts the pass in flight reads
+        self._stopped = False
+
+    # Any thread
+
+    def interrupt(self, generation: Generation) -> None:
+        """End the pass in flight if it reads the prompt of `generation`."""
+        with self._lock:
+            if generation in self._in_pass:
+                self._backend.interrupt()
+
+    def stop(self) -> None:
+        """End the pass in flight, and compute no more."""
+        with self._lock:
+            self._stopped = True
+            self._backend.interrupt()
+
+    # The engine's thread
+
+    def begin(self, begun: list[Request], flush: Callable[[], None]) -> None:
+        """Requests have begun: those whose logits are known have their first token before their state is loaded."""
+        for request in begun:
+            if request.row is not None and not request.tokens:
+                self._sample(request, request.row)
+        flush()
+        for request in begun:
+            if request.late is not None and not request.done:
+                self._seats.bring(request)
+                if request.done and request in self._seats.running:
+                    self._seats.retire(request)
+
+    def run(self) -> None:
+        """One pass: slices of prompts, or what comes next of every answer."""
+        shares = [(r, n) for r, n in self._scheduler.next(self._seats.running) if r.stop_reason is None]
+        reading = [(request, size) for request, size in shares if request.in_prefill]
+        steps = []
+        for request, size in shares:
+            assert request.sequence is not None  # every running request has one
+            tokens = request.pending
+            steps.append(Step(request.sequence, tokens[:size], "last" if size == len(tokens) else "none"))
+        with self._lock:
+            if self._stopped or not shares or any(request.stop_reason is not None for request, _ in reading):
+                return
+            # A decode pass is over within a token; only the reading of a prompt is worth interrupting.
+            self._in_pass = {request.generation for request, _ in reading}
+        started = self._clock()
+        try:
+            rows = self._backend.forward(steps)
+        except Interrupted:
+            self._seats.recover([request for request, _ in shares])
+            return
+        except Busy as error:
+            self._seats.make_room(error)
+            return
+        except Exception as error:
+            for request, _ in shares:
+                self._seats.fail(request, error, "the engine failed on a pass")
+            return
+        finally:
+            with self._lock:
+                self._in_pass = set()
+        self._account(shares, reading, self._clock() - started)
+        self._hand_out([request for request, _ in shares], rows)
+
+    def _account(self, shares: list[tuple[Request, int]], reading: list[tuple[Request, int]], seconds: float) -> None:
+        """A pass took so long."""
+        count = sum(size for _, size in shares)
+        if not reading:
+            self._seats.decoded(count, seconds)
+            return
+        self._scheduler.prefilled(count, seconds)
+        for request, size in reading:
+            request.prefilled(size, seconds * size / count)
+            if request.sequence is not None and request.sequence.length in request.checkpoints:
+                self._reuse.checkpoint(request)
+
+    def _hand_out(self, requests: list[Request], rows: list[Rows | None]) -> None:
+        """Rows become tokens."""
+        for request, row in zip(requests, rows, strict=True):
+            if request.done:
+                self._seats.retire(request)
+            elif row is not None:
+                self._sample(request, row)
+
+    def _sample(self, request: Request, row: Rows) -> None:
+        try:
+            request.accept(row, self._backend)
+        except Exception as error:
+            log.debug("a generation failed while sampling", exc_info=True)
+            self._seats.fail(request, error, "sampling failed")
+            return
+        if request.done:
+            self._seats.retire(request)
