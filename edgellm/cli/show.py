@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--template", is_flag=True, help="Print the chat template alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
-    """Describe MODEL, a path or the name of a model that is here; nothing is pulled."""
+    """Describe MODEL, a path or the name of a model that is here, or of a preset; nothing is pulled."""
     import edgellm
     from edgellm import machine
     from edgellm.cli.output import print_facts, print_json, size
@@ -98,10 +98,16 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
 
 
 def _locate(model: str) -> tuple[Path, str | None]:
-    """The file of a path or of a name that is here, and the licence the store knows; never pulls."""
+    """The file of a path, a preset or a name that is here, and the licence the store knows; never pulls."""
+    from pathlib import Path
+
     from edgellm import hub
+    from edgellm.config import read_config
     from edgellm.errors import ModelNotFound, Offline
 
+    config = read_config()
+    if model in config.presets and not Path(model).exists():
+        model = config.presets[model].model or config.model or model
     try:
         path = hub.resolve(model, offline=True)
     except Offline as error:

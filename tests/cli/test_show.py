@@ -48,6 +48,14 @@ def test_json(smollm2: Path) -> None:
     assert sum(told["tensor_types"].values()) < told["file_bytes"] == smollm2.stat().st_size
 
 
+def test_a_preset_is_its_model(smollm2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    presets = f"model = '{smollm2}'\n[presets.named]\nmodel = '{smollm2}'\n[presets.plain]\ntemperature = 0\n"
+    (tmp_path / "config.toml").write_text(presets)
+    for name in ("named", "plain"):
+        assert json.loads(run(name, "--json"))["path"] == str(smollm2)
+
+
 def test_context_is_never_more_than_trained(smollm2: Path) -> None:
     assert json.loads(run(str(smollm2), "--json", "--ctx", "100000"))["context"] == 8192
     assert "100,000 asked, which is more than it was trained for" in run(str(smollm2), "--ctx", "100000")
