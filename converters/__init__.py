@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from .convert import Conversion, convert, plan
 from .model import LeftOut, Model
-from .params import ConvertParams
+from .params import ConvertParams, GGUFParams, ONNXParams, OptimumParams, SafetensorsParams, TargetParams
 from .plan import Plan, Planned
 from .read import read
 from .verify import Verification
@@ -19,10 +19,15 @@ from .verify import Verification
 __all__ = [
     "Conversion",
     "ConvertParams",
+    "GGUFParams",
     "LeftOut",
     "Model",
+    "ONNXParams",
+    "OptimumParams",
     "Plan",
     "Planned",
+    "SafetensorsParams",
+    "TargetParams",
     "Verification",
     "convert",
     "plan",

@@ -28,7 +28,7 @@ from .job import Job, Progress, check_space, paced
 from .model import Model
 from .onnx.optimum import Export
 from .onnx.target import ToONNX
-from .params import ConvertParams
+from .params import GGUFParams, ONNXParams, OptimumParams, SafetensorsParams, TargetParams
 from .plan import Plan
 from .read import read
 
@@ -48,20 +48,20 @@ class Conversion:
     seconds: float
 
 
-def plan(source: str | os.PathLike[str], params: ConvertParams | None = None) -> Plan:
+def plan(source: str | os.PathLike[str], params: TargetParams | None = None) -> Plan:
     """What `convert` would make of a source (see `read`); of its weights only vectors are read.
 
     An importance matrix counts as one that has an entry for every tensor. Raises what `convert` raises beforehand.
     """
-    wanted = _wanted(params)
-    with reading(arguments.path("source", source)), closing(read(source, wanted.pre)) as model:
+    wanted = _checked(params)
+    with reading(arguments.path("source", source)), closing(_read(source, wanted)) as model:
         return _job(model, wanted).plan
 
 
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    params: ConvertParams | None = None,
+    params: TargetParams | None = None,
     *,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -77,9 +77,9 @@ def convert(
     """
     started = time.monotonic()
     source, target = arguments.path("source", source), arguments.path("target", target)
-    params = _wanted(params)
+    params = _checked(params)
     report = paced(progress) if progress is not None else (lambda what, done, total: None)
-    with closing(read(source, params.pre)) as model:
+    with closing(_read(source, params)) as model:
         _check_target(model, target, params)
         job = _job(model, params)
         with _workspace(target) as space:
@@ -92,25 +92,30 @@ def convert(
     return Conversion(target, job.plan, verified, time.monotonic() - started)
 
 
-def _wanted(params: ConvertParams | None) -> ConvertParams:
+def _checked(params: TargetParams | None) -> TargetParams:
     if params is not None:
-        arguments.instance("params", params, ConvertParams)
-    return params or ConvertParams()
+        arguments.instance("params", params, TargetParams)
+    return params or GGUFParams()
 
 
-def _job(model: Model, params: ConvertParams) -> Job:
-    if params.to == "gguf":
+def _read(source: str | os.PathLike[str], params: TargetParams) -> Model:
+    return read(source, params.pre if isinstance(params, GGUFParams) else None)
+
+
+def _job(model: Model, params: TargetParams) -> Job:
+    if isinstance(params, GGUFParams):
         return ToGGUF(model, params)
-    if params.to == "onnx":
-        return Export(model, params) if params.exporter == "optimum" else ToONNX(model, params)
+    if isinstance(params, ONNXParams):
+        return ToONNX(model, params)
+    if isinstance(params, OptimumParams):
+        return Export(model, params)
+    assert isinstance(params, SafetensorsParams)  # no others are made
     if model.format in _NO_FOLDER:
         raise Unsupported(f"{model.path}: {_NO_FOLDER[model.format]}")
-    if params.pre is not None or params.strict:
-        raise InvalidParameter("pre and strict have no meaning for safetensors; leave them out")
     return ToFolder(model, params)
 
 
-def _check_target(model: Model, target: Path, params: ConvertParams) -> None:
+def _check_target(model: Model, target: Path, params: TargetParams) -> None:
     if not os.path.lexists(target):
         return
     if any(target.exists() and os.path.samefile(path, target) for path in (model.path, *model.weight_files)):
@@ -119,7 +124,7 @@ def _check_target(model: Model, target: Path, params: ConvertParams) -> None:
         raise InvalidParameter(f"{target}: a folder of this name exists; choose another name, or remove it")
     if not params.force:
         raise InvalidParameter(f"{target}: exists; choose another name, or replace it with force (--force)")
-    if params.to != "gguf":
+    if not isinstance(params, GGUFParams):
         raise InvalidParameter(f"{target}: is a file, and a folder would be written; choose another name")
 
 

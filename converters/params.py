@@ -1,10 +1,11 @@
-"""ConvertParams: what is wanted of a conversion."""
+"""What is wanted of a conversion: options for each target, and ConvertParams, which takes those of all by name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 from edgellm import arguments
 from edgellm.errors import InvalidParameter
@@ -12,65 +13,58 @@ from edgellm.errors import InvalidParameter
 from .onnx.recipes import recipe_name
 from .quant.recipes import target_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 KEEP = "keep"
+FLOATS = (KEEP, "f32", "f16", "bf16")
+To = Literal["gguf", "onnx", "safetensors"]
+Exporter = Literal["own", "optimum"]
+KV = Literal["f32", "int8"]
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "quant": lambda value: arguments.text("quant", value),
+    "pre": lambda value: arguments.text("pre", value),
+    "fit": lambda value: arguments.whole("fit", value, 1),
+    "max_context": lambda value: arguments.whole("max_context", value, 16),
+    "kv": lambda value: arguments.one_of("kv", value, get_args(KV)),
+}
+_GRAPH = ("exact", "max_context", "kv")
+
+
+class ConvertOptions(TypedDict, total=False):
+    """ConvertParams' options as keywords, for type checkers; None is an option's default."""
+
+    to: To | None
+    quant: str | None
+    fit: int | None
+    fast_on_cpu: bool | None
+    imatrix: Path | None
+    calibrate: Path | None
+    pre: str | None
+    strict: bool | None
+    verify: bool | None
+    force: bool | None
+    exact: bool | None
+    max_context: int | None
+    kv: KV | None
+    exporter: Exporter | None
 
 
 @dataclass(frozen=True)
-class ConvertParams:
-    """What is wanted. Raises InvalidParameter on construction.
+class TargetParams:
+    """What every target takes. Raises InvalidParameter on construction; None is an option's default.
 
-    to: the format written. quant: a target such as "q4_k_m", or "keep" for the source's own types (safetensors: f32,
-    f16, bf16 or keep; onnx: also int8 and int4, see `onnx.recipes`). fit: bytes that the file may have; the best mix is
-    chosen. fast_on_cpu: no types that are slow on x86. imatrix: an importance matrix file; calibrate: a text to collect
-    one with. pre: llama.cpp's name of the pre-tokenizer. strict: a type that rows do not fit is an error. verify:
-    compare the result with the source. force: replace a file that exists.
-    ONNX only: exact: products are computed in float32, though that is slower; max_context: tokens that the graph has
-    room for, at most those the model was trained for; kv: what keys and values are kept in. "int8" takes a quarter of
-    the memory; the scales come from running the model over `calibrate`, or over a short text of edgellm's own;
-    exporter: "optimum" records what PyTorch computes, for families that edgellm does not describe, see `optimum`.
+    quant: "keep" for the source's own types, or another name. verify: compare the result with the source. force:
+    replace a file that exists. lacks: what is said of options that are not the target's.
     """
 
-    to: Literal["gguf", "onnx", "safetensors"] = "gguf"
+    lacks: ClassVar[str] = "no option of this target; leave it out"
     quant: str = KEEP
-    fit: int | None = None
-    fast_on_cpu: bool = False
-    imatrix: Path | None = None
-    calibrate: Path | None = None
-    pre: str | None = None
-    strict: bool = False
     verify: bool = True
     force: bool = False
-    exact: bool = False
-    max_context: int | None = None
-    kv: Literal["f32", "int8"] = "f32"
-    exporter: Literal["own", "optimum"] = "own"
 
     def __post_init__(self) -> None:
-        self._check_types()
-        object.__setattr__(self, "quant", self.quant.lower())
-        if self.to == "onnx":
-            self._check_onnx()
-        elif self.quant != KEEP:
-            object.__setattr__(self, "quant", target_of(self.quant).name)
-        if self.fit is not None and self.quant != KEEP:
-            raise InvalidParameter("fit chooses the types, so leave out quant")
-        if self.imatrix is not None and self.calibrate is not None:
-            raise InvalidParameter("imatrix and calibrate both give an importance matrix; leave out one of them")
-        if self._keeps_weights and (self.imatrix is not None or (self.calibrate is not None and self.kv == "f32")):
-            raise InvalidParameter(f"an importance matrix changes nothing for quant={self.quant!r}; choose another")
-        if self.to != "onnx" and (self.exact or self.max_context is not None or self.kv != "f32"):
-            raise InvalidParameter(
-                "exact, max_context and kv say how an ONNX graph computes: leave them out, or write ONNX"
-            )
-        if self.exporter == "optimum":
-            self._check_optimum()
-        if self.to == "safetensors":
-            if self.quant not in (KEEP, "f32", "f16", "bf16"):
-                raise InvalidParameter(f"quant={self.quant!r}: safetensors hold f32, f16 or bf16 weights here")
-            if self.fit or self.fast_on_cpu or self.imatrix or self.calibrate:
-                raise InvalidParameter("fit, fast_on_cpu, imatrix and calibrate choose quantized types: write GGUF")
-
-    def _check_types(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if value is None:
@@ -79,31 +73,36 @@ class ConvertParams:
                 arguments.flag(each.name, value)
             elif each.name in ("imatrix", "calibrate"):
                 object.__setattr__(self, each.name, arguments.path(each.name, value))
-        arguments.text("quant", self.quant)
-        arguments.one_of("to", self.to, ("gguf", "onnx", "safetensors"))
-        arguments.one_of("kv", self.kv, ("f32", "int8"))
-        arguments.one_of("exporter", self.exporter, ("own", "optimum"))
-        if self.pre is not None:
-            arguments.text("pre", self.pre)
-        if self.fit is not None:
-            arguments.whole("fit", self.fit, 1)
-        if self.max_context is not None:
-            arguments.whole("max_context", self.max_context, 16)
+            else:
+                _CHECKS[each.name](value)
+        object.__setattr__(self, "quant", self._name(self.quant.lower()))
 
-    def _check_onnx(self) -> None:
-        object.__setattr__(self, "quant", recipe_name(self.quant))
-        if self.fast_on_cpu or self.pre is not None:
-            raise InvalidParameter("fast_on_cpu and pre have no meaning for ONNX; leave them out")
+    def _name(self, quant: str) -> str:
+        """The name of types as this file spells it. Raises InvalidParameter for one that the target has not."""
+        return quant if quant == KEEP else target_of(quant).name
 
-    def _check_optimum(self) -> None:
-        if self.to != "onnx":
-            raise InvalidParameter(f"exporter='optimum' writes ONNX, not {self.to}")
-        if self.quant not in (KEEP, "f32", "int8"):
-            raise InvalidParameter(f"quant={self.quant!r}: optimum writes f32 and int8; leave out exporter for others")
-        names = ("fit", "imatrix", "calibrate", "strict", "exact", "max_context")
-        given = [name for name in names if getattr(self, name)] + ["kv"] * (self.kv != "f32")
-        if given:
-            raise InvalidParameter(f"{', '.join(given)}: optimum has no such choice; leave out these, or exporter")
+
+@dataclass(frozen=True)
+class MixParams(TargetParams):
+    """What targets take that store each tensor as suits it.
+
+    fit: bytes that the result may have; the best mix is chosen. imatrix: an importance matrix file; calibrate: a text
+    to collect one with. strict: a type that rows do not fit is an error.
+    """
+
+    fit: int | None = None
+    imatrix: Path | None = None
+    calibrate: Path | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fit is not None and self.quant != KEEP:
+            raise InvalidParameter("fit chooses the types, so leave out quant")
+        if self.imatrix is not None and self.calibrate is not None:
+            raise InvalidParameter("imatrix and calibrate both give an importance matrix; leave out one of them")
+        if self._keeps_weights and (self.imatrix is not None or (self.calibrate is not None and not self._measures)):
+            raise InvalidParameter(f"an importance matrix changes nothing for quant={self.quant!r}; choose another")
 
     @property
     def has_importance(self) -> bool:
@@ -113,4 +112,101 @@ class ConvertParams:
     @property
     def _keeps_weights(self) -> bool:
         """Whether no weight is quantized, so that none needs a matrix."""
-        return self.fit is None and self.quant in (KEEP, "f32", "f16", "bf16")
+        return self.fit is None and self.quant in FLOATS
+
+    @property
+    def _measures(self) -> bool:
+        """Whether `calibrate` is for something else as well."""
+        return False
+
+
+@dataclass(frozen=True)
+class GGUFParams(MixParams):
+    """A GGUF file. quant: a target such as "q4_k_m". fast_on_cpu: no types that are slow on x86. pre: llama.cpp's name
+    of the pre-tokenizer."""
+
+    fast_on_cpu: bool = False
+    pre: str | None = None
+
+
+@dataclass(frozen=True)
+class ONNXParams(MixParams):
+    """An ONNX folder. quant: also int8 and int4, see `onnx.recipes`. exact: products are computed in float32, though
+    that is slower. max_context: tokens that the graph has room for, at most those the model was trained for. kv: what
+    keys and values are kept in; "int8" takes a quarter of the memory, and the scales come from running the model over
+    `calibrate`, or over a short text of edgellm's own."""
+
+    lacks = "no meaning for ONNX; leave it out"
+    exact: bool = False
+    max_context: int | None = None
+    kv: KV = "f32"
+
+    def _name(self, quant: str) -> str:
+        return recipe_name(quant)
+
+    @property
+    def _measures(self) -> bool:
+        return self.kv != "f32"
+
+
+@dataclass(frozen=True)
+class SafetensorsParams(TargetParams):
+    """A Hugging Face folder. quant: f32, f16, bf16 or keep."""
+
+    lacks = "safetensors hold f32, f16 or bf16 weights here, and nothing else is chosen; leave it out, or write GGUF"
+
+    def _name(self, quant: str) -> str:
+        if quant not in FLOATS:
+            raise InvalidParameter(f"quant={quant!r}: safetensors hold f32, f16 or bf16 weights here")
+        return quant
+
+
+@dataclass(frozen=True)
+class OptimumParams(TargetParams):
+    """An ONNX folder that optimum makes: it records what PyTorch computes, for families that edgellm does not describe.
+    quant: keep, f32 or int8."""
+
+    lacks = "optimum has no such choice; leave out these, or exporter"
+
+    def _name(self, quant: str) -> str:
+        if quant not in (KEEP, "f32", "int8"):
+            raise InvalidParameter(f"quant={quant!r}: optimum writes f32 and int8; leave out exporter for others")
+        return quant
+
+
+_TARGETS = {"gguf": GGUFParams, "onnx": ONNXParams, "safetensors": SafetensorsParams}
+_DEFAULTS = {each.name: each.default for kind in (ONNXParams, GGUFParams) for each in fields(kind)}
+
+
+def ConvertParams(**options: Unpack[ConvertOptions]) -> TargetParams:  # noqa: N802  (it makes an object)
+    """What is wanted, for the target that `to` and `exporter` name: GGUFParams without them.
+
+    to: the format written. exporter: who makes an ONNX graph. The others are the target's.
+    Raises InvalidParameter for an option that the target does not have, unless it is the default, or that nothing has.
+    """
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    to, exporter = given.pop("to", "gguf"), given.pop("exporter", "own")
+    arguments.one_of("to", to, get_args(To))
+    arguments.one_of("exporter", exporter, get_args(Exporter))
+    if exporter == "optimum" and to != "onnx":
+        raise InvalidParameter(f"exporter='optimum' writes ONNX, not {to}")
+    kind: type[TargetParams] = OptimumParams if exporter == "optimum" else _TARGETS[to]
+    known = {each.name for each in fields(kind)}
+    others = {name: given.pop(name) for name in _DEFAULTS if name in given and name not in known}
+    wrong = [name for name, value in others.items() if not _is_default(name, value)]
+    if exporter == "own" and any(name in _GRAPH for name in wrong):
+        raise InvalidParameter(
+            "exact, max_context and kv say how an ONNX graph computes: leave them out, or write ONNX"
+        )
+    if wrong:
+        raise InvalidParameter(f"{', '.join(wrong)}: {kind.lacks}")
+    if unknown := sorted(given.keys() - known):
+        raise InvalidParameter(
+            f"{', '.join(unknown)}: no such option; there are {', '.join(ConvertOptions.__annotations__)}"
+        )
+    return kind(**given)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Whether it is what would be without it, and of that type: 0 is not False."""
+    return type(value) is type(_DEFAULTS[name]) and bool(value == _DEFAULTS[name])

@@ -38,6 +38,7 @@ from edgellm import (
     hub,
 )
 from edgellm.converters import ConvertParams, convert, read
+from edgellm.converters.params import ConvertOptions, GGUFParams, ONNXParams, OptimumParams, SafetensorsParams
 from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter, ModelError, ModelNotFound, Unsupported
 from edgellm.pace import SECONDS, Pace
 from edgellm.params import GenerateOptions, LoadOptions
@@ -208,8 +209,18 @@ def test_a_name_cannot_lead_out_of_the_store(name: Any, tmp_path: Path) -> None:
 
 # Options
 
+TARGETS = GGUFParams, ONNXParams, SafetensorsParams, OptimumParams
 
-@pytest.mark.parametrize("kind", [GenerateParams, LoadParams, CacheParams, ConvertParams])
+
+def test_the_keywords_of_a_conversion_are_the_fields_of_its_targets() -> None:
+    fields_of = {name: kind for target in TARGETS for name, kind in get_type_hints(target).items() if name != "lacks"}
+    keywords = get_type_hints(ConvertOptions)
+    assert keywords.keys() - {"to", "exporter"} == fields_of.keys()
+    for name, kind in fields_of.items():
+        assert {*get_args(keywords[name])} == {*get_args(kind | None)}, name
+
+
+@pytest.mark.parametrize("kind", [GenerateParams, LoadParams, CacheParams, *TARGETS])
 def test_none_is_the_default_of_every_option(kind: Any) -> None:
     assert kind(**{field.name: None for field in fields(kind)}) == kind()
 

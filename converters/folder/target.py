@@ -14,7 +14,7 @@ from .. import verify
 from ..gguf.target import runnable
 from ..job import Progress, counter, record_of
 from ..model import Model
-from ..params import ConvertParams
+from ..params import SafetensorsParams
 from ..plan import Plan, Planned
 from . import write
 from .source import HuggingFace
@@ -24,7 +24,7 @@ from .write import Folder
 class ToFolder:
     """A conversion whose result is a Hugging Face folder."""
 
-    def __init__(self, model: Model, params: ConvertParams) -> None:
+    def __init__(self, model: Model, params: SafetensorsParams) -> None:
         self._model = model
         self._made = made = write.folder_of(model, params.quant)
         tensors = tuple(

@@ -18,7 +18,7 @@ from ..calibrate import collect
 from ..job import Progress, check_space, counter, record_of
 from ..model import Contents, Model
 from ..numbers import is_exact
-from ..params import KEEP, ConvertParams
+from ..params import KEEP, GGUFParams
 from ..plan import Plan, Planned, memory_needed
 from ..quant.imatrix import ImportanceMatrix
 from ..quant.recipes import Choice
@@ -30,7 +30,7 @@ from .types import choose_types, facts_of, file_type
 class ToGGUF:
     """A conversion whose result is a GGUF file."""
 
-    def __init__(self, model: Model, params: ConvertParams) -> None:
+    def __init__(self, model: Model, params: GGUFParams) -> None:
         self._model, self._params = model, params
         self._contents = model.contents
         self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
@@ -125,7 +125,7 @@ def importance(model: Model, text: Path, space: Path, report: Progress, file_byt
 
     if model.runs == "llamacpp":
         return collect(model.path, text, progress=read)
-    smaller = ToGGUF(model, ConvertParams(quant="q8_0"))
+    smaller = ToGGUF(model, GGUFParams(quant="q8_0"))
     check_space(space, smaller.plan.file_bytes + file_bytes)
     with smaller.temporary("calibrate with", space, report) as path:
         return collect(path, text, progress=read)
@@ -141,7 +141,7 @@ def runnable(model: Model, space: Path, report: Progress) -> Iterator[Path]:
     if model.runs is not None:
         yield model.path
         return
-    with ToGGUF(model, ConvertParams()).temporary("measure with", space, report) as path:
+    with ToGGUF(model, GGUFParams()).temporary("measure with", space, report) as path:
         yield path
 
 

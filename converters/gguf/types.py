@@ -14,7 +14,7 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor
 
 from ..numbers import NEAREST, kept_type
-from ..params import KEEP, ConvertParams
+from ..params import KEEP, GGUFParams
 from ..quant.fit import choose_under, data_bytes, fast_on_cpu
 from ..quant.recipes import TARGETS, Choice, Facts, choose, quantizable
 
@@ -33,7 +33,7 @@ def facts_of(metadata: Mapping[str, Any], has_imatrix: bool) -> Facts:
 
 
 def choose_types(
-    tensors: Mapping[str, Tensor], facts: Facts, params: ConvertParams, header_bytes: int
+    tensors: Mapping[str, Tensor], facts: Facts, params: GGUFParams, header_bytes: int
 ) -> tuple[str, list[Choice]]:
     """The recipe and the type of each tensor of a GGUF file, in order; header_bytes: what is not tensors.
 
@@ -78,9 +78,7 @@ def _like_llama_cpp(choices: Sequence[Choice], tensors: Mapping[str, Tensor]) ->
     return found
 
 
-def _fitting(
-    tensors: Mapping[str, Tensor], facts: Facts, params: ConvertParams, budget: int
-) -> tuple[str, list[Choice]]:
+def _fitting(tensors: Mapping[str, Tensor], facts: Facts, params: GGUFParams, budget: int) -> tuple[str, list[Choice]]:
     """The source's own types if they fit, else the best mix that does."""
 
     def finish(choices: Sequence[Choice]) -> list[Choice]:

@@ -30,7 +30,7 @@ from ..gguf.target import runnable
 from ..job import Progress
 from ..model import Model
 from ..numbers import WIDTH
-from ..params import ConvertParams
+from ..params import OptimumParams
 from ..plan import Plan, Planned
 
 INSTALL = "pip install 'edgellm[optimum]'"
@@ -45,7 +45,7 @@ _QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TE
 class Export:
     """A conversion that optimum does; what it makes of each tensor is not known before."""
 
-    def __init__(self, model: Model, params: ConvertParams) -> None:
+    def __init__(self, model: Model, params: OptimumParams) -> None:
         if model.transformers is None:
             raise Unsupported(f"{model.path}: optimum exports Hugging Face folders; leave out the exporter for others")
         self._model, self._folder = model, model.transformers

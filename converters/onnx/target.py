@@ -14,7 +14,7 @@ from ..calibrate import read_text
 from ..gguf.target import importance, runnable
 from ..job import Progress, counter, record_of
 from ..model import Model
-from ..params import ConvertParams
+from ..params import ONNXParams
 from ..plan import Plan, Planned
 from ..quant.imatrix import ImportanceMatrix
 from ..yardstick import TEXT
@@ -27,7 +27,7 @@ from .source import ONNXFolder
 class ToONNX:
     """A conversion whose result is an ONNX folder."""
 
-    def __init__(self, model: Model, params: ConvertParams) -> None:
+    def __init__(self, model: Model, params: ONNXParams) -> None:
         self._model, self._params = model, params
         try:
             self._hyper = hyper = model.description.hyper

@@ -17,7 +17,7 @@ from hf_models import folder_of
 from tiny_models import tiny
 
 import edgellm
-from edgellm.converters import ConvertParams, Verification, convert, verify
+from edgellm.converters import ConvertParams, TargetParams, Verification, convert, verify
 from edgellm.converters.evaluate import evaluate
 from edgellm.converters.job import counter, paced
 from edgellm.converters.yardstick import GRADES, PREDICTIONS, TEXT, grade_of
@@ -39,14 +39,14 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def graded(source: Path, target: Path, params: ConvertParams) -> Verification:
+def graded(source: Path, target: Path, params: TargetParams) -> Verification:
     verified = convert(source, target, params).verified
     assert verified is not None
     return verified
 
 
 @pytest.mark.parametrize("params", [Q4, ConvertParams(to="onnx", quant="int4")], ids=["gguf", "onnx"])
-def test_the_grade_does_not_depend_on_the_source(params: ConvertParams, ways: dict[str, Path], tmp_path: Path) -> None:
+def test_the_grade_does_not_depend_on_the_source(params: TargetParams, ways: dict[str, Path], tmp_path: Path) -> None:
     found = {name: graded(source, tmp_path / name, params) for name, source in ways.items()}
     kl = {name: each.mean_kl for name, each in found.items()}
     assert kl["huggingface"] == kl["gguf"]  # the same engine ran the same numbers

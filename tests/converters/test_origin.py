@@ -15,7 +15,7 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.cli.show import show
-from edgellm.converters import ConvertParams, convert, read
+from edgellm.converters import ConvertParams, TargetParams, convert, read
 from edgellm.converters.origin import Origin
 from edgellm.formats.origin import base_models, card_of, front_matter, general_of, licence, of_card
 
@@ -43,7 +43,7 @@ WAYS: dict[str, Callable[[Path, Path], Path]] = {
 }
 
 
-def _plain(**options: str) -> ConvertParams:
+def _plain(**options: str) -> TargetParams:
     return ConvertParams(verify=False, **options)  # type: ignore[arg-type]
 
 

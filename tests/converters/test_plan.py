@@ -13,7 +13,7 @@ from hf_models import ALIGNED, UNALIGNED, folder_of
 from tiny_models import tiny
 
 import edgellm
-from edgellm.converters import ConvertParams, convert, plan
+from edgellm.converters import ConvertParams, GGUFParams, SafetensorsParams, convert, plan
 from edgellm.converters.folder.configured import size_label
 from edgellm.converters.numbers import is_exact
 from edgellm.errors import InvalidParameter
@@ -34,11 +34,22 @@ from edgellm.formats.gguf_writer import gguf_bytes, write_gguf
         {"imatrix": Path("a"), "quant": "f16"},
         {"to": "safetensors", "quant": "q8_0"},
         {"to": "safetensors", "fit": 1000},
+        {"to": "safetensors", "pre": "gpt-2"},
+        {"quants": "q8_0"},
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter, match=r"\w+"):
         ConvertParams(**wrong)
+
+
+def test_defaults_of_other_targets_are_no_options() -> None:
+    """So the command line can hand in all it has."""
+    given: dict[str, Any] = {"exact": False, "kv": "f32", "max_context": None, "exporter": "own", "pre": None}
+    assert ConvertParams(to="safetensors", fast_on_cpu=False, **given) == SafetensorsParams()
+    assert ConvertParams(**given) == GGUFParams()
+    with pytest.raises(InvalidParameter, match="exact"):
+        ConvertParams(exact=0)  # type: ignore[typeddict-item]
 
 
 def test_names_of_targets_are_read_as_usual() -> None:
