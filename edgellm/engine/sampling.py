@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -86,6 +86,8 @@ class Sampler:
         if Dry.wanted(params):
             breakers = breaker_sequences(tokenizer, n_vocab, tuple(params.dry_breakers))
             self._adjustments.append(Dry(params, breakers, prompt))
+        values = {name: getattr(params, name) for name in STEPS}
+        self._steps = [(step, values[name]) for name, (on, step) in STEPS.items() if on(values[name])]
 
     def sample(self, row: Logits) -> int:
         """A token for the row (n_vocab,) float32. Does not add it to the history: see `accept`.
@@ -104,16 +106,10 @@ class Sampler:
         self._check(peak)
         exclude = self._params.xtc_probability > 0 and self._uniform() < self._params.xtc_probability
         point = self._uniform()
-        p = self._params
-        if not (p.top_k or p.typical_p < 1 or p.top_p < 1 or p.min_p or exclude):
-            need = point * _mass(row, peak, p.temperature)
-            ids, cumulated = _until(row, peak, need, p.temperature)
-            return int(ids[_reached(cumulated, need)])
-        ids, logits = self._survivors(row, peak)
+        left = self._survivors(row, peak)
         if exclude:
-            ids, logits = _exclude_top_choices(ids, logits, p.xtc_threshold)
-        cumulated = np.cumsum(_weights(logits, logits[0], p.temperature))
-        return int(ids[_reached(cumulated, point * float(cumulated[-1]))])
+            _exclude_top_choices(left, self._params.xtc_threshold)
+        return left.draw(point, self._params.temperature)
 
     def accept(self, token: int) -> None:
         """Add a token of the answer to the history that the penalties look at."""
@@ -152,33 +148,61 @@ class Sampler:
             raise InvalidParameter("logit_bias forbids every token that is possible here; leave at least one")
         raise BackendFailed(f"the largest logit of a pass is {peak}; check the model file for damage, or use another")
 
-    def _survivors(self, row: Logits, peak: float) -> tuple[Ids, Doubles]:
-        """Ids and logits that pass top_k, typical_p, top_p and min_p, by falling logit."""
-        p = self._params
-        total = None  # the probability mass that top_p counts in; None: that of the candidates
-        if p.top_k or p.typical_p < 1:
-            ids = largest(row, p.top_k or row.size)
-        elif p.min_p:
-            # top_p and min_p both keep a beginning of the sorted row, so the shorter one may be found first.
-            ids = _sorted_from(row, peak + math.log(p.min_p))
-            total = _mass(row, peak, 1.0) if p.top_p < 1 else None
-        elif p.top_p < 1:
-            total = _mass(row, peak, 1.0)
-            ids, _ = _until(row, peak, p.top_p * total, 1.0)
-        else:
-            ids = largest(row, row.size)
-        logits = row[ids].astype(np.float64)
-        if p.typical_p < 1:
-            ids, logits = _typical(ids, logits, p.typical_p)
-        if p.top_p < 1:
-            cumulated = np.cumsum(np.exp(logits - logits[0]))
-            need = p.top_p * (float(cumulated[-1]) if total is None else total)
-            kept = int(np.searchsorted(cumulated, need)) + 1
-            ids, logits = ids[:kept], logits[:kept]
-        if p.min_p:
-            kept = int(np.count_nonzero(logits >= logits[0] + math.log(p.min_p)))
-            ids, logits = ids[:kept], logits[:kept]
-        return ids, logits
+    def _survivors(self, row: Logits, peak: float) -> Candidates:
+        left = Candidates(row, peak, self._params.min_p)
+        for step, value in self._steps:
+            step(left, value)
+        return left
+
+
+class Candidates:
+    """What the filters have left of a row: first all of it, unsorted; then ids and logits by falling logit, then by id.
+
+    peak: the largest logit of the row. floor: the smallest one that is left. ahead: one below which min_p will keep
+    nothing of a row whose largest logit is left.
+    """
+
+    __slots__ = ("ahead", "floor", "ids", "logits", "peak", "row")
+
+    def __init__(self, row: Logits, peak: float, min_p: float) -> None:
+        self.row, self.peak = row, peak
+        self.floor = float(_LOWEST)
+        self.ahead = peak + math.log(min_p) if min_p else -math.inf
+        self.ids: Ids | None = None
+        self.logits: Doubles = np.empty(0)
+
+    def sorted(self, floor: float = -math.inf) -> tuple[Ids, Doubles]:
+        """Ids and logits, of which those below `floor` may be missing."""
+        if self.ids is None:
+            self.take(_sorted_from(self.row, max(floor, self.floor)))
+        assert self.ids is not None
+        return self.ids, self.logits
+
+    def take(self, ids: Ids) -> None:
+        """These are left of the row, as far as they are above the floor. They are sorted, with all that are larger."""
+        self.ids, self.logits = ids, self.row[ids].astype(np.float64)
+        if self.floor > _LOWEST:
+            self.keep(int(np.count_nonzero(self.logits >= self.floor)))
+
+    def keep(self, count: int) -> None:
+        """Only the first are left."""
+        if self.ids is not None:
+            self.ids, self.logits = self.ids[:count], self.logits[:count]
+
+    def mass(self, temperature: float) -> float:
+        """The sum of the weights of an unsorted row."""
+        row = self.row if self.floor == _LOWEST else self.row[self.row >= self.floor]
+        return float(_weights(row, self.peak, temperature).sum())
+
+    def draw(self, point: float, temperature: float) -> int:
+        """The token at `point` in [0, 1) of the distribution."""
+        if self.ids is None and self.floor == _LOWEST:  # nothing was filtered: what is likeliest will do
+            need = point * self.mass(temperature)
+            ids, cumulated = _until(self.row, self.peak, need, temperature)
+            return int(ids[_reached(cumulated, need)])
+        ids, logits = self.sorted()
+        cumulated = np.cumsum(_weights(logits, logits[0], temperature))
+        return int(ids[_reached(cumulated, point * float(cumulated[-1]))])
 
 
 def largest(row: Logits, k: int) -> Ids:
@@ -215,11 +239,6 @@ def _weights(logits: Logits | Doubles, peak: float, temperature: float) -> Doubl
         return np.exp((np.asarray(logits, np.float64) - peak) / temperature)
 
 
-def _mass(row: Logits, peak: float, temperature: float) -> float:
-    """The sum of all weights of a row."""
-    return float(_weights(row, peak, temperature).sum())
-
-
 def _until(row: Logits, peak: float, need: float, temperature: float) -> tuple[Ids, Doubles]:
     """The sorted ids, from the largest logit on, whose cumulated weights exceed `need` (all if none do), and those."""
     k = 64
@@ -237,8 +256,13 @@ def _reached(cumulated: Doubles, need: float) -> int:
     return index if index < cumulated.size else int(np.searchsorted(cumulated, cumulated[-1]))
 
 
-def _typical(ids: Ids, logits: Doubles, typical_p: float) -> tuple[Ids, Doubles]:
+def _top_k(left: Candidates, k: float) -> None:
+    left.take(largest(left.row, int(k)))
+
+
+def _typical(left: Candidates, typical_p: float) -> None:
     """Locally typical sampling (arXiv:2202.00666): surprises nearest the entropy first, until the mass is passed."""
+    ids, logits = left.sorted()
     weights = np.exp(logits - logits[0])
     present = weights > 0
     ids, logits, weights = ids[present], logits[present], weights[present]
@@ -247,11 +271,38 @@ def _typical(ids: Ids, logits: Doubles, typical_p: float) -> tuple[Ids, Doubles]
     order = np.argsort(np.abs(surprise - (probabilities * surprise).sum()), kind="stable")
     passed = int(np.searchsorted(np.cumsum(probabilities[order]), typical_p, side="right"))
     kept = np.sort(order[: passed + 1])
-    return ids[kept], logits[kept]
+    left.ids, left.logits = ids[kept], logits[kept]
 
 
-def _exclude_top_choices(ids: Ids, logits: Doubles, threshold: float) -> tuple[Ids, Doubles]:
+def _top_p(left: Candidates, top_p: float) -> None:
+    total = None  # the probability mass that it counts in; None: that of the sorted ones
+    if left.ids is None:
+        total = left.mass(1.0)
+        # min_p, too, keeps a beginning of the sorted row, so the shorter one may be found first.
+        shorter = left.ahead > left.floor
+        left.take(_sorted_from(left.row, left.ahead) if shorter else _until(left.row, left.peak, top_p * total, 1.0)[0])
+    _, logits = left.sorted()
+    cumulated = np.cumsum(np.exp(logits - logits[0]))
+    left.keep(int(np.searchsorted(cumulated, top_p * (float(cumulated[-1]) if total is None else total))) + 1)
+
+
+def _min_p(left: Candidates, min_p: float) -> None:
+    _, logits = left.sorted(left.peak + math.log(min_p))
+    left.keep(int(np.count_nonzero(logits >= logits[0] + math.log(min_p))))
+
+
+def _exclude_top_choices(left: Candidates, threshold: float) -> None:
     """XTC (text-generation-webui pull request 6335): of the tokens at least `threshold` likely, only the last stays."""
+    ids, logits = left.sorted()
     weights = np.exp(logits - logits[0])
     first = max(0, int(np.count_nonzero(weights >= threshold * weights.sum())) - 1)
-    return ids[first:], logits[first:]
+    left.ids, left.logits = ids[first:], logits[first:]
+
+
+# the filters in their order, by the option that each is set by: the values that switch it on, and what it does
+STEPS: dict[str, tuple[Callable[[float], bool], Callable[[Candidates, float], None]]] = {
+    "top_k": (lambda value: value > 0, _top_k),
+    "typical_p": (lambda value: value < 1, _typical),
+    "top_p": (lambda value: value < 1, _top_p),
+    "min_p": (lambda value: value > 0, _min_p),
+}

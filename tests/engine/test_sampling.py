@@ -73,9 +73,10 @@ def oracle(row: np.ndarray, *steps: Any, accept: Sequence[int] = ()) -> np.ndarr
 def survivors(row: np.ndarray, exclude: bool = False, **options: Any) -> set[int]:
     """The ids that a sampler can still draw: those it keeps for a row."""
     it = sampler(row.size, **options)
-    ids, logits = it._survivors(row, float(row.max()))
+    left = it._survivors(row, float(row.max()))
     if exclude:
-        ids, logits = _exclude_top_choices(ids, logits, it._params.xtc_threshold)
+        _exclude_top_choices(left, it._params.xtc_threshold)
+    ids, logits = left.sorted()
     assert list(zip(-logits, ids, strict=True)) == sorted(zip(-logits, ids, strict=True))
     return set(ids.tolist())
 
