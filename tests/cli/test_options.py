@@ -13,34 +13,20 @@ from click.testing import CliRunner
 from edgellm.cli import cli
 from edgellm.cli.options import GENERATE, LOAD, chosen, flags, from_text
 from edgellm.errors import InvalidParameter
-from edgellm.option import Params
+from edgellm.option import Params, Real, Whole
 from edgellm.params import CacheParams, GenerateParams, LoadParams
 
-GIVEN = {  # option: its text, and what it becomes
-    "max_tokens": ("7", 7),
+GIVEN: dict[str, tuple[str, object]] = {  # option: its text, and what it becomes; plain numbers find theirs
     "stop": ('"the end" x', ("the end", "x")),
-    "timeout": ("2.5", 2.5),
     "ignore_eos": ("on", True),
     "overflow": ("drop-oldest", "drop-oldest"),
-    "logprobs": ("3", 3),
-    "temperature": ("0.5", 0.5),
-    "top_k": ("5", 5),
-    "top_p": ("0.5", 0.5),
-    "min_p": ("0.5", 0.5),
-    "typical_p": ("0.5", 0.5),
-    "repeat_penalty": ("1.5", 1.5),
-    "frequency_penalty": ("-0.5", -0.5),
-    "presence_penalty": ("0.5", 0.5),
     "penalty_last_n": ("-1", -1),
-    "dry_multiplier": ("0.5", 0.5),
-    "dry_base": ("1.5", 1.5),
-    "dry_allowed_length": ("3", 3),
-    "dry_last_n": ("9", 9),
     "dry_breakers": ("';' .", (";", ".")),
-    "xtc_probability": ("0.5", 0.5),
-    "xtc_threshold": ("0.2", 0.2),
     "logit_bias": ("5=-1.5 6=-inf", {5: -1.5, 6: float("-inf")}),
-    "seed": ("11", 11),
+    **{name: ("7", 7) for name, each in GENERATE.items() if isinstance(each.rule, Whole) and each.rule.low >= 0},
+    **{name: ("0.625", 0.625) for name, each in GENERATE.items() if isinstance(each.rule, Real) and each.rule.low <= 0},
+    "dry_base": ("1.5", 1.5),
+    "dry_last_n": ("9", 9),
 }
 
 
