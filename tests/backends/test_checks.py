@@ -196,6 +196,7 @@ VOCABULARIES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("llama", tokens(lambda t: [*t[:-1], "x" * (9 << 20)])),
     ("llama", vocabulary(token_type=np.ones(3, np.int32))),
     ("llama", vocabulary(token_type=np.full(271, 6, np.int32))),
+    ("llama", vocabulary(scores=np.zeros(3, np.float32))),
     ("llama", vocabulary(merges=["a  b"])),
     ("llama", vocabulary(merges=[" a"])),
     ("llama", vocabulary(merges=np.arange(3, dtype=np.int32))),

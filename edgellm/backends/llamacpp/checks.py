@@ -208,6 +208,8 @@ def _check_vocabulary(file: GGUFFile, hyper: Hyper) -> list[str]:
         return [f"{prefix}token_type_count is not {hyper.n_token_types}"]
     if words is None or len(words) != rows or claimed not in (0, rows) or not 256 <= rows <= _MAX_TOKENS:
         return [f"{0 if words is None else len(words)} tokens for {rows} rows of embeddings"]
+    if len(file.get(prefix + "scores", np.ndarray, types)) != rows:
+        return ["token scores are not one for each token"]
     if len(types) != rows or types.min() < 1 or types.max() > 6:
         return ["token types are missing or unknown"]
     tokens = list(words) if words.nbytes <= _MAX_VOCAB_BYTES else []
@@ -221,7 +223,7 @@ def _check_vocabulary(file: GGUFFile, hyper: Hyper) -> list[str]:
         well = 6 not in types and merges is not None and _are_merges(merges)
         return [] if well else ["byte tokens or merges are wrong"]
     scores = file.get(prefix + "scores", np.ndarray, empty)
-    if len(scores) != rows or not np.isfinite(scores).all():
+    if not len(scores) or not np.isfinite(scores).all():
         return ["token scores are missing or not finite"]
     if not distinct >= _BYTE_TOKENS or not _BYTE_TOKENS.issuperset(tokens[i] for i in np.flatnonzero(types == 6)):
         return ["byte tokens are missing or malformed"]
