@@ -159,13 +159,14 @@ def turns(model: str) -> dict[str, Any]:
         new = computed = 0
         for turn in range(10):
             for chat in chats:
-                before = chat._said[-1][1] if chat._said else []
+                known = chat._answers()
+                before = known[-1].tokens if known else []
                 done = chat.send(words(rng, 10), temperature=0, max_tokens=12)
                 new += done.usage.prompt_tokens - len(before)
                 computed += done.cache.computed
                 if turn == 5 and chat is chats[0]:
                     twin = chat.fork()
-        before = twin._said[-1][1]
+        before = twin._answers()[-1].tokens
         forked = twin.send("and now for something else", temperature=0, max_tokens=4)
         return {
             "new_tokens": new,

@@ -1,48 +1,75 @@
-"""Chat: the messages of a conversation, and the tokens they became."""
+"""Chat: the messages of a conversation, and one answer at a time."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from edgellm import arguments
-from edgellm.backends.base import ModelInfo
+from edgellm.backends.base import Buffer, ModelInfo
 from edgellm.engine.cancel import CancelToken
+from edgellm.engine.generation import Generation
 from edgellm.engine.progress import OnProgress, check_progress
-from edgellm.errors import Busy, ContextOverflow, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
+from edgellm.kv.blocks import Block
 from edgellm.option import build
 from edgellm.params import GenerateOptions, GenerateParams
-from edgellm.prompts.messages import Message, check_content, copied, flattened, plain
-from edgellm.prompts.template import ChatTemplate
-from edgellm.said import Answer, Said, packed, unpacked
+from edgellm.prompter import Prompter, Turn, title_of, turn_starts
+from edgellm.prompts.messages import Message, check, copied, flattened
+from edgellm.reply import Content, Reply, again, behind, instead, message
+from edgellm.said import Answer, packed, unpacked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from edgellm.model import Model
-
 log = logging.getLogger("edgellm.chat")
-Content = str | Sequence[Mapping[str, Any]]
-"""What a message says: a text, or parts of the form {"type": "text", "text": ...}."""
 VERSION = 3  # of a saved conversation
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A prompt on its way: the messages in it, those dropped to make it fit, its text and its tokens."""
+class ChatModel(Protocol):
+    """What a chat needs of a `Model`."""
 
-    messages: list[Message]
-    dropped: list[Message]
-    text: str
-    tokens: list[int]
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def prompter(self) -> Prompter: ...
+
+    def generate(
+        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
+    ) -> Completion: ...
+
+    async def agenerate(
+        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
+    ) -> Completion: ...
+
+    def astream(
+        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
+    ) -> AsyncGenerator[Chunk]: ...
+
+    def submit(
+        self,
+        prompt: Turn,
+        params: GenerateParams,
+        *,
+        stream: bool,
+        cancel: CancelToken | None,
+        progress: OnProgress | None,
+    ) -> Generation: ...
+
+    def chat(self, *, messages: Sequence[Message], thinking: bool | None, private: bool) -> Chat: ...
+
+    def export_state(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]: ...
+
+    def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool) -> bool: ...
 
 
 class Chat:
@@ -55,7 +82,7 @@ class Chat:
 
     def __init__(
         self,
-        model: Model,
+        model: ChatModel,
         *,
         system: Content | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
@@ -64,11 +91,7 @@ class Chat:
     ) -> None:
         if not isinstance(getattr(model, "info", None), ModelInfo):
             raise arguments.refuse("model", model, "an opened Model")
-        source = model.info.chat_template
-        if source is None:
-            raise Unsupported(
-                f"{model.info.name} has no chat template: it is a base model that completes text; use generate()"
-            )
+        _ = model.prompter.template  # raises where there is none
         self.model = model
         self.messages: list[Message] = copied(messages)
         self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
@@ -77,10 +100,8 @@ class Chat:
         if system is not None:
             if self.messages and self.messages[0].get("role") == "system":
                 raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
-            self.messages.insert(0, _message("system", system, "system"))
-        bos, eos = _text_of(model, model.info.bos_id), _text_of(model, model.info.eos_id)
-        self._template = ChatTemplate(source, bos=bos, eos=eos)
-        self._said = Said(model._engine.backend.tokenizer)
+            self.messages.insert(0, message("system", system, "system"))
+        self._own = model.prompter.new_said()  # what is private of it
         self._answering = threading.Lock()
         self.unused_state = ""  # why the state of a restored conversation could not be used
 
@@ -94,48 +115,83 @@ class Chat:
 
     @system.setter
     def system(self, content: Content) -> None:
-        message = _message("system", content, "system")
+        said = message("system", content, "system")
         with self._alone():
-            self.messages[: 1 if self._has_system() else 0] = [message]
+            self.messages[: 1 if self._has_system() else 0] = [said]
 
     def send(
         self,
         content: Content,
         params: GenerateParams | None = None,
         *,
+        at: int | None = None,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Completion:
         """Say `content` and wait for the answer. `progress`, here and below, is that of `Model.generate`.
 
+        at: say it in place of the user's message `messages[at]`; what came after is forgotten once there is an answer.
+        An answer that was stopped before its first token leaves the conversation as it was.
+
         Raises Busy, ContextOverflow, TemplateError, InvalidParameter and what generate() raises.
         """
-        message = _message("user", content, "content")
-        chosen = self._chosen(params, options)
-        with self._alone():
-            return self._answer([*self._listed(), message], chosen, cancel, progress)
+        prompt, chosen = self._asked(content, at, params, options)
+        with self._replying(prompt) as reply:
+            return reply.end(self.model.generate(reply.turn, chosen, cancel=cancel, progress=progress))
+
+    async def asend(
+        self,
+        content: Content,
+        params: GenerateParams | None = None,
+        *,
+        at: int | None = None,
+        cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """`send` for asyncio; cancelling the task cancels the answer."""
+        prompt, chosen = self._asked(content, at, params, options)
+        with self._replying(prompt) as reply:
+            return reply.end(await self.model.agenerate(reply.turn, chosen, cancel=cancel, progress=progress))
 
     def stream(
         self,
         content: Content,
         params: GenerateParams | None = None,
         *,
+        at: int | None = None,
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
-        """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel.
+        """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel. at: see `send`.
 
         What is wrong is raised here, as `send` does; the answer begins with the first piece that is asked for. The
         exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
         """
-        message = _message("user", content, "content")
-        chosen = self._chosen(params, options)
         check_progress(progress)
+        prompt, chosen = self._asked(content, at, params, options)
         with self._alone():
-            self._fit([*self._listed(), message], chosen)
-        return self._stream(message, chosen, cancel, progress)
+            prompt()
+        return self._stream(prompt, chosen, cancel, progress)
+
+    def astream(
+        self,
+        content: Content,
+        params: GenerateParams | None = None,
+        *,
+        at: int | None = None,
+        cancel: CancelToken | None = None,
+        progress: OnProgress | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[Chunk]:
+        """`stream` for asyncio; cancelling the task cancels the answer."""
+        check_progress(progress)
+        prompt, chosen = self._asked(content, at, params, options)
+        with self._alone():
+            prompt()
+        return self._astream(prompt, chosen, cancel, progress)
 
     def regenerate(
         self,
@@ -147,12 +203,8 @@ class Chat:
     ) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
         chosen = self._chosen(params, options)
-        with self._alone():
-            messages = self._listed()
-            asked = next((i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), None)
-            if asked is None:
-                raise InvalidParameter("nothing was asked yet, so there is no answer to regenerate")
-            return self._answer(messages[: asked + 1], chosen, cancel, progress)
+        with self._replying(self._prompt(again, chosen)) as reply:
+            return reply.end(self.model.generate(reply.turn, chosen, cancel=cancel, progress=progress))
 
     def edit(
         self,
@@ -164,19 +216,14 @@ class Chat:
         progress: OnProgress | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Completion:
-        """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it.
+        """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it: `send`
+        with `at`.
 
         Everything before is reused. The conversation stays as it was when the answer fails.
         """
-        message = _message("user", content, "content")
-        chosen = self._chosen(params, options)
         if not arguments.is_int(index):
             raise arguments.refuse("index", index, "the position of a message")
-        with self._alone():
-            messages = self._listed()
-            if not 0 <= index < len(messages) or messages[index].get("role") != "user":
-                raise InvalidParameter(f"messages[{arguments.shown(index)}] is not a message of the user")
-            return self._answer([*messages[:index], message], chosen, cancel, progress)
+        return self.send(content, params, at=index, cancel=cancel, progress=progress, **options)
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
@@ -191,34 +238,32 @@ class Chat:
         """
         arguments.whole("turns", turns, 1)
         with self._alone():
-            messages, dropped = list(self._listed()), list[Message]()
-            for _ in range(turns):
-                turn = _oldest_turn(messages)
-                if turn is None:
-                    break
-                dropped += messages[turn]
-                del messages[turn]
-            if not dropped:
+            messages = self._listed()
+            starts = turn_starts(messages)
+            start, stop = starts[0], starts[min(turns, len(starts) - 1)]
+            if start == stop:
                 raise InvalidParameter("there are no older turns than the last one")
-            self.messages = messages
-            self.dropped += dropped
+            dropped = messages[start:stop]
+            self.messages = messages[:start] + messages[stop:]
+            self.dropped = self.dropped + dropped
             return deepcopy(dropped)
 
     def count_tokens(self) -> int:
         """Tokens of the context that the conversation takes by now. Raises TemplateError."""
         messages = self._listed()
-        return len(self._render(messages)[1]) if messages else 0
+        prompter, said = self.model.prompter, self._own if self.private else None
+        return len(prompter.read(messages, said, **self._given()).tokens) if messages else 0
 
     @property
     def can_think(self) -> bool:
         """Whether `thinking` has an effect: the chat template reads it."""
-        return self._template.supports("thinking")
+        return self.model.prompter.template.supports("thinking")
 
     def fork(self) -> Chat:
         """An independent conversation with the same past."""
-        twin = Chat(self.model, messages=self._listed(), thinking=self.thinking, private=self.private)
+        twin = self.model.chat(messages=self._listed(), thinking=self.thinking, private=self.private)
         twin.dropped = deepcopy(self.dropped)
-        twin._said = Said(self.model._engine.backend.tokenizer, self._said.answers)
+        twin._own = self._own
         return twin
 
     def save(self, path: str | Path, *, state: bool = False) -> None:
@@ -228,17 +273,18 @@ class Chat:
         the conversation (`info.kv_bytes_per_token` bytes a token), so that another process or another machine with the
         same model and build goes on without reading it again. Raises CannotWrite, InvalidParameter.
         """
-        file, answers = arguments.path("path", path), self._said.answers
+        file, messages = arguments.path("path", path), copied(self._listed())
+        answers = self._answers()
         content = {
             "edgellm_chat": VERSION,
             "model": self.model.info.name,
-            "messages": copied(self._listed()),
+            "messages": messages,
             "dropped": self.dropped,
             "thinking": self.thinking,
             "private": self.private,
             "said": packed(answers),
         }
-        blocks = self.model._engine.export(answers[-1].tokens, private=self.private) if state and answers else []
+        blocks = self.model.export_state(answers[-1].tokens, private=self.private) if state and answers else []
         write_archive(file, content, blocks, self.model.info.name)
 
     def restore(self, path: str | Path) -> None:
@@ -258,9 +304,12 @@ class Chat:
             raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
         with self._alone():
             self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private is True
-            self._said = Said(self.model._engine.backend.tokenizer, answers if ours else ())
+            self._own = self.model.prompter.new_said()
+            said = self._own if self.private else self.model.prompter.said
+            for answer in answers if ours else ():
+                said.add(answer, proven=False)
             self.unused_state = damage
-            if blocks and not self.model._engine.adopt(blocks, private=self.private):
+            if blocks and not self.model.adopt_state(blocks, private=self.private):
                 self.unused_state = "the saved state is of another model, another engine build or another KV type"
         if self.unused_state:
             log.warning("%s: %s; the conversation will be read again", path, self.unused_state)
@@ -285,7 +334,7 @@ class Chat:
             held = getattr(self, name)
             if not isinstance(held, list) or not all(isinstance(message, dict) for message in held):
                 raise InvalidParameter(f"chat.{name} is no longer a list of dictionaries")
-            copied(held)
+            check(held)
         return self.messages
 
     def _has_system(self) -> bool:
@@ -296,118 +345,85 @@ class Chat:
         chosen = build(GenerateParams, options, params)
         return replace(chosen, cache="memory") if self.private and chosen.cache else chosen
 
-    def _answer(
-        self,
-        messages: list[Message],
-        chosen: GenerateParams,
-        cancel: CancelToken | None,
-        progress: OnProgress | None,
-    ) -> Completion:
-        completion: Completion | None = None
-        for chunk in self._deliver(self._fit(messages, chosen), chosen, cancel, progress, stream=False):
-            completion = chunk.completion
-        assert completion is not None  # the last chunk always carries it
-        return completion
+    def _given(self) -> dict[str, Any]:
+        """What the template is given beside the messages."""
+        return {"thinking": _switch("thinking", self.thinking)}
+
+    def _answers(self) -> list[Answer]:
+        """The answers in the conversation as the model produced them, as far as that is known."""
+        said = self._own if self.private else None
+        return self.model.prompter.answers(self._listed(), said, **self._given())
+
+    def _asked(
+        self, content: Content, at: int | None, params: GenerateParams | None, options: Mapping[str, Any]
+    ) -> tuple[Callable[[], Turn], GenerateParams]:
+        """What makes the prompt, and the options of the answer. Raises InvalidParameter."""
+        said = message("user", content, "content")
+        chosen = self._chosen(params, options)
+        return self._prompt(behind(said) if at is None else instead(at, said), chosen), chosen
+
+    def _prompt(self, ask: Callable[[list[Message]], list[Message]], chosen: GenerateParams) -> Callable[[], Turn]:
+        """What makes a prompt of the messages that `ask` gives for those that are there.
+
+        Streams ask twice: once to say what is wrong, and, as something may have been said since, when they begin.
+        """
+        made: list[tuple[Any, Turn]] = []
+
+        def prompt() -> Turn:
+            asked, given = ask(self._listed()), self._given()
+            if not made or made[-1][0] != (asked, given):
+                said = None if chosen.cache is True else self._own
+                turn = self.model.prompter.prepare(asked, chosen, said, title=title_of(self.dropped), **given)
+                made.append((deepcopy((asked, given)), turn))
+            return made[-1][1]
+
+        return prompt
+
+    @contextmanager
+    def _replying(self, prompt: Callable[[], Turn]) -> Iterator[Reply]:
+        """An answer to the prompt is on its way. Raises Busy, and what `Prompter.prepare` does."""
+        with self._alone():
+            reply = Reply(prompt(), self._remember)
+            try:
+                yield reply
+            finally:
+                reply.cut()
+
+    def _remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
+        self.model.prompter.remember(turn, text, tokens)
+        self.dropped = self.dropped + turn.dropped
+        self.messages = [*turn.messages, {"role": "assistant", "content": text}]
 
     def _stream(
-        self, message: Message, chosen: GenerateParams, cancel: CancelToken | None, progress: OnProgress | None
-    ) -> Iterator[Chunk]:
-        with self._alone():
-            turn = self._fit([*self._listed(), message], chosen)  # something may have been said since it was asked for
-            yield from self._deliver(turn, chosen, cancel, progress, stream=True)
-
-    # How a turn becomes tokens
-
-    def _deliver(
         self,
-        turn: _Turn,
+        prompt: Callable[[], Turn],
         chosen: GenerateParams,
         cancel: CancelToken | None,
         progress: OnProgress | None,
-        *,
-        stream: bool,
-    ) -> Iterator[Chunk]:
-        asked = next((m for m in (*self.dropped, *turn.messages) if m.get("role") == "user"), {})
-        request = self.model.submit(
-            turn.tokens,
-            replace(chosen, overflow="error"),
-            stream=stream,
-            cancel=cancel,
-            progress=progress,
-            title=str(flattened(asked).get("content") or ""),
-        )
-        answer, tokens = "", list[int]()
-        final: Completion | None = None
-        try:
-            for chunk in request:
-                answer += chunk.text
-                tokens += chunk.tokens
-                if chunk.completion is not None:
-                    final = replace(chunk.completion, dropped=deepcopy(turn.dropped))
-                    chunk = replace(chunk, completion=final)
-                    self._remember(turn, final.text, final.tokens)
-                yield chunk
-        finally:
-            request.cancel()
-            if final is None and answer:
-                self._remember(turn, answer, tokens)
+    ) -> Generator[Chunk]:
+        with self._replying(prompt) as reply:
+            request = self.model.submit(reply.turn, chosen, stream=True, cancel=cancel, progress=progress)
+            try:
+                for chunk in request:
+                    yield reply.take(chunk)
+            finally:
+                request.cancel()
 
-    def _remember(self, turn: _Turn, answer: str, tokens: list[int]) -> None:
-        self._said.add(Answer(len(turn.messages), turn.text, answer, turn.tokens + tokens, len(turn.tokens)))
-        self.dropped += turn.dropped
-        self.messages = [*turn.messages, {"role": "assistant", "content": answer}]
-
-    def _fit(self, messages: list[Message], params: GenerateParams) -> _Turn:
-        """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit."""
-        dropped: list[Message] = []
-        room = self.model.n_ctx - 1
-        if params.overflow == "drop-oldest":
-            room -= min(params.max_tokens or room // 4, room // 2)
-        while True:
-            text, tokens = self._render(messages)
-            if len(tokens) <= room:
-                return _Turn(messages, dropped, text, tokens)
-            turn = _oldest_turn(messages)
-            if params.overflow == "error" or turn is None:
-                ctx, trained = self.model.n_ctx, self.model.info.n_ctx_train
-                ways = (
-                    ["shorten it"] if turn is None else ["start anew", "let overflow=drop-oldest leave old turns out"]
-                )
-                ways += [f"load with a larger ctx (trained for {trained})"] if ctx < trained else []
-                raise ContextOverflow(
-                    f"{'the message' if turn is None else 'the conversation'} has {len(tokens)} tokens and the context "
-                    f"holds {ctx} with at least one to answer; {', or '.join(ways)}",
-                    needed=len(tokens) + 1,
-                    n_ctx=ctx,
-                )
-            dropped += messages[turn]
-            messages = messages[: turn.start] + messages[turn.stop :]
-
-    def _render(self, messages: list[Message]) -> tuple[str, list[int]]:
-        """The prompt as text and tokens. Raises Closed."""
-        self.model._engine.check_open()
-        text = self._template.render(messages, thinking=_switch("thinking", self.thinking))
-        return text, self._said.tokens(text, messages)
-
-
-def _message(role: str, content: object, name: str) -> Message:
-    """A message that shares nothing with what was given. name: of the argument. Raises InvalidParameter."""
-    check_content(content, name)
-    return {"role": role, "content": plain(content, name)}
+    async def _astream(
+        self,
+        prompt: Callable[[], Turn],
+        chosen: GenerateParams,
+        cancel: CancelToken | None,
+        progress: OnProgress | None,
+    ) -> AsyncGenerator[Chunk]:
+        with self._replying(prompt) as reply:
+            chunks = self.model.astream(reply.turn, chosen, cancel=cancel, progress=progress)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield reply.take(chunk)
 
 
 def _switch(name: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise arguments.refuse(name, value, "True, False or None")
     return value
-
-
-def _oldest_turn(messages: Sequence[Message]) -> slice | None:
-    """The oldest user message and the answers to it; None when only the system prompt and the last message are left."""
-    start = next((i for i, message in enumerate(messages) if message.get("role") != "system"), len(messages))
-    stop = next((i for i in range(start + 1, len(messages)) if messages[i].get("role") == "user"), len(messages))
-    return slice(start, stop) if stop < len(messages) else None
-
-
-def _text_of(model: Model, token: int | None) -> str | None:
-    return None if token is None else model.decode([token], special=True)

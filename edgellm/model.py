@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 
 from edgellm import arguments, embedding, machine, scoring
 from edgellm.backends import open_backend
-from edgellm.backends.base import Backend, ModelInfo, Rows, text_of
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
-from edgellm.kv.blocks import root_key
+from edgellm.kv.blocks import Block, root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.option import build
 from edgellm.pace import Pace
 from edgellm.params import CacheParams, GenerateOptions, GenerateParams, LoadOptions, LoadParams
+from edgellm.prompter import Prompter, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from edgellm.chat import Chat
     from edgellm.engine.generation import Generation, Sink
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Turn
+"""A text, token ids, or what the Prompter made of messages."""
 
 
 def load(
@@ -87,6 +89,7 @@ class Model:
         if not isinstance(getattr(backend, "info", None), ModelInfo):
             raise arguments.refuse("backend", backend, "an engine's backend; open a model with edgellm.load()")
         self._engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
+        self.prompter = Prompter(backend, self._engine.check_open)
         weakref.finalize(self, self._engine.abandon).atexit = False  # the engine has an end of its own for that
 
     @property
@@ -194,7 +197,7 @@ class Model:
         cancel: CancelToken | None = None,
         progress: OnProgress | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio. `progress` is called in the task that waits for the first chunk."""
         return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel, progress)
 
@@ -276,6 +279,14 @@ class Model:
         embedding.check_batches(batches, self.n_ctx, self.info.name)
         return embedding.vectors(self._engine, batches, progress)
 
+    def export_state(self, tokens: Sequence[int], *, private: bool = False) -> list[tuple[Block, Buffer]]:
+        """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: of private ones."""
+        return self._engine.export(self._tokens("tokens", tokens), private=arguments.flag("private", private))
+
+    def adopt_state(self, blocks: Sequence[tuple[Block, Buffer]], *, private: bool = False) -> bool:
+        """Know what `export_state` gave. False when it belongs to another model, engine build or kind of cache."""
+        return self._engine.adopt(list(blocks), private=arguments.flag("private", private))
+
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
         self._engine.close()
@@ -301,6 +312,8 @@ class Model:
 
     def _tokens(self, name: str, prompt: Prompt) -> list[int]:
         """Token ids of the argument `name`, all of them in the vocabulary."""
+        if isinstance(prompt, Turn):
+            return prompt.tokens
         if isinstance(prompt, str):
             return self.encode(prompt)
         tokens = arguments.token_ids(name, prompt, "a string, or a list of token ids")
@@ -327,14 +340,12 @@ class Model:
         cancel: CancelToken | None = None,
         sink: Sink | None = None,
         progress: OnProgress | None = None,
-        title: str = "",
     ) -> Generation:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
         Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. `progress`, that
         of `generate`, is called there too, and else by whoever iterates the handle or waits for its result. The model
-        stays open until the request is done. title: what people are shown of the
-        prompt where its state is kept; "" is how it begins.
+        stays open until the request is done.
         """
         self._check_generates()
         arguments.instance("params", params, GenerateParams, "; give single options to generate() or stream()")
@@ -343,10 +354,10 @@ class Model:
             arguments.function("sink", sink)
         if cancel is not None:
             arguments.instance("cancel", cancel, CancelToken)
-        arguments.text("title", title)
-        if params.overflow != "error":
+        if params.overflow != "error" and not isinstance(prompt, Turn):
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         tokens = self._tokens("prompt", prompt)
+        title = prompt.title if isinstance(prompt, Turn) else ""
         generation = self._engine.submit(
             tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress, title=title
         )
@@ -360,7 +371,7 @@ class Model:
         stream: bool,
         cancel: CancelToken | None,
         progress: OnProgress | None,
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk]:
         import asyncio  # costs 90 ms that only its users should pay
 
         loop = asyncio.get_running_loop()

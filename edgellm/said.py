@@ -1,23 +1,39 @@
-"""Said: the answers of a conversation as the model produced them.
+"""Said: the answers of a model as it produced them, found by the text before them.
 
 The text of a conversation does not tell the tokens of its answers: a model may spell a word in many ways. What it
-produced is kept, so that the state computed for it is found again; all else has the tokens of the whole text.
+produced is kept, so that the state computed for it is found again, whoever brings the conversation back; all else has
+the tokens of the whole text.
 
     prompt of the next turn   <bos>USER: hi\\nASSISTANT: hello│\\nUSER: ...
                               as the model saw it    produced │continued (engine/seam.py)
+
+An answer belongs to the whole text of its prompt. Prompts that go on with one another form a tree, so that each turn of
+a conversation takes the bytes of what is new in it:
+
+    USER: hi\\nASSISTANT: ──── hello\\nUSER: and you?\\nASSISTANT: ──── ...
+      └ the answer "hello"      └ the answer to that
 """
 
 from __future__ import annotations
 
+import itertools
+import sys
+import threading
+from array import array
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgellm.backends.base import Tokenizer
-from edgellm.engine.seam import continued
+from edgellm.engine.seam import continued, spelled
 from edgellm.engine.textstream import TextStream
+from edgellm.prompts.messages import flattened
 
-REMEMBERED = 64  # answers of one conversation
+REMEMBERED = 16 << 20  # bytes of answers and their prompts
+OVERHEAD = 600  # bytes that an answer takes beside its texts and tokens
+
+Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,55 +50,186 @@ class Answer:
     tokens: list[int]
     n_prompt: int
 
-    def is_in(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+
+@dataclass(eq=False, slots=True)
+class _Known:
+    """An answer in the tree, and what its prompt has beyond that of `before`: the text `asked` with the tokens `read`.
+
+    start, n_start: characters and tokens of the prompt before that. order: of answers to one prompt the last counts.
+    """
+
+    before: _Known | None
+    asked: str
+    read: array[int]
+    place: int
+    text: str
+    produced: array[int]
+    start: int = 0
+    n_start: int = 0
+    order: int = 0
+    after: dict[_Known, None] = field(default_factory=dict)  # whose prompts go on with this one's
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.asked)
+
+    @property
+    def n_prompt(self) -> int:
+        return self.n_start + len(self.read)
+
+    @property
+    def nbytes(self) -> int:
+        tokens = self.read.itemsize * (len(self.read) + len(self.produced))
+        return OVERHEAD + sys.getsizeof(self.asked) + sys.getsizeof(self.text) + tokens
+
+    def path(self) -> list[_Known]:
+        """From the first prompt to this one's."""
+        known, found = self, list[_Known]()
+        while known.before is not None:
+            found.append(known)
+            known = known.before
+        return found[::-1]
+
+    def prompt_tokens(self) -> list[int]:
+        return [token for known in self.path() for token in known.read]
+
+    def as_answer(self) -> Answer:
+        tokens = self.prompt_tokens()
+        prompt = "".join(known.asked for known in self.path())
+        return Answer(self.place, prompt, self.text, tokens + self.produced.tolist(), len(tokens))
+
+    def is_in(self, messages: Messages) -> bool:
         """Whether it is still the message in its place: one that somebody edited was not said by the model."""
         message = messages[self.place] if self.place < len(messages) else {}
-        return message.get("role") == "assistant" and message.get("content") == self.text
+        said = (self.text, self.text.rstrip())
+        return message.get("role") == "assistant" and flattened(dict(message)).get("content") in said
 
     def begins(self, text: str) -> bool:
-        """Whether a prompt begins with it as it was said; templates may leave out the blanks at its end."""
-        return text.startswith(self.prompt) and text.startswith(self.text.rstrip(), len(self.prompt))
+        """Whether `text` shows it behind its prompt as it was said; templates may leave out the blanks at its end."""
+        return text.startswith(self.text.rstrip(), self.end)
 
 
 class Said:
-    """The last answers of a conversation. Lists of tokens are never changed, so copies share them."""
+    """The answers that were said or used last, in `limit` bytes. Safe from any thread.
 
-    def __init__(self, tokenizer: Tokenizer, answers: Sequence[Answer] = ()) -> None:
-        self.answers = list(answers)
+    The least recently used goes first, and a prompt after all that go on with it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, limit: int = REMEMBERED) -> None:
+        self.nbytes = 0
         self._tokenizer = tokenizer
-        self._last: tuple[str, list[int]] | None = None  # a prompt and its tokens: streams ask twice
+        self._limit = limit
+        self._lock = threading.Lock()  # guards the tree and the two below
+        self._top = _Known(None, "", array("i"), -1, "", array("i"))
+        self._used: OrderedDict[_Known, None] = OrderedDict()  # a prompt behind all that go on with it
+        self._orders = itertools.count(1)
 
-    def add(self, answer: Answer) -> None:
-        self.answers = [*self.answers, answer][-REMEMBERED:]
-        self._last = None
+    def __len__(self) -> int:
+        return len(self._used)
 
-    def tokens(self, text: str, messages: Sequence[Mapping[str, Any]], *, bos: bool = True) -> list[int]:
+    def add(self, answer: Answer, *, proven: bool = True) -> None:
+        """Remember an answer. proven: the model gave it here and now; else its tokens must be those of its text."""
+        tokens = array("i", answer.tokens[: answer.n_prompt])
+        produced = array("i", answer.tokens[answer.n_prompt :])
+        with self._lock:
+            before = self._longest(answer.prompt, tokens)
+            asked, read = answer.prompt[before.end :], tokens[before.n_prompt :]
+            new = _Known(
+                before,
+                asked,
+                read,
+                answer.place,
+                answer.text,
+                produced,
+                before.end,
+                before.n_prompt,
+                next(self._orders),
+            )
+            if not proven and not self._spells(new):
+                return
+            same = next((known for known in before.after if _alike(known, new)), None)
+            if same is None:
+                before.after[new] = self._used[new] = None
+                self.nbytes += new.nbytes
+            else:
+                same.order, new = new.order, same
+            self._use(new)
+            while self.nbytes > self._limit:
+                oldest, _ = self._used.popitem(last=False)
+                assert oldest.before is not None  # the top is not among them
+                del oldest.before.after[oldest]
+                self.nbytes -= oldest.nbytes
+
+    def tokens(self, text: str, messages: Messages, *, bos: bool = True) -> list[int]:
         """Tokens of a prompt that shows `messages`: those of the whole text, but for what the model produced.
 
-        bos: begin as the model asks for.
+        bos: begin as the model asks for. A prompt that was answered has the tokens that it had then.
         """
-        last = self._last
-        if last is None or last[0] != text:
-            self._last = last = (text, self._tokens(text, messages, bos))
-        return last[1]
-
-    def _tokens(self, text: str, messages: Sequence[Mapping[str, Any]], bos: bool) -> list[int]:
-        known = [answer for answer in self.answers if answer.begins(text) and answer.is_in(messages)]
-        known.sort(key=lambda answer: len(answer.prompt))
-        for answer in reversed(known):  # the longest prompt first, of answers to the same one the last
-            count, end = self._shown(answer, text)
-            if count:
-                return answer.tokens[: answer.n_prompt + count] + continued(self._tokenizer, text, end)
+        for known in self._beginning(text):
+            if known.end == len(text):
+                count, end = 0, known.end
+            elif known.is_in(messages) and known.begins(text):
+                count, end = self._shown(known, text)
+            else:
+                continue
+            if count or end == len(text):
+                with self._lock:
+                    self._use(known)
+                rest = continued(self._tokenizer, text, end) if end < len(text) else []
+                return [*known.prompt_tokens(), *known.produced[:count], *rest]
         return self._tokenizer.encode(text, special=True, bos=bos)
 
-    def _shown(self, answer: Answer, text: str) -> tuple[int, int]:
+    def answers(self, text: str, messages: Messages) -> list[Answer]:
+        """The answers among `messages` whose prompts the prompt `text` begins with, or is: the shortest first."""
+        return [known.as_answer() for known in reversed(self._beginning(text)) if known.is_in(messages)]
+
+    def _beginning(self, text: str) -> list[_Known]:
+        """Whose prompts `text` begins with: the longest prompt first, of answers to the same one the last first."""
+        found = []
+        with self._lock:
+            left = list(self._top.after)
+            while left:
+                known = left.pop()
+                if text.startswith(known.asked, known.start):
+                    found.append(known)
+                    left += known.after
+        return sorted(found, key=lambda known: (known.end, known.order), reverse=True)
+
+    def _longest(self, prompt: str, tokens: array[int]) -> _Known:
+        """Where in the tree a prompt belongs: behind the longest one that it goes on with, in text and tokens."""
+        before = self._top
+        while True:
+            behind = [
+                known
+                for known in before.after
+                if known.end < len(prompt)
+                and prompt.startswith(known.asked, known.start)
+                and tokens[known.n_start : known.n_prompt] == known.read
+            ]
+            if not behind:
+                return before
+            before = max(behind, key=lambda known: (known.end, known.order))
+
+    def _use(self, known: _Known) -> None:
+        for each in reversed(known.path()):
+            if each in self._used:  # else it was given up meanwhile
+                self._used.move_to_end(each)
+
+    def _spells(self, known: _Known) -> bool:
+        """Whether its tokens stand for its texts, but for white space, which vocabularies put in and take away."""
+        begin = 0 if known.n_start else len(self._tokenizer.begin)
+        read = {_letters(spelled(self._tokenizer, known.read[at:])) for at in (0, begin)}
+        produced = _letters(spelled(self._tokenizer, known.produced))
+        return _letters(known.asked.encode()) in read and produced.startswith(_letters(known.text.encode()))
+
+    def _shown(self, known: _Known, text: str) -> tuple[int, int]:
         """How many tokens of the answer lie whole within what `text` shows of it, and where in `text` they end."""
-        at = len(answer.prompt)
-        limit = at + len(answer.text)
+        at = known.end
+        limit = at + len(known.text)
         stream = TextStream()
         shown = (0, at)
-        before = answer.tokens[answer.n_prompt - 1] if answer.n_prompt else None
-        for count, token in enumerate(answer.tokens[answer.n_prompt :], 1):
+        before = known.read[-1] if known.read else None
+        for count, token in enumerate(known.produced, 1):
             piece = stream.push(self._tokenizer.piece(token, before=before))
             before = token
             if at + len(piece) > limit or not text.startswith(piece, at):
@@ -92,8 +239,17 @@ class Said:
                 shown = (count, at)
         rest = stream.flush()  # an answer may end inside a character
         if rest and at + len(rest) <= limit and text.startswith(rest, at):
-            shown = (len(answer.tokens) - answer.n_prompt, at + len(rest))
+            shown = (len(known.produced), at + len(rest))
         return shown
+
+
+def _alike(one: _Known, other: _Known) -> bool:
+    """Whether one prompt was answered twice with the same text in the same tokens."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("asked", "place", "text", "read", "produced"))
+
+
+def _letters(data: bytes) -> str:
+    return "".join(data.decode("utf-8", "replace").split())
 
 
 def packed(answers: Sequence[Answer]) -> list[Any]:

@@ -62,7 +62,7 @@ def test_the_prompt_is_what_the_template_says(model: Model) -> None:
     done = chat.send("Q", temperature=0)
     text = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
     assert done.usage.prompt_tokens == len(model.encode(text))
-    [answer] = chat._said.answers
+    [answer] = chat._answers()
     assert (answer.prompt, answer.tokens[: answer.n_prompt]) == (text, model.encode(text))
     assert answer.tokens[0] == BOS
     assert model.decode(answer.tokens[answer.n_prompt :]) == "Q"
@@ -217,7 +217,7 @@ def test_editing_after_a_restore_reuses_what_was_said(model: Model, tmp_path: Pa
     chat = talked(model)
     chat.save(tmp_path / "talk.chat")
     restored = model.load_chat(tmp_path / "talk.chat")
-    assert restored._said.answers == chat._said.answers
+    assert restored._answers() == chat._answers()
     index = [i for i, message in enumerate(chat.messages) if message["role"] == "user"][1]
     done = restored.edit(index, "another second question", temperature=0)
     assert done.cache.computed < 50 < done.usage.cached_tokens
@@ -320,7 +320,7 @@ def test_content_in_parts_goes_through_everything_a_chat_does(model: Model, tmp_
     chat.reset()
     assert chat.messages == [{"role": "system", "content": PARTS[:1]}]
     for told in (chat, twin, restored):
-        for answer in told._said.answers:
+        for answer in told._answers():
             assert "[{" not in answer.prompt
             assert "'text'" not in answer.prompt
 

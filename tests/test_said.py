@@ -274,7 +274,7 @@ def test_turns_of_a_chat(model: Model, bytes_too: bool) -> None:
     known: list[int] = []
     for question in ("hello world", "the end", " hello", "\n"):
         done = chat.send(question, **options)
-        answer = chat._said.answers[-1]
+        answer = chat._answers()[-1]
         assert answer.tokens[: len(known)] == known
         assert done.usage.prompt_tokens == answer.n_prompt
         seam = len(answer.prompt) - len(f"\nUSER: {question}\nASSISTANT:")
@@ -285,7 +285,7 @@ def test_turns_of_a_chat(model: Model, bytes_too: bool) -> None:
             assert answer.tokens[: answer.n_prompt] == tokenizer.encode(answer.prompt, special=True)
         known = answer.tokens
     again = chat.regenerate(**options)
-    assert chat._said.answers[-1].tokens[: again.usage.prompt_tokens] == answer.tokens[: answer.n_prompt]
+    assert chat._answers()[-1].tokens[: again.usage.prompt_tokens] == answer.tokens[: answer.n_prompt]
 
 
 def test_a_question_that_begins_like_another_keeps_nothing(model: Model) -> None:
@@ -297,10 +297,10 @@ def test_a_question_that_begins_like_another_keeps_nothing(model: Model) -> None
         (chat, chat.edit(0, "hello", **options)),
         (twin := chat.fork(), twin.edit(0, "hell", **options)),
     ):
-        answer = told._said.answers[-1]
+        answer = told._answers()[-1]
         assert answer.tokens[: answer.n_prompt] == model.encode(answer.prompt, bos=False)
         assert done.usage.prompt_tokens == answer.n_prompt
     chat.messages[0]["content"] = "hello wor"
     chat.send("x", **options)
-    answer = chat._said.answers[-1]
+    answer = chat._answers()[-1]
     assert answer.tokens[: answer.n_prompt] == model.encode(answer.prompt, bos=False)

@@ -21,38 +21,53 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     A message is a mapping with a `role` and a `content`: a string, or a list of {"type": "text", "text": ...}. An
     assistant's message may lack content when it has tool calls or reasoning. Raises InvalidParameter.
     """
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
-        raise InvalidParameter(f"messages: a list of messages is needed, not {type(messages).__name__}")
+    _check_list(messages)
     if not messages:
         raise InvalidParameter("messages: the list is empty; give at least one message")
-    return [_checked(message, f"messages[{index}]") for index, message in enumerate(messages)]
-
-
-def _checked(message: Mapping[str, Any], where: str) -> Message:
-    if not isinstance(message, Mapping):
-        raise InvalidParameter(f"{where}: a mapping with role and content is needed, not {type(message).__name__}")
-    result: Message = plain({key: value for key, value in message.items() if value is not None}, where)
-    role = result.get("role")
-    if not isinstance(role, str) or not role:
-        raise InvalidParameter(f"{where}: role={shown(role)}: must be a name such as 'system', 'user' or 'assistant'")
-    reasoning = next((result[key] for key in REASONING if key in result), None)
-    content = result.get("content")
-    if content is None:
-        if role != "assistant" or not (result.get("tool_calls") or reasoning):
-            raise InvalidParameter(f"{where}: the message of role {shown(role)} has no content")
-    else:
-        check_content(content, f"{where}.content")
-    if reasoning is not None:
-        result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
-    return result
+    return [_for_templates(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
 def copied(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Copies of messages that share nothing with them, parts included; of none, too. Raises InvalidParameter."""
-    if isinstance(messages, (list, tuple)) and not messages:
-        return []
-    checked(messages)
+    check(messages)
     return [plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def check(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InvalidParameter for what is no list of messages."""
+    _check_list(messages)
+    for index, message in enumerate(messages):
+        _check(message, f"messages[{index}]")
+
+
+def _check_list(messages: object) -> None:
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidParameter(f"messages: a list of messages is needed, not {type(messages).__name__}")
+
+
+def _check(message: object, where: str) -> None:
+    if not isinstance(message, Mapping):
+        raise InvalidParameter(f"{where}: a mapping with role and content is needed, not {type(message).__name__}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        raise InvalidParameter(f"{where}: role={shown(role)}: must be a name such as 'system', 'user' or 'assistant'")
+    if content is not None:
+        check_content(content, f"{where}.content")
+    elif role != "assistant" or not (message.get("tool_calls") or _reasoning(message)):
+        raise InvalidParameter(f"{where}: the message of role {shown(role)} has no content")
+
+
+def _reasoning(message: Mapping[str, Any]) -> Any:
+    return next((message[key] for key in REASONING if message.get(key) is not None), None)
+
+
+def _for_templates(message: Mapping[str, Any], where: str) -> Message:
+    result: Message = message  # type: ignore[assignment]  # what it is, is checked below
+    if isinstance(message, Mapping):
+        result = plain({key: value for key, value in message.items() if value is not None}, where)
+    _check(result, where)
+    reasoning = _reasoning(result)
+    return result if reasoning is None else {"thinking": reasoning, **result, "reasoning_content": reasoning}
 
 
 def check_content(content: object, where: str) -> None:

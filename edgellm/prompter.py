@@ -1,0 +1,156 @@
+"""Prompter: from the messages of a conversation to the prompt that a model is given, and back to what it said.
+
+messages ── chat template ──▶ text ── what the model said before (said.py) ──▶ tokens ── what fits ──▶ Turn
+                                                  ▲──────────────── remember ◀── answer ◀──────────────┘
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from edgellm.backends.base import Backend, text_of
+from edgellm.errors import ContextOverflow, TemplateError, Unsupported
+from edgellm.params import GenerateParams
+from edgellm.prompts.messages import Message, flattened
+from edgellm.said import Answer, Said
+
+if TYPE_CHECKING:
+    from edgellm.prompts.template import ChatTemplate
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A prompt made of messages: what may be given to a model in place of a text.
+
+    messages: those in it. dropped: those left out to make it fit. title: what people are shown of the conversation.
+    said: where its answer is remembered.
+    """
+
+    messages: list[Message]
+    dropped: list[Message]
+    text: str
+    tokens: list[int]
+    title: str
+    said: Said
+
+
+class Prompter:
+    """Makes the prompts of one model, for every chat and every request that brings its messages along.
+
+    said: the model's answers in its own tokens; nothing private is among them, and none of it reaches the disk.
+    check_open: raises Closed where the backend is. Safe from any thread.
+    """
+
+    def __init__(self, backend: Backend, check_open: Callable[[], None]) -> None:
+        self.said = Said(backend.tokenizer)
+        self._backend = backend
+        self._check_open = check_open
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template. Raises Unsupported where it has none, TemplateError where it does not compile."""
+        info, tokenizer = self._backend.info, self._backend.tokenizer
+        if info.chat_template is None:
+            raise Unsupported(
+                f"{info.name} has no chat template: it is a base model that completes text; use generate()"
+            )
+        from edgellm.prompts.template import ChatTemplate  # costs what only chats should pay
+
+        bos, eos = (
+            None if token is None else text_of(tokenizer, [token], special=True) for token in (info.bos_id, info.eos_id)
+        )
+        return ChatTemplate(info.chat_template, bos=bos, eos=eos)
+
+    def new_said(self) -> Said:
+        """A memory of answers beside the model's own, as private conversations need one."""
+        return Said(self._backend.tokenizer)
+
+    def read(self, messages: Messages, said: Said | None = None, *, title: str = "", **given: Any) -> Turn:
+        """The prompt of a conversation, however long it is: see `prepare`."""
+        self._check_open()
+        said = self.said if said is None else said
+        text = self.template.render(messages, **given)
+        return Turn(
+            [dict(message) for message in messages],
+            [],
+            text,
+            said.tokens(text, messages),
+            title or title_of(messages),
+            said,
+        )
+
+    def prepare(
+        self, messages: Messages, params: GenerateParams, said: Said | None = None, *, title: str = "", **given: Any
+    ) -> Turn:
+        """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit.
+
+        said: where the answers in it are known from, and where the next one goes; None is the model's own memory, or
+        nowhere if `params` let nobody else find the state. title: what people are shown; "" is what was asked first.
+        given: what the template is given beside the messages: thinking, tools, documents, variables by their names.
+
+        Raises ContextOverflow, InvalidParameter, Unsupported, TemplateError, Closed.
+        """
+        if said is None and params.cache is not True:
+            said = self.new_said()
+        starts = turn_starts(messages)
+        title = title or title_of(messages)
+
+        @cache
+        def without(turns: int) -> Turn:
+            """The prompt without so many of the oldest turns."""
+            left = [*messages[: starts[0]], *messages[starts[turns] :]]
+            turn = self.read(left, said, title=title, **given)
+            return replace(turn, dropped=[dict(message) for message in messages[starts[0] : starts[turns]]])
+
+        room, most = self._backend.n_ctx - 1, 0
+        if params.overflow == "drop-oldest":
+            room, most = room - min(params.max_tokens or room // 4, room // 2), len(starts) - 1
+        if len(without(0).tokens) <= room:
+            return without(0)
+        fewest = bisect_left(range(most + 1), True, lo=1, key=lambda turns: len(without(turns).tokens) <= room)
+        if fewest <= most:
+            return without(fewest)
+        raise self._overflow(len(without(most).tokens), older=most < len(starts) - 1)
+
+    def remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
+        """What the model said to a turn: its text as a message will hold it, and the tokens it produced."""
+        turn.said.add(Answer(len(turn.messages), turn.text, text, turn.tokens + tokens, len(turn.tokens)))
+
+    def answers(self, messages: Messages, said: Said | None = None, **given: Any) -> list[Answer]:
+        """The answers among `messages` in the model's own tokens, as far as they are known; the first one first."""
+        last = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "assistant"), 0)
+        try:
+            text = self.template.render(messages[:last], **given) if last else ""
+        except (TemplateError, Unsupported):  # it was edited into what the model is never asked
+            return []
+        return (self.said if said is None else said).answers(text, messages) if last else []
+
+    def _overflow(self, tokens: int, *, older: bool) -> ContextOverflow:
+        """The error for a prompt that does not fit. older: there are turns that could be left out."""
+        ctx, trained = self._backend.n_ctx, self._backend.info.n_ctx_train
+        ways = ["start anew", "let overflow=drop-oldest leave old turns out"] if older else ["shorten it"]
+        ways += [f"load with a larger ctx (trained for {trained})"] if ctx < trained else []
+        return ContextOverflow(
+            f"{'the conversation' if older else 'the message'} has {tokens} tokens and the context holds {ctx} with at "
+            f"least one to answer; {', or '.join(ways)}",
+            needed=tokens + 1,
+            n_ctx=ctx,
+        )
+
+
+def title_of(messages: Messages) -> str:
+    """What was asked first; "" where nothing was."""
+    asked = next((message for message in messages if message.get("role") == "user"), {})
+    return str(flattened(dict(asked)).get("content") or "")
+
+
+def turn_starts(messages: Messages) -> list[int]:
+    """Where the oldest turn starts, behind the system prompt, and where each turn of the user after it does."""
+    first = next((at for at, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+    return [first, *(at for at in range(first + 1, len(messages)) if messages[at].get("role") == "user")]
