@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import json
@@ -546,3 +547,100 @@ def test_an_empty_prompt_has_what_the_model_begins_with(tmp_path: Path) -> None:
     with edgellm.load(described.write(tmp_path / "m.gguf"), ctx=64, cache=cache) as opened:
         assert opened.chat().send("", max_tokens=1).usage.prompt_tokens == 1
         assert opened.chat(messages=[{"role": "user", "content": ""}]).count_tokens() == 1
+
+
+# At another place, and in an event loop
+
+
+def contents(chat: Chat) -> list[str]:
+    return [message["content"] for message in chat.messages]
+
+
+def test_a_message_is_said_in_place_of_another_one(model: Model) -> None:
+    chat = model.chat("S")
+    for text in ("one", "two"):
+        chat.send(text, temperature=0)
+    assert "".join(chunk.text for chunk in chat.stream("three", at=3, temperature=0)) == "three"
+    assert contents(chat) == ["S", "one", "one", "three", "three"]
+    assert chat.send("four", at=1, temperature=0).text == "four"
+    assert contents(chat) == ["S", "four", "four"]
+    for at in (0, 2, 3, -1):
+        with pytest.raises(InvalidParameter, match="not a message of the user"):
+            chat.stream("x", at=at)
+    for wrong in ("1", 1.0, True):
+        with pytest.raises(InvalidParameter, match="at="):
+            chat.send("x", at=wrong)  # type: ignore[arg-type]
+    late = chat.stream("late", at=1)
+    chat.reset()
+    with pytest.raises(InvalidParameter, match="not a message of the user"):
+        next(late)
+    assert contents(chat) == ["S"]
+
+
+def test_what_was_stopped_before_an_answer_was_not_said() -> None:
+    with Model(EchoBackend(delay=0.01, micro_batch=16)) as model:
+        chat = model.chat()
+        chat.send("one", temperature=0)
+        stop = edgellm.CancelToken()
+        stop.cancel()
+        assert chat.send("two", cancel=stop).finish_reason == "cancelled"
+        assert [chunk.text for chunk in chat.stream("two", cancel=stop)] == [""]
+        assert chat.regenerate(timeout=0.001).finish_reason == "timeout"
+        assert contents(chat) == ["one", "one"]
+
+
+def test_a_chat_in_an_event_loop() -> None:
+    async def scenario() -> None:
+        with Model(EchoBackend(delay=0.002, micro_batch=64)) as model:
+            chat, other = model.chat(), model.chat()
+            both = await asyncio.gather(chat.asend("one", temperature=0), other.asend("two", temperature=0))
+            assert [done.text for done in both] == ["one", "two"]
+            pieces = [chunk async for chunk in chat.astream("three", temperature=0)]
+            assert "".join(chunk.text for chunk in pieces) == "three"
+            assert pieces[-1].completion is not None
+            assert (await chat.asend("four", at=2, temperature=0)).text == "four"
+            assert contents(chat) == ["one", "one", "four", "four"]
+            for refused in (lambda: chat.astream(5), lambda: chat.astream("x", at=1), lambda: chat.astream("y" * 9000)):
+                with pytest.raises((InvalidParameter, ContextOverflow)):
+                    refused()
+            with pytest.raises(ContextOverflow):
+                await chat.asend("y" * 9000)
+            chunks = chat.astream("0123456789", temperature=0)
+            await anext(chunks)
+            with pytest.raises(Busy):
+                await chat.asend("beside it")
+            await chunks.aclose()
+            assert contents(chat)[4:] == ["0123456789", "0"]
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_a_task_cancels_the_answer() -> None:
+    async def scenario() -> None:
+        with Model(EchoBackend(delay=0.01, micro_batch=64)) as model:
+            chat = model.chat()
+            whole = asyncio.create_task(chat.asend("0123456789" * 20, temperature=0))
+            arrived = asyncio.Event()
+
+            async def read() -> None:
+                async for chunk in chat.astream("abcdefghij" * 20, temperature=0):
+                    if chunk.text:
+                        arrived.set()
+
+            await asyncio.sleep(0.05)
+            whole.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await whole
+            assert chat.messages == []  # nothing of it was seen
+            pieces = asyncio.create_task(read())
+            await arrived.wait()
+            pieces.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await pieces
+            question, answer = contents(chat)
+            assert question.startswith(answer)
+            assert 0 < len(answer) < 200
+            assert (await chat.asend("after", temperature=0)).text == "after"
+            assert model.prompter.answers(chat.messages)[0].text == answer
+
+    asyncio.run(scenario())

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,15 +123,14 @@ class Talk:
         self._warn(self.last)
         return self.last
 
-    def show(self, prompt: Any, **options: Any) -> Completion:
+    def show(self, prompt: Any, at: int | None = None, **options: Any) -> Completion:
         """The answer on stdout as it comes, ended by a line break. Ctrl-C stops it and is raised again.
 
-        options: of this answer alone.
+        at: the message of the conversation that the prompt is said in place of. options: of this answer alone.
         """
         params = replace(self.params, **options)
-        before = self.chat.messages if self.chat is not None else []
-        self.answering, self.unanswered = True, prompt
-        stream = self.model.stream if self.chat is None else self.chat.stream
+        self.answering, self.unanswered = True, prompt if at is None else None
+        stream = self.model.stream if self.chat is None else partial(self.chat.stream, at=at)
         try:
             with unseen(), stopping() as cancel, Status("thinking") as status:
                 self.last = _written(stream(prompt, params, cancel=cancel, progress=_reading(status)), status)
@@ -141,8 +141,6 @@ class Talk:
         if self.last.tokens or not stopped:
             self.unanswered = None
             self._keep()
-        elif self.chat is not None:
-            self.chat.messages = before
         if stopped:
             raise KeyboardInterrupt
         self.answering = False
@@ -159,13 +157,7 @@ class Talk:
             return self.show(self.unanswered if content is None else content)
         if asked is None:
             raise Unsupported("nothing was asked yet")
-        before = chat.messages
-        shortened = chat.messages = before[:asked]
-        try:
-            return self.show(before[asked]["content"] if content is None else content)
-        finally:
-            if chat.messages is shortened:
-                chat.messages, self.unanswered = before, None
+        return self.show(chat.messages[asked]["content"] if content is None else content, at=asked)
 
     def _keep(self) -> None:
         """Write the conversation where the user wants it kept; a disk that is full ends no conversation."""
