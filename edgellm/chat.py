@@ -9,20 +9,19 @@ from contextlib import aclosing, contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm import arguments
-from edgellm.backends.base import Buffer, ModelInfo
+from edgellm.backends.base import ModelInfo
+from edgellm.chat_model import ChatModel
 from edgellm.engine.cancel import CancelToken
-from edgellm.engine.generation import Generation
 from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
-from edgellm.kv.blocks import Block
 from edgellm.option import build
 from edgellm.params import GenerateOptions, GenerateParams
-from edgellm.prompter import Prompter, Turn, title_of, turn_starts
+from edgellm.prompter import Turn, title_of, turn_starts
 from edgellm.prompts.messages import Message, check, copied, flattened
 from edgellm.reply import Content, Reply, again, behind, instead, message
 from edgellm.said import Answer, packed, unpacked
@@ -32,44 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgellm.chat")
 VERSION = 3  # of a saved conversation
-
-
-class ChatModel(Protocol):
-    """What a chat needs of a `Model`."""
-
-    @property
-    def info(self) -> ModelInfo: ...
-
-    @property
-    def prompter(self) -> Prompter: ...
-
-    def generate(
-        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
-    ) -> Completion: ...
-
-    async def agenerate(
-        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
-    ) -> Completion: ...
-
-    def astream(
-        self, prompt: Turn, params: GenerateParams, *, cancel: CancelToken | None, progress: OnProgress | None
-    ) -> AsyncGenerator[Chunk]: ...
-
-    def submit(
-        self,
-        prompt: Turn,
-        params: GenerateParams,
-        *,
-        stream: bool,
-        cancel: CancelToken | None,
-        progress: OnProgress | None,
-    ) -> Generation: ...
-
-    def chat(self, *, messages: Sequence[Message], thinking: bool | None, private: bool) -> Chat: ...
-
-    def export_state(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]: ...
-
-    def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool) -> bool: ...
 
 
 class Chat:
@@ -261,7 +222,8 @@ class Chat:
 
     def fork(self) -> Chat:
         """An independent conversation with the same past."""
-        twin = self.model.chat(messages=self._listed(), thinking=self.thinking, private=self.private)
+        self.model.prompter.check_open()
+        twin = Chat(self.model, messages=self._listed(), thinking=self.thinking, private=self.private)
         twin.dropped = deepcopy(self.dropped)
         twin._own = self._own
         return twin

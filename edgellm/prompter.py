@@ -50,7 +50,7 @@ class Prompter:
     def __init__(self, backend: Backend, check_open: Callable[[], None]) -> None:
         self.said = Said(backend.tokenizer)
         self._backend = backend
-        self._check_open = check_open
+        self.check_open = check_open
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -73,7 +73,7 @@ class Prompter:
 
     def read(self, messages: Messages, said: Said | None = None, *, title: str = "", **given: Any) -> Turn:
         """The prompt of a conversation, however long it is: see `prepare`."""
-        self._check_open()
+        self.check_open()
         said = self.said if said is None else said
         text = self.template.render(messages, **given)
         return Turn(
