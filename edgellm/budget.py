@@ -12,6 +12,7 @@ from edgellm.params import DEFAULT_CTX, MICRO_BATCH
 log = logging.getLogger("edgellm")
 
 SMALLEST_CTX = 512  # tokens below which a context is of no use
+SEQUENCES = 8, 64  # open at once, where nobody says how many
 SHARED_CONTEXTS = 4  # the cells that all sequences share are at most so many full contexts
 
 
@@ -77,3 +78,12 @@ def contexts(info: ModelInfo, asked: int | None, available: int) -> tuple[int, i
         log.warning("the context is %d tokens: that is what fits in the %d MiB available", n_ctx, available >> 20)
     extra = max(0, available - memory_needed(info, n_ctx)) // 2 // max(1, info.kv_bytes_per_token)
     return n_ctx, n_ctx + min(extra, (SHARED_CONTEXTS - 1) * n_ctx)
+
+
+def sequences(cells: int, *, whole: bool) -> int:
+    """How many sequences may be open at once whose tokens are `cells` together.
+
+    whole: each has state of one size, which is there from the beginning, however short it is.
+    """
+    least, most = SEQUENCES
+    return least if whole else min(max(least, cells // SMALLEST_CTX), most)

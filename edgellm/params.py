@@ -75,6 +75,12 @@ class LoadParams(Params):
         None, Flag(), "Whether flash attention is used", unset="per device: off on a CPU, where it was measured slower"
     )
     micro_batch: int = model(MICRO_BATCH, Whole(16, 8192, step=4), "Tokens of one pass over a prompt")
+    max_sequences: int | None = model(
+        None,
+        Whole(1, 255),
+        "Conversations whose state may be in memory at once; more wait",
+        unset="8 to 64, one for every 512 tokens that the memory for state holds",
+    )
     backend: Backend = model("auto", Choice(("auto", "llamacpp", "onnx"), unlisted=("echo",)), "Engine")
     trust: bool = model(False, Flag(), "Skip the trial load of files outside the known-good ranges")
     offline: bool = model(False, Flag(), "Never use the network, not even for a name that is not here yet")
@@ -138,6 +144,7 @@ class LoadOptions(TypedDict, total=False):
     gpu_layers: int | Literal["auto"] | None
     flash_attention: bool | None
     micro_batch: int | None
+    max_sequences: int | None
     backend: Backend | None
     trust: bool | None
     offline: bool | None

@@ -167,6 +167,7 @@ LOAD_OPTIONS: dict[str, list[Any]] = {
     "gpu_layers": ["auto", 0, 2**31 - 1],
     "flash_attention": [True, False, None],
     "micro_batch": [16, 64],
+    "max_sequences": [1, 255, None],
     "backend": ["auto", "llamacpp", "onnx", "echo"],
     "trust": [True, False],
     "offline": [True],

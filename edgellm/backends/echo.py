@@ -20,6 +20,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import budget
 from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, Step, Tokenizer
 from edgellm.backends.checked import HEADER, CheckedBackend, CheckedSequence
 from edgellm.backends.pool import Limits, Pool
@@ -211,7 +212,8 @@ class EchoBackend(CheckedBackend[EchoSequence]):
 
 def open_echo(path: str, params: LoadParams) -> EchoBackend:
     """The echo model as `backend="echo"` opens it. No file is read: `path` only appears in `info`."""
-    return EchoBackend(path, n_ctx=params.ctx or DEFAULT_CTX, micro_batch=params.micro_batch)
+    n_ctx, sequences = params.ctx or DEFAULT_CTX, params.max_sequences or budget.SEQUENCES[0]
+    return EchoBackend(path, n_ctx=n_ctx, micro_batch=params.micro_batch, max_sequences=sequences)
 
 
 def _next_token(tokens: list[int], script: list[int] | None) -> int:

@@ -11,7 +11,6 @@ from typing import Generic, Protocol, TypeVar
 from edgellm.backends.base import Sequence
 from edgellm.errors import Busy, ContextOverflow
 
-MAX_SEQUENCES = 8  # of a model, open at once
 MAX_ROW_BYTES = 64 << 20  # logits rows of one pass
 
 
@@ -36,11 +35,11 @@ class Limits:
     max_rows: int
 
     @classmethod
-    def of(cls, n_ctx: int, micro_batch: int, n_vocab: int) -> Limits:
-        """Those of a model whose context, passes and vocabulary are so large."""
+    def of(cls, n_ctx: int, max_sequences: int, micro_batch: int, n_vocab: int) -> Limits:
+        """Those of a model whose context, passes and vocabulary are so large, and of so many sequences."""
         micro_batch = min(micro_batch, round_up(n_ctx, 4))
         max_rows = max(8, min(micro_batch, MAX_ROW_BYTES // (4 * n_vocab)))
-        return cls(n_ctx, MAX_SEQUENCES, micro_batch, max_rows)
+        return cls(n_ctx, max_sequences, micro_batch, max_rows)
 
 
 class Pool(Generic[H]):

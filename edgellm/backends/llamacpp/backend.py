@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgellm import _native
+from edgellm import _native, budget
 from edgellm.backends.base import PassShape, Rows, Step
 from edgellm.backends.checked import CheckedBackend
 from edgellm.backends.llamacpp import library
@@ -38,7 +38,9 @@ class LlamaBackend(CheckedBackend[Held]):
         tokenizer = LlamaTokenizer(lib, vocab)
         special = tokenizer.special
         n_vocab = lib.llama_vocab_n_tokens(vocab)
-        limits = Limits.of(plan.n_ctx, plan.params.micro_batch, n_vocab)
+        recurrent = bool(lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
+        max_sequences = plan.params.max_sequences or budget.sequences(plan.max_cells, whole=recurrent)
+        limits = Limits.of(plan.n_ctx, max_sequences, plan.params.micro_batch, n_vocab)
         self._abort = _native.AbortFlag()
         pool = LlamaPool(model, plan, limits, self._abort)
         info = replace(

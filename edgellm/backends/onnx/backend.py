@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from edgellm import machine
+from edgellm import budget, machine
 from edgellm.backends.base import Rows, Step
 from edgellm.backends.checked import CheckedBackend
 from edgellm.backends.onnx import kernels, library
@@ -37,7 +37,8 @@ class OnnxBackend(CheckedBackend[Held]):
         micro_batch = plan.params.micro_batch
         if roles.rows == "all":
             micro_batch = max(16, min(micro_batch, MAX_UNASKED_BYTES // (4 * n_vocab) // 4 * 4))
-        limits = Limits.of(plan.n_ctx, micro_batch, n_vocab)
+        max_sequences = plan.params.max_sequences or budget.sequences(plan.max_cells, whole=False)
+        limits = Limits.of(plan.n_ctx, max_sequences, micro_batch, n_vocab)
         kind = SharedPool if roles.shared else CopiedPool
         super().__init__(plan.info, plan.tokenizer, kind(plan.info.name, limits, roles.kept, plan.max_cells))
         self._session = Session(session)
