@@ -39,7 +39,7 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.pace import Pace
 
 from .quant.ggml import library_file
-from .quant.imatrix import Entry, ImportanceMatrix
+from .quant.imatrix import ImportanceMatrix, InputSums
 
 CHUNK = 512  # tokens of a context
 FEWEST_ROWS = 16  # rows of activations below which a product does not count
@@ -230,9 +230,9 @@ class _Sums:
             self.error = BackendFailed(f"reading llama.cpp's tensors failed: {type(error).__name__}: {error}")
         return self.error is None
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, InputSums]:
         return {
-            name: Entry(sums.astype(np.float32), counts.astype(np.float32))
+            name: InputSums(sums.astype(np.float32), counts.astype(np.float32))
             for name, (sums, counts) in self.found.items()
         }
 

@@ -38,7 +38,7 @@ MAX_OLD_BYTES = 1 << 30  # the older file is read whole; the largest known ones 
 
 
 @dataclass(frozen=True)
-class Entry:
+class InputSums:
     """Of one weight. sums: (experts, columns) float32, Σ x²; counts: (experts,) float32, rows of inputs."""
 
     sums: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Entry:
 class ImportanceMatrix:
     """entries: weight name to statistics. chunk_count chunks of chunk_size tokens of the datasets (file names)."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, InputSums]
     chunk_count: int
     chunk_size: int
     datasets: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     count, size = (file.get(f"imatrix.{key}", int, None) for key in ("chunk_count", "chunk_size"))
     if datasets is None or count is None or size is None:
         raise _error(path, "imatrix.datasets, imatrix.chunk_count or imatrix.chunk_size is missing")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, InputSums] = {}
     for stored in file.tensors:
         name = stored.removesuffix(SUMS).removesuffix(COUNTS)
         if name == stored:
@@ -131,7 +131,7 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
         sums, counts = (_values(file, path, name + suffix) for suffix in (SUMS, COUNTS))
         if sums.size % counts.size:
             raise _error(path, f"{counts.size} counts do not divide the {sums.size} sums of {name!r}")
-        entries[name] = Entry(sums.reshape(counts.size, -1), counts)
+        entries[name] = InputSums(sums.reshape(counts.size, -1), counts)
     names = tuple(text.decode("utf-8", "replace") for text in datasets)
     return ImportanceMatrix(entries, count, size, names)
 
@@ -153,7 +153,7 @@ class _Old:
         self.path, self.raw, self.position = path, path.read_bytes(), 0
 
     def read(self) -> ImportanceMatrix:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, InputSums] = {}
         for _ in range(self._number("the number of entries", 1)):
             name = self._text("a name")
             if not name or name in entries:
@@ -162,7 +162,7 @@ class _Old:
             raw = self._bytes(4 * self._number("a number of values", 1))
             values = np.frombuffer(raw, "<f4").astype(np.float32)
             # without calls the values stand as they are
-            entries[name] = Entry(values[None], np.array([max(calls, 1)], np.float32))
+            entries[name] = InputSums(values[None], np.array([max(calls, 1)], np.float32))
         chunks, datasets = 0, list[str]()
         if self.position < len(self.raw):
             chunks = self._number("the number of chunks", 0)

@@ -153,7 +153,7 @@ class BareLoop:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Candidate:
     """A contestant before it is started. requires: the module that it imports and edgellm does not bring."""
 
     name: str
@@ -162,5 +162,5 @@ class Entry:
     requires: str | None = None
 
 
-EDGELLM = Entry("edgellm", EdgeLLM, "Model.generate, temperature 0")
-BARE_LOOP = Entry("bare loop", BareLoop, "a greedy loop on llama.cpp's C API with edgellm's settings")
+EDGELLM = Candidate("edgellm", EdgeLLM, "Model.generate, temperature 0")
+BARE_LOOP = Candidate("bare loop", BareLoop, "a greedy loop on llama.cpp's C API with edgellm's settings")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgellm.bench.bandwidth import read_bandwidth
-from edgellm.bench.contestants import EDGELLM, Entry
+from edgellm.bench.contestants import EDGELLM, Candidate
 from edgellm.bench.worker import Job, Worker
 from edgellm.errors import BackendFailed, Unsupported
 
@@ -85,7 +85,7 @@ class Bench:
     """
 
     def __init__(
-        self, path: str, entries: Sequence[Entry], sizes: Sizes, threads: int, launch: Launch = Worker
+        self, path: str, entries: Sequence[Candidate], sizes: Sizes, threads: int, launch: Launch = Worker
     ) -> None:
         self.sizes = sizes
         self.threads = threads
@@ -105,7 +105,7 @@ class Bench:
             self.close()
             raise
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: Candidate) -> None:
         worker = self._launch(Job(entry.name, self._path, self.sizes.n_ctx, self.threads))
         self._workers[entry.name] = worker
         with self._excluding(entry.name):

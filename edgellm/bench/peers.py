@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgellm.bench.contestants import MICRO_BATCH, Entry, Prompt, Sample
+from edgellm.bench.contestants import MICRO_BATCH, Candidate, Prompt, Sample
 from edgellm.errors import Unsupported
 
 
@@ -130,15 +130,15 @@ class MistralRS:
 
 
 PEERS = (
-    Entry("llama_cpp", LlamaDefaults, "llama_cpp.Llama at its defaults, but for the context length", "llama_cpp"),
-    Entry("llama_cpp tuned", LlamaTuned, "llama_cpp.Llama on all cores, flash attention off", "llama_cpp"),
-    Entry("xllamacpp", XLlamaCpp, "Server.handle_completions", "xllamacpp"),
-    Entry("openvino-genai", OpenVINO, "LLMPipeline.generate", "openvino_genai"),
-    Entry("mistralrs", MistralRS, "Runner.send_completion_request, from text", "mistralrs"),
+    Candidate("llama_cpp", LlamaDefaults, "llama_cpp.Llama at its defaults, but for the context length", "llama_cpp"),
+    Candidate("llama_cpp tuned", LlamaTuned, "llama_cpp.Llama on all cores, flash attention off", "llama_cpp"),
+    Candidate("xllamacpp", XLlamaCpp, "Server.handle_completions", "xllamacpp"),
+    Candidate("openvino-genai", OpenVINO, "LLMPipeline.generate", "openvino_genai"),
+    Candidate("mistralrs", MistralRS, "Runner.send_completion_request, from text", "mistralrs"),
 )
 
 
-def installed() -> tuple[list[Entry], dict[str, str]]:
+def installed() -> tuple[list[Candidate], dict[str, str]]:
     """The peers that are installed here, and why the others do not take part, by name."""
     here = [entry for entry in PEERS if entry.requires and find_spec(entry.requires)]
     absent = {entry.name: "not installed" for entry in PEERS if entry not in here}

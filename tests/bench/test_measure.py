@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from edgellm.bench import measure
-from edgellm.bench.contestants import BARE_LOOP, EDGELLM, Entry
+from edgellm.bench.contestants import BARE_LOOP, EDGELLM, Candidate
 from edgellm.bench.measure import Bench, Metric, Sizes
 from edgellm.bench.worker import Job
 from edgellm.errors import BackendFailed, Unsupported
 
 SIZES = Sizes(prefill=16, depth=32, decode=4)
-SLOW = Entry("slow", EDGELLM.build, "a fake")
+SLOW = Candidate("slow", EDGELLM.build, "a fake")
 
 
 class Fake:

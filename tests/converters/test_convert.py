@@ -21,7 +21,7 @@ from tiny_models import tiny
 import edgellm
 from edgellm.backends.llamacpp.checks import check_header
 from edgellm.converters import ConvertParams, convert, plan, read
-from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
+from edgellm.converters.quant.imatrix import ImportanceMatrix, InputSums
 from edgellm.converters.quant.pool import Quantizers
 from edgellm.converters.quant.recipes import TARGETS
 from edgellm.converters.tokens import read_gguf, read_huggingface
@@ -136,7 +136,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for role in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
             columns = 512 if role == "ffn_down" else 256
             sums = rng.standard_normal((1, columns)).astype(np.float32) ** 2
-            entries[f"blk.{i}.{role}.weight"] = Entry(sums, np.ones(1, np.float32))
+            entries[f"blk.{i}.{role}.weight"] = InputSums(sums, np.ones(1, np.float32))
     ImportanceMatrix(entries, 3, 512, ("words.txt",)).write(path)
     np.savez(path.with_suffix(".npz"), **{name: entry.sums for name, entry in entries.items()})  # type: ignore[arg-type]
     return path
@@ -239,7 +239,7 @@ def test_experts_have_an_importance_each(tmp_path: Path) -> None:
     names = [f"blk.{i}.ffn_{role}_exps.weight" for i in range(2) for role in ("gate", "up", "down")]
     sums = {name: rng.standard_normal((4, 256)).astype(np.float32) ** 2 for name in names}
     counts = np.ones(4, np.float32)
-    ImportanceMatrix({n: Entry(s, counts) for n, s in sums.items()}, 1, 512).write(tmp_path / "imatrix.gguf")
+    ImportanceMatrix({n: InputSums(s, counts) for n, s in sums.items()}, 1, 512).write(tmp_path / "imatrix.gguf")
     np.savez(tmp_path / "imatrix.npz", **sums)  # type: ignore[arg-type]
     plain = convert(source, tmp_path / "plain.gguf", ConvertParams(verify=False)).path
     llama_quantize([(plain, tmp_path / "oracle.gguf", "q4_0", tmp_path / "imatrix.npz")])
@@ -251,7 +251,9 @@ def test_an_importance_matrix_of_another_model_is_refused(matrix: Path, tmp_path
     source = folder_of(tmp_path / "source", UNALIGNED)
     with pytest.raises(InvalidParameter, match="another model"):
         convert(source, tmp_path / "a.gguf", ConvertParams(quant="q4_0", imatrix=matrix))
-    other = ImportanceMatrix({"blk.99.x.weight": Entry(np.ones((1, 4), np.float32), np.ones(1, np.float32))}, 1, 512)
+    other = ImportanceMatrix(
+        {"blk.99.x.weight": InputSums(np.ones((1, 4), np.float32), np.ones(1, np.float32))}, 1, 512
+    )
     other.write(tmp_path / "other.gguf")
     with pytest.raises(InvalidParameter, match="no entry for any tensor"):
         convert(source, tmp_path / "a.gguf", ConvertParams(quant="q4_0", imatrix=tmp_path / "other.gguf"))

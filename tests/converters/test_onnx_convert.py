@@ -24,7 +24,7 @@ from edgellm.converters import ConvertParams, convert, plan, read
 from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.source import ONNXFolder
 from edgellm.converters.quant.ggml import quantize
-from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
+from edgellm.converters.quant.imatrix import ImportanceMatrix, InputSums
 from edgellm.errors import (
     ContextOverflow,
     InvalidParameter,
@@ -332,7 +332,7 @@ def importance(folder: Path, path: Path) -> dict[str, NDArray[np.float32]]:
     matrices = {one.name: one.shape for one in planned.tensors if one.name.startswith("blk") and len(one.shape) == 2}
     inputs = {columns: (rng.standard_normal((1, columns)) ** 6).astype(np.float32) for columns in (256, 512)}
     sums = {name: inputs[shape[1]] for name, shape in matrices.items()}
-    entries = {name: Entry(values, np.ones(1, np.float32)) for name, values in sums.items()}
+    entries = {name: InputSums(values, np.ones(1, np.float32)) for name, values in sums.items()}
     ImportanceMatrix(entries, 3, 512, ("words.txt",)).write(path)
     return sums
 
@@ -362,7 +362,7 @@ def test_the_importance_of_another_model(tmp_path: Path) -> None:
     found = {"blk.9.x.weight": "no entry for any tensor", "blk.0.attn_k.weight": "another model"}
     for i, (name, complaint) in enumerate(found.items()):
         path = tmp_path / f"{i}.gguf"
-        ImportanceMatrix({name: Entry(np.ones((1, 4), np.float32), np.ones(1, np.float32))}, 1, 512).write(path)
+        ImportanceMatrix({name: InputSums(np.ones((1, 4), np.float32), np.ones(1, np.float32))}, 1, 512).write(path)
         with pytest.raises(InvalidParameter, match=complaint):
             convert(source, tmp_path / "model", ConvertParams(to="onnx", quant="int4", imatrix=path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.gguf", "1.gguf", "source"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgellm.converters.quant.imatrix import Entry, ImportanceMatrix
+from edgellm.converters.quant.imatrix import ImportanceMatrix, InputSums
 from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
@@ -24,8 +24,8 @@ EXPERT_SUMS = np.array([[2, 4], [0, 0], [9, 3]], np.float32)
 
 def matrix() -> ImportanceMatrix:
     entries = {
-        DENSE: Entry(SUMS, np.array([4], np.float32)),
-        EXPERTS: Entry(EXPERT_SUMS, np.array([2, 0, 3], np.float32)),
+        DENSE: InputSums(SUMS, np.array([4], np.float32)),
+        EXPERTS: InputSums(EXPERT_SUMS, np.array([2, 0, 3], np.float32)),
     }
     return ImportanceMatrix(entries, 5, 512, ("wiki.txt", "code.txt"))
 
