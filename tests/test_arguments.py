@@ -212,7 +212,7 @@ def test_a_name_cannot_lead_out_of_the_store(name: Any, tmp_path: Path) -> None:
 TARGETS = GGUFParams, ONNXParams, SafetensorsParams, OptimumParams
 
 
-def test_the_keywords_of_a_conversion_are_the_fields_of_its_targets() -> None:
+def test_keywords_of_a_conversion_are_fields_of_its_targets() -> None:
     fields_of = {name: kind for target in TARGETS for name, kind in get_type_hints(target).items() if name != "lacks"}
     keywords = get_type_hints(ConvertOptions)
     assert keywords.keys() - {"to", "exporter"} == fields_of.keys()

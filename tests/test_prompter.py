@@ -52,7 +52,7 @@ def ten_turns(model: Model, **options: Any) -> None:
         messages, known = json.loads(json.dumps(chat.messages)), turn_now.tokens
 
 
-def test_a_conversation_from_its_messages_computes_no_answer_again(model: Model) -> None:
+def test_a_rebuilt_conversation_computes_no_answer_again(model: Model) -> None:
     echo = model.backend == "echo"  # whose tokens from 256 on stand for nothing, so that no message shows them
     ten_turns(model, **WILD, logit_bias=dict.fromkeys(range(256, model.info.n_vocab), -100.0) if echo else {})
 

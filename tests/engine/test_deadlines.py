@@ -21,7 +21,7 @@ def test_functions_are_called_in_the_order_of_their_times() -> None:
     assert called == ["early", "late"]
 
 
-def test_one_thread_for_all_and_nothing_kept_of_what_was_dropped() -> None:
+def test_one_thread_for_all_keeps_nothing_that_was_dropped() -> None:
     deadlines = Deadlines()
     before = threading.active_count()
     drops = [deadlines.add(1e9 + i, lambda: None) for i in range(1000)]
