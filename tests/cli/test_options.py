@@ -66,10 +66,10 @@ def test_docstrings_explain_every_option() -> None:
 def test_no_option_is_missing() -> None:
     assert set(GENERATE) == {field.name for field in fields(GenerateParams)} - {"cache"}
     assert set(LOAD) == {field.name for field in fields(LoadParams)} - {"cache"}
-    assert set(GIVEN) == set(GENERATE)
+    assert {type(GENERATE[name].rule) for name in GIVEN} == {type(option.rule) for option in GENERATE.values()}
 
 
-@pytest.mark.parametrize("name", GENERATE)
+@pytest.mark.parametrize("name", GIVEN)
 def test_the_text_of_an_option(name: str) -> None:
     text, value = GIVEN[name]
     assert from_text(name, text) == value
