@@ -96,6 +96,9 @@ class GenerateParams(Params):
         None, Whole(0), "Longest answer, in tokens", unset="until a stop or the end of the context"
     )
     temperature: float = sampling(0.8, Real(0), "0 takes the likeliest token")
+    top_n_sigma: float = sampling(
+        -1.0, Real(-1), "Drop tokens whose logits are n standard deviations below the largest; 0 and less is off"
+    )
     top_k: int = sampling(40, Whole(0), "Keep the k likeliest tokens; 0 is off")
     top_p: float = sampling(0.95, UNIT, "Keep the likeliest tokens that sum to p; 1 is off")
     min_p: float = sampling(0.05, UNIT, "Drop tokens below p times the likeliest; 0 is off")
@@ -156,6 +159,7 @@ class GenerateOptions(TypedDict, total=False):
 
     max_tokens: int | None
     temperature: float | None
+    top_n_sigma: float | None
     top_k: int | None
     top_p: float | None
     min_p: float | None

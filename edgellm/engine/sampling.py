@@ -2,7 +2,7 @@
 
     logit bias → repeat, frequency, presence penalties → DRY
         → greedy, if the temperature is 0: the largest logit, the smallest id of equal ones
-        → top_k → typical_p → top_p → min_p → XTC → temperature → draw
+        → top_n_sigma → top_k → typical_p → top_p → min_p → XTC → temperature → draw
 
 The order and the meaning of every option are llama.cpp's defaults, so known settings carry over. Each filter works on
 what the one before it left, as probabilities that sum to 1. The row belongs to the backend and is never written.
@@ -256,6 +256,12 @@ def _reached(cumulated: Doubles, need: float) -> int:
     return index if index < cumulated.size else int(np.searchsorted(cumulated, cumulated[-1]))
 
 
+def _top_n_sigma(left: Candidates, n: float) -> None:
+    """Top-nσ sampling (arXiv:2411.07641): what is not within n standard deviations of the largest logit is noise."""
+    finite = left.row[left.row > -math.inf].astype(np.float64)
+    left.floor = max(left.floor, float(np.float32(left.peak - n * float(finite.std()))))
+
+
 def _top_k(left: Candidates, k: float) -> None:
     left.take(largest(left.row, int(k)))
 
@@ -301,6 +307,7 @@ def _exclude_top_choices(left: Candidates, threshold: float) -> None:
 
 # the filters in their order, by the option that each is set by: the values that switch it on, and what it does
 STEPS: dict[str, tuple[Callable[[float], bool], Callable[[Candidates, float], None]]] = {
+    "top_n_sigma": (lambda value: value > 0, _top_n_sigma),
     "top_k": (lambda value: value > 0, _top_k),
     "typical_p": (lambda value: value < 1, _typical),
     "top_p": (lambda value: value < 1, _top_p),
