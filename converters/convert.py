@@ -1,6 +1,6 @@
-"""convert: a checkpoint becomes a GGUF file, an ONNX folder or a Hugging Face folder; plan: what it would become.
+"""convert: a model becomes a GGUF file, an ONNX folder or a Hugging Face folder; plan: what it would become.
 
-    open ─▶ plan ─▶ write into a folder beside the target ─▶ verify there ─▶ rename
+    read ─▶ plan ─▶ write into a folder beside the target ─▶ verify there ─▶ rename
 
 The target gets its name only when it is complete, on disk and verified; whatever happens before leaves nothing.
 """

@@ -1,4 +1,4 @@
-"""Origin: whose model a checkpoint is, and what of it goes into whatever it becomes.
+"""Origin: whose model it is, and what of it goes into whatever it becomes.
 
 GGUF      general.*  and  edgellm.origin.{files,texts,name_or_path}
 folders   README.md, LICENSE ..., config.json's _name_or_path, and general.* in the metadata of the weights (GENERAL)

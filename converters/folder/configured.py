@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.architectures import from_config, to_hf
+from edgellm.architectures import Hyper, from_config, to_hf
 from edgellm.formats.confined import file_in, path_in
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor, chunks, columns, n_rows
@@ -19,10 +20,10 @@ from edgellm.formats.tensor import Tensor, chunks, columns, n_rows
 from ..model import Contents, Description, LeftOut, Model
 from ..numbers import shifts_exactly
 from ..origin import Origin, beside
-from ..pooling import POOLING
 from ..tokens import Vocabulary, read_huggingface, to_files, to_metadata
 
 MAX_FILE = 64 << 20  # bytes of a small file
+POOLING = "1_Pooling/config.json"
 TOKENIZER = "tokenizer.json"
 _COPIED = (
     TOKENIZER,
@@ -143,6 +144,22 @@ class _Computed:
     def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """See Tensor."""
         return self._values[which]
+
+
+def pooling_files(hyper: Hyper) -> dict[str, bytes]:
+    """What sentence-transformers writes of an encoder: how one vector is made of the tokens' ones."""
+    kind = hyper.pooling if hyper.pooling in ("mean", "cls", "last") else "mean"
+    modes = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
+    flags = {f"pooling_mode_{name}": name == modes[kind] for name in modes.values()}
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    return {
+        POOLING: json.dumps({"word_embedding_dimension": hyper.n_embd, **flags}, indent=2).encode(),
+        "modules.json": json.dumps(modules, indent=2).encode(),
+    }
 
 
 def size_label(n_params: int) -> str:

@@ -16,10 +16,10 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.tensor import n_rows
 
+from ..folder.configured import pooling_files
 from ..model import Contents, Description, LeftOut, Model
 from ..numbers import WIDTH, decode
 from ..origin import Origin, in_metadata
-from ..pooling import pooling_files
 from ..tokens import Vocabulary, read_gguf, to_files
 
 # what a conversion says anew

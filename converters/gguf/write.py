@@ -1,6 +1,6 @@
-"""A checkpoint as a GGUF file: what it will hold (Draft), and writing it in one streaming pass.
+"""A model as a GGUF file, written in one streaming pass.
 
-    tensors of the checkpoint ── relations ──▶ rows in GGUF's order, some MB at a time ── quantizers ──▶ file
+    tensors of the source ── relations ──▶ rows in GGUF's order, some MB at a time ── quantizers ──▶ file
 
 Nothing is read before its turn, and what was read may leave memory at once.
 """

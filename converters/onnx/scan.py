@@ -19,7 +19,8 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.onnx_graph import Node
 from edgellm.formats.tensor import Blocked
 
-from .tensors import BlockNames, Blocks, Floats, Integers, Store
+from .blocks import BlockNames, Blocks
+from .tensors import Floats, Integers, Store
 
 _OWN = re.compile(r"(?!.*\.(?:MatMul|Add)\.)[A-Za-z]\w*(\.\w+)*\.(weight|bias)")  # a name that PyTorch gave
 _RENAMED = (

@@ -30,9 +30,10 @@ from edgellm.formats.tensor import Blocked
 
 from ..folder.configured import ConfiguredFolder
 from ..model import LeftOut
+from .blocks import BlockNames, Blocks
 from .genai_config import config_of
 from .scan import Found, scan
-from .tensors import BlockNames, Blocks, Floats, Joined, Shifted, Store
+from .tensors import Floats, Joined, Shifted, Store
 
 OURS = "edgellm.tensors"
 _COMPUTED = "a table of the rotary embedding, or read by nothing"

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgellm.architectures import from_config, to_gguf
+from edgellm.converters.onnx.blocks import BlockNames, Blocks
 from edgellm.converters.onnx.graph.builder import GraphBuilder
 from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.graph.floats import FloatMatrix
 from edgellm.converters.onnx.graph.quantized import QuantizedMatrix
 from edgellm.converters.onnx.source import ONNXFolder
-from edgellm.converters.onnx.tensors import BlockNames, Blocks, Joined, Store
+from edgellm.converters.onnx.tensors import Joined, Store
 from edgellm.converters.quant.ggml import dequantize, quantize
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.ggml_types import GGMLType
