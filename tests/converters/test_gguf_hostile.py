@@ -133,7 +133,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], type[EdgeLLMError], str]] = {
     "other heads": (lie(num_attention_heads=8), InvalidModelFile, "shape"),
     "other vocabulary": (lie(vocab_size=300), InvalidModelFile, "shape"),
     "other width": (lie(hidden_size=128), InvalidModelFile, "shape"),
-    "negative width": (lie(hidden_size=-64), EdgeLLMError, "hidden_size|n_embd|rotary"),
+    "negative width": (lie(hidden_size=-64), EdgeLLMError, "hidden_size|n_embd|embedding|rotary"),
     "a key nobody knows": (lie(secret_sauce=3), Unsupported, "secret_sauce"),
     "another architecture": (lie(model_type="mamba"), UnsupportedArchitecture, "mamba"),
     "a pickle": (pickles, Unsupported, "pickle"),
