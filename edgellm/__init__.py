@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "load": "model",
+    "load": "loading",
     "Model": "model",
     "Chat": "chat",
     "CancelToken": "engine.cancel",
@@ -68,7 +68,8 @@ if TYPE_CHECKING:
     from edgellm.engine.cancel import CancelToken
     from edgellm.errors import EdgeLLMError
     from edgellm.events import CacheReport, Chunk, Completion, Timings, TokenLogprob, Usage
-    from edgellm.model import Model, load
+    from edgellm.loading import load
+    from edgellm.model import Model
     from edgellm.params import CacheParams, GenerateParams, LoadParams
 
 

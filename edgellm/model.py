@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import arguments, embedding, machine, scoring
-from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine
@@ -26,8 +23,7 @@ from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.option import build
-from edgellm.pace import Pace
-from edgellm.params import CacheParams, GenerateOptions, GenerateParams, LoadOptions, LoadParams
+from edgellm.params import CacheParams, GenerateOptions, GenerateParams
 from edgellm.prompter import Prompter, Turn
 
 if TYPE_CHECKING:
@@ -38,44 +34,6 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[int] | Turn
 """A text, token ids, or what the Prompter made of messages."""
-
-
-def load(
-    model: str | os.PathLike[str],
-    params: LoadParams | None = None,
-    *,
-    progress: Callable[[float], None] | None = None,
-    **options: Unpack[LoadOptions],
-) -> Model:
-    """Open a model: a path to a GGUF file, or a name from the catalog.
-
-    A catalog name that is not here yet is downloaded first, announced on stderr, unless `offline=True`.
-    Keyword options are LoadParams' names. `progress` is called with the loaded share, 0 to 1, at most 20 times a
-    second and at the end; an exception it raises stops the load. Raises ModelError, ResourceError, Unsupported,
-    DownloadError, InvalidParameter.
-    """
-    started = time.perf_counter()
-    chosen = build(LoadParams, options, params)
-    report = None if progress is None else _paced(progress)
-    path = arguments.path("model", model)
-    if chosen.backend != "echo" and not os.path.isfile(path):
-        from edgellm.hub import resolve
-
-        path = resolve(os.fspath(model), offline=chosen.offline)
-    backend = open_backend(path, chosen, report)
-    return Model(backend, cache=chosen.cache, load_ms=1e3 * (time.perf_counter() - started))
-
-
-def _paced(progress: Callable[[float], None]) -> Callable[[float], None]:
-    """The callback, called as often as somebody can look: engines report every tensor."""
-    arguments.function("progress", progress)
-    pace = Pace()
-
-    def report(share: float) -> None:
-        if pace.due(surely=share >= 1):
-            progress(share)
-
-    return report
 
 
 class Model:
@@ -283,9 +241,12 @@ class Model:
         """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: of private ones."""
         return self._engine.export(self._tokens("tokens", tokens), private=arguments.flag("private", private))
 
-    def adopt_state(self, blocks: Sequence[tuple[Block, Buffer]], *, private: bool = False) -> bool:
+    def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool = False) -> bool:
         """Know what `export_state` gave. False when it belongs to another model, engine build or kind of cache."""
-        return self._engine.adopt(list(blocks), private=arguments.flag("private", private))
+        pairs = isinstance(blocks, list) and all(isinstance(each, tuple) and len(each) == 2 for each in blocks)
+        if not pairs or not all(isinstance(block, Block) for block, _payload in blocks):
+            raise arguments.refuse("blocks", blocks, "a list that export_state gave")
+        return self._engine.adopt(blocks, private=arguments.flag("private", private))
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
