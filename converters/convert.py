@@ -124,7 +124,7 @@ def _check_target(model: Model, target: Path, params: TargetParams) -> None:
         raise InvalidParameter(f"{target}: a folder of this name exists; choose another name, or remove it")
     if not params.force:
         raise InvalidParameter(f"{target}: exists; choose another name, or replace it with force (--force)")
-    if not isinstance(params, GGUFParams):
+    if params.to != "gguf":
         raise InvalidParameter(f"{target}: is a file, and a folder would be written; choose another name")
 
 

@@ -56,9 +56,10 @@ class TargetParams:
     """What every target takes. Raises InvalidParameter on construction; None is an option's default.
 
     quant: "keep" for the source's own types, or another name. verify: compare the result with the source. force:
-    replace a file that exists. lacks: what is said of options that are not the target's.
+    replace a file that exists. to: the format written; lacks: what is said of options that are not the target's.
     """
 
+    to: ClassVar[To]
     lacks: ClassVar[str] = "no option of this target; leave it out"
     quant: str = KEEP
     verify: bool = True
@@ -125,6 +126,7 @@ class GGUFParams(MixParams):
     """A GGUF file. quant: a target such as "q4_k_m". fast_on_cpu: no types that are slow on x86. pre: llama.cpp's name
     of the pre-tokenizer."""
 
+    to = "gguf"
     fast_on_cpu: bool = False
     pre: str | None = None
 
@@ -136,6 +138,7 @@ class ONNXParams(MixParams):
     keys and values are kept in; "int8" takes a quarter of the memory, and the scales come from running the model over
     `calibrate`, or over a short text of edgellm's own."""
 
+    to = "onnx"
     lacks = "no meaning for ONNX; leave it out"
     exact: bool = False
     max_context: int | None = None
@@ -153,6 +156,7 @@ class ONNXParams(MixParams):
 class SafetensorsParams(TargetParams):
     """A Hugging Face folder. quant: f32, f16, bf16 or keep."""
 
+    to = "safetensors"
     lacks = "safetensors hold f32, f16 or bf16 weights here, and nothing else is chosen; leave it out, or write GGUF"
 
     def _name(self, quant: str) -> str:
@@ -166,6 +170,7 @@ class OptimumParams(TargetParams):
     """An ONNX folder that optimum makes: it records what PyTorch computes, for families that edgellm does not describe.
     quant: keep, f32 or int8."""
 
+    to = "onnx"
     lacks = "optimum has no such choice; leave out these, or exporter"
 
     def _name(self, quant: str) -> str:
@@ -174,7 +179,7 @@ class OptimumParams(TargetParams):
         return quant
 
 
-_TARGETS = {"gguf": GGUFParams, "onnx": ONNXParams, "safetensors": SafetensorsParams}
+_TARGETS: dict[str, type[TargetParams]] = {kind.to: kind for kind in (GGUFParams, ONNXParams, SafetensorsParams)}
 _DEFAULTS = {each.name: each.default for kind in (ONNXParams, GGUFParams) for each in fields(kind)}
 
 
@@ -190,7 +195,7 @@ def ConvertParams(**options: Unpack[ConvertOptions]) -> TargetParams:  # noqa: N
     arguments.one_of("exporter", exporter, get_args(Exporter))
     if exporter == "optimum" and to != "onnx":
         raise InvalidParameter(f"exporter='optimum' writes ONNX, not {to}")
-    kind: type[TargetParams] = OptimumParams if exporter == "optimum" else _TARGETS[to]
+    kind = OptimumParams if exporter == "optimum" else _TARGETS[to]
     known = {each.name for each in fields(kind)}
     others = {name: given.pop(name) for name in _DEFAULTS if name in given and name not in known}
     wrong = [name for name, value in others.items() if not _is_default(name, value)]

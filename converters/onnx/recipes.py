@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgellm.errors import InvalidParameter, Unsupported
+from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor, blocked
 
+from ..numbers import NEAREST
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
 from .graph.carrier import Carrier, carrier_of
@@ -27,15 +29,6 @@ KEEP = "keep"
 BLOCKS = (16, 32, 64, 128, 256)
 _FLOATS: dict[str, Floats] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
-# what the floats of a checkpoint become when they are kept
-_KEPT: dict[str, Floats] = {
-    "F32": "F32",
-    "F16": "F16",
-    "BF16": "BF16",
-    "F64": "F32",
-    "F8_E4M3": "BF16",
-    "F8_E5M2": "BF16",
-}
 _LADDER = ("int8", "int4", "int4_64", "int4_128")  # best first
 _INT8 = Carrier(8, 32)
 
@@ -146,4 +139,4 @@ def _kept(name: str, tensor: Tensor) -> Choice:
                 f"tensor {name!r} is {tensor.type.name}, which no ONNX operator holds exactly; choose int8, int4 or f32"
             )
         return Choice(name, tensor.shape, carrier)
-    return Choice(name, tensor.shape, _KEPT.get(tensor.stored, "F32"))
+    return Choice(name, tensor.shape, _FLOATS[NEAREST.get(tensor.stored, GGMLType.F32).name.lower()])

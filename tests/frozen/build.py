@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_models import tiny
 
+from edgellm.converters import ConvertParams
 from edgellm.converters.convert import convert
-from edgellm.converters.plan import ConvertParams
 
 KINDS = ("onedir", "onefile")
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import edgellm
+from edgellm.converters import ConvertParams
 from edgellm.converters.convert import convert
-from edgellm.converters.plan import ConvertParams
 
 PROMPT = "The sky is blue, and the sea is blue too. " * 12 + "Why? Because"
 
