@@ -2,8 +2,8 @@
 // whose order never changes, and the structure that describes an operator.
 //
 // Source: include/onnxruntime/core/session/onnxruntime_c_api.h of ONNX Runtime 1.17 and later; its rule that functions
-// are only ever added at the end is stated in onnxruntime/core/session/onnxruntime_c_api.cc. The places below were
-// compared with the header of API version 29, function by function.
+// are only ever added at the end is stated in onnxruntime/core/session/onnxruntime_c_api.cc.
+// native/tests/ort_abi_test.cpp holds every place against the header.
 #pragma once
 
 #include <cstddef>

@@ -15,6 +15,7 @@ from source_tree import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flags of GCC and Clang on Linux")
 SOURCES = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".cpp", ".h"))
+SOURCES = [path for path in SOURCES if path.parent.name != "onnxruntime"]  # theirs
 
 
 def run(tool: str, *arguments: str | Path, **environment: str) -> str:
@@ -60,3 +61,16 @@ def test_clang_tidy(build: Path) -> None:
 def test_kernels_under_sanitizers(build: Path) -> None:
     run("cmake", "--build", build, "--target", "kernels_test")
     assert ", 0 failed" in run(str(build / "kernels_test"), UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_the_places_are_those_of_onnx_runtimes_header(build: Path) -> None:
+    run("cmake", "--build", build, "--target", "ort_abi_test")
+    wrong = (ROOT / "native/onnx/ort_abi.h").read_text(encoding="utf-8").replace("kInput = 90", "kInput = 89")
+    (build / "onnx").mkdir()
+    (build / "tests").mkdir()
+    (build / "onnx/ort_abi.h").write_text(wrong, encoding="utf-8")
+    test = (ROOT / "native/tests/ort_abi_test.cpp").read_text(encoding="utf-8")
+    (build / "tests/ort_abi_test.cpp").write_text(test, encoding="utf-8")
+    theirs = ROOT / "native/tests/onnxruntime"
+    with pytest.raises(AssertionError, match="kInput"):
+        run("c++", "-std=c++20", "-fsyntax-only", "-isystem", theirs, build / "tests/ort_abi_test.cpp")
