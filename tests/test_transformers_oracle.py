@@ -56,8 +56,7 @@ def tokenizer(smollm2: Path) -> Any:
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_template_and_tokens_agree(model: Model, tokenizer: Any, conversation: list[dict[str, str]]) -> None:
-    chat = model.chat(messages=conversation[:-1])
-    turn = chat._fit(conversation, edgellm.GenerateParams())
+    turn = model.prompter.prepare(conversation, edgellm.GenerateParams())
     text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     assert turn.text == text
     assert turn.tokens == tokenizer(text, add_special_tokens=False)["input_ids"]

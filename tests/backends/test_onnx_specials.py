@@ -134,7 +134,7 @@ def test_a_prompt_begins_once_and_does_not_end(name: str, model: Path, tmp_path:
         chat = opened.chat()
         chat.send("hello", max_tokens=1)
         if begin != [1, 2]:
-            answer = chat._said.answers[0]
+            answer = chat._answers()[0]
             prompt = answer.tokens[: answer.n_prompt]
             assert prompt == theirs.apply_chat_template([{"role": "user", "content": "hello"}]).input_ids
         for text in ("hello", "<|bos|>hello", "\n <|bos|>hello"):

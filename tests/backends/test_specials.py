@@ -175,7 +175,7 @@ def test_a_prompt_begins_once_and_does_not_end(template: str, shown: str, kind: 
     with edgellm.load(model.write(tmp_path / "m.gguf"), ctx=64, cache=QUIET) as opened:
         chat = opened.chat()
         done = chat.send("hello", max_tokens=1, temperature=0)
-        answer = chat._said.answers[0]
+        answer = chat._answers()[0]
         tokens = answer.tokens[: answer.n_prompt]
         assert done.usage.prompt_tokens == len(tokens)
         assert opened.decode(tokens, special=True) == shown
@@ -236,7 +236,7 @@ def test_an_answer_behind_a_control_token_returns_next_turn(tmp_path: Path) -> N
         options = {"max_tokens": 2, "temperature": 0.0, "logit_bias": {world: 1e6}}
         assert chat.send("hello", **options).text == "world world"
         done = chat.send("hello", **options)
-        first, last = (answer.tokens for answer in chat._said.answers)
+        first, last = (answer.tokens for answer in chat._answers())
         assert last[: len(first)] == first
         prompt = last[: done.usage.prompt_tokens]
         assert opened.decode(prompt, special=True) == "<s>hello</s><s>world world</s><s>hello</s><s>"

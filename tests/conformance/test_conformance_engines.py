@@ -118,7 +118,7 @@ def test_a_conversation_is_the_same(pair: Pair) -> None:
     chats = [model.chat("You are brief.") for model in pair]
     prompts = []
     for chat in chats:
-        _, tokens = chat._render([{"role": "user", "content": "What is the capital of France?"}])
+        tokens = chat.model.prompter.read([{"role": "user", "content": "What is the capital of France?"}]).tokens
         prompts.append(tokens)
     assert prompts[0] == prompts[1]
     assert_alike(pair, prompts[0])
