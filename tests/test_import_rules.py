@@ -18,7 +18,13 @@ VALUES = {"errors", "events", "option", "params"}
 TEXT = VALUES | {"formats"}
 PUBLIC = "edgellm"  # the package itself: its public names, from whichever room they come
 
-COMMON = {"backends.base", "backends.pool", "backends.checked", "backends.shared_tokenizer"}  # to all backends
+COMMON = {
+    "backends.base",
+    "backends.plan",
+    "backends.pool",
+    "backends.checked",
+    "backends.shared_tokenizer",
+}  # to all backends
 BACKEND = TEXT | COMMON | {"budget", "tokenizers", "architectures", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
@@ -50,8 +56,9 @@ RULES: dict[str, set[str]] = {
     "tokenizers": TEXT,
     "prompts": TEXT,
     "constrain": TEXT,
-    "backends.base": VALUES,
+    "backends.base": VALUES | {"backends.plan"},
     "budget": VALUES | {"backends.base"},
+    "backends.plan": set(),
     "backends.shared_tokenizer": {"errors"} | COMMON,
     "backends.pool": {"errors"} | COMMON,
     "backends.checked": {"errors"} | COMMON,
@@ -59,7 +66,7 @@ RULES: dict[str, set[str]] = {
     **dict.fromkeys(BACKENDS, BACKEND),
     "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},
     "kv.store": VALUES | {"backends.base", "constrain", "kv"},
-    "engine": VALUES | {"backends.base", "constrain", "kv"},
+    "engine": VALUES | {"backends.base", "backends.plan", "constrain", "kv"},
     "scoring": VALUES | {"backends.base", "engine"},
     "embedding": VALUES | {"backends.base", "engine"},
     "model": ABOVE | {"chat", "embedding", "prompter", "scoring"},

@@ -1,7 +1,7 @@
 """Repetition penalties: small objects that lower the logits of tokens that would repeat what was said.
 
-Each has `apply(row)`, which edits one private row of logits (n_vocab,) float32 in place, and `accept(token)`, which
-adds a token to the history it looks at. The history starts with the prompt.
+Each has `shift()`, which says what is to become of logits, and `accept(token)`, which adds a token to the history it
+looks at. The history starts with the prompt.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Tokenizer
+from edgellm.backends.plan import Shift
 from edgellm.engine.seam import alone
 from edgellm.params import GenerateParams
 
@@ -63,16 +64,12 @@ class RepeatPenalty:
         self._window.append(token)
         self._counts[token] = self._counts.get(token, 0) + 1
 
-    def apply(self, row: Logits) -> None:
+    def shift(self) -> Shift:
         size = len(self._counts)
         ids = np.fromiter(self._counts.keys(), np.intp, size)
         counts = np.fromiter(self._counts.values(), np.float64, size)
-        repeat = self._params.repeat_penalty
-        seen = row[ids].astype(np.float64)
-        with np.errstate(over="ignore"):
-            seen = np.where(seen > 0, seen / repeat, seen * repeat)
-        seen -= counts * self._params.frequency_penalty + self._params.presence_penalty
-        row[ids] = to_float32(seen)
+        amounts = counts * self._params.frequency_penalty + self._params.presence_penalty
+        return Shift(ids, amounts, self._params.repeat_penalty)
 
 
 class Dry:
@@ -109,13 +106,13 @@ class Dry:
         self._tokens[self._length] = token
         self._length += 1
 
-    def apply(self, row: Logits) -> None:
+    def shift(self) -> Shift | None:
         last_n, allowed = self._params.dry_last_n, self._params.dry_allowed_length
         start = 0 if last_n < 0 else max(0, self._length - last_n)
         window = self._tokens[start : self._length]
         limit = min(self._since_breaker(window), allowed + self._max_exponent)
         if window.size <= allowed or limit < allowed:
-            return
+            return None
         lengths = match_lengths(window, limit)
         ends = np.flatnonzero(lengths >= allowed)
         ends = ends[np.argsort(lengths[ends], kind="stable")]  # of equal followers the longest comes last and wins
@@ -125,7 +122,7 @@ class Dry:
         exponents = np.fromiter(hits.values(), np.float64, len(hits)) - allowed
         with np.errstate(over="ignore"):
             penalty = self._params.dry_multiplier * np.power(self._params.dry_base, exponents)
-            row[ids] = to_float32(row[ids] - penalty)
+        return Shift(ids, penalty)
 
     def _since_breaker(self, window: NDArray[np.int32]) -> int:
         """Tokens at the end of `window` that follow its last breaker: exact as far as it can matter."""

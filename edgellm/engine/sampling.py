@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from edgellm.arguments import shown
 from edgellm.backends.base import Tokenizer
+from edgellm.backends.plan import SamplingPlan, Shift
 from edgellm.engine.penalties import Dry, Logits, RepeatPenalty, breaker_sequences, to_float32
-from edgellm.errors import BackendFailed, InvalidParameter
+from edgellm.errors import BackendFailed, EdgeLLMError, InvalidParameter
 from edgellm.events import TokenLogprob
 from edgellm.params import GenerateParams
 
@@ -37,9 +38,9 @@ _LOWEST = np.finfo(np.float32).min
 
 
 class Adjustment(Protocol):
-    """A step that edits a private row of logits before the filters, and may look at what was said."""
+    """What is to become of logits before the filters; it may look at what was said."""
 
-    def apply(self, row: Logits) -> None: ...
+    def shift(self) -> Shift | None: ...
 
     def accept(self, token: int) -> None: ...
 
@@ -53,11 +54,11 @@ class LogitBias:
                 raise InvalidParameter(
                     f"logit_bias: there is no token {shown(token)}; this model has 0 to {n_vocab - 1}"
                 )
-        self._ids = np.fromiter(params.logit_bias.keys(), np.intp)
-        self._biases = to_float32(np.fromiter(params.logit_bias.values(), np.float64))
+        biases = to_float32(np.fromiter(params.logit_bias.values(), np.float64))
+        self._shift = Shift(np.fromiter(params.logit_bias.keys(), np.intp), -biases.astype(np.float64))
 
-    def apply(self, row: Logits) -> None:
-        row[self._ids] += self._biases
+    def shift(self) -> Shift:
+        return self._shift
 
     def accept(self, token: int) -> None:
         pass
@@ -87,32 +88,43 @@ class Sampler:
             breakers = breaker_sequences(tokenizer, n_vocab, tuple(params.dry_breakers))
             self._adjustments.append(Dry(params, breakers, prompt))
         values = {name: getattr(params, name) for name in STEPS}
-        self._steps = [(step, values[name]) for name, (on, step) in STEPS.items() if on(values[name])]
+        self._filters = tuple((name, values[name]) for name, (on, _) in STEPS.items() if on(values[name]))
+        self._plan: SamplingPlan | None = None
 
     def sample(self, row: Logits) -> int:
         """A token for the row (n_vocab,) float32. Does not add it to the history: see `accept`.
 
         Raises BackendFailed if the row holds no usable number, InvalidParameter if the bias forbids every token.
         """
-        if self._adjustments:
-            row = row.copy()
-            for adjustment in self._adjustments:
-                adjustment.apply(row)
-        if self._params.temperature == 0:
-            token = int(row.argmax())
-            self._check(float(row[token]))
-            return token
-        peak = float(row.max())
-        self._check(peak)
-        exclude = self._params.xtc_probability > 0 and self._uniform() < self._params.xtc_probability
-        point = self._uniform()
-        left = self._survivors(row, peak)
-        if exclude:
-            _exclude_top_choices(left, self._params.xtc_threshold)
-        return left.draw(point, self._params.temperature)
+        plan, self._plan = self.plan(), None
+        token = choose(row, plan)
+        if token is None:
+            raise self.refusal(row)
+        return token
+
+    def plan(self) -> SamplingPlan:
+        """How the next token is chosen; the same plan until one is."""
+        if self._plan is None:
+            shifts = tuple(shift for each in self._adjustments if (shift := each.shift()) is not None)
+            p = self._params
+            if p.temperature == 0:
+                self._plan = SamplingPlan(shifts, None, 0.0)
+            else:
+                filters = self._filters
+                if p.xtc_probability > 0 and self._uniform() < p.xtc_probability:
+                    filters += (("xtc_threshold", p.xtc_threshold),)
+                self._plan = SamplingPlan(shifts, None, p.temperature, filters, self._uniform())
+        return self._plan
+
+    def refusal(self, row: Logits) -> EdgeLLMError:
+        """Why this row has no token that the plan allows."""
+        if self._params.logit_bias and math.isfinite(float(row.max())):
+            return InvalidParameter("logit_bias forbids every token that is possible here; leave at least one")
+        return BackendFailed("a pass gave logits that are no numbers; check the model file for damage, or use another")
 
     def accept(self, token: int) -> None:
         """Add a token of the answer to the history that the penalties look at."""
+        self._plan = None
         for adjustment in self._adjustments:
             adjustment.accept(token)
 
@@ -123,7 +135,6 @@ class Sampler:
     def logprobs(self, row: Logits, chosen: int, n: int) -> TokenLogprob:
         """Log-softmax of `chosen` and of the `n` likeliest tokens, of the raw row: temperature 1, before any step."""
         peak = float(row.max())
-        self._check(peak)
         with np.errstate(over="ignore"):
             shifted = row - np.float32(peak)
         log_mass = math.log(float(np.exp(shifted).sum(dtype=np.float64)))
@@ -141,18 +152,35 @@ class Sampler:
         """A number in [0, 1) of 53 bits. Raw draws, because numpy promises their stream and not that of `Generator`."""
         return (int(self._stream.random_raw()) >> 11) * 2.0**-53
 
-    def _check(self, peak: float) -> None:
-        if math.isfinite(peak):
-            return
-        if peak == -math.inf and self._params.logit_bias:
-            raise InvalidParameter("logit_bias forbids every token that is possible here; leave at least one")
-        raise BackendFailed(f"the largest logit of a pass is {peak}; check the model file for damage, or use another")
 
-    def _survivors(self, row: Logits, peak: float) -> Candidates:
-        left = Candidates(row, peak, self._params.min_p)
-        for step, value in self._steps:
-            step(left, value)
-        return left
+def choose(row: Logits, plan: SamplingPlan) -> int | None:
+    """The token of a row (n_vocab,), which is not written to; None where no number of it is finite."""
+    if plan.shifts or plan.mask is not None:
+        row = row.copy()
+        for shift in plan.shifts:
+            _apply(shift, row)
+        if plan.mask is not None:
+            row[~plan.mask] = -np.inf
+    if plan.temperature == 0:
+        token = int(row.argmax())
+        return token if math.isfinite(row[token]) else None
+    peak = float(row.max())
+    return _survivors(row, peak, plan.filters).draw(plan.point, plan.temperature) if math.isfinite(peak) else None
+
+
+def _apply(shift: Shift, row: Logits) -> None:
+    logits = row[shift.ids].astype(np.float64)
+    if shift.repeat != 1:
+        with np.errstate(over="ignore"):
+            logits = np.where(logits > 0, logits / shift.repeat, logits * shift.repeat)
+    row[shift.ids] = to_float32(logits - shift.amounts)
+
+
+def _survivors(row: Logits, peak: float, filters: Sequence[tuple[str, float]]) -> Candidates:
+    left = Candidates(row, peak, dict(filters).get("min_p", 0.0))
+    for name, value in filters:
+        STEPS[name][1](left, value)
+    return left
 
 
 class Candidates:
@@ -312,4 +340,5 @@ STEPS: dict[str, tuple[Callable[[float], bool], Callable[[Candidates, float], No
     "typical_p": (lambda value: value < 1, _typical),
     "top_p": (lambda value: value < 1, _top_p),
     "min_p": (lambda value: value > 0, _min_p),
+    "xtc_threshold": (lambda value: False, _exclude_top_choices),  # by chance, see `Sampler.plan`
 }

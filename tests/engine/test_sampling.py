@@ -17,7 +17,7 @@ from tokens_oracle import llama_tokenizer
 
 from edgellm.backends.echo import IM_END, EchoTokenizer
 from edgellm.engine.penalties import breaker_sequences, match_lengths
-from edgellm.engine.sampling import Sampler, _exclude_top_choices, largest
+from edgellm.engine.sampling import Sampler, _apply, _exclude_top_choices, _survivors, largest
 from edgellm.errors import BackendFailed, InvalidParameter
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.params import GenerateParams
@@ -73,7 +73,7 @@ def oracle(row: np.ndarray, *steps: Any, accept: Sequence[int] = ()) -> np.ndarr
 def survivors(row: np.ndarray, exclude: bool = False, **options: Any) -> set[int]:
     """The ids that a sampler can still draw: those it keeps for a row."""
     it = sampler(row.size, **options)
-    left = it._survivors(row, float(row.max()))
+    left = _survivors(row, float(row.max()), it._filters)
     if exclude:
         _exclude_top_choices(left, it._params.xtc_threshold)
     ids, logits = left.sorted()
@@ -228,8 +228,8 @@ def test_penalties_give_llama_cpps_logits(last_n: int, repeat: float, frequency:
 def adjusted(it: Sampler, row: np.ndarray) -> np.ndarray:
     """The logits after bias, penalties and DRY."""
     row = row.copy()
-    for adjustment in it._adjustments:
-        adjustment.apply(row)
+    for shift in it.plan().shifts:
+        _apply(shift, row)
     return row
 
 
