@@ -18,6 +18,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.backends.plan import SamplingPlan
+
 Rows = NDArray[np.float32]  # (rows, n_vocab) float32
 Buffer = bytes | memoryview  # whose len() is its bytes
 
@@ -195,6 +197,15 @@ class Backend(Protocol):
         Raises Interrupted (read every length again: what was computed whole stays), ContextOverflow, BackendFailed,
         Closed, and Busy when the memory that all sequences share is full (nothing was computed; close or shorten one).
         """
+        ...
+
+    def takes(self, plan: SamplingPlan) -> bool:
+        """Whether `choose` carries out such a plan; where not, rows are asked for and `engine.sampling` does."""
+        ...
+
+    def choose(self, steps: list[Step], plans: list[SamplingPlan]) -> list[int]:
+        """A pass, and for each step the token that its plan, which is taken, makes of the row after the last of its
+        tokens; -1 where none is possible. The rows stay where they are. Raises what `forward` raises."""
         ...
 
     def embed(self, batches: list[list[int]]) -> Rows:

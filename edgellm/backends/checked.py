@@ -11,6 +11,7 @@ import struct
 from typing import Any, ClassVar, Generic, TypeVar
 
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
+from edgellm.backends.plan import SamplingPlan
 from edgellm.backends.pool import H, Pool
 from edgellm.backends.shared_tokenizer import SharedTokenizer
 from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, Unsupported
@@ -140,6 +141,12 @@ class CheckedBackend(Backend, Generic[H]):
     def forward(self, steps: list[Step]) -> list[Rows | None]:
         self.check_open()
         return self._forward(self._check_pass(steps), steps)
+
+    def takes(self, plan: SamplingPlan) -> bool:
+        return False
+
+    def choose(self, steps: list[Step], plans: list[SamplingPlan]) -> list[int]:
+        raise Unsupported(f"{self.name} takes no plan of sampling: ask for rows")
 
     def embed(self, batches: list[list[int]]) -> Rows:
         self.check_open()

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgellm import budget
 from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, Step, Tokenizer
 from edgellm.backends.checked import HEADER, CheckedBackend, CheckedSequence
+from edgellm.backends.plan import SamplingPlan
 from edgellm.backends.pool import Limits, Pool
 from edgellm.errors import BackendFailed, Interrupted, InvalidParameter
 from edgellm.params import DEFAULT_CTX, LoadParams
@@ -170,6 +171,13 @@ class EchoBackend(CheckedBackend[EchoSequence]):
         self._stop = threading.Event()
         self._rows: Rows = np.full((self.max_rows, n_vocab), np.nan, np.float32)
 
+    def takes(self, plan: SamplingPlan) -> bool:
+        return {name for name, _ in plan.filters} <= {"top_k", "top_p", "min_p"}
+
+    def choose(self, steps: list[Step], plans: list[SamplingPlan]) -> list[int]:
+        rows = self.forward([Step(step.sequence, step.tokens, "last") for step in steps])
+        return [_chosen(row[0], plan) for row, plan in zip(rows, plans, strict=True) if row is not None]
+
     def interrupt(self) -> None:
         self._stop.set()
 
@@ -208,6 +216,33 @@ class EchoBackend(CheckedBackend[EchoSequence]):
     def _fill(self, row: NDArray[np.float32], sequence: EchoSequence) -> None:
         row[:] = _noise(sequence.totals[-1], self.info.n_vocab)
         row[_next_token(sequence.tokens, self._script)] += BOOST
+
+
+def _chosen(row: NDArray[np.float32], plan: SamplingPlan) -> int:
+    """The token of a plan, by sorting everything: see `Backend.choose`."""
+    logits = row.astype(np.float64)
+    for shift in plan.shifts:
+        old = logits[shift.ids]
+        new = np.where(old > 0, old / shift.repeat, old * shift.repeat) - shift.amounts
+        logits[shift.ids] = np.minimum(new, np.finfo(np.float32).max).astype(np.float32)
+    if plan.mask is not None:
+        logits[~plan.mask] = -np.inf
+    order = np.lexsort((np.arange(logits.size), -logits))
+    order = order[logits[order] > -np.inf]
+    if not order.size:
+        return -1
+    if plan.temperature == 0:
+        return int(order[0])
+    for name, value in plan.filters:
+        weights = np.exp(logits[order] - logits[order[0]])
+        if name == "top_k":
+            order = order[: int(value)]
+        elif name == "top_p":
+            order = order[: int(np.searchsorted(np.cumsum(weights), value * weights.sum())) + 1]
+        else:
+            order = order[weights >= value]
+    reached = np.cumsum(np.exp((logits[order] - logits[order[0]]) / plan.temperature))
+    return int(order[np.searchsorted(reached, plan.point * reached[-1], side="right")])
 
 
 def open_echo(path: str, params: LoadParams) -> EchoBackend:

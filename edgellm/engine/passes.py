@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.generation import Generation
@@ -74,7 +74,10 @@ class Passes:
             self._in_pass = {request.generation for request, _ in reading}
         started = self._clock()
         try:
-            rows = self._backend.forward(steps)
+            plans = [plan for request, _ in shares if (plan := request.plan(self._backend)) is not None]
+            chosen = len(plans) == len(steps)
+            rows: Sequence[Rows | int | None]
+            rows = self._backend.choose(steps, plans) if chosen else self._backend.forward(steps)
         except Interrupted:
             self._seats.recover([request for request, _ in shares])
             return
@@ -103,15 +106,15 @@ class Passes:
             if request.sequence is not None and request.sequence.length in request.checkpoints:
                 self._reuse.checkpoint(request)
 
-    def _hand_out(self, requests: list[Request], rows: list[Rows | None]) -> None:
-        """Rows become tokens."""
+    def _hand_out(self, requests: list[Request], rows: Sequence[Rows | int | None]) -> None:
+        """Rows become tokens, where the backend has not chosen them."""
         for request, row in zip(requests, rows, strict=True):
             if request.done:
                 self._seats.retire(request)
             elif row is not None:
                 self._sample(request, row)
 
-    def _sample(self, request: Request, row: Rows) -> None:
+    def _sample(self, request: Request, row: Rows | int) -> None:
         try:
             request.accept(row, self._backend)
         except Exception as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend, Buffer, Rows, Sequence
+from edgellm.backends.plan import SamplingPlan
 from edgellm.engine.answer import Answer
 from edgellm.engine.generation import Generation
 from edgellm.events import CacheReport, Completion, FinishReason, Timings, TokenLogprob, Usage
@@ -163,20 +164,33 @@ class Request:
         except BaseException as error:  # of a function that came with a sink
             self.fail(error)
 
-    def accept(self, row: Rows, backend: Backend) -> None:
-        """Sample from the last row (1, n_vocab) of a pass; what must follow that token goes into the next pass with it.
+    def plan(self, backend: Backend) -> SamplingPlan | None:
+        """How `backend` chooses the token after the next pass; None where it does not, or the row is needed here."""
+        if self.in_prefill or self.params.logprobs is not None or self.spent.first_token is None:
+            return None
+        plan = self.answer.sampler.plan()
+        return plan if backend.takes(plan) else None
+
+    def accept(self, row: Rows | int, backend: Backend) -> None:
+        """Sample from the last row (1, n_vocab) of a pass, or take the token that was chosen from it; what must follow
+        that token goes into the next pass with it.
 
         Finishes when a token ends the answer.
         """
         if self.spent.first_token is None:
             self.spent.first_token = time.perf_counter()
-            if self.params.cache and self.row is None:
+            if self.params.cache and self.row is None and not isinstance(row, int):
                 self.row = row.copy()
         if self.params.max_tokens == 0:
             self.finish("length", backend)
             return
         self.answer.together = 1
-        self.add(self.answer.sampler.sample(row[0]), backend, row)
+        if not isinstance(row, int):
+            self.add(self.answer.sampler.sample(row[0]), backend, row)
+        elif row >= 0:
+            self.add(row, backend)
+        else:
+            raise self.answer.sampler.refusal()
         if self.params.logprobs is None and not self.done:  # each of those needs a row
             for token in self.answer.sampler.forced():
                 self.answer.together += 1

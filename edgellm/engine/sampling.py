@@ -116,9 +116,9 @@ class Sampler:
                 self._plan = SamplingPlan(shifts, None, p.temperature, filters, self._uniform())
         return self._plan
 
-    def refusal(self, row: Logits) -> EdgeLLMError:
+    def refusal(self, row: Logits | None = None) -> EdgeLLMError:
         """Why this row has no token that the plan allows."""
-        if self._params.logit_bias and math.isfinite(float(row.max())):
+        if self._params.logit_bias and (row is None or math.isfinite(float(row.max()))):
             return InvalidParameter("logit_bias forbids every token that is possible here; leave at least one")
         return BackendFailed("a pass gave logits that are no numbers; check the model file for damage, or use another")
 

@@ -15,9 +15,11 @@ import pytest
 from tiny_models import spm_vocabulary
 from tokens_oracle import llama_tokenizer
 
-from edgellm.backends.echo import IM_END, EchoTokenizer
+from edgellm.backends.base import Step
+from edgellm.backends.echo import IM_END, EchoBackend, EchoTokenizer
+from edgellm.backends.plan import SamplingPlan, Shift
 from edgellm.engine.penalties import breaker_sequences, match_lengths
-from edgellm.engine.sampling import Sampler, _apply, _exclude_top_choices, _survivors, largest
+from edgellm.engine.sampling import Sampler, _apply, _exclude_top_choices, _survivors, choose, largest
 from edgellm.errors import BackendFailed, InvalidParameter
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.params import GenerateParams
@@ -474,3 +476,33 @@ def test_a_breaker_of_any_length_would_take_any_time() -> None:
     GenerateParams(dry_breakers=("x" * 40,))
     with pytest.raises(InvalidParameter, match="at most 40 characters"):
         GenerateParams(dry_breakers=("\n", "x" * 41))
+
+
+@pytest.mark.parametrize(
+    "filters", [(), (("top_k", 40), ("top_p", 0.9)), (("top_p", 0.8), ("min_p", 0.05)), (("top_k", 3),)]
+)
+def test_a_backend_that_chooses_takes_the_tokens_of_numpy(filters: tuple[tuple[str, float], ...]) -> None:
+    """Echo sorts every row; its rows are seen by asking for them again."""
+    rng = np.random.default_rng(len(filters))
+    backend = EchoBackend()
+    chooses, shows = backend.new_sequence(), backend.new_sequence()
+    for turn in range(60):
+        ids = rng.choice(512, 40, replace=False)
+        shifts = (
+            Shift(ids[:5], rng.normal(0, 2, 5)),
+            Shift(ids, rng.uniform(-1, 1, 40), 1.3),
+            Shift(ids[3:4], np.array([np.inf])),
+        )
+        mask = None if turn % 2 else rng.random(512) < 0.5
+        temperature = float(rng.choice([0.0, 0.7, 2.0]))
+        plan = SamplingPlan(shifts, mask, temperature, filters if temperature else (), float(rng.random()))
+        assert backend.takes(plan)
+        tokens = rng.integers(0, 256, 3).tolist()
+        [row] = backend.forward([Step(shows, tokens, "last")])
+        assert row is not None
+        expected = choose(row[0], plan)
+        assert backend.choose([Step(chooses, tokens, "last")], [plan]) == [expected]
+    nothing = SamplingPlan((), np.zeros(512, np.bool_), 1.0)
+    assert choose(np.zeros(512, np.float32), nothing) is None
+    assert backend.choose([Step(chooses, [1], "last")], [nothing]) == [-1]
+    assert not backend.takes(SamplingPlan((), None, 1.0, (("typical_p", 0.5),)))
