@@ -34,7 +34,6 @@ from edgellm.errors import (
     ModelNotFound,
     Unsupported,
 )
-from edgellm.files import read_file
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.pace import Pace
 
@@ -88,16 +87,9 @@ def collect(
         return ImportanceMatrix.read(result)
 
 
-def read_text(text: Path) -> bytes:
+def read_text(path: Path) -> bytes:
     """A UTF-8 text to calibrate with. Raises InvalidParameter."""
-    try:
-        raw = read_file(text, LARGEST, pipe=True)
-        raw.decode("utf-8")
-    except OSError as error:
-        raise InvalidParameter(f"{text}: the calibration text cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidParameter(f"{text}: the calibration text is not UTF-8: {error}") from None
-    return raw
+    return arguments.utf8_file("the calibration text", path, LARGEST)
 
 
 # The child process
@@ -303,7 +295,7 @@ def _weight_name(tensor: _Tensor) -> str:
 
 
 def _array(tensor: _Tensor, kind: np.dtype[Any]) -> NDArray[Any]:
-    """A tensor of numbers in host memory, as a view of four dimensions in numpy order."""
+    """A tensor in host memory, as a view of four dimensions in numpy order."""
     shape, strides = tuple(reversed(tensor.ne)), tuple(reversed(tensor.nb))
     if not tensor.data:
         raise BackendFailed(f"llama.cpp computed {tensor.name!r} without leaving it in memory")

@@ -15,7 +15,7 @@ With p the base's and q the model's probabilities of the next token, t the token
     top-1 agreement   share of positions where both have the same likeliest token
     RMS delta p       root of the mean of (q(t) - p(t))², a share (0.01 is one percentage point)
 
-Both models run side by side and no logits are stored. What is kept are five numbers per scored position; the log
+Both models run side by side and no logits are stored. What is kept are five values per scored position; the log
 softmax is exact and in float64.
 """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidParameter
+from edgellm.files import read_file
 
 LARGEST_ID = 2**31  # above every token id: engines take 32 bits
 
@@ -82,6 +83,18 @@ def path(name: str, value: object) -> Path:
     except (TypeError, ValueError):
         pass
     raise refuse(name, value, "a path: a string without NUL, or a pathlib.Path")
+
+
+def utf8_file(name: str, path: Path, limit: int) -> bytes:
+    """The bytes of a UTF-8 text of at most `limit` bytes, read once: it may come through a pipe."""
+    try:
+        raw = read_file(path, limit, pipe=True)
+        raw.decode("utf-8")
+    except OSError as error:
+        raise InvalidParameter(f"{name} {path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(f"{name} {path}: not UTF-8: {error}") from None
+    return raw
 
 
 def function(name: str, value: object) -> None:

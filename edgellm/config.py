@@ -49,6 +49,12 @@ class Config:
     aliases: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
 
+    def names(self) -> dict[str, str]:
+        """The aliases and presets, and what each of them is."""
+        aliases = {name: f"alias of {model}" for name, model in self.aliases.items()}
+        models = {name: preset.model or self.model for name, preset in self.presets.items()}
+        return aliases | {name: f"preset of {model}" if model else "preset" for name, model in models.items()}
+
     def named(self, model: str) -> str:
         """What an alias stands for, or the name itself. Raises InvalidParameter for aliases that go in a circle."""
         seen = [model]

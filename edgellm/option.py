@@ -170,7 +170,7 @@ class Strings(Rule):
 
 
 class Biases(Rule):
-    """Token ids mapped to numbers or -inf."""
+    """Token ids mapped to what is added to their logits."""
 
     metavar = "ID=BIAS"
     gather = dict

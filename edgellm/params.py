@@ -112,7 +112,7 @@ class GenerateParams(Params):
     dry_allowed_length: int = sampling(2, Whole(0), "DRY: repetitions up to this length are free")
     dry_last_n: int = sampling(-1, Whole(-1), "DRY: how many tokens it looks back; -1 is all")
     dry_breakers: tuple[str, ...] = sampling(
-        ("\n", ":", '"', "*"), Strings(MAX_BREAKER), "DRY: texts that end a sequence; may be repeated"
+        ("\n", ":", '"', "*"), Strings(MAX_BREAKER), "DRY: strings that end a sequence; may be repeated"
     )
     xtc_probability: float = sampling(0.0, UNIT, "How often XTC drops the likeliest tokens; 0 is off")
     xtc_threshold: float = sampling(0.1, UNIT, "XTC: from which probability on a token may be dropped")

@@ -34,9 +34,11 @@ def edgellm_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _fetched(name: str) -> Path:
-    from edgellm.hub import Store, resolve
+    from edgellm.hub import ModelStore, resolve
 
-    return resolve(name, store=Store(Path(platformdirs.user_cache_dir("edgellm-tests", appauthor=False)) / "models"))
+    return resolve(
+        name, store=ModelStore(Path(platformdirs.user_cache_dir("edgellm-tests", appauthor=False)) / "models")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -200,7 +200,7 @@ def test_what_the_system_refuses_is_said_with_its_file(monkeypatch: pytest.Monke
 def test_a_name_cannot_lead_out_of_the_store(name: Any, tmp_path: Path) -> None:
     kept = tmp_path / "models" / "kept"
     kept.mkdir(parents=True)
-    store = hub.Store(tmp_path / "models")
+    store = hub.ModelStore(tmp_path / "models")
     for call in (store.find, store.remove, store.staged):
         with pytest.raises((InvalidParameter, ModelNotFound)):
             call(name)

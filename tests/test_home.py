@@ -21,7 +21,7 @@ from edgellm.cli.list import list_models
 from edgellm.cli.show import show
 from edgellm.errors import ResourceError
 from edgellm.home import home, make_folder, unkept
-from edgellm.hub import Store, StoredFile, resolve
+from edgellm.hub import ModelStore, StoredFile, resolve
 from edgellm.hub.transfer import sha256_of
 from edgellm.kv.store import BlockStore, store_path
 
@@ -32,7 +32,7 @@ PROMPT = "hello " * 40  # long enough for the disk
 def test_naming_it_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path / "a" / "b"))
     assert home("kv") == tmp_path / "a" / "b" / "kv"
-    Store().list()
+    ModelStore().list()
     resolve(__file__)
     for command in (["path"], ["--help"]):
         CliRunner().invoke(cache, command, catch_exceptions=False)
@@ -165,7 +165,7 @@ def test_commands_that_only_look(unusable: Path, tmp_path: Path) -> None:
 
 
 def test_what_must_write_says_so(unusable: Path) -> None:
-    with pytest.raises(ResourceError, match="EDGELLM_HOME"), Store().locked("name", lambda: None):
+    with pytest.raises(ResourceError, match="EDGELLM_HOME"), ModelStore().locked("name", lambda: None):
         pass
     store = BlockStore(store_path())
     try:
@@ -179,7 +179,7 @@ def test_a_store_that_cannot_be_looked_into(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "models")
 
-    store = Store(tmp_path)
+    store = ModelStore(tmp_path)
     monkeypatch.setattr(Path, "is_dir", refuse)
     for look in (store.list, lambda: store.find("x"), lambda: store.remove("x"), lambda: store.staged("x")):
         with pytest.raises(ResourceError, match="cannot read"):
@@ -216,11 +216,11 @@ def test_a_disk_that_has_become_read_only(
         pytest.skip("cannot mount")
     monkeypatch.setenv("EDGELLM_HOME", str(mount))
     try:
-        store = Store()
+        store = ModelStore()
         with store.locked("one", lambda: None) as staging:
             file = tiny("llama").write(staging / "m.gguf")
             stored = StoredFile("m.gguf", file.stat().st_size, sha256_of(file))
-            entry = replace(store.new_entry("one"), type="F32", files=(stored,))
+            entry = replace(store.new("one"), type="F32", files=(stored,))
             store.install(entry, [file], staging)
         with edgellm.load("one") as model:
             model.generate(PROMPT, max_tokens=1)
@@ -229,6 +229,6 @@ def test_a_disk_that_has_become_read_only(
             assert model.generate(PROMPT, max_tokens=1).cache.from_disk
         assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
         with pytest.raises(ResourceError, match="Read-only"):
-            Store().remove("one")
+            ModelStore().remove("one")
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)

@@ -146,7 +146,7 @@ def choose(target: str, tensors: Sequence[tuple[str, Shape]], facts: Facts) -> l
     Raises InvalidParameter for an unknown target, and for one that is useless without an importance matrix.
     """
     chosen = target_of(target)
-    counting = _Counting(chosen, tensors, facts)
+    counting = _TypeChooser(chosen, tensors, facts)
     choices = {}
     for name, shape in sorted(tensors, key=lambda tensor: (_layer(tensor[0]), tensor[0])):  # as llama.cpp counts them
         choices[name] = counting.choice(name, shape)
@@ -192,7 +192,7 @@ def _more_bits(i: int, n: int) -> bool:
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
-class _Counting:
+class _TypeChooser:
     """Walks over the tensors in llama.cpp's order: some rules count what came before."""
 
     def __init__(self, target: Target, tensors: Sequence[tuple[str, Shape]], facts: Facts) -> None:

@@ -14,7 +14,7 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_strings import StringArray
 
-from .vocabulary import DEFAULT_TEMPLATE, Model, TokenType, Vocabulary
+from .vocabulary import DEFAULT_TEMPLATE, TokenType, Vocabulary, VocabularyKind
 
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
@@ -110,7 +110,7 @@ def read_gguf(file: GGUFFile) -> Vocabulary:
     types = _acted_on(tokens, types or [int(TokenType.NORMAL)] * len(tokens))
     scores = _numbers(file, "scores", np.float32, len(tokens)) if model == "llama" else None
     return Vocabulary(
-        model=cast(Model, model),
+        model=cast(VocabularyKind, model),
         pre=pre,
         tokens=tokens,
         types=types,

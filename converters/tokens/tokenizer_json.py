@@ -15,7 +15,7 @@ from typing import Any
 from edgellm.errors import InvalidModelFile, Unsupported
 
 from .pre import ignores_merges, recognise
-from .vocabulary import SPACE, Model, TokenType
+from .vocabulary import SPACE, TokenType, VocabularyKind
 
 UNMERGED = -1e6  # the score of a token that no merge makes
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -26,7 +26,7 @@ _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 class Base:
     """A vocabulary before added tokens, special names and padding; ids may have holes."""
 
-    model: Model
+    model: VocabularyKind
     tokens: dict[int, str]
     types: dict[int, int]
     pre: str = "default"
@@ -70,7 +70,7 @@ def read_tokenizer_json(document: Mapping[str, Any], *, pre: str | None, clean_u
 
 
 def surroundings(document: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The texts of the special tokens that the post-processor puts before and after a single text."""
+    """The special tokens, as strings, that the post-processor puts before and after a single text."""
     before: list[str] = []
     after: list[str] = []
     for node in _nodes(document.get("post_processor")):

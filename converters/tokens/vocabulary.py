@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
-Model = Literal["gpt2", "llama", "gemma4", "bert"]
+VocabularyKind = Literal["gpt2", "llama", "gemma4", "bert"]
 DEFAULT_TEMPLATE = "default"
 SPACE = "▁"  # U+2581, how SentencePiece writes a space
 
@@ -45,7 +45,7 @@ class Vocabulary:
     notes: where llama.cpp will split texts differently from the tokenizer this came from, one sentence each.
     """
 
-    model: Model
+    model: VocabularyKind
     pre: str
     tokens: list[str]
     types: list[int]

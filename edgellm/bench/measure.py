@@ -16,13 +16,13 @@ from typing import Any
 
 from edgellm.bench.bandwidth import read_bandwidth
 from edgellm.bench.contestants import EDGELLM, Candidate
-from edgellm.bench.worker import Job, Worker
+from edgellm.bench.worker import Worker, WorkerJob
 from edgellm.errors import BackendFailed, Unsupported
 
 SHORT = 8  # tokens of the prompt that counts as depth 0
 SHORT_CTX = 512  # context of a process that only gives its first token
 PATIENCE, TIMES = 30.0, 5.0  # nobody waits longer than so many seconds, and so many times what edgellm took
-Launch = Callable[[Job], Worker]
+Launch = Callable[[WorkerJob], Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Bench:
     """
 
     def __init__(
-        self, path: str, entries: Sequence[Candidate], sizes: Sizes, threads: int, launch: Launch = Worker
+        self, path: str, candidates: Sequence[Candidate], sizes: Sizes, threads: int, launch: Launch = Worker
     ) -> None:
         self.sizes = sizes
         self.threads = threads
@@ -98,18 +98,18 @@ class Bench:
         self._workers: dict[str, Worker] = {}
         self._limits: dict[str, float] = {}  # seconds that a case may take, once edgellm has shown what it takes
         try:
-            for entry in entries:
-                self._start(entry)
+            for candidate in candidates:
+                self._start(candidate)
             self._check_context()
         except BaseException:
             self.close()
             raise
 
-    def _start(self, entry: Candidate) -> None:
-        worker = self._launch(Job(entry.name, self._path, self.sizes.n_ctx, self.threads))
-        self._workers[entry.name] = worker
-        with self._excluding(entry.name):
-            self.settings[entry.name] = {"what": entry.about, **worker.receive()["settings"]}
+    def _start(self, candidate: Candidate) -> None:
+        worker = self._launch(WorkerJob(candidate.name, self._path, self.sizes.n_ctx, self.threads))
+        self._workers[candidate.name] = worker
+        with self._excluding(candidate.name):
+            self.settings[candidate.name] = {"what": candidate.about, **worker.receive()["settings"]}
 
     def _check_context(self) -> None:
         needed, n_ctx = self.sizes.depth + self.sizes.decode + 1, self.settings[EDGELLM.name]["n_ctx"]
@@ -179,7 +179,7 @@ class Bench:
     def _first_token(self, name: str, prompt: Any) -> dict[str, Any]:
         """A new process, from its start to the first token of a short prompt; the file is in the page cache by now."""
         started = time.perf_counter()
-        worker = self._launch(Job(name, self._path, SHORT_CTX, self.threads))
+        worker = self._launch(WorkerJob(name, self._path, SHORT_CTX, self.threads))
         try:
             worker.send({"prompt": prompt, "new_tokens": 1})
             worker.receive(self._limits.get("start"))

@@ -140,8 +140,8 @@ PEERS = (
 
 def installed() -> tuple[list[Candidate], dict[str, str]]:
     """The peers that are installed here, and why the others do not take part, by name."""
-    here = [entry for entry in PEERS if entry.requires and find_spec(entry.requires)]
-    absent = {entry.name: "not installed" for entry in PEERS if entry not in here}
+    here = [candidate for candidate in PEERS if candidate.requires and find_spec(candidate.requires)]
+    absent = {candidate.name: "not installed" for candidate in PEERS if candidate not in here}
     if find_spec("onnxruntime_genai"):
         absent["onnxruntime-genai"] = f"{metadata.version('onnxruntime-genai')} cannot run this file: it reads no GGUF"
     else:

@@ -35,7 +35,7 @@ _SAMPLE: dict[str, Any] = {"sample": _TAKEN, "peak_bytes": int, "idle_cpu_s": fl
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerJob:
     """What a worker is started with. threads: compute threads, for contestants that do not choose themselves."""
 
     name: str
@@ -47,7 +47,7 @@ class Job:
 class Worker:
     """The parent's end. A child that dies or refuses raises BackendFailed with its last words."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerJob) -> None:
         self.job = job
         self._awaited: deque[dict[str, Any]] = deque([_OURS if job.name == "edgellm" else _SETTINGS])
         # For every engine: OpenMP threads that wait stop spinning soon.
@@ -86,9 +86,9 @@ def run_child(parent: Parent, **job: Any) -> None:
     from edgellm.bench.contestants import BARE_LOOP, EDGELLM, Prompt
     from edgellm.bench.peers import PEERS
 
-    asked = Job(**job)
-    entry = next(entry for entry in (EDGELLM, BARE_LOOP, *PEERS) if entry.name == asked.name)
-    contestant = entry.build(asked.path, asked.n_ctx, asked.threads)
+    asked = WorkerJob(**job)
+    candidate = next(candidate for candidate in (EDGELLM, BARE_LOOP, *PEERS) if candidate.name == asked.name)
+    contestant = candidate.build(asked.path, asked.n_ctx, asked.threads)
     parent.say(settings=contestant.settings)
     rested = time.process_time(), time.perf_counter()
     for request in parent:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellm.cli.completion import complete_model
+from edgellm.cli.locate import fetched
+from edgellm.cli.output import note, print_json, print_table, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +35,8 @@ def bench(model: str, *, peers: bool, rounds: int | None, quick: bool, as_json: 
     from edgellm.bench import measure
     from edgellm.bench.contestants import BARE_LOOP, EDGELLM
     from edgellm.bench.peers import installed
-    from edgellm.cli.output import note, print_json
 
-    path = _resolve(model)
+    path = str(fetched(model))
     others, absent = installed() if peers else ([], {})
     count = rounds or (1 if quick else 5)
     load = _load_per_core()
@@ -64,19 +65,6 @@ def bench(model: str, *, peers: bool, rounds: int | None, quick: bool, as_json: 
         raise KeyboardInterrupt
 
 
-def _resolve(model: str) -> str:
-    """The model's file, fetched if it is a catalog name that is not here."""
-    from edgellm import hub
-    from edgellm.cli.output import pull_progress
-    from edgellm.errors import Offline
-
-    try:
-        return str(hub.resolve(model, offline=True))
-    except Offline:
-        with pull_progress() as progress:
-            return str(hub.resolve(model, progress=progress))
-
-
 def _load_per_core() -> float | None:
     import os
 
@@ -102,13 +90,7 @@ def _report(running: Bench, path: str, absent: dict[str, str], load: float | Non
     decode = metrics[2]
     share = {name: weights * speed / bandwidth for name in running.names if (speed := decode.median(name))}
     return {
-        "model": {
-            "path": path,
-            "name": info.name,
-            "quantization": info.quantization,
-            "file_bytes": info.file_bytes,
-            "fingerprint": info.fingerprint,
-        },
+        "model": {"path": path, **values_of(info, "name quantization file_bytes fingerprint")},
         "machine": {**machine.describe(), "load_per_core_before": load},
         "python": platform.python_version(),
         "sizes": asdict(running.sizes),
@@ -131,8 +113,6 @@ def _report(running: Bench, path: str, absent: dict[str, str], load: float | Non
 
 def _show(report: dict[str, Any]) -> None:
     """The report as a table of at most 80 columns, and what a reader must know beside it."""
-    from edgellm.cli.output import print_table
-
     rows = []
     for metric in report["metrics"]:
         title = f"{metric['title']}, {metric['unit']}"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellm.cli.output import print_json, print_table, size
+
 if TYPE_CHECKING:
     from edgellm.kv.store import BlockStore
 
@@ -35,8 +37,6 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls(as_json: bool) -> None:
     """Show the conversations on disk, the last used first."""
-    from edgellm.cli.output import print_json, print_table, size
-
     with opened() as store:
         stats, entries = store.stats(), store.conversations()
     if as_json:
@@ -78,8 +78,6 @@ def ls(as_json: bool) -> None:
 @click.option("--to", "to_bytes", metavar="SIZE", callback=parse_size, help="What may stay [default: the budget].")
 def prune(to_bytes: int | None) -> None:
     """Remove what was not used for longest until at most SIZE is left."""
-    from edgellm.cli.output import size
-
     with opened() as store:
         freed = store.prune(store.budget if to_bytes is None else to_bytes)
         left = store.stats().nbytes
@@ -90,8 +88,6 @@ def prune(to_bytes: int | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(yes: bool) -> None:
     """Remove every prompt from the disk. Models and saved chats stay."""
-    from edgellm.cli.output import size
-
     with opened() as store:
         stats = store.stats()
         if stats.blocks and not yes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellm.cli.output import local_time, print_json, print_table
 from edgellm.errors import InvalidParameter
 from edgellm.files import read_file
 from edgellm.home import home, make_folder
@@ -28,7 +29,7 @@ WORDS = 120  # characters of the first message that the list shows at most
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptChat:
     """A conversation on disk. model: its name as it was given to `run`; at: when it went on last, ISO 8601 in UTC."""
 
     number: int
@@ -42,14 +43,14 @@ class Kept:
         return _folder() / f"{self.number}.json"
 
 
-def all_kept() -> list[Kept]:
+def all_kept() -> list[KeptChat]:
     """The last used first. A file that cannot be read is left out."""
     folder = _folder()
     found = [_read(path) for path in folder.glob("*.about")] if folder.is_dir() else []
     return sorted((kept for kept in found if kept is not None), key=lambda kept: (kept.at, kept.number), reverse=True)
 
 
-def kept(number: int | None) -> Kept:
+def kept(number: int | None) -> KeptChat:
     """The conversation of that number, or the last one. Raises InvalidParameter when there is none."""
     found = all_kept()
     chosen = next((k for k in found if number is None or k.number == number), None)
@@ -64,7 +65,7 @@ def kept(number: int | None) -> Kept:
 class Keeper:
     """Keeps one conversation: a new one, or `past`, whose messages it brings back."""
 
-    def __init__(self, model: str, past: Kept | None = None) -> None:
+    def __init__(self, model: str, past: KeptChat | None = None) -> None:
         self.model = model
         self.past = past
         self._number = past.number if past is not None else None
@@ -82,7 +83,7 @@ class Keeper:
         asked = [message for message in chat.messages if message.get("role") == "user"]
         words = " ".join(_plain(asked[0].get("content")).split())[:WORDS] if asked else ""
         at = datetime.now(timezone.utc).isoformat()
-        about = Kept(number, self.model, words, len(asked), at)
+        about = KeptChat(number, self.model, words, len(asked), at)
         partial = folder / f"{number}.about.partial"
         partial.write_text(json.dumps(asdict(about)), encoding="utf-8")
         os.replace(partial, folder / f"{number}.about")
@@ -98,14 +99,13 @@ def chats(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from edgellm.cli.output import print_json, print_table
     from edgellm.config import config_path, read_config
 
     found = all_kept()
     if as_json:
         print_json({"conversations": [asdict(each) for each in found]})
     elif found:
-        rows = [(str(k.number), _day(k.at), str(k.turns), k.model, k.words) for k in found]
+        rows = [(str(k.number), local_time(k.at, "%Y-%m-%d %H:%M"), str(k.turns), k.model, k.words) for k in found]
         print_table(("N", "LAST", "TURNS", "MODEL", "BEGINS WITH"), rows, right=(0, 2))
     else:
         kept_now = read_config().keep
@@ -141,10 +141,10 @@ def _new_number(folder: Path) -> int:
         return number
 
 
-def _read(path: Path) -> Kept | None:
+def _read(path: Path) -> KeptChat | None:
     try:
         about: Mapping[str, Any] = json.loads(read_file(path))
-        return Kept(int(path.stem), str(about["model"]), str(about["words"]), int(about["turns"]), str(about["at"]))
+        return KeptChat(int(path.stem), str(about["model"]), str(about["words"]), int(about["turns"]), str(about["at"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -154,10 +154,3 @@ def _plain(content: Any) -> str:
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return str(content or "")
-
-
-def _day(at: str) -> str:
-    try:
-        return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
-    except ValueError:
-        return "?"

@@ -36,6 +36,7 @@ KEYS = (
     "several lines; a pasted text may have several. Ctrl-C stops an answer; pressed twice at the prompt, it leaves."
 )
 
+COMMANDS = {usage.split()[0] for usage, _ in HELP} - {"/bye"}  # each is a method of Commands
 THINKING = {"on": True, "off": False, "auto": None}
 
 
@@ -50,38 +51,24 @@ class Commands:
 
     def __init__(self, talk: Talk) -> None:
         self._talk = talk
-        self._table: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: self._help(),
-            "/?": lambda _: self._help(),
-            "/set": self._set,
-            "/think": self._think,
-            "/system": self._system,
-            "/show": self._show,
-            "/retry": lambda _: self._retry(),
-            "/edit": lambda _: self._edit(),
-            "/drop": self._drop,
-            "/reset": lambda _: self._reset(),
-            "/save": self._save,
-            "/load": self._load,
-            "/stats": lambda _: self._stats(),
-        }
 
     def run(self, line: str) -> bool:
         """Run a command line. False when it is none, such as a path at the start of a question."""
         word, _, rest = line.partition(" ")
-        command = self._table.get(word)
-        if command is None:
+        word = "/help" if word == "/?" else word
+        if word not in COMMANDS:
             if "/" in word[1:] or "\n" in line:
                 return False
             note(f"{word} is not a command; /help lists them")
             return True
+        command: Callable[[str], None] = getattr(self, f"_{word[1:]}")
         try:
             command(rest.strip())
         except (EdgeLLMError, OSError) as error:
             note(f"edgellm: {error}")
         return True
 
-    def _help(self) -> None:
+    def _help(self, _: str) -> None:
         note(rows(HELP))
         note(KEYS)
 
@@ -96,6 +83,8 @@ class Commands:
             raise InvalidParameter(f"{name} is decided when the model is loaded: leave, and run with --{name} again")
         if name not in options.GENERATE:
             raise InvalidParameter(f"{name} is no option; /set lists them")
+        if name == "logprobs":
+            raise InvalidParameter("logprobs are reported by `edgellm run --json` alone")
         chosen = options.from_text(name, value) if value.strip() else options.GENERATE[name].default
         self._talk.params = replace(self._talk.params, **{name: chosen})
         note(f"{name} = {self._value(name)}")
@@ -146,10 +135,10 @@ class Commands:
         changed = [name for name in options.GENERATE if getattr(talk.params, name) != getattr(defaults, name)]
         note("options: " + (", ".join(f"{name} {self._value(name)}" for name in changed) or "as they are by default"))
 
-    def _retry(self) -> None:
+    def _retry(self, _: str) -> None:
         self._talk.again()
 
-    def _edit(self) -> None:
+    def _edit(self, _: str) -> None:
         talk, said = self._talk, self._talk.said
         try:
             text = click.edit(said or "", editor=editor(), extension=".txt", require_save=said is None)
@@ -171,7 +160,7 @@ class Commands:
         left = self._talk.conversation().count_tokens()
         note(f"{oldest(turns)} left out; {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
 
-    def _reset(self) -> None:
+    def _reset(self, _: str) -> None:
         if self._talk.chat is not None:
             self._talk.chat.reset()
             self._talk.unanswered = None
@@ -192,5 +181,5 @@ class Commands:
         self._talk.unanswered = None
         note(f"loaded {len(chat.messages)} messages from {path}")
 
-    def _stats(self) -> None:
+    def _stats(self, _: str) -> None:
         note(statistics(self._talk.last) if self._talk.last else "nothing was answered yet")

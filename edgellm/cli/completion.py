@@ -13,6 +13,8 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
+from edgellm.cli.output import note
+
 PROGRAM = "edgellm"
 VARIABLE = "_EDGELLM_COMPLETE"  # set by the scripts: the entry point answers them then
 SHELLS = ("bash", "zsh", "fish")
@@ -27,8 +29,6 @@ def completion(shell: str | None, install: bool) -> None:
 
     In a start file, `eval "$(edgellm completion bash)"` reads it; --install does without a start of edgellm.
     """
-    from edgellm.cli.output import note
-
     shell = shell or Path(os.environ.get("SHELL", "")).name
     if shell not in SHELLS:
         raise click.UsageError(f"which shell? One of {', '.join(SHELLS)}.")
@@ -37,13 +37,13 @@ def completion(shell: str | None, install: bool) -> None:
         click.echo(script)
         return
     if shell == "fish":
-        file = _config_folder() / "fish" / "completions" / f"{PROGRAM}.fish"
+        file = _folder("XDG_CONFIG_HOME", "~/.config") / "fish" / "completions" / f"{PROGRAM}.fish"
         _write(file, script)
         note(f"written to {file}; new shells complete {PROGRAM}")
         return
-    file = _data_folder() / PROGRAM / f"completion.{shell}"
+    file = _folder("XDG_DATA_HOME", "~/.local/share") / PROGRAM / f"completion.{shell}"
     _write(file, script)
-    start = _start_file(shell)
+    start = _folder("ZDOTDIR", "~") / ".zshrc" if shell == "zsh" else Path("~/.bashrc").expanduser()
     begin = "autoload -Uz compinit && compinit -C; " if shell == "zsh" else ""
     line = f"[ -r '{file}' ] && {{ {begin}. '{file}'; }}  {MARK}"
     before = start.read_text(encoding="utf-8", errors="surrogateescape") if start.is_file() else ""
@@ -60,9 +60,8 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
     names: dict[str, str] = {}
     try:
-        config = read_config()
-        names |= {**dict.fromkeys(config.presets, "preset"), **{k: f"alias of {v}" for k, v in config.aliases.items()}}
-        names |= {entry.name: "is here" for entry in hub.Store().list() if entry.problem is None}
+        names |= read_config().names()
+        names |= {stored.name: "is here" for stored in hub.ModelStore().list() if stored.problem is None}
         for model in hub.catalog().values():
             names.setdefault(model.name, "can be pulled")
     except (EdgeLLMError, OSError):
@@ -99,15 +98,5 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-def _start_file(shell: str) -> Path:
-    if shell == "zsh":
-        return Path(os.environ.get("ZDOTDIR") or "~").expanduser() / ".zshrc"
-    return Path("~/.bashrc").expanduser()
-
-
-def _config_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
-
-
-def _data_folder() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser()
+def _folder(variable: str, usual: str) -> Path:
+    return Path(os.environ.get(variable) or usual).expanduser()

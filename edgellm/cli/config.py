@@ -6,6 +6,8 @@ from dataclasses import asdict
 
 import click
 
+from edgellm.cli.output import note, print_facts, print_json
+
 TEMPLATE = """\
 # Settings of edgellm; lines that begin with # do nothing.
 
@@ -27,7 +29,6 @@ TEMPLATE = """\
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def config(edit: bool, as_json: bool) -> None:
     """Show the settings: the default model, aliases, presets, and whether conversations are kept."""
-    from edgellm.cli.output import note, print_facts, print_json
     from edgellm.cli.run import check_presets
     from edgellm.config import config_path, read_config
     from edgellm.errors import CannotWrite, InvalidParameter

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellm.cli.cache import parse_size
+from edgellm.cli.locate import here
+from edgellm.cli.output import bars, note, print_facts, print_json, print_table, size
 
 if TYPE_CHECKING:
     from edgellm.converters import Conversion, Plan, Planned
@@ -69,10 +71,9 @@ def convert(
     The result is compared with SRC, tensor by tensor, and run, before it gets its name. Prints its path.
     """
     from edgellm import converters
-    from edgellm.cli.output import note, print_json
 
     params = converters.ConvertParams(fast_on_cpu=machine == "cpu", verify=not no_verify, **options)
-    path = _locate(source)
+    path = here(source)
     if dry_run:
         found = converters.plan(path, params)
         if as_json:
@@ -101,22 +102,8 @@ def _is_verbose() -> bool:
     return bool((click.get_current_context().find_root().obj or {}).get("verbose"))
 
 
-def _locate(source: str) -> Path:
-    """A path as it is; else the file of a model that is here."""
-    from edgellm import hub
-    from edgellm.errors import ModelNotFound, Offline
-
-    if Path(source).exists():
-        return Path(source)
-    try:
-        return hub.resolve(source, offline=True)
-    except Offline as error:
-        raise ModelNotFound(f"{source!r} is not here; `edgellm pull {source}` fetches it") from error
-
-
 def _print_plan(plan: Plan, *, verbose: bool) -> None:
     """The tensors, what is left out, the totals, and what to mind. verbose: a row for every tensor."""
-    from edgellm.cli.output import print_facts, print_table, size
     from edgellm.converters.groups import groups
 
     if verbose:
@@ -160,8 +147,6 @@ def _loss(one: Planned) -> str:
 
 def _report(done: Conversion) -> None:
     """What is to be known, on stderr."""
-    from edgellm.cli.output import note, size
-
     plan = done.plan
     for text in plan.warnings:
         note(f"warning: {text}")
@@ -182,8 +167,6 @@ def _report(done: Conversion) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar for each stage on a terminal's stderr, else a line for each."""
-    from edgellm.cli.output import bars, note
-
     if not sys.stderr.isatty():
         seen: set[str] = set()
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from edgellm.cli.output import print_facts, print_json, print_words, size
+
 SMALL_MEMORY = 1 << 30  # bytes: less leaves no room for the smallest useful model and its context
 SMALL_DISK = 2 << 30
 SPEEDY = {  # instruction set of the CPU -> the name llama.cpp gives it
@@ -29,28 +31,25 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """
     import edgellm
     from edgellm import machine
-    from edgellm.cli.output import print_facts, print_json, print_words
 
-    report: dict[str, Any] = {
-        "machine": machine.describe(),
-        "engines": edgellm.engines(),
-        "state": _state(),
-    }
+    report: dict[str, Any] = {"machine": machine.describe(), "engines": edgellm.engines(), "state": _state()}
     report["findings"] = [*findings(report), *_settings_findings()]
+    levels = {finding["level"] for finding in report["findings"]}
     if as_json:
         print_json(report)
     else:
-        print_facts(
-            [*_machine_facts(report["machine"]), *_engine_facts(report["engines"]), _state_fact(report["state"])]
-        )
+        state = report["state"]
+        folder = f"{state['folder']}, {size(state['disk_free'])} free" if state["writable"] else state["problem"]
+        facts = [*_machine_facts(report["machine"]), *_engine_facts(report["engines"]), ("state folder", folder)]
+        print_facts(facts)
         click.echo()
         for finding in report["findings"]:
             print_words(f"{finding['level'].upper()}: {finding['problem']}. {finding['mend']}")
             if finding["command"]:  # to be copied whole
                 click.echo(f"  {finding['command']}")
-        if not any(finding["level"] != "note" for finding in report["findings"]):
+        if levels <= {"note"}:
             click.echo("Nothing is wrong.")
-    if any(finding["level"] == "error" for finding in report["findings"]):
+    if "error" in levels:
         context.exit(1)
 
 
@@ -76,38 +75,27 @@ def _engine_findings(engine: Mapping[str, Any], machine: Mapping[str, Any]) -> l
     has = engine["features"].get("CPU", {})
     missing = [theirs for ours, theirs in SPEEDY.items() if ours in machine["features"] and has.get(theirs) != "1"]
     if missing:
-        problem = (
-            f"llama.cpp was built without {', '.join(missing)}, which this CPU has: models run slower than they could"
-        )
+        problem = f"llama.cpp was built without {', '.join(missing)}, which this CPU has"
+        problem += ": models run slower than they could"
         found.append(_finding("warning", problem, "Build it on this machine:", engine["rebuild"]))
     extra = engine["extra_buffers"]
     if extra["amx"] in ("crashes", "wrong", "unproven"):
+        level, mend = "warning", "Build it without AMX:"
         if extra["use"]:
-            mend = "Nothing needs to be done; this would build it without AMX:"
-            found.append(_finding("note", f"in llama.cpp, {extra['reason']}", mend, engine["rebuild"]))
-        else:
-            found.append(
-                _finding("warning", f"in llama.cpp, {extra['reason']}", "Build it without AMX:", engine["rebuild"])
-            )
+            level, mend = "note", "Nothing needs to be done; this would build it without AMX:"
+        found.append(_finding(level, f"in llama.cpp, {extra['reason']}", mend, engine["rebuild"]))
     return found
 
 
 def _memory_findings(memory: Mapping[str, Any]) -> list[dict[str, str]]:
-    from edgellm.cli.output import size
-
     if not memory["total"] or memory["available"] >= SMALL_MEMORY:
         return []
-    mend = (
-        "Close other programs, or raise the memory limit of this container."
-        if memory["limit"]
-        else "Close other programs."
-    )
-    return [_finding("warning", f"only {size(memory['available'])} of memory are available", mend)]
+    limit = ", or raise the memory limit of this container" if memory["limit"] else ""
+    problem = f"only {size(memory['available'])} of memory are available"
+    return [_finding("warning", problem, f"Close other programs{limit}.")]
 
 
 def _state_findings(state: Mapping[str, Any]) -> list[dict[str, str]]:
-    from edgellm.cli.output import size
-
     if not state["writable"]:
         mend = "Make it writable, or set EDGELLM_HOME to a folder that is."
         return [_finding("error", f"the state folder cannot be written: {state['problem']}", mend)]
@@ -151,8 +139,6 @@ def _state() -> dict[str, Any]:
 
 
 def _machine_facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from edgellm.cli.output import size
-
     cores, memory = machine["cores"], machine["memory"]
     why = [f"{cores['logical']} hardware threads"]
     if cores["allowed"] != cores["logical"]:
@@ -191,15 +177,5 @@ def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _device(device: Mapping[str, Any]) -> str:
     """A GPU's names and its memory."""
-    from edgellm.cli.output import size
-
     memory = f", {size(device['free'])} free of {size(device['total'])}" if device["total"] else ""
     return f"{device['name']}, {device['description']}{memory}"
-
-
-def _state_fact(state: Mapping[str, Any]) -> tuple[str, str]:
-    from edgellm.cli.output import size
-
-    return "state folder", f"{state['folder']}, {size(state['disk_free'])} free" if state["writable"] else state[
-        "problem"
-    ]

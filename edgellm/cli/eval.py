@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellm.cli.options import LOAD, flags
+from edgellm.cli.output import bars, note, print_facts, print_json, print_table, size
 from edgellm.params import CacheParams, LoadParams
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ class _Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        about: dict[str, Any] = {"model": self.name, "file_bytes": self.file_bytes}
+        figures: dict[str, Any] = {"model": self.name, "file_bytes": self.file_bytes}
         if self.speed is not None:
-            about["decode_tokens_per_second"] = self.speed
-        figures: dict[str, Any] = {**self.found.to_dict(), "contexts": self.found.done}
+            figures["decode_tokens_per_second"] = self.speed
+        figures |= {**self.found.to_dict(), "contexts": self.found.done}
         if self.base is not None:
-            figures["grade"] = self.found.grade
-            figures["base_file_bytes"] = self.base.file_bytes
-        return {**about, **figures}
+            figures |= {"grade": self.found.grade, "base_file_bytes": self.base.file_bytes}
+        return figures
 
 
 @click.command("eval")
@@ -90,26 +90,24 @@ def evaluate(
 
     The figures follow the rules of llama.cpp's perplexity tool. Ctrl-C ends it with the contexts that are complete.
     """
-    from edgellm.cli.output import note
+    from edgellm import arguments
     from edgellm.converters.evidence import shortcomings
     from edgellm.converters.plot import check
 
     if plot is not None:
         check(plot)
-    raw = _read(text)
+    raw = arguments.utf8_file("--text", text, LARGEST_TEXT)
     words = raw.decode().replace("\r\n", "\n").replace("\r", "\n")
     params = LoadParams(ctx=ctx, cache=CacheParams(memory=0, disk=0), **options)
     timed = len(models) > 1 or plot is not None
     measured: list[_Measured] = []
     stopped = False
-    for name in models:
-        try:
-            measured.append(_measure(name, against, params, words, chunks, timed))
-        except _Stopped as stop:
-            note("stopped: what is complete follows")
-            measured += [stop.measured] if stop.measured else []
-            stopped = True
-            break
+    try:
+        for name in models:
+            _measure(measured, name, against, params, words, chunks, timed)
+    except KeyboardInterrupt:
+        note("stopped: what is complete follows")
+        stopped = True
     if measured:
         warnings = shortcomings({each.name: each.found for each in measured}, ctx)
         about = _about(text.name, raw, ctx, against)
@@ -122,45 +120,28 @@ def evaluate(
         raise KeyboardInterrupt
 
 
-class _Stopped(Exception):
-    """Ctrl-C, with what was found until then."""
-
-    def __init__(self, measured: _Measured | None) -> None:
-        self.measured = measured
-
-
-def _read(text: Path) -> bytes:
-    """A UTF-8 text, read once: it may come through a pipe. Raises InvalidParameter."""
-    from edgellm.errors import InvalidParameter
-    from edgellm.files import read_file
-
-    try:
-        raw = read_file(text, LARGEST_TEXT, pipe=True)
-        raw.decode("utf-8")
-        return raw
-    except OSError as error:
-        raise InvalidParameter(f"--text {text}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise InvalidParameter(f"--text {text}: not UTF-8: {error}") from None
-
-
 def _measure(
-    name: str, against: str | None, params: LoadParams, text: str, chunks: int | None, timed: bool
-) -> _Measured:
-    """Load, evaluate, close. Raises _Stopped on Ctrl-C."""
+    measured: list[_Measured],
+    name: str,
+    against: str | None,
+    params: LoadParams,
+    text: str,
+    chunks: int | None,
+    timed: bool,
+) -> None:
+    """Load, evaluate, close. What was found goes to `measured`, the contexts that are complete on Ctrl-C too."""
     from edgellm.cli.talk import open_model
     from edgellm.converters.evaluate import evaluations
     from edgellm.converters.yardstick import N_CTX
 
     found: Evaluation | None = None
     compared: _Base | None = None
-    speed: float | None = None
-    size = 0
+    file_bytes, speed = 0, None
     try:
         with ExitStack() as stack:
             model = stack.enter_context(open_model(name, params))
             base = stack.enter_context(open_model(against, params)) if against is not None else None
-            size = model.info.file_bytes
+            file_bytes = model.info.file_bytes
             n_ctx = params.ctx or N_CTX
             steps = stack.enter_context(closing(evaluations(model, text, base=base, n_ctx=n_ctx, chunks=chunks)))
             speed = _speed(model, text) if timed else None
@@ -169,10 +150,9 @@ def _measure(
             show = stack.enter_context(_progress(name))
             for found in steps:
                 show(found)
-    except KeyboardInterrupt:
-        raise _Stopped(_Measured(name, size, found, speed, compared) if found else None) from None
-    assert found is not None  # there is at least one context
-    return _Measured(name, size, found, speed, compared)
+    finally:
+        if found is not None:
+            measured.append(_Measured(name, file_bytes, found, speed, compared))
 
 
 def _speed(model: Model, text: str) -> float:
@@ -187,8 +167,6 @@ def _speed(model: Model, text: str) -> float:
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[Evaluation], None]]:
     """A bar on a terminal's stderr, else a line for every tenth of the text."""
-    from edgellm.cli.output import bars, note
-
     label = Path(name).name
     if not sys.stderr.isatty():
 
@@ -211,8 +189,6 @@ def _brief(so_far: Evaluation) -> str:
 
 
 def _report(measured: list[_Measured], about: dict[str, Any], *, as_json: bool) -> None:
-    from edgellm.cli.output import print_facts, print_json
-
     if as_json and len(measured) == 1:
         print_json({**measured[0].to_dict(), **about})
     elif as_json:
@@ -279,8 +255,6 @@ def _scored(found: Evaluation) -> str:
 
 def _rows(measured: list[_Measured]) -> list[list[str]]:
     """Every column of every model, a header first and the base last."""
-    from edgellm.cli.output import size
-
     compared = [each for each in measured if each.base is not None]
     header = ["model", "size", "tokens/s", "perplexity"]
     header += ["mean KL", "grade", "median KL", "99.9 % KL", "top-1 %", "RMS Δp %"] if compared else []
@@ -307,8 +281,6 @@ def _rows(measured: list[_Measured]) -> list[list[str]]:
 
 def _table(measured: list[_Measured]) -> None:
     """In a terminal that is too narrow, as several tables, each with the models' names."""
-    from edgellm.cli.output import print_table
-
     rows = _rows(measured)
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
     screen = shutil.get_terminal_size().columns if sys.stdout.isatty() else sum(widths)

@@ -1,68 +1,56 @@
-"""edgellm list: the models that are here, and the names that can be pulled."""
+"""edgellm list: the models that are here, the user's own names for models, and the names that can be pulled."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-if TYPE_CHECKING:
-    from edgellm.hub import Entry
+from edgellm.cli.output import local_time, print_json, print_table, print_words, size, values_of
 
 
 @click.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_models(as_json: bool) -> None:
-    """Show the models that are here and the names that can be pulled."""
+    """Show the models that are here, your aliases and presets, and the names that can be pulled."""
     from edgellm import hub
-    from edgellm.cli.output import print_json, print_table, print_words, size
+    from edgellm.config import read_config
 
-    store = hub.Store()
+    store, config = hub.ModelStore(), read_config()
     here = store.list()
-    names = {entry.name for entry in here}
-    known = [model for model in hub.catalog().values() if model.name not in names]
+    pulled = {stored.name for stored in here}
+    known = [model for model in hub.catalog().values() if model.name not in pulled]
     known.sort(key=lambda model: (model.name.partition(":")[0], model.size))
     if as_json:
-        print_json(
+        models = [
             {
-                "models": [
-                    {
-                        "name": entry.name,
-                        "path": None if entry.problem else str(entry.path),
-                        "size": entry.size,
-                        "type": entry.type,
-                        "pulled_at": entry.pulled_at,
-                        "source": entry.source,
-                        "proof": entry.proof,
-                        "license": entry.license,
-                        "problem": entry.problem,
-                    }
-                    for entry in here
-                ],
-                "available": [
-                    {
-                        "name": model.name,
-                        "size": model.size,
-                        "sha256": model.sha256,
-                        "type": model.type,
-                        "license": model.license,
-                        "description": model.description,
-                        "sources": [str(source) for source in model.sources],
-                        "staged": store.staged(model.name),
-                    }
-                    for model in known
-                ],
+                **values_of(stored, "name size type pulled_at source proof license problem"),
+                "path": None if stored.problem else str(stored.path),
             }
-        )
+            for stored in here
+        ]
+        available = [
+            {
+                **values_of(model, "name size sha256 type license description"),
+                "sources": [str(source) for source in model.sources],
+                "staged": store.staged(model.name),
+            }
+            for model in known
+        ]
+        print_json({"models": models, "names": config.names(), "available": available})
         return
     if here:
-        rows = [(e.name, size(e.size), e.type, _when(e), "damaged" if e.problem else e.source) for e in here]
+        rows = [
+            (e.name, size(e.size), e.type, local_time(e.pulled_at, "%Y-%m-%d"), "damaged" if e.problem else e.source)
+            for e in here
+        ]
         print_table(("NAME", "SIZE", "TYPE", "PULLED", "SOURCE"), rows, right=(1,), least=3)
-        for entry in here:
-            if entry.problem:
-                click.echo(f"{entry.name} is damaged: {entry.problem}; pull it again or rm it", err=True)
+        for stored in here:
+            if stored.problem:
+                click.echo(f"{stored.name} is damaged: {stored.problem}; pull it again or rm it", err=True)
     else:
         click.echo("No models here yet.")
+    if names := config.names():
+        click.echo()
+        print_table(("YOUR NAMES", "WHAT THEY ARE"), list(names.items()))
     if known:
         click.echo()
         print_words("Can be pulled with `edgellm pull NAME`, as can hf:ORG/REPO[:QUANT]:")
@@ -74,13 +62,3 @@ def list_models(as_json: bool) -> None:
             what = model.description + unfinished
             about.append((model.name, exact + size(model.size), what, model.license, model.type))
         print_table(("NAME", "SIZE", "WHAT IT IS", "LICENCE", "TYPE"), about, right=(1,), words=2, least=2)
-
-
-def _when(entry: Entry) -> str:
-    """The day of the pull, in the user's own time zone."""
-    from datetime import datetime
-
-    try:
-        return datetime.fromisoformat(entry.pulled_at).astimezone().strftime("%Y-%m-%d")
-    except ValueError:
-        return "?"

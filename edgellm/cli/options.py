@@ -66,6 +66,11 @@ class _Value(_ParamType):
         return [CompletionItem(each) for each in choices if each.startswith(incomplete)]
 
 
+def in_section(section: str, *spelling: str, **attributes: Any) -> Callable[[C], C]:
+    """A decorator: an option under this heading of the help page."""
+    return click.option(*spelling, cls=SectionedOption, section=section, **attributes)
+
+
 def flags(options: Iterable[Option]) -> Callable[[C], C]:
     """A decorator: these options as flags; what is not given is left to the option's default."""
 
@@ -77,10 +82,7 @@ def flags(options: Iterable[Option]) -> Callable[[C], C]:
             form: dict[str, Any] = {"type": _value(rule), "metavar": rule.metavar, "multiple": bool(rule.gather)}
             if isinstance(rule, Flag):
                 form = {"is_flag": True, "type": click.BOOL}
-            add = click.option(
-                each.name, spelling, cls=SectionedOption, section=each.section, default=None, help=each.meaning, **form
-            )
-            command = add(command)
+            command = in_section(each.section, each.name, spelling, default=None, help=each.meaning, **form)(command)
         return command
 
     return decorate

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,19 @@ def rows(pairs: Sequence[tuple[str, str]]) -> str:
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=not streams.shows_everything()))
+
+
+def values_of(thing: object, names: str) -> dict[str, Any]:
+    """The attributes of these names, for JSON."""
+    return {name: getattr(thing, name) for name in names.split()}
+
+
+def local_time(at: str, form: str) -> str:
+    """An ISO 8601 time in the user's own time zone, as `strftime` writes it; "?" for what is none."""
+    try:
+        return datetime.fromisoformat(at).astimezone().strftime(form)
+    except ValueError:
+        return "?"
 
 
 def size(count: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from edgellm.cli.completion import complete_model
+from edgellm.cli.output import note, print_json, pull_progress, size, values_of
 
 
 @click.command("pull")
@@ -17,26 +20,17 @@ def pull(name: str, as_json: bool) -> None:
     the model's file.
     """
     from edgellm import hub
-    from edgellm.cli.output import note, print_json, pull_progress, size
 
     try:
         with pull_progress() as progress:
-            entry = hub.pull(name, progress=progress)
+            pulled = hub.pull(name, progress=progress)
     except KeyboardInterrupt:
         note(f"stopped; finished parts are kept, and `edgellm pull {name}` goes on from there")
         raise
-    against = "the catalog" if entry.proof == "catalog" else "the hub's own record"
-    note(f"{entry.name} is here: {size(entry.size)}, SHA-256 checked against {against}")
+    against = "the catalog" if pulled.proof == "catalog" else "the hub's own record"
+    note(f"{pulled.name} is here: {size(pulled.size)}, SHA-256 checked against {against}")
     if as_json:
-        print_json(
-            {
-                "name": entry.name,
-                "path": str(entry.path),
-                "size": entry.size,
-                "source": entry.source,
-                "proof": entry.proof,
-                "files": [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in entry.files],
-            }
-        )
+        about = {**values_of(pulled, "name size source proof"), "path": str(pulled.path)}
+        print_json({**about, "files": [asdict(file) for file in pulled.files]})
     else:
-        click.echo(str(entry.path))
+        click.echo(str(pulled.path))

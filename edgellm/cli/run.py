@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from edgellm.cli import streams
-from edgellm.cli.chats import Keeper, Kept, kept
+from edgellm.cli.chats import Keeper, KeptChat, kept
 from edgellm.cli.completion import complete_model
-from edgellm.cli.options import GENERATE, LOAD, Sectioned, SectionedOption, chosen, flags
+from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section
 from edgellm.cli.talk import Manner, Talk, open_model, statistics
 from edgellm.config import Config, Preset, config_path, read_config
 from edgellm.errors import InvalidParameter
@@ -28,22 +28,12 @@ HINT = "reading standard input, which joins the prompt; Ctrl-D ends it, `< /dev/
 @click.command(cls=Sectioned)
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.argument("prompt", required=False)
-@click.option("--system", metavar="TEXT", cls=SectionedOption, section=ANSWER, help="System prompt.")
-@click.option(
-    "--raw", is_flag=True, cls=SectionedOption, section=ANSWER, help="Continue the text, without the chat template."
-)
-@click.option(
-    "--thinking/--no-thinking",
-    default=None,
-    cls=SectionedOption,
-    section=ANSWER,
-    help="Of models that think before they answer.",
-)
+@in_section(ANSWER, "--system", metavar="TEXT", help="System prompt.")
+@in_section(ANSWER, "--raw", is_flag=True, help="Continue the text, without the chat template.")
+@in_section(ANSWER, "--thinking/--no-thinking", default=None, help="Of models that think before they answer.")
 @flags([*GENERATE.values(), *LOAD.values()])
-@click.option("--no-cache", is_flag=True, cls=SectionedOption, section=MODEL, help="Reuse nothing of earlier prompts.")
-@click.option(
-    "--no-disk-cache", is_flag=True, cls=SectionedOption, section=MODEL, help="Keep what was read in memory only."
-)
+@in_section(MODEL, "--no-cache", is_flag=True, help="Reuse nothing of earlier prompts.")
+@in_section(MODEL, "--no-disk-cache", is_flag=True, help="Keep what was read in memory only.")
 @click.option("--preset", metavar="NAME", help="Options and a system prompt by name: see `edgellm config`.")
 @click.option("--private", is_flag=True, help="Nothing that is said reaches the disk.")
 @click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation that was kept.")
@@ -73,6 +63,8 @@ def run(
     text = _text(asked.prompt)
     if text is None and (as_json or manner.raw):
         raise click.UsageError(f"{'--json' if as_json else '--raw'} needs a PROMPT")
+    if "logprobs" in given and not as_json:
+        raise click.UsageError("logprobs are reported with --json alone")
     if manner.raw and manner.system is not None:
         raise click.UsageError("--raw leaves no place for --system")
     cache = CacheParams(disk=0) if given.pop("no_disk_cache", False) or manner.private else CacheParams()
@@ -87,8 +79,7 @@ def run(
 
             converse(talk, asked.model, stats=stats)
         elif as_json:
-            answer = json.dumps(talk.answer(text).to_dict(), ensure_ascii=not streams.shows_everything())
-            click.echo(answer)
+            click.echo(json.dumps(talk.answer(text).to_dict(), ensure_ascii=not streams.shows_everything()))
         else:
             done = talk.show(text)
             if stats:
@@ -105,7 +96,7 @@ class _Asked:
     keep: bool
 
 
-def _asked(words: tuple[str | None, str | None], preset: str | None, past: Kept | None) -> _Asked:
+def _asked(words: tuple[str | None, str | None], preset: str | None, past: KeptChat | None) -> _Asked:
     """One word alone is the model; a prompt if it holds a blank, or names no model where a conversation goes on."""
     config = read_config()
     model, prompt = words
@@ -164,7 +155,7 @@ def _names_a_model(name: str, config: Config) -> bool:
     if name in config.presets or name in config.aliases or name.startswith("hf:"):
         return True
     try:
-        return hub.find(name, hub.Store()) is not None or match(name, hub.catalog()) is not None
+        return hub.find(name, hub.ModelStore()) is not None or match(name, hub.catalog()) is not None
     except InvalidParameter:  # it stands for several
         return True
 

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from edgellm.cli.completion import complete_model
+from edgellm.cli.locate import here
+from edgellm.cli.output import print_facts, print_json, size, values_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgellm import ModelInfo
+
+SAME = (  # what JSON has as it is in ModelInfo
+    "format architecture name file_bytes quantization bits_per_weight kv_bytes_per_token chat_template"
+)
 
 
 @click.command("show")
@@ -23,7 +29,6 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
     """Describe MODEL, a path or the name of a model that is here, or of a preset; nothing is pulled."""
     import edgellm
     from edgellm import machine
-    from edgellm.cli.output import print_facts, print_json, size
 
     path, licence = _locate(model)
     info = edgellm.inspect(path)
@@ -45,18 +50,12 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
         print_json(
             {
                 "path": str(path),
-                "format": info.format,
-                "architecture": info.architecture,
-                "name": info.name,
+                **values_of(info, SAME),
                 "parameters": info.n_params,
-                "file_bytes": info.file_bytes,
-                "quantization": info.quantization,
                 "tensor_types": dict(shares),
-                "bits_per_weight": info.bits_per_weight,
                 "context": context,
                 "context_default": default,
                 "context_trained": info.n_ctx_train,
-                "kv_bytes_per_token": info.kv_bytes_per_token,
                 "generates": info.can_generate,
                 "embeds": info.can_embed,
                 "memory_needed": needed,
@@ -64,7 +63,6 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
                 "layers": info.n_layer,
                 "embedding": info.n_embd,
                 "vocabulary": info.n_vocab,
-                "chat_template": info.chat_template,
                 "license": licence,
                 "base_models": list(info.base_models),
             }
@@ -103,16 +101,12 @@ def _locate(model: str) -> tuple[Path, str | None]:
 
     from edgellm import hub
     from edgellm.config import read_config
-    from edgellm.errors import ModelNotFound, Offline
 
     config = read_config()
     if model in config.presets and not Path(model).exists():
         model = config.presets[model].model or config.model or model
-    try:
-        path = hub.resolve(model, offline=True)
-    except Offline as error:
-        raise ModelNotFound(f"{model!r} is not here; `edgellm pull {model}` fetches it") from error
-    licences = (entry.license for entry in hub.Store().list() if not entry.problem and entry.path == path)
+    path = here(model)
+    licences = (stored.license for stored in hub.ModelStore().list() if not stored.problem and stored.path == path)
     return path, next(licences, None)
 
 

