@@ -13,24 +13,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm import arguments
 from edgellm.backends.base import ModelInfo
-from edgellm.chat_model import ChatModel
-from edgellm.engine.cancel import CancelToken
-from edgellm.engine.progress import OnProgress, check_progress
+from edgellm.engine.control import CallOptions, Control, split
 from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
-from edgellm.option import build
-from edgellm.params import GenerateOptions, GenerateParams
+from edgellm.params import GenerateParams
 from edgellm.prompter import Turn, title_of, turn_starts
 from edgellm.prompts.messages import Message, check, copied, flattened
-from edgellm.reply import Content, Reply, again, behind, instead, message
+from edgellm.reply import Ask, Content, Reply, asked_last, asking, message
 from edgellm.said import Answer, packed, unpacked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from edgellm.model import Model
+
 log = logging.getLogger("edgellm.chat")
 VERSION = 3  # of a saved conversation
+
+Asked = tuple[Callable[[], Turn], GenerateParams, Control]
+"""What makes the prompt, how it is answered, and who may stop that and follow it."""
 
 
 class Chat:
@@ -43,7 +45,7 @@ class Chat:
 
     def __init__(
         self,
-        model: ChatModel,
+        model: Model,
         *,
         system: Content | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
@@ -86,20 +88,16 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[CallOptions],
     ) -> Completion:
-        """Say `content` and wait for the answer. `progress`, here and below, is that of `Model.generate`.
+        """Say `content` and wait for the answer. `cancel` and `progress` are those of `Model.generate`.
 
         at: say it in place of the user's message `messages[at]`; what came after is forgotten once there is an answer.
         An answer that was stopped before its first token leaves the conversation as it was.
 
         Raises Busy, ContextOverflow, TemplateError, InvalidParameter and what generate() raises.
         """
-        prompt, chosen = self._asked(content, at, params, options)
-        with self._replying(prompt) as reply:
-            return reply.end(self.model.generate(reply.turn, chosen, cancel=cancel, progress=progress))
+        return self._send(*self._asked(asking(content, at), params, options))
 
     async def asend(
         self,
@@ -107,14 +105,12 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[CallOptions],
     ) -> Completion:
         """`send` for asyncio; cancelling the task cancels the answer."""
-        prompt, chosen = self._asked(content, at, params, options)
+        prompt, chosen, control = self._asked(asking(content, at), params, options)
         with self._replying(prompt) as reply:
-            return reply.end(await self.model.agenerate(reply.turn, chosen, cancel=cancel, progress=progress))
+            return reply.end(await self.model.agenerate(reply.turn, chosen, **control))
 
     def stream(
         self,
@@ -122,20 +118,16 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[CallOptions],
     ) -> Iterator[Chunk]:
         """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel. at: see `send`.
 
         What is wrong is raised here, as `send` does; the answer begins with the first piece that is asked for. The
         exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
         """
-        check_progress(progress)
-        prompt, chosen = self._asked(content, at, params, options)
-        with self._alone():
-            prompt()
-        return self._stream(prompt, chosen, cancel, progress)
+        asked = self._asked(asking(content, at), params, options)
+        self._check(asked[0])
+        return self._stream(*asked)
 
     def astream(
         self,
@@ -143,39 +135,19 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio; cancelling the task cancels the answer."""
-        check_progress(progress)
-        prompt, chosen = self._asked(content, at, params, options)
-        with self._alone():
-            prompt()
-        return self._astream(prompt, chosen, cancel, progress)
+        asked = self._asked(asking(content, at), params, options)
+        self._check(asked[0])
+        return self._astream(*asked)
 
-    def regenerate(
-        self,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
-    ) -> Completion:
+    def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
-        chosen = self._chosen(params, options)
-        with self._replying(self._prompt(again, chosen)) as reply:
-            return reply.end(self.model.generate(reply.turn, chosen, cancel=cancel, progress=progress))
+        return self._send(*self._asked(asked_last, params, options))
 
     def edit(
-        self,
-        index: int,
-        content: Content,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        self, index: int, content: Content, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
         """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it: `send`
         with `at`.
@@ -184,7 +156,7 @@ class Chat:
         """
         if not arguments.is_int(index):
             raise arguments.refuse("index", index, "the position of a message")
-        return self.send(content, params, at=index, cancel=cancel, progress=progress, **options)
+        return self.send(content, params, at=index, **options)
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""
@@ -303,10 +275,6 @@ class Chat:
         messages = self._listed()
         return bool(messages) and messages[0].get("role") == "system"
 
-    def _chosen(self, params: GenerateParams | None, options: Mapping[str, Any]) -> GenerateParams:
-        chosen = build(GenerateParams, options, params)
-        return replace(chosen, cache="memory") if self.private and chosen.cache else chosen
-
     def _given(self) -> dict[str, Any]:
         """What the template is given beside the messages."""
         return {"thinking": _switch("thinking", self.thinking)}
@@ -316,19 +284,12 @@ class Chat:
         said = self._own if self.private else None
         return self.model.prompter.answers(self._listed(), said, **self._given())
 
-    def _asked(
-        self, content: Content, at: int | None, params: GenerateParams | None, options: Mapping[str, Any]
-    ) -> tuple[Callable[[], Turn], GenerateParams]:
-        """What makes the prompt, and the options of the answer. Raises InvalidParameter."""
-        said = message("user", content, "content")
-        chosen = self._chosen(params, options)
-        return self._prompt(behind(said) if at is None else instead(at, said), chosen), chosen
-
-    def _prompt(self, ask: Callable[[list[Message]], list[Message]], chosen: GenerateParams) -> Callable[[], Turn]:
-        """What makes a prompt of the messages that `ask` gives for those that are there.
-
-        Streams ask twice: once to say what is wrong, and, as something may have been said since, when they begin.
-        """
+    def _asked(self, ask: Ask, params: GenerateParams | None, options: CallOptions) -> Asked:
+        """What a call asks for. The prompt is made of the messages that `ask` gives for those that are there: for a
+        stream twice, once to say what is wrong, and, as something may have been said since, when it begins."""
+        chosen, control = split(options, params)
+        if self.private and chosen.cache:
+            chosen = replace(chosen, cache="memory")
         made: list[tuple[Any, Turn]] = []
 
         def prompt() -> Turn:
@@ -339,7 +300,12 @@ class Chat:
                 made.append((deepcopy((asked, given)), turn))
             return made[-1][1]
 
-        return prompt
+        return prompt, chosen, control
+
+    def _check(self, prompt: Callable[[], Turn]) -> None:
+        """Say what is wrong with a prompt before it is needed."""
+        with self._alone():
+            prompt()
 
     @contextmanager
     def _replying(self, prompt: Callable[[], Turn]) -> Iterator[Reply]:
@@ -356,15 +322,13 @@ class Chat:
         self.dropped = self.dropped + turn.dropped
         self.messages = [*turn.messages, {"role": "assistant", "content": text}]
 
-    def _stream(
-        self,
-        prompt: Callable[[], Turn],
-        chosen: GenerateParams,
-        cancel: CancelToken | None,
-        progress: OnProgress | None,
-    ) -> Generator[Chunk]:
+    def _send(self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control) -> Completion:
         with self._replying(prompt) as reply:
-            request = self.model.submit(reply.turn, chosen, stream=True, cancel=cancel, progress=progress)
+            return reply.end(self.model.generate(reply.turn, chosen, **control))
+
+    def _stream(self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control) -> Generator[Chunk]:
+        with self._replying(prompt) as reply:
+            request = self.model.submit(reply.turn, chosen, stream=True, **control)
             try:
                 for chunk in request:
                     yield reply.take(chunk)
@@ -372,15 +336,10 @@ class Chat:
                 request.cancel()
 
     async def _astream(
-        self,
-        prompt: Callable[[], Turn],
-        chosen: GenerateParams,
-        cancel: CancelToken | None,
-        progress: OnProgress | None,
+        self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control
     ) -> AsyncGenerator[Chunk]:
         with self._replying(prompt) as reply:
-            chunks = self.model.astream(reply.turn, chosen, cancel=cancel, progress=progress)
-            async with aclosing(chunks):
+            async with aclosing(self.model.astream(reply.turn, chosen, **control)) as chunks:
                 async for chunk in chunks:
                     yield reply.take(chunk)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgellm import arguments, embedding, machine, scoring
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
+from edgellm.engine.control import CallOptions, Control, split
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
@@ -22,8 +23,7 @@ from edgellm.kv.blocks import Block, root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.kv.store import BlockStore, store_path
-from edgellm.option import build
-from edgellm.params import CacheParams, GenerateOptions, GenerateParams
+from edgellm.params import CacheParams, GenerateParams
 from edgellm.prompter import Prompter, Turn
 
 if TYPE_CHECKING:
@@ -97,67 +97,44 @@ class Model:
     # Generation
 
     def generate(
-        self,
-        prompt: Prompt,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
         """Continue `prompt`. Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Busy, Closed,
         BackendFailed.
 
-        `progress(done, total)` is called while the prompt is read, on this thread and at most 20 times a second, with
-        the tokens that are known or computed and all there are: once before the first is computed, once when all are,
-        and never where nothing has to be computed. An exception it raises cancels the generation and is raised here.
+        `cancel`, a CancelToken, ends it from anywhere. `progress(done, total)` is called while the prompt is read, on
+        this thread and at most 20 times a second, with the tokens that are known or computed and all there are: once
+        before the first is computed, once when all are, and never where nothing has to be computed. An exception it
+        raises cancels the generation and is raised here.
         """
-        chosen = build(GenerateParams, options, params)
-        return self.submit(prompt, chosen, stream=False, cancel=cancel, progress=progress).result()
+        chosen, control = split(options, params)
+        return self.submit(prompt, chosen, **control).result()
 
     def stream(
-        self,
-        prompt: Prompt,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Iterator[Chunk]:
         """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion.
 
         `progress` is that of `generate`, called on the thread that waits for the first chunk.
         """
-        chosen = build(GenerateParams, options, params)
-        return iter(self.submit(prompt, chosen, stream=True, cancel=cancel, progress=progress))
+        chosen, control = split(options, params)
+        return iter(self.submit(prompt, chosen, stream=True, **control))
 
     async def agenerate(
-        self,
-        prompt: Prompt,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
         """`generate` for asyncio; cancelling the task cancels the generation. `progress` is called in the task."""
         completion: Completion | None = None
-        async for chunk in self._adeliver(prompt, build(GenerateParams, options, params), False, cancel, progress):
+        async for chunk in self._deliver(prompt, *split(options, params), stream=False):
             completion = chunk.completion
         assert completion is not None  # the last chunk always carries it
         return completion
 
     def astream(
-        self,
-        prompt: Prompt,
-        params: GenerateParams | None = None,
-        *,
-        cancel: CancelToken | None = None,
-        progress: OnProgress | None = None,
-        **options: Unpack[GenerateOptions],
+        self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio. `progress` is called in the task that waits for the first chunk."""
-        return self._adeliver(prompt, build(GenerateParams, options, params), True, cancel, progress)
+        return self._deliver(prompt, *split(options, params), stream=True)
 
     def chat(
         self,
@@ -325,25 +302,20 @@ class Model:
         generation.owner = self
         return generation
 
-    async def _adeliver(
-        self,
-        prompt: Prompt,
-        params: GenerateParams,
-        stream: bool,
-        cancel: CancelToken | None,
-        progress: OnProgress | None,
+    async def _deliver(
+        self, prompt: Prompt, params: GenerateParams, control: Control, *, stream: bool
     ) -> AsyncGenerator[Chunk]:
         import asyncio  # costs 90 ms that only its users should pay
 
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Chunk | BaseException | tuple[int, int]] = asyncio.Queue()
-        check_progress(progress)
+        progress = control["progress"]
 
         def sink(item: Chunk | BaseException | tuple[int, int]) -> None:
             self._engine.outbox.put(loop, arrived.put_nowait, item)
 
         tell = progress and (lambda done, total: sink((done, total)))
-        request = self.submit(prompt, params, stream=stream, cancel=cancel, sink=sink, progress=tell)
+        request = self.submit(prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
         try:
             while True:
                 item = await arrived.get()

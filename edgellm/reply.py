@@ -16,6 +16,9 @@ from edgellm.prompts.messages import Message, check_content, plain
 Content = str | Sequence[Mapping[str, Any]]
 """What a message says: a text, or parts of the form {"type": "text", "text": ...}."""
 
+Ask = Callable[[list[Message]], list[Message]]
+"""From the messages of a conversation to those that are answered next."""
+
 
 class Reply:
     """An answer to `turn`. keep: takes it into the conversation, as its text and its tokens."""
@@ -50,25 +53,22 @@ def message(role: str, content: object, name: str) -> Message:
     return {"role": role, "content": plain(content, name)}
 
 
-def behind(said: Message) -> Callable[[list[Message]], list[Message]]:
-    """From a conversation to what is answered next: a message behind the others."""
-    return lambda messages: [*messages, said]
-
-
-def instead(at: int, said: Message) -> Callable[[list[Message]], list[Message]]:
-    """The same for one in place of the user's message at an index. Raises InvalidParameter, there too."""
-    if not arguments.is_int(at):
+def asking(content: Content, at: int | None) -> Ask:
+    """`content` is said behind the other messages, or in place of the user's message at an index. Raises
+    InvalidParameter, there too."""
+    said = message("user", content, "content")
+    if at is not None and not arguments.is_int(at):
         raise arguments.refuse("at", at, "the position of a message")
 
     def ask(messages: list[Message]) -> list[Message]:
-        if not 0 <= at < len(messages) or messages[at].get("role") != "user":
+        if at is not None and (not 0 <= at < len(messages) or messages[at].get("role") != "user"):
             raise InvalidParameter(f"messages[{arguments.shown(at)}] is not a message of the user")
         return [*messages[:at], said]
 
     return ask
 
 
-def again(messages: list[Message]) -> list[Message]:
+def asked_last(messages: list[Message]) -> list[Message]:
     """A conversation up to the last message of the user. Raises InvalidParameter."""
     asked = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "user"), None)
     if asked is None:

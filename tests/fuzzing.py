@@ -318,7 +318,8 @@ def calls(place: Place, targets: list[str]) -> st.SearchStrategy[Call]:
             if parameter.name == "self":
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
-                arguments |= draw(options(LOAD_OPTIONS if target == "load" else OPTIONS, wild))
+                control = {name: sensible[name] for name in ("cancel", "progress")} if owner else {}
+                arguments |= draw(options(LOAD_OPTIONS if target == "load" else OPTIONS | control, wild))
             elif parameter.default is parameter.empty or draw(st.booleans()):
                 good = sensible.get(parameter.name, [None])
                 arguments[parameter.name] = draw(odd() if draw(st.integers(1, 8)) <= wild else st.sampled_from(good))
