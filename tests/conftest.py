@@ -12,6 +12,10 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from hypothesis import settings
+
+settings.register_profile("edgellm", deadline=None)  # no test depends on a time
+settings.load_profile("edgellm")
 
 
 @pytest.fixture(scope="session", autouse=True)

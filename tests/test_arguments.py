@@ -66,7 +66,6 @@ def place(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> fuzzing.Place
 
 ANYTHING = settings(
     max_examples=150,
-    deadline=None,
     database=None,
     derandomize=True,
     phases=[Phase.generate],

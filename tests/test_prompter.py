@@ -74,7 +74,7 @@ def messages(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": "-"}, {"role": "assistant", "content": text}]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.text("ab", min_size=1, max_size=6), st.text("xy", max_size=3), st.booleans()), max_size=60)
 )
@@ -165,7 +165,7 @@ def test_a_request_with_its_messages_is_prepared_and_remembered(echo: Model) -> 
         echo.prompter.prepare(history, params, tools=[{"type": "function", "function": {"name": "f"}}])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=12),
     system=st.booleans(),

@@ -33,7 +33,7 @@ STARTS = {"plain": "ASSISTANT:", "control": "<s>assistant\n", "trimmed": "ASSIST
 WORDS = ["hello", "hell", " world", " the", "\n", "  ", "12", "345", ".", "é", "🙂", "x"]
 words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5)
 templates = st.sampled_from(sorted(TEMPLATES))
-often = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+often = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module", params=KINDS)

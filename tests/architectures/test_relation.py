@@ -43,7 +43,7 @@ def stacked(parts: tuple[Part, ...], values: dict[str, F32], transposed: bool) -
     return np.concatenate([one.T if transposed else one for one in rows])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(relations(), st.integers(0, 99))
 def test_relation_and_its_inverse(case: tuple[Relation, dict[str, F32]], seed: int) -> None:
     relation, values = case

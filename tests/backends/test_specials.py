@@ -70,7 +70,7 @@ def write(metadata: dict[str, Any], folder: Path) -> Path:
 WORDS = [text for text in (*ENDS, *(text for texts in GAPS.values() for text in texts[:1])) if "tool_resp" not in text]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_headers_of_all_kinds(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any texts, of any type, any ids, there or not, inside the vocabulary or not."""

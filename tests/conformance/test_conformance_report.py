@@ -383,7 +383,6 @@ def test_a_report_is_what_the_passes_were(case: Case, path: Path, monkeypatch: p
         settings=settings(
             max_examples=40 if case.name == "echo" else 6,
             stateful_step_count=20,
-            deadline=None,
             phases=[Phase.generate],  # making a failure smaller takes minutes, and 20 steps can be read
             suppress_health_check=list(HealthCheck),
         ),

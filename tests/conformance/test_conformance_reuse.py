@@ -132,7 +132,6 @@ def test_reuse_never_changes_an_answer(case: Case, path: Path, monkeypatch: pyte
         settings=settings(
             max_examples=10,
             stateful_step_count=15,
-            deadline=None,
             phases=[Phase.generate],  # making a failure smaller takes minutes, and 15 steps can be read
             suppress_health_check=list(HealthCheck),
         ),

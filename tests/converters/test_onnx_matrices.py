@@ -226,7 +226,7 @@ def test_importance_moves_the_error_to_where_it_costs_less(carrier: Carrier) -> 
             quantize(rows, carrier, wrong)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 7), st.integers(1, 5), st.sampled_from(BLOCKS), st.sampled_from([(4, False), (4, True), (8, False)]),
     st.sampled_from([1e-38, 1e-20, 1.0, 1e20, 5e37]), st.integers(0, 99), st.booleans(),

@@ -43,7 +43,7 @@ LARGEST = data_bytes(choose("f16", model(), FACTS))
 
 
 @given(st.integers(SMALLEST, LARGEST + 1_000_000), st.sampled_from([512, 544]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_mix_fits_and_is_no_worse_than_the_recipe(budget: int, columns: int) -> None:
     tensors = model(columns)
     if budget < data_bytes(choose("q2_k", tensors, FACTS)):

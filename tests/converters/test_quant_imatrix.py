@@ -170,7 +170,7 @@ def test_old_files_that_lie(tmp_path: Path, raw: bytes) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_is_an_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     raw = bytearray(old())
     for _ in range(data.draw(st.integers(0, 3))):

@@ -58,7 +58,7 @@ def ends(tokenizer: Tokenizer, tokens: list[int], text: str) -> dict[int, int]:
     return found
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=texts, after=texts)
 def test_it_is_the_tokens_of_the_whole_text_from_the_seam_on(
     tokenizer: Tokenizer, before: list[str], after: list[str]
@@ -79,7 +79,7 @@ def test_it_is_the_tokens_of_the_whole_text_from_the_seam_on(
         assert spelled(tokenizer, found[: len(found) - len(rest)]) == data[seam:behind]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=texts, control=st.sampled_from(CONTROLS), after=st.lists(st.sampled_from(PIECES + CONTROLS), max_size=8))
 def test_behind_a_control_token_it_is_the_whole_texts(
     tokenizer: Tokenizer, before: list[str], control: str, after: list[str]
@@ -92,7 +92,7 @@ def test_behind_a_control_token_it_is_the_whole_texts(
     assert continued(tokenizer, text, len(text)) == []
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=texts)
 def test_what_stands_alone_has_no_space_in_front(tokenizer: Tokenizer, words: list[str]) -> None:
     assert spelled(tokenizer, alone(tokenizer, "".join(words))) == "".join(words).encode()

@@ -288,7 +288,7 @@ def raw_model(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return RAW["all"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, 1 << 20), st.sampled_from(["bit", "byte", "u64", "cut", "insert"]),
                                 st.integers(0, U64_MAX)), min_size=1, max_size=4))  # fmt: skip
 def test_damage_gives_a_file_or_a_typed_error(

@@ -640,7 +640,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]
 Edits = Mapping[int, int]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     which=st.integers(0, 1),
     edits=st.dictionaries(st.integers(0, 2000), st.integers(0, 255), max_size=4),

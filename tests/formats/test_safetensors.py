@@ -168,7 +168,7 @@ ENTRY = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.dictionaries(st.text(max_size=3), ENTRY | JSON, max_size=3) | st.binary(max_size=40) | JSON,
     data=st.integers(0, 80),

@@ -105,7 +105,7 @@ def test_a_new_process_finds_what_another_wrote(folder: Path) -> None:
         assert second.rejected == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     known=st.lists(st.lists(st.integers(0, 1), max_size=14), max_size=6),
     prompts=st.lists(st.lists(st.integers(0, 1), max_size=14), min_size=1, max_size=6),

@@ -61,7 +61,7 @@ def test_the_layout_is_the_documented_one(path: Path) -> None:
     assert (payload_bytes, crc) == (len(PAYLOAD), zlib.crc32(PAYLOAD))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_byte_is_never_served(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.mktemp("damage") / "block.kv"

@@ -70,7 +70,7 @@ def test_what_was_parked_comes_back_with_the_same_logits(backend: EchoBackend) -
         fresh.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_match_is_the_longest_there_is(data: st.DataObject) -> None:
     """Conversations over two letters, so that they share beginnings of every length."""

@@ -121,7 +121,7 @@ def test_a_text_comes_back_whatever_the_decoder_says(way: str, decoder: str, tmp
     library.add_tokens(ADDED)
     tokenizer = opened(library, tmp_path)
 
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=12, derandomize=True)
     @given(st.lists(TEXTS | st.sampled_from(["<s>", "<tool>"]), max_size=4))
     def check(parts: list[str]) -> None:
         if way == "another mark":
@@ -189,7 +189,7 @@ def test_a_text_that_loses_something_is_the_library_s(way: str, tmp_path: Path) 
         library.decoder = decoder
     tokenizer = opened(library, tmp_path)
 
-    @settings(max_examples=60, deadline=None, derandomize=True)
+    @settings(max_examples=60, derandomize=True)
     @given(TEXTS)
     def check(text: str) -> None:
         tokens = tokenizer.encode(text)
