@@ -1,4 +1,4 @@
-"""Files that are read: regular ones. A pipe would be waited for, and a device may have no end.
+"""Files that are read: regular ones. A pipe would be waited for, and a device may have no end. And `sync_folder`.
 
     with open(path, "rb", opener=regular) as file: …
     raw = read_file(path)
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 SMALL = 16 << 20  # bytes; settings and state have far fewer
@@ -49,3 +50,13 @@ def read_file(path: Path, limit: int = SMALL, *, pipe: bool = False) -> bytes:
     if len(raw) > limit:
         raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB", os.fspath(path))
     return bytes(raw)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in a folder durable; Windows does that by itself."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

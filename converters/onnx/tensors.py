@@ -59,7 +59,7 @@ class Store:
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """See ONNXFile."""
-        return self.file.raw(name)
+        return self.file.data(name)
 
     def release(self, *names: str) -> None:
         """See ONNXFile."""

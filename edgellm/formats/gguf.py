@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import mmap
 import os
 import re
 import struct
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgellm.arguments import shown
 from edgellm.errors import ModelNotFound
 from edgellm.formats.gguf_shard import Metadata, Shard, TensorInfo
+from edgellm.formats.mapped import Mapped, MappedFile
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -30,19 +25,20 @@ _SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf"
 _U64 = struct.Struct("<Q")
 
 
-class GGUFFile:
+class GGUFFile(Mapped):
     """An opened GGUF model: one file, or all shards of a split one.
 
     metadata is the first shard's; tensors are those of all shards. path is the first shard's, paths are all of them.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
+        super().__init__()
         first = shards[0]
         self.path, self.paths = first.path, [shard.path for shard in shards]
         self.version, self.alignment = first.version, first.alignment
         self.metadata: Mapping[str, Any] = Metadata(first)
         self.tensors: dict[str, TensorInfo] = {}
-        self._shards = shards
+        self._shards, self._files = shards, [shard.file for shard in shards]
         for shard in shards:
             for name, info in shard.tensors.items():
                 if name in self.tensors:
@@ -101,21 +97,9 @@ class GGUFFile:
             )
         return value
 
-    def data(self, name: str) -> NDArray[np.uint8]:
-        """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
+    def _place(self, name: str) -> tuple[MappedFile, int, int]:
         info = self.tensors[name]
-        return np.frombuffer(self._shards[info.shard].buffer, np.uint8, info.nbytes, info.offset)
-
-    def release(self, name: str) -> None:
-        """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
-
-        Without it, the resident memory of a program that streams through a file grows to the size of the file.
-        """
-        info = self.tensors[name]
-        if hasattr(mmap, "MADV_DONTNEED"):
-            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
-            with contextlib.suppress(OSError):
-                self._shards[info.shard].buffer.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+        return self._files[info.shard], info.offset, info.offset + info.nbytes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,26 +112,8 @@ class GGUFFile:
             digest.update(_U64.pack(shard.size))
             digest.update(memoryview(shard.buffer)[: shard.header_bytes])
             for info in shard.tensors.values():
-                stop = info.offset + info.nbytes
-                digest.update(shard.buffer[info.offset : min(info.offset + 4096, stop)])
-                digest.update(shard.buffer[max(info.offset, stop - 4096) : stop])
+                digest.update(shard.file.edges(info.offset, info.offset + info.nbytes))
         return digest.hexdigest()
-
-    def close(self) -> None:
-        """Unmap the file once no array of it is in use any more. Closing twice is harmless."""
-        for shard in self._shards:
-            try:
-                shard.buffer.close()
-            except BufferError:  # an array still looks at it; the map goes with the last one
-                continue
-
-    def __enter__(self) -> GGUFFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _split(shard: Shard, key: str, kinds: tuple[str, ...]) -> int:

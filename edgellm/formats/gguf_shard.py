@@ -13,9 +13,6 @@ pass over its lengths. Versions 2 and 3, little-endian: https://github.com/ggml-
 
 from __future__ import annotations
 
-import mmap
-import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgellm.arguments import shown
-from edgellm.errors import InvalidModelFile, ModelNotFound
+from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_strings import StringArray
+from edgellm.formats.mapped import MappedFile
 
 MAX_HEADER = 128 << 20  # bytes; the largest known header is about 20 MB
 MAX_PAIRS = 1 << 16
@@ -55,7 +53,6 @@ _SCALARS: dict[int, tuple[str, str]] = {
     11: ("i64", "q"),
     12: ("f64", "d"),
 }
-_ADVICE = "the file is damaged or incomplete: fetch or convert it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,8 @@ class Shard:
 
     def __init__(self, path: Path, index: int) -> None:
         self.path, self.index = path, index
-        self.buffer = self._map()
-        self.size = len(self.buffer)
+        self.file = MappedFile(path)
+        self.buffer, self.size, self.error = self.file.buffer, self.file.size, self.file.error
         self.limit = min(self.size, MAX_HEADER)
         self.position = 0
         self.strings = 0
@@ -96,23 +93,6 @@ class Shard:
             self._read()
         except (struct.error, OverflowError, IndexError):
             raise self.error("the header ends in the middle of an entry", self.position) from None
-
-    def error(self, what: str, offset: int) -> InvalidModelFile:
-        return InvalidModelFile(f"{self.path}: {what[:400]} (at byte {offset}); {_ADVICE}")
-
-    def _map(self) -> mmap.mmap:
-        try:
-            status = os.stat(self.path)
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidModelFile(f"{self.path}: not a regular file; give the path of a .gguf file")
-            if status.st_size < 24:
-                raise self.error(f"{status.st_size} bytes are too few for a GGUF header", 0)
-            with open(self.path, "rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise ModelNotFound(f"{self.path}: no such file; check the path") from None
-        except OSError as error:
-            raise InvalidModelFile(f"{self.path}: cannot be read: {error.strerror or error}") from None
 
     def _u32(self) -> int:
         value: int = _U32.unpack_from(self.buffer, self.position)[0]
@@ -138,6 +118,8 @@ class Shard:
             raise self.error(f"{what} {shown(raw)} is not UTF-8", at) from None
 
     def _read(self) -> None:
+        if self.size < 24:
+            raise self.error(f"{self.size} bytes are too few for a GGUF header", 0)
         magic = self.buffer[:4]
         if magic != b"GGUF":
             raise InvalidModelFile(f"{self.path}: starts with {magic!r}, not b'GGUF'; this is not a GGUF file")

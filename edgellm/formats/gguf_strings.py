@@ -20,7 +20,7 @@ class StringArray(Sequence[bytes]):
     nbytes is what they take in the file, 8 bytes of length each included.
     """
 
-    def __init__(self, buffer: mmap.mmap, offset: int, count: int, nbytes: int) -> None:
+    def __init__(self, buffer: mmap.mmap | bytes, offset: int, count: int, nbytes: int) -> None:
         self._buffer, self._offset, self._count, self.nbytes = buffer, offset, count, nbytes
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""MappedFile: a file of a model, mapped into memory for reading."""
+"""MappedFile: a file of a model, mapped into memory for reading; Mapped: what the readers of such files share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, ModelNotFound, NotEnoughMemory
+
+M = TypeVar("M", bound="Mapped")
 
 ADVICE = "the file is damaged or incomplete: fetch or convert it again"
 _EDGE = 4096  # bytes
@@ -45,6 +49,11 @@ class MappedFile:
             raise InvalidModelFile(f"{path}: cannot be read: {why}; check its permissions, or fetch it again") from None
         self.size = len(self.buffer)
 
+    def error(self, what: str, offset: int | None = None) -> InvalidModelFile:
+        """What is wrong with the file, and at which byte."""
+        where = "" if offset is None else f" (at byte {offset})"
+        return InvalidModelFile(f"{self.path}: {what[:600]}{where}; {ADVICE}")
+
     def view(self, start: int, stop: int) -> NDArray[np.uint8]:
         """A range of bytes: (stop - start,) uint8, read-only, not copied."""
         if start == stop:
@@ -67,3 +76,40 @@ class MappedFile:
         if isinstance(self.buffer, mmap.mmap):
             with contextlib.suppress(BufferError):  # an array still looks at it; the map goes with the last one
                 self.buffer.close()
+
+
+class Mapped:
+    """A model whose tensors lie in mapped files, to be closed or used in a `with` statement."""
+
+    def __init__(self) -> None:
+        self._files: list[MappedFile] = []
+
+    def _place(self, name: str) -> tuple[MappedFile, int, int]:
+        """The file of a tensor, and where in it the tensor starts and stops. KeyError if there is none."""
+        raise NotImplementedError
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
+        file, start, stop = self._place(name)
+        return file.view(start, stop)
+
+    def release(self, name: str) -> None:
+        """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
+
+        Without it, the resident memory of a program that streams through a file grows to the size of the file.
+        """
+        file, start, stop = self._place(name)
+        file.release(start, stop)
+
+    def close(self) -> None:
+        """Unmap the files once no array of them is in use any more. Closing twice is harmless."""
+        for file in self._files:
+            file.close()
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -16,7 +16,6 @@ import os
 import struct
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.confined import path_in
-from edgellm.formats.mapped import MappedFile
+from edgellm.formats.mapped import Mapped, MappedFile
 from edgellm.formats.onnx_graph import Graph, broken
 from edgellm.formats.onnx_parse import MAIN, GraphReader
 from edgellm.formats.onnx_tensor import StoredTensor, read_entry, read_tensor
@@ -43,7 +42,7 @@ _GRAPH, _NODE, _INITIALIZER = 7, 1, 5  # fields of the model and of the graph
 _OPSET = schema("span 1 domain", "varint 2 version")
 
 
-class ONNXFile:
+class ONNXFile(Mapped):
     """An opened ONNX model.
 
     graph: its inputs, outputs, nodes and initializers, whose data() streams from the files. metadata: metadata_props.
@@ -52,12 +51,13 @@ class ONNXFile:
     """
 
     def __init__(self, file: MappedFile) -> None:
+        super().__init__()
         self.path = file.path
         self.metadata: dict[str, str] = {}
         self.opsets: dict[str, int] = {}
         self.ir_version = 0
         self.producer = ""
-        self._file, self._wire = file, Wire(file)
+        self._file, self._files, self._wire = file, [file], Wire(file)
         self._beside: dict[str, MappedFile] = {}
         self._stored: list[StoredTensor] = []
         self._tensors: dict[str, StoredTensor] = {}
@@ -79,12 +79,16 @@ class ONNXFile:
         """The data files, sorted."""
         return sorted(file.path for file in self._beside.values())
 
-    def raw(self, name: str) -> NDArray[np.uint8]:
+    def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of an initializer, (n,) uint8, read-only; not copied, unless they are kept as numbers one by one.
 
         KeyError if there is none. Raises InvalidModelFile.
         """
         return self._tensors[name].raw()
+
+    def _place(self, name: str) -> tuple[MappedFile, int, int]:
+        tensor = self._tensors[name]
+        return tensor.file, tensor.start, tensor.stop
 
     def array(self, name: str) -> NDArray[np.generic]:
         """An initializer of the type that onnx_graph.NUMPY tells, shaped; flat where that is of packed bytes.
@@ -131,23 +135,6 @@ class ONNXFile:
         """Whether a tensor's bytes are left where they are: outside of the model file, or many, and not one by one."""
         return tensor.file is not self._file or (tensor.nbytes >= INLINE and not tensor.packed)
 
-    def release(self, name: str) -> None:
-        """The initializer's pages may leave memory; whoever looks again reads them again. A hint."""
-        self._tensors[name].release()
-
-    def close(self) -> None:
-        """Unmap the files once no array of them is in use any more. Closing twice is harmless."""
-        for file in (self._file, *self._beside.values()):
-            file.close()
-
-    def __enter__(self) -> ONNXFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits that copies of the files share and another graph or other weights change.
@@ -176,6 +163,7 @@ class ONNXFile:
             if len(self._beside) >= MAX_FILES:
                 raise Unsupported(f"{self.path}: more than {MAX_FILES} data files; save the weights into one")
             self._beside[location] = MappedFile(path_in(self.path.parent, location))
+            self._files.append(self._beside[location])
         return self._beside[location]
 
     def _read(self) -> Graph:

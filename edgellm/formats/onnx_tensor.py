@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
-from edgellm.formats.mapped import ADVICE, MappedFile
+from edgellm.formats.mapped import MappedFile
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY, WIDTH, Initializer
 from edgellm.formats.protobuf import Wire, schema, signed, unpacked
 
@@ -84,10 +84,6 @@ class StoredTensor:
             yield self.file.view(start, stop)
             self.file.release(start, stop)
 
-    def release(self) -> None:
-        """Its pages may leave memory."""
-        self.file.release(self.start, self.stop)
-
     def initializer(self) -> Initializer:
         return Initializer(self.name, self.dtype, self.shape, self.chunks)
 
@@ -104,7 +100,7 @@ class StoredTensor:
             raise self._error(str(error)) from None
 
     def _error(self, what: str) -> InvalidModelFile:
-        return InvalidModelFile(f"{self.file.path}: {self.label}: {what}; {ADVICE}")
+        return self.file.error(f"{self.label}: {what}")
 
 
 def read_tensor(

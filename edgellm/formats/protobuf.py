@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, InvalidParameter
-from edgellm.formats.mapped import ADVICE, MappedFile
+from edgellm.formats.mapped import MappedFile
 
 VARINT, EIGHT, SPAN, FOUR = 0, 1, 2, 5
 _WIRES = {"varint": VARINT, "span": SPAN, "four": FOUR}
@@ -91,11 +91,8 @@ class Wire:
     """Reads the messages of a file. Its methods raise InvalidModelFile."""
 
     def __init__(self, file: MappedFile) -> None:
-        self._file, self._buffer = file, file.buffer
+        self._buffer, self.error = file.buffer, file.error
         self._left = MAX_FIELDS
-
-    def error(self, what: str, offset: int) -> InvalidModelFile:
-        return InvalidModelFile(f"{self._file.path}: {what[:600]} (at byte {offset}); {ADVICE}")
 
     def fields(self, start: int, stop: int, known: Schema) -> Iterator[tuple[str, int, int]]:
         """The fields of a message in a range of bytes: (name, start, stop) of the value, or (name, value, stop) for a

@@ -9,33 +9,26 @@ https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import mmap
 import os
-import stat
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgellm.arguments import shown
-from edgellm.errors import InvalidModelFile, InvalidParameter, ModelNotFound
+from edgellm.errors import InvalidModelFile, InvalidParameter
+from edgellm.formats.mapped import Mapped, MappedFile
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.writing import Data, whole_file, write_data
 
 MAX_HEADER = 100_000_000  # bytes; the reference reader has the same limit
 MAX_DIMS = 16
 MAX_SIZE = 1 << 48  # of one dimension
-_ADVICE = "the file is damaged or incomplete: fetch or convert it again"
 _U64 = struct.Struct("<Q")
 
 # bits of an element
@@ -57,105 +50,79 @@ class TensorInfo:
     nbytes: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(Mapped):
     """An opened safetensors file. tensors are in the header's order; metadata is its `__metadata__`, {} without one."""
 
-    def __init__(self, path: Path, buffer: mmap.mmap) -> None:
-        self.path = path
+    def __init__(self, file: MappedFile) -> None:
+        super().__init__()
+        self.path = file.path
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self._buffer = buffer
-        self._size = len(buffer)
+        self._file, self._files = file, [file]
         self._data_start = 0
         self._read()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
         """Open and check a file. Raises ModelNotFound, InvalidModelFile."""
-        path = Path(path)
+        file = MappedFile(Path(path))
         try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidModelFile(f"{path}: not a regular file; give the path of a .safetensors file")
-            if status.st_size < 10:
-                raise InvalidModelFile(f"{path}: {status.st_size} bytes are too few for a safetensors file; {_ADVICE}")
-            with open(path, "rb") as file:
-                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise ModelNotFound(f"{path}: no such file; check the path") from None
-        except OSError as error:
-            raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from None
-        try:
-            return cls(path, buffer)
+            return cls(file)
         except BaseException:
-            buffer.close()
+            file.close()
             raise
 
-    def _error(self, what: str) -> InvalidModelFile:
-        return InvalidModelFile(f"{self.path}: {what[:400]}; {_ADVICE}")
-
     def _read(self) -> None:
-        length: int = _U64.unpack_from(self._buffer)[0]
-        if not 2 <= length <= min(MAX_HEADER, self._size - 8):
-            raise self._error(
-                f"a header of {length} bytes is announced (2 to {MAX_HEADER} are allowed, the file has {self._size})"
+        file = self._file
+        if file.size < 10:
+            raise file.error(f"{file.size} bytes are too few for a safetensors file")
+        length: int = _U64.unpack_from(file.buffer)[0]
+        if not 2 <= length <= min(MAX_HEADER, file.size - 8):
+            raise file.error(
+                f"a header of {length} bytes is announced (2 to {MAX_HEADER} are allowed, the file has {file.size})"
             )
         self._data_start = 8 + length
-        raw = self._buffer[8 : self._data_start]
+        raw = file.buffer[8 : self._data_start]
         if raw[:1] != b"{":
             raise InvalidModelFile(f"{self.path}: its header is not a JSON object; this is not a safetensors file")
         header = parse_object(raw, f"{self.path}, header")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise self._error("__metadata__ is not a table of texts")
+            raise file.error("__metadata__ is not a table of texts")
         self.metadata = metadata
         self.tensors = {name: self._info(name, entry) for name, entry in header.items()}
         end = self._data_start
         for info in sorted(self.tensors.values(), key=lambda info: (info.offset, info.nbytes)):
             if info.offset != end:
                 what = "overlaps the one before it" if info.offset < end else "leaves a hole before it"
-                raise self._error(f"tensor {shown(info.name)} at byte {info.offset} {what}")
+                raise file.error(f"tensor {shown(info.name)} at byte {info.offset} {what}")
             end += info.nbytes
-        if end != self._size:
-            raise self._error(f"the tensors end at byte {end}, the file at {self._size}")
+        if end != file.size:
+            raise file.error(f"the tensors end at byte {end}, the file at {file.size}")
 
     def _info(self, name: str, entry: Any) -> TensorInfo:
         if not name or not name.isprintable():
-            raise self._error(f"tensor name {shown(name)} is empty or not printable")
+            raise self._file.error(f"tensor name {shown(name)} is empty or not printable")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise self._error(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
+            raise self._file.error(f"tensor {shown(name)} is not described by dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in _BITS:
-            raise self._error(f"tensor {shown(name)} has the unknown type {shown(dtype)}")
+            raise self._file.error(f"tensor {shown(name)} has the unknown type {shown(dtype)}")
         if not _counts(shape) or len(shape) > MAX_DIMS or max(shape, default=0) > MAX_SIZE:
-            raise self._error(f"tensor {shown(name)} has the impossible shape {shown(shape)}")
+            raise self._file.error(f"tensor {shown(name)} has the impossible shape {shown(shape)}")
         if not _counts(offsets) or len(offsets) != 2:
-            raise self._error(f"tensor {shown(name)} has the impossible offsets {shown(offsets)}")
+            raise self._file.error(f"tensor {shown(name)} has the impossible offsets {shown(offsets)}")
         start, stop = offsets
         bits = math.prod(shape) * _BITS[dtype]
         if (stop - start) * 8 != bits:
-            raise self._error(f"tensor {shown(name)} has {stop - start} bytes, {dtype} {shape} needs {bits / 8:g}")
-        if self._data_start + stop > self._size:
-            raise self._error(f"tensor {shown(name)} reaches beyond the end of the file ({self._size} bytes)")
+            raise self._file.error(f"tensor {shown(name)} has {stop - start} bytes, {dtype} {shape} needs {bits / 8:g}")
+        if self._data_start + stop > self._file.size:
+            raise self._file.error(f"tensor {shown(name)} reaches beyond the end of the file ({self._file.size} bytes)")
         return TensorInfo(name, dtype, tuple(shape), self._data_start + start, stop - start)
 
-    def data(self, name: str) -> NDArray[np.uint8]:
-        """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
+    def _place(self, name: str) -> tuple[MappedFile, int, int]:
         info = self.tensors[name]
-        if not info.nbytes:
-            return np.empty(0, np.uint8)
-        return np.frombuffer(self._buffer, np.uint8, info.nbytes, info.offset)
-
-    def release(self, name: str) -> None:
-        """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
-
-        Without it, the resident memory of a program that streams through a file grows to the size of the file.
-        """
-        info = self.tensors[name]
-        if info.nbytes and hasattr(mmap, "MADV_DONTNEED"):
-            start = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
-            with contextlib.suppress(OSError):
-                self._buffer.madvise(mmap.MADV_DONTNEED, start, info.offset + info.nbytes - start)
+        return self._file, info.offset, info.offset + info.nbytes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -163,26 +130,11 @@ class SafetensorsFile:
 
         BLAKE2b over the file's size, the header, and the first and last 4 KiB of each tensor.
         """
-        digest = hashlib.blake2b(_U64.pack(self._size), digest_size=16)
-        digest.update(self._buffer[: self._data_start])
+        digest = hashlib.blake2b(_U64.pack(self._file.size), digest_size=16)
+        digest.update(self._file.buffer[: self._data_start])
         for info in self.tensors.values():
-            stop = info.offset + info.nbytes
-            digest.update(self._buffer[info.offset : min(info.offset + 4096, stop)])
-            digest.update(self._buffer[max(info.offset, stop - 4096) : stop])
+            digest.update(self._file.edges(info.offset, info.offset + info.nbytes))
         return digest.hexdigest()
-
-    def close(self) -> None:
-        """Unmap the file once no array of it is in use any more. Closing twice is harmless."""
-        with contextlib.suppress(BufferError):  # an array still looks at it; the map goes with the last one
-            self._buffer.close()
-
-    def __enter__(self) -> SafetensorsFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _counts(value: Any) -> bool:

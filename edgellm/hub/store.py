@@ -25,9 +25,9 @@ from typing import Literal
 
 from edgellm import arguments
 from edgellm.errors import InvalidParameter, ModelNotFound, ResourceError
-from edgellm.files import read_file
+from edgellm.files import read_file, sync_folder
 from edgellm.home import home, make_folder
-from edgellm.hub.transfer import lock, log, sha256_of, sync_folder, trying
+from edgellm.hub.transfer import lock, log, sha256_of, trying
 
 MANIFEST = "manifest.json"
 LONGEST = 200  # bytes of a name; file systems take 255

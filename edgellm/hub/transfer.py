@@ -88,16 +88,6 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable, where the system can."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 @contextmanager
 def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold a file lock, which the system frees when the process dies; `waiting` is called once if another holds it.

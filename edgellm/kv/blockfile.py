@@ -39,7 +39,7 @@ import numpy as np
 
 from edgellm import pages
 from edgellm.backends.base import Buffer
-from edgellm.files import regular
+from edgellm.files import regular, sync_folder
 from edgellm.kv.blocks import Block, block_key
 
 MAGIC = b"\x89EKV\r\n\x1a\n"
@@ -202,16 +202,6 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(mode=0o700, exist_ok=True)
         sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames and deletions in a folder durable; Windows does that by itself."""
-    if sys.platform != "win32":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -45,15 +45,6 @@ _making = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A block on disk, as its row says. nbytes: size of its file. valid: the key is that of parent and tokens."""
-
-    block: Block
-    nbytes: int
-    valid: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """What a listing needs of a block. created, seen: clock times in seconds, for people only."""
 
@@ -91,19 +82,21 @@ class Index:
 
     def children(
         self, parent: bytes, at: int | None = None, token: int | None = None, *, limit: int = -1
-    ) -> list[Stored]:
-        """Blocks that follow the prefix `parent`, the longest first; only those that begin at `at` and with `token`."""
-        sql = "SELECT key, start, tokens, nbytes FROM block WHERE parent = ?"
+    ) -> list[tuple[Block, bool]]:
+        """Blocks that follow the prefix `parent`, the longest first; only those that begin at `at` and with `token`.
+
+        False beside one says that its row is damaged: the key is not that of parent and tokens.
+        """
+        sql = "SELECT key, start, tokens FROM block WHERE parent = ?"
         values: list[bytes | int] = [parent]
         for column, value in (("start", at), ("first", token)):
             if value is not None:
                 sql += f" AND {column} = ?"
                 values.append(value)
-        rows = self._rows(f"{sql} ORDER BY n DESC LIMIT {limit}", *values)
         found = []
-        for key, start, data, nbytes in rows:
+        for key, start, data in self._rows(f"{sql} ORDER BY n DESC LIMIT {limit}", *values):
             tokens = np.frombuffer(data[: len(data) // 4 * 4], "<i4").astype(np.int32, copy=False)
-            found.append(Stored(Block(key, parent, start, tokens), nbytes, block_key(parent, start, tokens) == key))
+            found.append((Block(key, parent, start, tokens), block_key(parent, start, tokens) == key))
         return found
 
     def has(self, key: bytes) -> bool:

@@ -90,12 +90,12 @@ class BlockStore:
         except sqlite3.Error as error:
             self._writer.fail(f"the index in {self.folder} cannot be read ({error})")
             return []
-        for child in found:
-            if not child.valid:
-                self._doubt(child.block.key, "its row in the index is damaged")
+        for block, whole in found:
+            if not whole:
+                self._doubt(block.key, "its row in the index is damaged")
         doubted |= self._writer.doubted()
         # A row that was wrong is not offered even when the thread has mended it meanwhile: `found` was read before.
-        return [child.block for child in found if child.valid and child.block.key not in doubted]
+        return [block for block, whole in found if whole and block.key not in doubted]
 
     def has(self, key: bytes) -> bool:
         """Whether the block is on disk or about to be: then its payload need not be made."""

@@ -128,7 +128,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert (file.ir_version, file.producer) == (10, "edgellm")
         assert file.data_paths == [tmp_path / "a.onnx_data"]
         np.testing.assert_array_equal(file.array("large"), np.arange(1000.0))
-        assert file.raw("packed").tobytes() == bytes(range(5))
+        assert file.data("packed").tobytes() == bytes(range(5))
         assert file.array("packed").shape == (5,)
         assert file.array("empty").shape == (0, 3)
         file.release("large")
@@ -136,7 +136,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         again = tmp_path / "b.onnx"
         write_onnx(again, file.graph, metadata=file.metadata, opsets=file.opsets)
         with pytest.raises(KeyError):
-            file.raw("then_branch_c")
+            file.data("then_branch_c")
     assert again.read_bytes() == path.read_bytes().replace(b"a.onnx_data", b"b.onnx_data")
     assert (tmp_path / "b.onnx_data").read_bytes() == (tmp_path / "a.onnx_data").read_bytes()
     file.close()
@@ -164,7 +164,7 @@ def test_every_type_that_onnx_writes(tmp_path: Path, dtype: str, raw: bool) -> N
     with opened(tmp_path, model(initializers=[tensor])) as file:
         (found,) = file.graph.initializers
         assert (found.name, found.dtype, found.shape) == ("w", dtype, (2, 3))
-        assert file.raw("w").tobytes() == content(found) == expected
+        assert file.data("w").tobytes() == content(found) == expected
         assert found.nbytes == len(expected)
         if dtype not in FOREIGN:
             np.testing.assert_array_equal(file.array("w"), array)
@@ -188,7 +188,7 @@ def test_extreme_numbers_kept_one_by_one(tmp_path: Path) -> None:
         for name, array in arrays.items():
             found = file.array(name)
             assert found.dtype == array.dtype
-            assert found.tobytes() == array.tobytes() == file.raw(name).tobytes()
+            assert found.tobytes() == array.tobytes() == file.data(name).tobytes()
         streamed = b"".join(chunk.tobytes() for chunk in file.graph.initializers[0].data())
         assert streamed == arrays["INT64"].tobytes()
 
@@ -470,7 +470,7 @@ def test_a_number_of_more_than_ten_bytes(tmp_path: Path) -> None:
     number = b"\x80" * 10 + b"\1"
     weight = message(5, integer(2, 7), integer(1, 1), text(8, "w"), text(7, number))
     with opened(tmp_path, HEAD + message(7, weight)) as file, pytest.raises(InvalidModelFile, match="10 bytes"):
-        file.raw("w")
+        file.data("w")
 
 
 HEAD = integer(1, 10) + message(8, integer(2, 21))
@@ -662,7 +662,7 @@ def test_damaged_models_give_only_our_errors(
         with ONNXFile.open(path) as file:
             for each in file.graph.initializers:
                 assert each.nbytes <= 8000
-                assert len(content(each)) == each.nbytes == file.raw(each.name).nbytes
+                assert len(content(each)) == each.nbytes == file.data(each.name).nbytes
                 file.array(each.name)
             assert len(file.fingerprint) == 32
             assert onnx_bytes(file.graph)[0] < 4 * len(raw) + 1000
