@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,12 +183,8 @@ def summarize(scores: Scores, done: int, chunks: int) -> Evaluation:
     rms = math.sqrt(mean_square)
     agreement = float(scores.same_top.mean())
     base_perplexity, base_perplexity_error = _perplexity(scores.base_nll)
-    return Evaluation(
-        done,
-        chunks,
-        plain.tokens,
-        plain.perplexity,
-        plain.perplexity_error,
+    return replace(
+        plain,
         mean_kl=mean_kl,
         mean_kl_error=mean_kl_error,
         median_kl=float(np.median(scores.kl)),
@@ -236,20 +232,12 @@ def _side_by_side(
     model: Model, base: Model | None, tokens: list[int], start: int
 ) -> Generator[tuple[Logits, Logits | None]]:
     """Rows of both models for the same positions, in blocks of BLOCK logits, from position `start` on."""
-    if base is None:
-        for rows in model.logits(tokens, start=start):
-            step = _block(rows)
-            for at in range(0, len(rows), step):
-                yield rows[at : at + step], None
-        return
-    streams = model.logits(tokens, start=start), base.logits(tokens, start=start)
+    streams = [each.logits(tokens, start=start) for each in (model, base) if each is not None]
     try:
-        left, right = streams
-        ours, theirs = next(left), next(right)
-        while len(ours) and len(theirs):
-            n = min(len(ours), len(theirs), _block(ours))
-            yield ours[:n], theirs[:n]
-            ours, theirs = _rest(ours[n:], left), _rest(theirs[n:], right)
+        rows = [next(stream) for stream in streams]
+        while n := min(_block(rows[0]), *map(len, rows)):
+            yield rows[0][:n], None if base is None else rows[1][:n]
+            rows = [_rest(each[n:], stream) for each, stream in zip(rows, streams, strict=True)]
     finally:
         for stream in streams:
             stream.close()

@@ -23,7 +23,6 @@ from edgellm.formats.writing import whole_file
 WIDTH, HEIGHT = 460, 340  # of a panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 34, 46  # margins around the plot of a panel
 LOG_FROM = 10.0  # largest / smallest value from which the quality axis is logarithmic
-SIZE, SPEED = "file size, MB", "decode speed, tokens/s"
 
 _STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em; }
@@ -65,20 +64,30 @@ class Text:
     notes: Sequence[str] = ()
 
 
+# what the panels show quality against
+_PANELS: tuple[tuple[str, Callable[[Point], float]], ...] = (
+    ("file size, MB", lambda point: point.file_bytes / 1e6),
+    ("decode speed, tokens/s", lambda point: point.speed),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Maps values to [0, 1]. ticks: (value, its text)."""
+    """Maps values to pixels, `low` to `start` and `high` to `end`. ticks: values and their texts."""
 
     low: float
     high: float
-    logarithmic: bool
+    start: float
+    end: float
     ticks: list[tuple[float, str]]
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return self.start + share * (self.end - self.start)
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -132,60 +141,52 @@ def _page(points: Sequence[Point], quality: str, text: Text) -> bytes:
 
 
 def _svg(points: Sequence[Point], quality: str) -> str:
-    y = _quality_axis(points)
-    sizes = _panel(points, quality, y, SIZE, lambda p: p.file_bytes / 1e6, 0)
-    speeds = _panel(points, quality, y, SPEED, lambda p: p.speed, WIDTH)
+    panels = "\n".join(_panel(points, quality, number) for number in range(len(_PANELS)))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(quality)} against file size and decode speed">\n{sizes}\n{speeds}\n</svg>'
+        f'aria-label="{html.escape(quality)} against file size and decode speed">\n{panels}\n</svg>'
     )
 
 
-def _panel(
-    points: Sequence[Point], quality: str, y: _Axis, what: str, value: Callable[[Point], float], offset: int
-) -> str:
-    """One scatter, `offset` pixels from the left."""
-    x = _linear_axis([value(p) for p in points])
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    bottom = TOP + down
-
-    def at_x(number: float) -> float:
-        return offset + LEFT + x(number) * across
-
-    def at_y(number: float) -> float:
-        return bottom - y(number) * down
-
-    left, right = offset + LEFT, offset + LEFT + across
-    parts = [f'<text class="title" x="{left}" y="20">{html.escape(quality)} / {html.escape(what)}</text>']
+def _panel(points: Sequence[Point], quality: str, number: int) -> str:
+    """One scatter, the first on the left."""
+    what, value = _PANELS[number]
+    left, right, bottom = number * WIDTH + LEFT, (number + 1) * WIDTH - RIGHT, HEIGHT - BOTTOM
+    x, y = _linear_axis([value(p) for p in points], left, right), _quality_axis(points, bottom, TOP)
+    parts = [f'<text class="title" x="{left}" y="20">{html.escape(quality)} / {what}</text>']
     for tick, text in y.ticks:
-        at = f"{at_y(tick):.1f}"
+        at = f"{y(tick):.1f}"
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{at}" y2="{at}"/>')
         parts.append(f'<text x="{left - 6}" y="{at}" text-anchor="end" dominant-baseline="middle">{text}</text>')
     for tick, text in x.ticks:
-        parts.append(f'<text x="{at_x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')
     parts.append(f'<path class="axis" fill="none" d="M{left} {TOP}V{bottom}H{right}"/>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(what)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{what}</text>')
     for p in points:
-        px, py = at_x(value(p)), at_y(p.quality)
-        low, high = at_y(p.quality - p.error), at_y(p.quality + p.error)
+        px, py, low, high = x(value(p)), y(p.quality), y(p.quality - p.error), y(p.quality + p.error)
         parts.append(f'<line class="error" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
-        side, move = ("end", -8) if x(value(p)) > 0.6 else ("start", 8)
+        side, move = ("end", -8) if px > left + 0.6 * (right - left) else ("start", 8)
         parts.append(f'<text x="{px + move:.1f}" y="{py - 6:.1f}" text-anchor="{side}">{html.escape(p.label)}</text>')
     return "\n".join(parts)
 
 
-def _quality_axis(points: Sequence[Point]) -> _Axis:
+def _is_wide(points: Sequence[Point]) -> bool:
+    """Whether the axis of quality is logarithmic."""
     values = [p.quality for p in points]
-    if min(values) <= 0 or max(values) / min(values) < LOG_FROM:
-        return _linear_axis([v for p in points for v in (p.quality - p.error, p.quality + p.error)])
-    low, high = min(values) / 1.5, max(values) * 1.5
+    return min(values) > 0 and max(values) / min(values) >= LOG_FROM
+
+
+def _quality_axis(points: Sequence[Point], start: float, end: float) -> _Axis:
+    if not _is_wide(points):
+        return _linear_axis([v for p in points for v in (p.quality - p.error, p.quality + p.error)], start, end)
+    low, high = min(p.quality for p in points) / 1.5, max(p.quality for p in points) * 1.5
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [m * 10.0**power for power in powers for m in (1, 2, 5)]
-    return _Axis(low, high, True, [(tick, f"{tick:g}") for tick in ticks if low <= tick <= high])
+    return _Axis(low, high, start, end, [(tick, f"{tick:g}") for tick in ticks if low <= tick <= high], True)
 
 
-def _linear_axis(values: Sequence[float]) -> _Axis:
+def _linear_axis(values: Sequence[float], start: float, end: float) -> _Axis:
     """A tenth of space on either side, and three to eight round ticks."""
     low, high = min(values), max(values)
     space = (high - low) / 10 or abs(high) / 10 or 1.0
@@ -193,9 +194,8 @@ def _linear_axis(values: Sequence[float]) -> _Axis:
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     while (high - low) / step > 8:
         step *= 2 if round(math.log10(step) % 1, 3) != 0.301 else 2.5
-    first = math.ceil(low / step)
-    ticks = [index * step for index in range(first, math.floor(high / step) + 1)]
-    return _Axis(low, high, False, [(tick, f"{tick:.6g}") for tick in ticks])
+    ticks = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return _Axis(low, high, start, end, [(tick, f"{tick:.6g}") for tick in ticks])
 
 
 def _png(points: Sequence[Point], quality: str, text: Text) -> bytes:
@@ -203,17 +203,11 @@ def _png(points: Sequence[Point], quality: str, text: Text) -> bytes:
         figsize=(11, 5 + 0.25 * (len(text.rows) + len(text.notes))), layout="constrained"
     )
     figure.suptitle(text.title)
-    y = _quality_axis(points)
-    for axes, what, value in zip(
-        figure.subplots(1, 2, sharey=True),
-        (SIZE, SPEED),
-        ([p.file_bytes / 1e6 for p in points], [p.speed for p in points]),
-        strict=True,
-    ):
-        axes.errorbar(value, [p.quality for p in points], yerr=[p.error for p in points], fmt="o")
-        for p, x in zip(points, value, strict=True):
-            axes.annotate(p.label, (x, p.quality), xytext=(5, 5), textcoords="offset points")
-        axes.set(xlabel=what, ylabel=quality, yscale="log" if y.logarithmic else "linear")
+    for axes, (what, value) in zip(figure.subplots(1, 2, sharey=True), _PANELS, strict=True):
+        for p in points:
+            axes.errorbar(value(p), p.quality, yerr=p.error, fmt="o", color="#2563a8")
+            axes.annotate(p.label, (value(p), p.quality), xytext=(5, 5), textcoords="offset points")
+        axes.set(xlabel=what, ylabel=quality, yscale="log" if _is_wide(points) else "linear")
         axes.grid(alpha=0.2)
     widths = [max(map(len, column)) for column in zip(*text.rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in text.rows]

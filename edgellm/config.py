@@ -30,6 +30,7 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 FILE = "config.toml"
+TABLES = ("aliases", "presets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,35 +89,23 @@ def read_config() -> Config:
 
 
 def _config(table: dict[str, Any]) -> Config:
-    presets = {name: _preset(name, entry) for name, entry in _table(table, "presets").items()}
-    aliases = _table(table, "aliases")
+    tables = {name: dict(_take(table, name, dict, f"is not a table: write [{name}]") or {}) for name in TABLES}
+    aliases, presets = tables["aliases"], {}
+    for name in list(tables["presets"]):
+        preset = dict(_take(tables["presets"], name, dict, f"is not a table: write [presets.{name}]", "presets."))
+        presets[name] = Preset(_take(preset, "model", str, "is not a text in quotes", f"presets.{name}."), preset)
     for name, model in aliases.items():
         if not isinstance(model, str) or not model:
             raise ValueError(f"aliases.{name} is not the name of a model, in quotes")
-    config = Config(_text(table, "model", ""), table.pop("keep", False), aliases, presets)
-    if not isinstance(config.keep, bool):
-        raise ValueError("keep is true or false")
+    model, keep = _take(table, "model", str, "is not a text in quotes"), _take(table, "keep", bool, "is true or false")
     if table:
         raise ValueError(f"{next(iter(table))!r} is no setting; there are model, keep, aliases and presets")
-    return config
+    return Config(model, bool(keep), aliases, presets)
 
 
-def _preset(name: str, entry: Any) -> Preset:
-    if not isinstance(entry, dict):
-        raise ValueError(f"presets.{name} is not a table: write [presets.{name}]")
-    entry = dict(entry)
-    return Preset(_text(entry, "model", f"presets.{name}."), entry)
-
-
-def _table(table: dict[str, Any], name: str) -> dict[str, Any]:
-    found = table.pop(name, {})
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} is not a table: write [{name}]")
-    return found
-
-
-def _text(table: dict[str, Any], name: str, where: str) -> str | None:
+def _take(table: dict[str, Any], name: str, kind: type, rule: str, where: str = "") -> Any:
+    """A setting, taken out of its table; None where it is not. ValueError for one that is not of its kind."""
     found = table.pop(name, None)
-    if found is not None and not isinstance(found, str):
-        raise ValueError(f"{where}{name} is not a text in quotes")
+    if found is not None and not isinstance(found, kind):
+        raise ValueError(f"{where}{name} {rule}")
     return found

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 
+from ..numbers import decode
+
 FLOATS = frozenset({GGMLType.F32, GGMLType.F16, GGMLType.BF16})
 QUANTIZED = frozenset(
     {
@@ -69,12 +71,8 @@ def dequantize(kind: GGMLType, data: NDArray[np.uint8], columns: int) -> NDArray
     if data.size % row_bytes:
         raise InvalidParameter(f"{data.size} bytes are no whole rows of {row_bytes} bytes ({columns} {kind.name})")
     stored = np.ascontiguousarray(data, np.uint8).reshape(-1, row_bytes)
-    if kind is GGMLType.F32:
-        return stored.view(np.float32)
-    if kind is GGMLType.F16:
-        return stored.view(np.float16).astype(np.float32)
-    if kind is GGMLType.BF16:
-        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if kind in FLOATS:
+        return decode(kind.name, stored)
     try:
         function = getattr(_library(), f"dequantize_row_{kind.name.lower().replace('_k', '_K')}")
     except AttributeError:
@@ -108,11 +106,6 @@ def offered(kind: GGMLType) -> None:
     if kind not in FLOATS | QUANTIZED:
         names = ", ".join(sorted(known.name for known in FLOATS | QUANTIZED))
         raise Unsupported(f"{kind.name} is not offered as a storage type; choose one of {names}")
-
-
-def finite(rows: NDArray[np.float32]) -> bool:
-    """Whether no value is infinite or NaN."""
-    return bool(np.isfinite(rows).all())
 
 
 def _round(kind: GGMLType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:

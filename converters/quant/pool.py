@@ -26,7 +26,6 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class Quantizers:
         if threads is not None and threads < 1:
             raise InvalidParameter(f"threads={threads}: must be at least 1")
         self._threads = threads or usable_cores()
-        self._child: _Child | None = None
+        self._child: _Worker | None = None
         self._closed = False
 
     def run(
@@ -83,7 +82,7 @@ class Quantizers:
                 if len(pending) == SLOTS:
                     yield self._open().receive(name, kind, *pending.popleft())
                 slot = count % SLOTS
-                self._open().send(name, kind, slot, piece, importance)
+                self._open().send(kind, slot, piece, importance)
                 pending.append((slot, len(piece), kind.nbytes(piece.shape[-1:])))
             while pending:
                 yield self._open().receive(name, kind, *pending.popleft())
@@ -104,13 +103,13 @@ class Quantizers:
                 raise Unsupported(f"{name}: rows of {chunk.shape[-1]} weights are longer than the quantizers take")
             for start in range(0, len(chunk), step):
                 piece = chunk[start : start + step]
-                if not ggml.finite(piece):
+                if not np.isfinite(piece).all():
                     raise InvalidModelFile(f"{name}: a weight is infinite or not a number; the checkpoint is damaged")
                 yield piece
 
-    def _open(self) -> _Child:
+    def _open(self) -> _Worker:
         if self._child is None:
-            self._child = _Child(self._threads)
+            self._child = _Worker(self._threads)
         return self._child
 
     def close(self) -> None:
@@ -123,9 +122,7 @@ class Quantizers:
     def __enter__(self) -> Quantizers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -136,7 +133,7 @@ def _named(name: str, kind: GGMLType, rows: NDArray[np.float32]) -> NDArray[np.u
         raise InvalidModelFile(f"{name}: {error}") from None
 
 
-class _Child:
+class _Worker:
     """The parent's end of the child process and of the memory they share."""
 
     def __init__(self, threads: int) -> None:
@@ -162,12 +159,7 @@ class _Child:
                 os.close(handle)
 
     def send(
-        self,
-        name: str,
-        kind: GGMLType,
-        slot: int,
-        rows: NDArray[np.float32],
-        importance: NDArray[np.float32] | None,
+        self, kind: GGMLType, slot: int, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
     ) -> None:
         start = slot * (PIECE + STORED)
         if importance is not None:

@@ -16,9 +16,8 @@ from typing import Any
 from edgellm.errors import Unsupported
 
 from .pre import ignores_merges, splits
-from .vocabulary import DEFAULT_TEMPLATE, SPACE, TokenType, Vocabulary
+from .vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, TokenType, Vocabulary
 
-_MATCHED = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 _CONFIGURED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -65,7 +64,7 @@ def _texts(vocabulary: Vocabulary) -> list[str]:
     if vocabulary.model != "bert":
         return vocabulary.tokens
     return [
-        text if kind in _MATCHED else text[1:] if text.startswith(SPACE) else "##" + text
+        text if kind in MATCHED else text[1:] if text.startswith(SPACE) else "##" + text
         for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
     ]
 
@@ -77,7 +76,7 @@ def _added(vocabulary: Vocabulary, texts: Sequence[str]) -> list[dict[str, Any]]
         {"id": number, "content": texts[number], "single_word": False, "lstrip": False, "rstrip": number in swallowing}
         | {"normalized": False, "special": kind != TokenType.USER_DEFINED}
         for number, kind in enumerate(vocabulary.types)
-        if kind in _MATCHED
+        if kind in MATCHED
     ]
 
 

@@ -14,27 +14,13 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_strings import StringArray
 
-from .vocabulary import DEFAULT_TEMPLATE, TokenType, Vocabulary, VocabularyKind
+from .vocabulary import DEFAULT_TEMPLATE, MATCHED, TokenType, Vocabulary, VocabularyKind
 
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
-_SPECIAL = {
-    "bos": "bos_token_id",
-    "eos": "eos_token_id",
-    "eot": "eot_token_id",
-    "eom": "eom_token_id",
-    "unk": "unknown_token_id",
-    "sep": "seperator_token_id",
-    "pad": "padding_token_id",
-    "cls": "cls_token_id",
-    "mask": "mask_token_id",
-    "fim_pre": "fim_pre_token_id",
-    "fim_suf": "fim_suf_token_id",
-    "fim_mid": "fim_mid_token_id",
-    "fim_pad": "fim_pad_token_id",
-    "fim_rep": "fim_rep_token_id",
-    "fim_sep": "fim_sep_token_id",
-}
+_NAMES = "bos eos eot eom unk sep pad cls mask fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep"
+_SPELLED = {"unk": "unknown", "sep": "seperator", "pad": "padding"}
+_SPECIAL = {name: f"{_SPELLED.get(name, name)}_token_id" for name in _NAMES.split()}
 _OLD_SPECIAL = {"fim_pre": "prefix_token_id", "fim_suf": "suffix_token_id", "fim_mid": "middle_token_id"}
 # what llama.cpp assumes where a file is silent
 _ASSUMED = {
@@ -95,7 +81,7 @@ def read_gguf(file: GGUFFile) -> Vocabulary:
     tokens = _strings(file, "tokens")
     if tokens is None or len(set(tokens)) != len(tokens):
         raise InvalidModelFile(f"{file.path}: tokenizer.ggml.tokens is missing or has a token twice; convert it again")
-    types = _numbers(file, "token_type", np.int32, len(tokens))
+    types = _array(file, "token_type", np.int32, len(tokens))
     special = {name: number for name, number in _ASSUMED[model].items() if number < len(tokens)}
     for name, key in [*_OLD_SPECIAL.items(), *_SPECIAL.items()]:
         number = file.get(_KEY + key, int, None)
@@ -108,7 +94,7 @@ def read_gguf(file: GGUFFile) -> Vocabulary:
     if model in ("gpt2", "gemma4") and merges is None:
         raise InvalidModelFile(f"{file.path}: a {model} vocabulary without tokenizer.ggml.merges; convert it again")
     types = _acted_on(tokens, types or [int(TokenType.NORMAL)] * len(tokens))
-    scores = _numbers(file, "scores", np.float32, len(tokens)) if model == "llama" else None
+    scores = _array(file, "scores", np.float32, len(tokens)) if model == "llama" else None
     return Vocabulary(
         model=cast(VocabularyKind, model),
         pre=pre,
@@ -146,8 +132,7 @@ def _rstrip(file: GGUFFile, tokens: list[str], types: list[int]) -> tuple[int, .
     name = file.get("general.name", str, "").lower()
     if "phi-3" not in name and "phi3" not in name:
         return ()
-    matched = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
-    listed = [number for number, kind in enumerate(types) if kind in matched]
+    listed = [number for number, kind in enumerate(types) if kind in MATCHED]
     return tuple(number for number in listed if tokens[number] not in ("<unk>", "<s>", "<|endoftext|>"))
 
 
@@ -172,7 +157,7 @@ def _strings(file: GGUFFile, name: str) -> list[str] | None:
         raise InvalidModelFile(f"{file.path}: {_KEY}{name} holds bytes that are not UTF-8: {error.object!r}") from None
 
 
-def _numbers(file: GGUFFile, name: str, kind: type[np.generic], count: int) -> list[Any] | None:
+def _array(file: GGUFFile, name: str, kind: type[np.generic], count: int) -> list[Any] | None:
     values = file.get(_KEY + name, np.ndarray, None)
     if values is None:
         return None

@@ -21,11 +21,10 @@ from edgellm.formats.confined import file_in
 from edgellm.formats.reading import reading
 
 from .sentencepiece import read_sentencepiece
-from .tokenizer_json import UNMERGED, Base, read_tokenizer_json, surroundings
-from .vocabulary import DEFAULT_TEMPLATE, SPACE, TokenType, Vocabulary
+from .tokenizer_json import UNMERGED, read_tokenizer_json, surroundings
+from .vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, BaseVocabulary, TokenType, Vocabulary
 
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-_MATCHED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _read(folder: Path, n_vocab: int, pre: str | None) -> Vocabulary:
         clean = bool(config.get("clean_up_tokenization_spaces"))
         base = read_tokenizer_json(document, pre=pre, clean_up_spaces=clean)
     elif _there(folder / "tokenizer.model"):
-        base = _from_sentencepiece(folder / "tokenizer.model")
+        base = read_sentencepiece(folder / "tokenizer.model")
     else:
         raise InvalidModelFile(
             f"{folder}: neither tokenizer.json nor tokenizer.model; fetch one of them with the model"
@@ -92,18 +91,6 @@ def _read(folder: Path, n_vocab: int, pre: str | None) -> Vocabulary:
     )
 
 
-def _from_sentencepiece(path: Path) -> Base:
-    pieces = read_sentencepiece(path)
-    return Base(
-        "llama",
-        dict(enumerate(pieces.tokens)),
-        dict(enumerate(pieces.types)),
-        scores=dict(enumerate(pieces.scores)),
-        special=pieces.special,
-        add_space_prefix=pieces.add_space_prefix,
-    )
-
-
 def _added(folder: Path, document: Mapping[str, Any], config: Mapping[str, Any]) -> dict[int, _Added]:
     """The added tokens of all files by id; tokenizer.json's word counts before the older files'."""
     found: dict[int, _Added] = {}
@@ -121,7 +108,7 @@ def _added(folder: Path, document: Mapping[str, Any], config: Mapping[str, Any])
     return found
 
 
-def _add_tokens(base: Base, added: Mapping[int, _Added], n_vocab: int) -> None:
+def _add_tokens(base: BaseVocabulary, added: Mapping[int, _Added], n_vocab: int) -> None:
     beyond = [token.content for number, token in added.items() if number >= n_vocab]
     if beyond:
         names = ", ".join(map(repr, beyond[:5]))
@@ -155,7 +142,7 @@ def _looks_special(text: str) -> bool:
 
 
 def _special(
-    base: Base, folder: Path, document: Mapping[str, Any], config: Mapping[str, Any], index: Mapping[str, int]
+    base: BaseVocabulary, folder: Path, document: Mapping[str, Any], config: Mapping[str, Any], index: Mapping[str, int]
 ) -> tuple[bool, bool]:
     """Fill base.special; whether bos and eos are added to a text."""
     fallback, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
@@ -197,7 +184,7 @@ def _special(
     return add_bos, add_eos
 
 
-def _ends(base: Base, ends: list[int]) -> None:
+def _ends(base: BaseVocabulary, ends: list[int]) -> None:
     """The ids that end an answer, beyond eos, become eom (by its name) and eot."""
     if ends:
         base.special.setdefault("eos", ends[0])
@@ -211,13 +198,13 @@ def _ends(base: Base, ends: list[int]) -> None:
         base.special.setdefault(name, number)
 
 
-def _ids(value: Any, base: Base) -> list[int]:
+def _ids(value: Any, base: BaseVocabulary) -> list[int]:
     """The token ids in a setting that is an id, a list of ids or nothing; others than tokens are left out."""
     listed = value if isinstance(value, list) else [value]
     return [number for number in listed if type(number) is int and number in base.tokens]
 
 
-def _pad(base: Base, n_vocab: int) -> tuple[list[str], list[int]]:
+def _pad(base: BaseVocabulary, n_vocab: int) -> tuple[list[str], list[int]]:
     """Tokens and types by id, in the form that llama.cpp stores."""
     largest = max(base.tokens, default=-1)
     if largest >= n_vocab:
@@ -232,7 +219,7 @@ def _pad(base: Base, n_vocab: int) -> tuple[list[str], list[int]]:
             text, kind = f"[PAD{number}]", int(TokenType.UNUSED)
         if base.model == "llama" and kind == TokenType.USER_DEFINED:
             text = text.replace(SPACE, " ")  # it is looked for before spaces become ▁
-        if base.model == "bert" and kind not in _MATCHED:
+        if base.model == "bert" and kind not in MATCHED:
             text = text[2:] if text.startswith("##") else SPACE + text
         tokens.append(text)
         types.append(kind)

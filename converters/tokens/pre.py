@@ -72,36 +72,17 @@ _SPLITS: dict[str, tuple[str, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, _DIGITS, _TRIPLE),
 }
 _SAME = {
-    "gpt-2": (
-        "phi-2",
-        "mpt",
-        "olmo",
-        "jais",
-        "trillion",
-        "granite-docling",
-        "exaone4",
-        "mellum",
-        "modern-bert",
-        "gigachat",
-    ),
-    "smollm": ("starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"),
-    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "glm4"),
-    "dbrx": ("smaug-bpe", "chatglm-bpe"),
-    "qwen2": (
-        "stablelm2",
-        "hunyuan",
-        "megrez",
-        "deepseek-r1-qwen",
-        "kormo",
-        "grok-2",
-        "bailingmoe",
-        "bailingmoe2",
-        "llada-moe",
-    ),
-    "gpt-4o": ("llama4", "kanana2", "minimax-m2"),
-    "deepseek-v3": ("hunyuan-dense", "joyai-llm"),
+    "gpt-2": "phi-2 mpt olmo jais trillion granite-docling exaone4 mellum modern-bert gigachat",
+    "smollm": "starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4",
+    "dbrx": "smaug-bpe chatglm-bpe",
+    "qwen2": "stablelm2 hunyuan megrez deepseek-r1-qwen kormo grok-2 bailingmoe bailingmoe2 llada-moe",
+    "gpt-4o": "llama4 kanana2 minimax-m2",
+    "deepseek-v3": "hunyuan-dense joyai-llm",
 }
-_CANONICAL = {other: name for name, others in _SAME.items() for other in others} | {name: name for name in _SPLITS}
+_CANONICAL = {other: name for name, others in _SAME.items() for other in others.split()} | {
+    name: name for name in _SPLITS
+}
 _IGNORING = {"llama-bpe", "tekken"}  # a piece that is a token is that token, whatever its merges would give
 
 # what the tokenizer.json of these models says, where llama.cpp cuts with other regexes to the same ids

@@ -9,37 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
 
 from .pre import ignores_merges, recognise
-from .vocabulary import SPACE, TokenType, VocabularyKind
+from .vocabulary import SPACE, BaseVocabulary, TokenType
 
 UNMERGED = -1e6  # the score of a token that no merge makes
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
-@dataclass
-class Base:
-    """A vocabulary before added tokens, special names and padding; ids may have holes."""
-
-    model: VocabularyKind
-    tokens: dict[int, str]
-    types: dict[int, int]
-    pre: str = "default"
-    scores: dict[int, float] | None = None
-    merges: list[str] | None = None
-    special: dict[str, int] = field(default_factory=dict)
-    add_space_prefix: bool = False
-    lowercase: bool = False
-    strip_accents: bool = False
-    notes: list[str] = field(default_factory=list)
-
-
-def read_tokenizer_json(document: Mapping[str, Any], *, pre: str | None, clean_up_spaces: bool) -> Base:
+def read_tokenizer_json(document: Mapping[str, Any], *, pre: str | None, clean_up_spaces: bool) -> BaseVocabulary:
     """The base vocabulary of a parsed tokenizer.json; pre overrides the recognised pre-tokenizer of byte-level BPE.
 
     Raises Unsupported for what llama.cpp cannot do, InvalidModelFile for tokens and merges that do not fit together.
@@ -97,7 +79,7 @@ def _byte_level(
     merges: list[tuple[str, str]],
     pre: str | None,
     clean_up_spaces: bool,
-) -> Base:
+) -> BaseVocabulary:
     notes = []
     for node in _nodes(document.get("normalizer")):
         if node.get("type") not in _UNICODE_FORMS:
@@ -115,12 +97,14 @@ def _byte_level(
     if ignores_merges(pre) and not ignore:
         notes.append(f"the tokenizer merges every piece up, llama.cpp takes one that is a token as it is under {pre!r}")
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
-    return Base("gpt2", tokens, types, pre=pre, merges=[f"{left} {right}" for left, right in merges], notes=notes)
+    return BaseVocabulary(
+        "gpt2", tokens, types, pre=pre, merges=[f"{left} {right}" for left, right in merges], notes=notes
+    )
 
 
 def _sentencepiece(
     document: Mapping[str, Any], model: Mapping[str, Any], tokens: dict[int, str], merges: list[tuple[str, str]]
-) -> Base:
+) -> BaseVocabulary:
     unknown = model.get("unk_token")
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
     special = {}
@@ -135,15 +119,15 @@ def _sentencepiece(
     try:
         scores = _scores(tokens, types, merges, added)
     except _NotSentencePieceError as why:
-        return _ranked(Base("gemma4", tokens, types, pre="gemma4", special=special), merges, prefix, str(why))
-    return Base("llama", tokens, types, scores=scores, special=special, add_space_prefix=prefix, notes=notes)
+        return _ranked(BaseVocabulary("gemma4", tokens, types, pre="gemma4", special=special), merges, prefix, str(why))
+    return BaseVocabulary("llama", tokens, types, scores=scores, special=special, add_space_prefix=prefix, notes=notes)
 
 
 class _NotSentencePieceError(Exception):
     """The merges do not follow from scores."""
 
 
-def _ranked(base: Base, merges: list[tuple[str, str]], prefix: bool, why: str) -> Base:
+def _ranked(base: BaseVocabulary, merges: list[tuple[str, str]], prefix: bool, why: str) -> BaseVocabulary:
     """llama.cpp's gemma4 vocabulary keeps the merges, but cuts at line ends and puts no space in front."""
     crossing = next((pair for pair in merges if "\n" in "".join(pair) and set("".join(pair)) != {"\n"}), None)
     if prefix or crossing is not None:
@@ -215,7 +199,7 @@ def _scores(
     return {number: float(-ranks[text]) if text in ranks else UNMERGED for number, text in tokens.items()}
 
 
-def _wordpiece(document: Mapping[str, Any], model: Mapping[str, Any], tokens: dict[int, str]) -> Base:
+def _wordpiece(document: Mapping[str, Any], model: Mapping[str, Any], tokens: dict[int, str]) -> BaseVocabulary:
     if model.get("continuing_subword_prefix", "##") != "##":
         raise Unsupported("tokenizer.json: WordPiece whose word parts do not start with ##, which llama.cpp cannot do")
     normalizers = list(_nodes(document.get("normalizer")))
@@ -233,7 +217,7 @@ def _wordpiece(document: Mapping[str, Any], model: Mapping[str, Any], tokens: di
     index = {text: number for number, text in tokens.items()}
     special = {"unk": index[model["unk_token"]]} if model.get("unk_token") in index else {}
     types = dict.fromkeys(tokens, int(TokenType.NORMAL))
-    return Base(
+    return BaseVocabulary(
         "bert", tokens, types, special=special, lowercase=lowercase, strip_accents=lowercase if strip is None else strip
     )
 

@@ -16,7 +16,7 @@ SPACE = "▁"  # U+2581, how SentencePiece writes a space
 
 
 class TokenType(IntEnum):
-    """The numbers of `tokenizer.ggml.token_type`, which are SentencePiece's own."""
+    """The values of `tokenizer.ggml.token_type`, which are SentencePiece's own."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -24,6 +24,29 @@ class TokenType(IntEnum):
     USER_DEFINED = 4  # matched in every text, before anything else
     UNUSED = 5
     BYTE = 6
+
+
+MATCHED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)  # looked for in a text before it is split
+
+
+@dataclass
+class BaseVocabulary:
+    """A vocabulary before added tokens, special names and padding; tokens, types and scores by id, with holes maybe.
+
+    The fields are those of Vocabulary.
+    """
+
+    model: VocabularyKind
+    tokens: dict[int, str]
+    types: dict[int, int]
+    pre: str = "default"
+    scores: dict[int, float] | None = None
+    merges: list[str] | None = None
+    special: dict[str, int] = field(default_factory=dict)
+    add_space_prefix: bool = False
+    lowercase: bool = False
+    strip_accents: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

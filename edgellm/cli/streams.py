@@ -59,7 +59,7 @@ def _aside() -> suppress:
 @contextmanager
 def safe() -> Iterator[None]:
     """Streams that are safe to write to, for the length of the block."""
-    _keep_numbers()
+    _reopen()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, _Stream(_open(sys.stdout, 1), _answer))
     sys.stderr = cast(TextIO, _Stream(_open(sys.stderr, 2), _aside))
@@ -92,7 +92,7 @@ def drop() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _keep_numbers() -> None:
+def _reopen() -> None:
     """Open what was closed, for reading only: writing to it still fails."""
     for number in (0, 1, 2):
         try:

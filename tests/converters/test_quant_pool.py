@@ -108,7 +108,7 @@ def test_a_failed_assertion_inside_ggml_is_an_error() -> None:
     """A type that ggml refuses without importance; nothing of ours would ask for it."""
     with Quantizers(threads=1) as quantizers:
         child, rows = quantizers._open(), gaussian(1, 256)
-        child.send("w", GGMLType.IQ2_XXS, 0, rows, None)
+        child.send(GGMLType.IQ2_XXS, 0, rows, None)
         with pytest.raises(BackendFailed, match=rf"w: .*IQ2_XXS ended with code {-signal.SIGABRT}: .*imatrix != NULL"):
             child.receive("w", GGMLType.IQ2_XXS, 0, 1, 66)
 

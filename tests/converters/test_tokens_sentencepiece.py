@@ -53,9 +53,9 @@ def write(path: Path, data: bytes) -> Path:
 def test_pieces_scores_types_and_ids(tmp_path: Path) -> None:
     trainer = field(3, 2) + field(40, 0) + field(41, 1) + field(42, 2) + field(43, -1)
     read = read_sentencepiece(write(tmp_path / "tokenizer.model", model(trainer=trainer)))
-    assert read.tokens == [text for text, _, _ in PIECES]
-    assert read.scores == [score for _, score, _ in PIECES]
-    assert read.types == [kind for _, _, kind in PIECES]
+    assert read.tokens == dict(enumerate(text for text, _, _ in PIECES))
+    assert read.scores == dict(enumerate(score for _, score, _ in PIECES))
+    assert read.types == dict(enumerate(kind for _, _, kind in PIECES))
     assert read.special == {"unk": 0, "bos": 1, "eos": 2}
     assert read.add_space_prefix
     plain = model(normalizer=field(3, 0) + field(4, 0))
@@ -117,7 +117,7 @@ def test_what_llama_cannot_do_is_refused(tmp_path: Path, data: bytes, complaint:
     ],
 )
 def test_damaged_models_are_typed_errors(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(InvalidModelFile, match="fetch it again"):
+    with pytest.raises(InvalidModelFile, match="fetch or convert it again"):
         read_sentencepiece(write(tmp_path / "tokenizer.model", data))
 
 
