@@ -16,11 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgellm.architectures import Architecture, Hyper, Relation, to_gguf
-from edgellm.formats.tensor import Tensor, blocked
+from edgellm.formats.joined import Joined, height
+from edgellm.formats.tensor import Tensor
 
 from .origin import Origin
 from .tokens import Vocabulary
@@ -155,30 +153,12 @@ class Model(ABC):
             if self.names == "huggingface":
                 found |= self._made(replace(relation, order=None))
             else:
-                found |= {part.name: _Unrotated(self.tensors[part.name], relation.inverse) for part in relation.gguf}
+                for part in relation.gguf:
+                    rows = [(self.tensors[part.name], 0, height(part.shape))]
+                    found[part.name] = Joined(rows, relation.inverse, part.shape)
         return found
 
     def _made(self, relation: Relation) -> list[tuple[str, Tensor]]:
         if self.names == "gguf":
             return [(part.name, self.tensors[part.name]) for part in relation.gguf]
         return [(part.name, tensor) for part, tensor in to_gguf(relation, self.tensors)]
-
-
-class _Unrotated:
-    """A tensor whose rows go to other places."""
-
-    def __init__(self, tensor: Tensor, order: NDArray[np.int64]) -> None:
-        self.shape, self.stored = tensor.shape, tensor.stored
-        self.type, self.exact = (tensor.type, tensor.exact) if blocked(tensor) else (None, False)
-        self._tensor, self._order = tensor, order
-
-    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See Blocked."""
-        assert blocked(self._tensor)  # it has a type
-        return self._tensor.raw(self._order[which])
-
-    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """See Tensor; a vector's elements are its rows."""
-        if len(self.shape) == 1:
-            return np.ascontiguousarray(self._tensor.rows(slice(0, 1))[:, self._order])[which]
-        return self._tensor.rows(self._order[which])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ from edgellm.architectures import Architecture, Hyper, from_config
 from edgellm.architectures.relation import Relation
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats import onnx_folder
+from edgellm.formats.joined import Joined, height
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.strict_json import parse_object
@@ -33,7 +33,7 @@ from ..model import LeftOut
 from .blocks import BlockNames, Blocks
 from .genai_config import config_of
 from .scan import Found, scan
-from .tensors import Floats, Joined, Shifted, Store
+from .tensors import Floats, Shifted, Store
 
 OURS = "edgellm.tensors"
 _COMPUTED = "a table of the rotary embedding, or read by nothing"
@@ -165,9 +165,8 @@ def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, B
             raise Unsupported(f"{path}: metadata {OURS} lists {name[:200]!r}, which this model does not have")
         part, relation = relations[name]
         parts = _parts(store, name, entry, listed)
-        height = part.shape[0] if len(part.shape) == 1 else math.prod(part.shape[:-1])
         widths = {weight.shape[1:] for weight, _, _ in parts}
-        if sum(stop - start for _, start, stop in parts) != height or widths != {part.shape[1:][-1:]}:
+        if sum(stop - start for _, start, stop in parts) != height(part.shape) or widths != {part.shape[1:][-1:]}:
             found = ", ".join(f"{start} to {stop} of {weight.shape}" for weight, start, stop in parts[:8])
             raise InvalidModelFile(f"{path}: {name!r} has rows {found}; the configuration says {part.shape}")
         made[name] = Joined(parts, relation.order if _ROTATED.search(name) else None, part.shape)

@@ -3,17 +3,16 @@
     Blocks     MatMulNBits, GatherBlockQuantized   w = (q - zero) · scale [+ correction], per block of a row (blocks.py)
     Integers   MatMulInteger, DequantizeLinear     w = (q - zero) · scale, per matrix or per row of it
     Floats     MatMul, Gemm, Gather, norms, biases
-    Joined     the rows of several of them: what a graph fused, or keeps apart
 
-Some blocks are GGUF's as well: they move with `raw`, not through numbers. Layouts: the operators' schemas in
+What a graph fused, or keeps apart, is Joined. Some blocks are GGUF's as well: they move with `raw`, not through
+numbers. Layouts: the operators' schemas in
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md and
 https://github.com/onnx/onnx/blob/main/docs/Operators.md; GGUF's in ggml's ggml-common.h.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Initializer
-from edgellm.formats.tensor import Blocked, Tensor, n_rows
+from edgellm.formats.tensor import Tensor, n_rows
 
 from ..numbers import decode
 
@@ -139,62 +138,6 @@ class Integers(Plain):
         part *= scale
         self._store.release(self._name)
         return np.ascontiguousarray(part)
-
-
-class Joined:
-    """Rows of several tensors, one after the other; of vectors their elements count as rows.
-
-    parts: (tensor, first row, past the last). order: which of those rows each row is; all in turn without one. shape:
-    another one of as many rows.
-    """
-
-    def __init__(
-        self,
-        parts: Sequence[tuple[Blocked, int, int]],
-        order: NDArray[np.int64] | None = None,
-        shape: tuple[int, ...] | None = None,
-    ) -> None:
-        self._parts = tuple(parts)
-        self._starts = np.cumsum([0, *(stop - start for _, start, stop in parts)])
-        self._order: NDArray[np.int64] = np.arange(self._starts[-1]) if order is None else order
-        self.shape = shape or (int(self._starts[-1]), *parts[0][0].shape[1:])
-        kinds = {tensor.stored for tensor, _, _ in parts}
-        self.stored = kinds.pop() if len(kinds) == 1 else "F32"  # F32 holds every mixture
-
-    @cached_property
-    def type(self) -> GGMLType | None:
-        """See Blocked."""
-        types = {tensor.type for tensor, _, _ in self._parts}
-        return types.pop() if len(types) == 1 else None
-
-    @property
-    def exact(self) -> bool:
-        """See Blocked."""
-        return all(tensor.exact for tensor, _, _ in self._parts)
-
-    def rows(self, which: Which) -> NDArray[np.float32]:
-        """See Tensor."""
-        if len(self.shape) == 1:
-            pieces = [tensor.rows(slice(0, 1))[0, start:stop] for tensor, start, stop in self._parts]
-            return np.concatenate(pieces)[self._order].reshape(1, -1)[which]
-        return np.concatenate([tensor.rows(mine) for tensor, mine in self._owners(which)])
-
-    def raw(self, which: Which) -> NDArray[np.uint8]:
-        """See Blocked."""
-        return np.concatenate([tensor.raw(mine) for tensor, mine in self._owners(which)])
-
-    def _owners(self, which: Which) -> list[tuple[Blocked, Which]]:
-        """The tensors that hold these rows, in order, and which of theirs they are."""
-        wanted = self._order[which]
-        owners = np.searchsorted(self._starts, wanted, side="right") - 1
-        found: list[tuple[Blocked, Which]] = []
-        for run in np.split(np.arange(wanted.size), np.flatnonzero(np.diff(owners)) + 1):
-            number = int(owners[run[0]]) if run.size else 0
-            tensor, start, _ = self._parts[number]
-            mine = wanted[run] - self._starts[number] + start
-            together = run.size > 0 and np.array_equal(mine, np.arange(mine[0], mine[0] + mine.size))
-            found.append((tensor, slice(int(mine[0]), int(mine[0]) + mine.size) if together else mine))
-        return found
 
 
 class Shifted(Plain):

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
+from edgellm.formats.joined import Joined
 from edgellm.formats.onnx_graph import Graph, Initializer
 from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
-from edgellm.formats.tensor import Tensor, blocked, n_rows
+from edgellm.formats.tensor import Tensor, n_rows
 from edgellm.formats.writing import whole_file, writing
 
 from ..model import Model
@@ -36,30 +37,6 @@ from .recipes import Choice
 Advance = Callable[[int], None]  # bytes that were written since the last call
 MANIFEST = "edgellm.tensors"  # metadata: where each tensor is; see `Weights.manifest`
 _EXPERT = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight")
-
-
-class Expert:
-    """One of the matrices of a tensor of three dimensions."""
-
-    def __init__(self, tensor: Tensor, number: int) -> None:
-        self.shape, self.stored = tensor.shape[1:], tensor.stored
-        self.type, self.exact = (tensor.type, tensor.exact) if blocked(tensor) else (None, False)
-        self._tensor, self._first = tensor, number * self.shape[0]
-
-    def _mine(self, which: slice | NDArray[np.int64]) -> slice | NDArray[np.int64]:
-        if not isinstance(which, slice):
-            return which + self._first
-        start, stop, _ = which.indices(self.shape[0])
-        return slice(start + self._first, stop + self._first)
-
-    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See Blocked."""
-        assert blocked(self._tensor)  # it has a type
-        return self._tensor.raw(self._mine(which))
-
-    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        """See Tensor."""
-        return self._tensor.rows(self._mine(which))
 
 
 class Weights:
@@ -111,7 +88,10 @@ class Weights:
         for name in names:
             planned, expert = self._planned(name)
             whole = self._tensors[planned]
-            tensors.append(whole if expert is None else Expert(whole, expert))
+            if expert is not None:
+                rows, columns = whole.shape[1:]
+                whole = Joined([(whole, expert * rows, (expert + 1) * rows)], shape=(rows, columns))
+            tensors.append(whole)
             self._note(planned, base, start, start := start + n_rows(tensors[-1]))
         choice = self._choices[self._planned(names[0])[0]]
         if isinstance(choice.storage, str):

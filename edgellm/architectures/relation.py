@@ -12,18 +12,16 @@ along, so none of it disturbs them. Where all parts have one dimension, their el
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidModelFile
-from ..formats.ggml_types import GGMLType
-from ..formats.tensor import Tensor, blocked
+from ..formats.joined import Joined, height
+from ..formats.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,17 @@ def to_gguf(relation: Relation, sources: Mapping[str, Tensor]) -> list[tuple[Par
     parts = [_source(part, sources) for part in relation.hf]
     if relation.transposed:
         parts = [_Transposed(part) for part in parts]
-    return _slices(relation.gguf, _Rows(parts, relation.order, np.float32(relation.shift)))
+    return _shared_out(relation.gguf, parts, relation.order, relation.shift)
 
 
 def to_hf(relation: Relation, sources: Mapping[str, Tensor]) -> list[tuple[Part, Tensor]]:
     """The relation's Hugging Face tensors, computed from the GGUF ones; otherwise like `to_gguf`."""
-    rows = _Rows([_source(part, sources) for part in relation.gguf], relation.inverse, np.float32(-relation.shift))
+    parts = [_source(part, sources) for part in relation.gguf]
     if not relation.transposed:
-        return _slices(relation.hf, rows)
+        return _shared_out(relation.hf, parts, relation.inverse, -relation.shift)
     upright = [Part(part.name, part.shape[::-1]) for part in relation.hf]
-    return [(part, _Transposed(tensor)) for part, (_, tensor) in zip(relation.hf, _slices(upright, rows), strict=True)]
+    made = _shared_out(upright, parts, relation.inverse, -relation.shift)
+    return [(part, _Transposed(tensor)) for part, (_, tensor) in zip(relation.hf, made, strict=True)]
 
 
 def _source(part: Part, sources: Mapping[str, Tensor]) -> Tensor:
@@ -87,15 +86,6 @@ def _source(part: Part, sources: Mapping[str, Tensor]) -> Tensor:
     return tensor
 
 
-def _height(shape: tuple[int, ...]) -> int:
-    """Rows that a part of this shape contributes: the elements of a vector count."""
-    return shape[0] if len(shape) == 1 else math.prod(shape[:-1])
-
-
-def _resolve(which: slice | NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    return np.arange(total, dtype=np.int64)[which]
-
-
 class _Transposed:
     """A matrix seen the other way round; every call reads the whole of it."""
 
@@ -105,87 +95,23 @@ class _Transposed:
         self.stored = tensor.stored
 
     def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        whole = self._tensor.rows(slice(0, _height(self._tensor.shape)))
+        whole = self._tensor.rows(slice(0, height(self._tensor.shape)))
         return np.ascontiguousarray(whole.T[which])
 
 
-class _Rows:
-    """The rows of several tensors, one after the other, then reordered and shifted."""
-
-    def __init__(self, parts: list[Tensor], order: NDArray[np.int64] | None, shift: np.float32) -> None:
-        self._parts, self._order, self._shift = parts, order, shift
-        self.starts = np.cumsum([0, *(_height(part.shape) for part in parts)])
-        kinds = {part.stored for part in parts}
-        self.stored = kinds.pop() if len(kinds) == 1 else "F32"  # F32 holds every mixture
-
-    @property
-    def type(self) -> GGMLType | None:
-        """The blocks that all rows are; they move as they are, unless numbers change."""
-        types = {part.type if blocked(part) else None for part in self._parts}
-        return types.pop() if len(types) == 1 and not self._shift else None
-
-    @property
-    def exact(self) -> bool:
-        """See Blocked."""
-        return all(part.exact for part in self._parts if blocked(part))
-
-    def take(self, which: NDArray[np.int64], raw: bool = False) -> NDArray[Any]:
-        """(n, columns) float32; columns is 1 for vectors. raw: (n, bytes of a row) uint8, the blocks."""
-        wanted = which if self._order is None else self._order[which]
-        owners = np.searchsorted(self.starts, wanted, side="right") - 1
-        found: NDArray[Any] | None = None
-        for owner in np.unique(owners):
-            mine = owners == owner
-            rows = self._read(self._parts[owner], wanted[mine] - self.starts[owner], raw)
-            if found is None:
-                found = np.empty((which.size, rows.shape[1]), rows.dtype)
-            found[mine] = rows
-        if found is None:
-            return np.empty((0, self._parts[0].shape[-1]), np.float32)
-        if self._shift:
-            found += self._shift
-        return found
-
-    @staticmethod
-    def _read(part: Tensor, which: NDArray[np.int64], raw: bool) -> NDArray[Any]:
-        if len(part.shape) == 1:
-            return part.rows(slice(0, 1)).reshape(-1, 1)[which]
-        read = part.raw if raw and blocked(part) else part.rows
-        if which.size and np.array_equal(which, np.arange(which[0], which[0] + which.size)):
-            return read(slice(int(which[0]), int(which[0]) + which.size))
-        return read(which)
-
-
-class _Slice:
-    """The part of the reordered rows that one target tensor holds."""
-
-    def __init__(self, part: Part, rows: _Rows, start: int) -> None:
-        self._rows, self._start = rows, start
-        self.shape = part.shape
-        self.stored = rows.stored
-
-    @property
-    def type(self) -> GGMLType | None:
-        """See Blocked; none for vectors."""
-        return self._rows.type if len(self.shape) > 1 else None
-
-    @property
-    def exact(self) -> bool:
-        """See Blocked."""
-        return self._rows.exact
-
-    def raw(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """See Blocked."""
-        return self._rows.take(_resolve(which, _height(self.shape)) + self._start, raw=True)
-
-    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        height = _height(self.shape)
-        if len(self.shape) == 1:
-            whole = self._rows.take(np.arange(self._start, self._start + height))
-            return whole.reshape(1, -1)[which]
-        return self._rows.take(_resolve(which, height) + self._start)
-
-
-def _slices(parts: tuple[Part, ...] | list[Part], rows: _Rows) -> list[tuple[Part, Tensor]]:
-    starts = np.cumsum([0, *(_height(part.shape) for part in parts)])
-    return [(part, _Slice(part, rows, int(start))) for part, start in zip(parts, starts, strict=False)]
+def _shared_out(
+    targets: Sequence[Part], sources: Sequence[Tensor], order: NDArray[np.int64] | None, shift: float
+) -> list[tuple[Part, Tensor]]:
+    """The rows of all sources, in that order, as the targets divide them."""
+    found: list[tuple[Part, Tensor]] = []
+    ends = np.cumsum([height(source.shape) for source in sources]).tolist()
+    whole = [(source, end - height(source.shape), end) for source, end in zip(sources, ends, strict=True)]
+    stop = 0
+    for part in targets:
+        start, stop = stop, stop + height(part.shape)
+        if order is None:
+            rows = [(s, max(start - at, 0), min(stop, end) - at) for s, at, end in whole if at < stop and start < end]
+        else:
+            rows = [(source, 0, end - at) for source, at, end in whole]
+        found.append((part, Joined(rows, None if order is None else order[start:stop], part.shape, shift)))
+    return found

@@ -28,11 +28,12 @@ from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.graph.floats import FloatMatrix
 from edgellm.converters.onnx.graph.quantized import QuantizedMatrix
 from edgellm.converters.onnx.source import ONNXFolder
-from edgellm.converters.onnx.tensors import Joined, Store
+from edgellm.converters.onnx.tensors import Store
 from edgellm.converters.quant.ggml import dequantize, quantize
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
+from edgellm.formats.joined import Joined
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_writer import write_onnx
 from edgellm.formats.tensor import Tensor
