@@ -296,9 +296,9 @@ class Model:
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         tokens = self._tokens("prompt", prompt)
         title = prompt.title if isinstance(prompt, Turn) else ""
-        generation = self._engine.submit(
-            tokens, params, stream=stream, cancel=cancel, sink=sink, progress=progress, title=title
-        )
+        generation = self._engine.submit(tokens, params, stream=stream, sink=sink, progress=progress, title=title)
+        if cancel is not None:
+            generation.at_end(cancel.subscribe(generation.cancel))
         generation.owner = self
         return generation
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgellm.backends.base import Backend, Rows
+from edgellm.backends.plan import SamplingPlan
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream
-from edgellm.events import Chunk, Completion, FinishReason, TokenLogprob
+from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from edgellm.params import GenerateParams
 
 
 class Answer:
     """deliver: takes chunks; None where the last one is enough, which spares the caller a wake-up per token.
 
-    together: how many of the newest tokens go into one pass: those that follow from a sampled one need no rows.
+    history: the prompt, and behind it the answer as it grows. together: how many of the newest tokens go into one pass:
+    those that follow from a sampled one need no rows.
     """
 
     def __init__(
         self, params: GenerateParams, backend: Backend, prompt: list[int], deliver: Callable[[Chunk], None] | None
     ) -> None:
+        self.history = list(prompt)
         self.tokens: list[int] = []
         self.together = 1
-        self.sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
+        self._sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
         self._params = params
         self._backend = backend
         self._deliver = deliver
@@ -31,24 +34,49 @@ class Answer:
         self._stops = StopStrings(params.stop)
         self._stopped = False  # by a stop string, which eats what was held back
         self._written: list[str] = []
-        self._pending_tokens: list[int] = []
-        self._pending_logprobs: list[TokenLogprob] = []
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
+        self._told = 0  # tokens that went out in chunks
 
-    def ends_with(self, token: int) -> bool:
-        """Whether a token ends the answer, and is none of it."""
-        return token in self._backend.info.stop_ids and not self._params.ignore_eos
+    def plan(self) -> SamplingPlan | None:
+        """How the backend chooses the next token; None where it does not, or the row is needed here."""
+        if self._logprobs is not None:
+            return None
+        plan = self._sampler.plan()
+        return plan if self._backend.takes(plan) else None
 
-    def add(self, token: int, before: int, row: Rows | None = None) -> FinishReason | None:
-        """The next token, and what it ends the answer with. before: the one in front. row: (1, n_vocab), its logits."""
+    def accept(self, row: Rows | int) -> FinishReason | None:
+        """Sample from the last row (1, n_vocab) of a pass, or take the token that was chosen from it; what must follow
+        that token goes into the next pass with it. Returns what the answer ends with, if it does.
+        """
+        if self._params.max_tokens == 0:
+            return "length"
+        self.together = 1
+        if not isinstance(row, int):
+            ends = self._add(self._sampler.sample(row[0]), row)
+        elif row >= 0:
+            ends = self._add(row)
+        else:
+            raise self._sampler.refusal()
+        if self._logprobs is None and ends is None:  # each of those needs a row
+            for token in self._sampler.forced():
+                self.together += 1
+                ends = self._add(token)
+                if ends is not None:
+                    break
+        return ends
+
+    def _add(self, token: int, row: Rows | None = None) -> FinishReason | None:
+        """The next token, and what it ends the answer with. row: (1, n_vocab), the logits that it was chosen from."""
         params, tokenizer = self._params, self._backend.tokenizer
-        if params.logprobs is not None and row is not None:
-            self._pending_logprobs.append(self.sampler.logprobs(row[0], token, params.logprobs))
-        self.sampler.accept(token)
         ends = token in self._backend.info.stop_ids
-        piece = b"" if ends else tokenizer.piece(token, before=before)  # what ends a text is none of it
+        if ends and not params.ignore_eos:
+            return "stop"
+        if self._logprobs is not None and params.logprobs is not None and row is not None:
+            self._logprobs.append(self._sampler.logprobs(row[0], token, params.logprobs))
+        self._sampler.accept(token)
+        piece = b"" if ends else tokenizer.piece(token, before=self.history[-1])  # what ends a text is none of it
         self.tokens.append(token)
-        self._pending_tokens.append(token)
+        self.history.append(token)
         text, self._stopped = self._stops.push(self._text.push(piece))
         if not piece and params.stop and not self._stopped:  # a control token: a stop string may be its text
             control = tokenizer.piece(token, special=True).decode("utf-8", "replace")
@@ -57,29 +85,35 @@ class Answer:
         if text:
             self._written.append(text)
             if self._deliver is not None:
-                chunk = Chunk(text, self._pending_tokens, self._take_logprobs())
-                self._pending_tokens = []
-                self._deliver(chunk)
+                self._deliver(self._chunk(text))
         if self._stopped:
             return "stop"
-        return "length" if len(self.tokens) == params.max_tokens else None
+        full = len(self.tokens) == params.max_tokens or len(self.history) >= self._backend.n_ctx
+        return "length" if full else None
 
-    def last(self, completion: Callable[[str, list[TokenLogprob] | None], Completion]) -> Chunk:
-        """The last chunk, with the rest of the text. completion: makes it of the whole text and all logprobs."""
+    def end(self, reason: FinishReason, reused: int, timings: Timings, cache: CacheReport) -> Chunk:
+        """The last chunk, with the rest of the text and the Completion. reused: tokens of the prompt."""
         rest = ""
         if not self._stopped:
             tail, stopped = self._stops.push(self._text.flush())
             rest = tail if stopped else tail + self._stops.flush()
             self._written.append(rest)
-        logprobs = self._take_logprobs()
-        whole = completion("".join(self._written), self._logprobs if self._params.logprobs is not None else None)
-        if self._deliver is None:
-            return Chunk(whole.text, self.tokens, whole.logprobs, whole)
-        return Chunk(rest, self._pending_tokens, logprobs, whole)
+        whole = Completion(
+            text="".join(self._written),
+            tokens=self.tokens,
+            finish_reason=reason,
+            usage=Usage(len(self.history) - len(self.tokens), reused, len(self.tokens)),
+            timings=timings,
+            cache=cache,
+            backend=self._backend.name,
+            threads=self._backend.threads,
+            seed=self._sampler.seed,
+            logprobs=self._logprobs,
+        )
+        return self._chunk(rest if self._deliver is not None else whole.text, whole)
 
-    def _take_logprobs(self) -> list[TokenLogprob] | None:
-        if self._params.logprobs is None:
-            return None
-        taken, self._pending_logprobs = self._pending_logprobs, []
-        self._logprobs += taken
-        return taken
+    def _chunk(self, text: str, completion: Completion | None = None) -> Chunk:
+        """A piece of the text, with what came since the one before."""
+        told, self._told = self._told, len(self.tokens)
+        logprobs = None if self._logprobs is None else self._logprobs[told:]
+        return Chunk(text, self.tokens[told:], logprobs, completion)

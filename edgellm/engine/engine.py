@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edgellm.backends.base import Backend, Buffer, Rows, Step
-from edgellm.engine.cancel import CancelToken
 from edgellm.engine.deadlines import after
 from edgellm.engine.generation import Generation, Sink
 from edgellm.engine.outbox import Outbox
@@ -93,7 +92,6 @@ class Engine:
         params: GenerateParams,
         *,
         stream: bool = False,
-        cancel: CancelToken | None = None,
         sink: Sink | None = None,
         progress: OnProgress | None = None,
         title: str = "",
@@ -106,8 +104,8 @@ class Engine:
         """
         self.check_open()
         self._check_prompt(prompt)
-        generation = Generation(self, len(prompt), sink=sink, progress=progress)
-        request = Request(self.backend, prompt, params, generation, stream=stream, title=title, load_ms=self.load_ms)
+        generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
+        request = Request(self.backend, prompt, params, generation, title=title, load_ms=self.load_ms)
         with self._lock:
             self.check_open()
             if self._unfinished >= self._queue_limit:
@@ -116,8 +114,6 @@ class Engine:
                 )
             self._unfinished += 1
             self._inbox.put(request)
-        if cancel is not None:
-            generation.at_end(cancel.subscribe(generation.cancel))
         if params.timeout is not None:
             generation.at_end(after(params.timeout, lambda: generation.cancel("timeout")))
         return generation
@@ -230,7 +226,7 @@ class Engine:
         except BaseException:
             log.exception("the engine stopped")
         finally:
-            self._shut_down(keep=sound)
+            self._shut_down(retain=sound)
 
     def _take(self) -> bool:
         """Take what arrived; wait when there is nothing to run. False once closed."""
@@ -249,8 +245,8 @@ class Engine:
                 item.run(self.backend)
         return False
 
-    def _shut_down(self, *, keep: bool) -> None:
-        """Everything unfinished ends with Closed; nobody is left waiting. keep: what was computed stays known."""
+    def _shut_down(self, *, retain: bool) -> None:
+        """Everything unfinished ends with Closed; nobody is left waiting. retain: what was computed stays known."""
         with self._lock:
             self._open = False
         closed = Closed(f"the model {self.backend.info.name} was closed")
@@ -262,7 +258,7 @@ class Engine:
                 item.future.set_exception(closed)
         for request in [*self._seats.running, *self._seats.waiting]:
             request.fail(closed)
-            self._seats.retire(request, keep=keep)
+            self._seats.retire(request, retain=retain)
         self.outbox.flush()
         self._reuse.close()
         self.backend.close()

@@ -6,38 +6,32 @@ import logging
 import queue
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from edgellm.engine.progress import OnProgress, Progress, check_progress
 from edgellm.errors import Unsupported
 from edgellm.events import Chunk, Completion, FinishReason
+
+if TYPE_CHECKING:
+    from edgellm.engine.engine import Engine
 
 log = logging.getLogger("edgellm.engine")
 
 Sink = Callable[["Chunk | BaseException"], None]
 
 
-class Owner(Protocol):
-    """What a generation asks of its engine."""
-
-    def stop_now(self, generation: Generation) -> None:
-        """It has a stop reason: interrupt its pass, and see to it."""
-        ...
-
-    def check_process(self) -> None:
-        """Raise Closed in a forked child."""
-        ...
-
-
 class Generation:
     """One generation: iterate it for chunks, or ask for its `result()`. Closing the iteration early cancels it.
 
     Of what goes to a `sink` only the last chunk is kept. `progress` is called by whoever iterates, on that thread; with
-    a `sink`, where that is called. total: tokens of the prompt.
+    a `sink`, where that is called. total: tokens of the prompt. stream: whether it gets a chunk of every piece.
     """
 
-    def __init__(self, engine: Owner, total: int, *, sink: Sink | None, progress: OnProgress | None) -> None:
+    def __init__(
+        self, engine: Engine, total: int, *, stream: bool, sink: Sink | None, progress: OnProgress | None
+    ) -> None:
         check_progress(progress)
+        self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.done = False
         self.owner: object = None  # what must not be forgotten before this is done: the Model
@@ -46,7 +40,7 @@ class Generation:
         self._sink: Sink = sink or self._queue.put
         self._on_progress = progress
         queued = progress and (progress if sink else lambda done, total: self._queue.put((done, total)))
-        self._progress = Progress(queued, total)
+        self.progress = Progress(queued, total)  # of its prompt
         self._at_end: list[Callable[[], None]] = []
 
     # The caller's side
@@ -110,10 +104,6 @@ class Generation:
         self._at_end.append(function)
         if self.done:
             function()
-
-    def read(self, tokens: int) -> None:
-        """So much of the prompt is read. What a function that came with a sink raises is passed on."""
-        self._progress(tokens)
 
     def deliver(self, item: Chunk | BaseException) -> None:
         """Hand over a chunk; a sink that fails cancels the generation."""

@@ -49,14 +49,12 @@ class Passes:
     def begin(self, begun: list[Request], flush: Callable[[], None]) -> None:
         """Requests have begun: those whose logits are known have their first token before their state is loaded."""
         for request in begun:
-            if request.row is not None and not request.tokens:
+            if request.row is not None and not request.answer.tokens:
                 self._sample(request, request.row)
         flush()
         for request in begun:
-            if request.late is not None and not request.done:
-                self._seats.bring(request)
-                if request.done and request in self._seats.running:
-                    self._seats.retire(request)
+            if request.deferred is not None and not request.done:
+                self._seats.load_deferred(request)
 
     def run(self) -> None:
         """One pass: slices of prompts, or what comes next of every answer."""
@@ -74,7 +72,7 @@ class Passes:
             self._in_pass = {request.generation for request, _ in reading}
         started = self._clock()
         try:
-            plans = [plan for request, _ in shares if (plan := request.plan(self._backend)) is not None]
+            plans = [plan for request, _ in shares if (plan := request.plan()) is not None]
             chosen = len(plans) == len(steps)
             rows: Sequence[Rows | int | None]
             rows = self._backend.choose(steps, plans) if chosen else self._backend.forward(steps)
@@ -116,7 +114,7 @@ class Passes:
 
     def _sample(self, request: Request, row: Rows | int) -> None:
         try:
-            request.accept(row, self._backend)
+            request.accept(row)
         except Exception as error:
             log.debug("a generation failed while sampling", exc_info=True)
             self._seats.fail(request, error, "sampling failed")

@@ -17,7 +17,7 @@ from edgellm.backends.base import Backend, Buffer, Rows, Sequence
 from edgellm.backends.plan import SamplingPlan
 from edgellm.engine.answer import Answer
 from edgellm.engine.generation import Generation
-from edgellm.events import CacheReport, Completion, FinishReason, Timings, TokenLogprob, Usage
+from edgellm.events import CacheReport, FinishReason, Timings
 from edgellm.params import GenerateParams
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ class Request:
         params: GenerateParams,
         generation: Generation,
         *,
-        stream: bool = False,
         title: str = "",
         load_ms: float = 0.0,
     ) -> None:
@@ -73,22 +72,21 @@ class Request:
         self.params = params
         self.title = title
         self.generation = generation
-        self.answer = Answer(params, backend, prompt, generation.deliver if stream else None)
-        self.history = list(prompt)  # prompt and answer
+        self.answer = Answer(params, backend, prompt, generation.deliver if generation.stream else None)
         self.sequence: Sequence | None = None
         self.parked: list[tuple[Block, Buffer]] = []
         self.reused = 0  # tokens of the prompt that were not computed
         self.read = 0  # tokens of the prompt that are known or computed
         self.row: Rows | None = None  # (1, n_vocab): the logits after the prompt, computed here or known
-        self.late: Match | None = None  # what the state of the prompt will be loaded from, once it has its first token
+        self.deferred: Match | None = None  # from what its state is loaded, once it has its first token
         self.checkpoints: list[int] = []  # positions in the prompt where a pass ends and the state is parked
         self.cache = CacheReport()
         self.spent = Spent(load_ms)
 
     @property
-    def tokens(self) -> list[int]:
-        """Those of the answer."""
-        return self.answer.tokens
+    def history(self) -> list[int]:
+        """Prompt and answer."""
+        return self.answer.history
 
     @property
     def stop_reason(self) -> FinishReason | None:
@@ -160,76 +158,32 @@ class Request:
 
     def _tell_progress(self) -> None:
         try:
-            self.generation.read(self.read)
+            self.generation.progress(self.read)
         except BaseException as error:  # of a function that came with a sink
             self.fail(error)
 
-    def plan(self, backend: Backend) -> SamplingPlan | None:
-        """How `backend` chooses the token after the next pass; None where it does not, or the row is needed here."""
-        if self.in_prefill or self.params.logprobs is not None or self.spent.first_token is None:
-            return None
-        plan = self.answer.sampler.plan()
-        return plan if backend.takes(plan) else None
+    def plan(self) -> SamplingPlan | None:
+        """How the backend chooses the token after the next pass; None where it does not, or the row is needed here."""
+        return None if self.in_prefill or self.spent.first_token is None else self.answer.plan()
 
-    def accept(self, row: Rows | int, backend: Backend) -> None:
-        """Sample from the last row (1, n_vocab) of a pass, or take the token that was chosen from it; what must follow
-        that token goes into the next pass with it.
-
-        Finishes when a token ends the answer.
-        """
+    def accept(self, row: Rows | int) -> None:
+        """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `Answer.accept`."""
         if self.spent.first_token is None:
             self.spent.first_token = time.perf_counter()
             if self.params.cache and self.row is None and not isinstance(row, int):
                 self.row = row.copy()
-        if self.params.max_tokens == 0:
-            self.finish("length", backend)
-            return
-        self.answer.together = 1
-        if not isinstance(row, int):
-            self.add(self.answer.sampler.sample(row[0]), backend, row)
-        elif row >= 0:
-            self.add(row, backend)
-        else:
-            raise self.answer.sampler.refusal()
-        if self.params.logprobs is None and not self.done:  # each of those needs a row
-            for token in self.answer.sampler.forced():
-                self.answer.together += 1
-                self.add(token, backend)
-                if self.done:
-                    return
+        ends = self.answer.accept(row)
+        if ends is not None:
+            self.finish(ends)
 
-    def add(self, token: int, backend: Backend, row: Rows | None = None) -> None:
-        """The next token of the answer. row: (1, n_vocab), the logits that it was chosen from."""
-        if self.answer.ends_with(token):
-            self.finish("stop", backend)
-            return
-        reason = self.answer.add(token, self.history[-1], row)
-        self.history.append(token)
-        if reason is not None or len(self.history) >= backend.n_ctx:
-            self.finish(reason or "length", backend)
-
-    def finish(self, reason: FinishReason, backend: Backend) -> None:
+    def finish(self, reason: FinishReason) -> None:
         """Deliver the rest of the text and the Completion."""
         if self.read < len(self.prompt):
             where = f"at token {self.read}" if self.cache.reason else "before it began"
             words = "; ".join(filter(None, (self.cache.reason, f"reading the prompt was stopped {where}")))
             self.cache = replace(self.cache, computed=self.read - self.reused, reason=words)
-
-        def completion(text: str, logprobs: list[TokenLogprob] | None) -> Completion:
-            return Completion(
-                text=text,
-                tokens=self.tokens,
-                finish_reason=reason,
-                usage=Usage(len(self.prompt), self.reused, len(self.tokens)),
-                timings=self.spent.timings(len(self.tokens)),
-                cache=self.cache,
-                backend=backend.name,
-                threads=backend.threads,
-                seed=self.answer.sampler.seed,
-                logprobs=logprobs,
-            )
-
-        self.generation.end(self.answer.last(completion))
+        timings = self.spent.timings(len(self.answer.tokens))
+        self.generation.end(self.answer.end(reason, self.reused, timings, self.cache))
 
     def fail(self, error: BaseException) -> None:
         """Deliver an error instead of an answer."""

@@ -3,7 +3,7 @@
 start(request)        its own parked state │ the live sequence or the parked blocks that share most │ nothing
 park(request)         its state moves to host memory until it goes on
 checkpoint(request)   known from now on, in the middle of a prompt, where a sequence cannot be truncated to later
-keep(request)         known from now on; if it was the only one running, its sequence also stays live
+retain(request)       known from now on; if it was the only one running, its sequence also stays live
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ class Reuse:
         """Give `request` a sequence and its cache report. Raises Busy and what the backend raises."""
         if request.parked:
             self.forget_live()
-            self._restore_parked(request)
+            sequence = self._backend.new_sequence(request.expected)
+            try:
+                sequence.load([payload for _block, payload in request.parked])
+            except BaseException:
+                sequence.close()
+                raise
+            request.sequence, request.parked = sequence, []
             return
         if not request.params.cache:
             self.forget_live()
@@ -62,18 +68,22 @@ class Reuse:
         if self._start_at_end(request, match, running):
             return
         live, shared = self._nearest_live(request, running)
-        keep = self._keep(shared, request)
-        if live is not None and keep >= max(1, self._keep(match.length, request)):
+        from_live, from_blocks, why = self._usable(shared, request), self._usable(match.length, request), ""
+        if live is not None and from_live >= max(1, from_blocks):
             text, why = self._known_text(live, request)
-            if self._take_live(request, live, keep):
+            if self._take_live(request, live, from_live):
                 agreed = common_prefix(text, request.prompt)
-                request.cache = self._report(request, CacheReport(from_live=keep), agreed, text[agreed:], why)
+                request.cache = self._report(request, CacheReport(from_live=from_live), agreed, text[agreed:], why)
                 return
             why = UNCUT
-        else:
-            why = ""
         self.forget_live()
-        self._load(request, match, self._keep(match.length, request), why)
+        request.sequence = self._backend.new_sequence(request.expected)
+        try:
+            self._fill(request, match, from_blocks, why)
+        except Busy:  # no cells for it now: the engine tries again when another request has finished
+            request.sequence.close()
+            request.sequence = None
+            raise
 
     def _start_at_end(self, request: Request, match: Match, running: Many[Request]) -> bool:
         """Whether the very same prompt is known with the logits after it: then nothing is left to compute."""
@@ -90,16 +100,16 @@ class Reuse:
         else:
             self.forget_live()
             request.sequence = self._backend.new_sequence(request.expected)
-            request.reused, request.late = length, match
+            request.reused, request.deferred = length, match
             self._known.used(match)
             report = _by_tier(self._known.beyond_memory(match), length)
         request.cache = self._report(request, report, length, [])
         request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
         return True
 
-    def bring(self, request: Request) -> None:
+    def load_deferred(self, request: Request) -> None:
         """Load the state that a request began without: its first token needed no more than the logits."""
-        match, request.late = request.late, None
+        match, request.deferred = request.deferred, None
         assert match is not None  # the caller has looked
         started = time.perf_counter()
         self._fill(request, match, len(request.prompt))
@@ -112,7 +122,7 @@ class Reuse:
         for other in running:
             if other.in_prefill and other.params.cache and other.private == request.private:
                 held = other.sequence.length if other.sequence is not None else 0
-                if self._keep(common_prefix(request.prompt, other.prompt), request) - held >= WORTH_WAITING:
+                if self._usable(common_prefix(request.prompt, other.prompt), request) - held >= WORTH_WAITING:
                     return True
         return False
 
@@ -143,7 +153,7 @@ class Reuse:
             except EdgeLLMError as error:
                 log.warning("the state of a request could not be kept: %s", error)
 
-    def keep(self, request: Request, *, alone: bool) -> None:
+    def retain(self, request: Request, *, alone: bool) -> None:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
         sequence, parked = request.sequence, request.parked
         if parked and self._known is not None:
@@ -205,8 +215,8 @@ class Reuse:
         end, shared = self._shape.reusable(length, length), self._shape.reusable(agreed, length)
         return [at for at in (shared if shared <= end - WORTH_WAITING else 0, end) if at >= self._shape.shortest]
 
-    def _keep(self, matched: int, request: Request) -> int:
-        """Tokens of a match to keep: see `reusable`; a checkpoint is kept whole or not at all."""
+    def _usable(self, matched: int, request: Request) -> int:
+        """Tokens of a match that can be reused: see `reusable`; a checkpoint is used whole or not at all."""
         if self._whole:
             return matched if matched <= len(request.prompt) - self._shape.shortest else 0
         return self._shape.reusable(matched, len(request.prompt))
@@ -225,33 +235,23 @@ class Reuse:
                 best, most = other, shared
         return best, most
 
-    def _take_live(self, request: Request, live: Request, keep: int) -> bool:
-        """Continue the kept sequence, or fork a running one, at `keep` tokens. False when that cannot be."""
+    def _take_live(self, request: Request, live: Request, length: int) -> bool:
+        """Continue the kept sequence, or fork a running one, at `length` tokens. False when that cannot be."""
         assert live.sequence is not None  # _nearest_live chose one that has
         if live is self._live:
-            if not live.sequence.truncate(keep):
+            if not live.sequence.truncate(length):
                 return False
             request.sequence, live.sequence, self._live = live.sequence, None, None
         else:
             try:
-                request.sequence = live.sequence.fork(keep)
+                request.sequence = live.sequence.fork(length)
             except Unsupported:
                 return False
-        request.reused = keep
+        request.reused = length
         return True
 
-    def _load(self, request: Request, match: Match, keep: int, why: str) -> None:
-        """A new sequence with the first `keep` tokens of the prompt, from parked blocks; fewer where one is damaged."""
-        request.sequence = self._backend.new_sequence(request.expected)
-        try:
-            self._fill(request, match, keep, why)
-        except Busy:  # no cells for it now: the engine tries again when another request has finished
-            request.sequence.close()
-            request.sequence = None
-            raise
-
-    def _fill(self, request: Request, match: Match, keep: int, why: str = "") -> None:
-        """Load the first `keep` tokens of the prompt into its sequence, which is empty, and report what came.
+    def _fill(self, request: Request, match: Match, length: int, why: str = "") -> None:
+        """Load the first `length` tokens of the prompt into its sequence, which is empty, and report what came.
 
         Raises Busy where there is no room, unless the request began without its state: what is missing is computed
         when there is. why: nothing better than this match could be used.
@@ -259,10 +259,10 @@ class Reuse:
         sequence = request.sequence
         assert sequence is not None  # the callers have made one
         beyond: list[tuple[int, int]] = []
-        if keep and self._known is not None:
+        if length and self._known is not None:
             beyond = self._known.beyond_memory(match)
             try:
-                if not self._known.load(match, keep, sequence):
+                if not self._known.load(match, length, sequence):
                     why = DAMAGED
             except BackendFailed as error:
                 log.warning("stored state could not be loaded and is computed again: %s", error)
@@ -271,7 +271,7 @@ class Reuse:
                 if request.row is None:
                     raise
                 why = NO_ROOM
-        aligned = keep if sequence.length == keep else self._keep(sequence.length, request)
+        aligned = length if sequence.length == length else self._usable(sequence.length, request)
         if aligned < sequence.length and not sequence.truncate(aligned):
             sequence.close()
             request.sequence = self._backend.new_sequence()
@@ -279,15 +279,6 @@ class Reuse:
         request.reused = aligned
         report = _by_tier(beyond, aligned)
         request.cache = self._report(request, report, match.agreed, match.next_known, why)
-
-    def _restore_parked(self, request: Request) -> None:
-        sequence = self._backend.new_sequence(request.expected)
-        try:
-            sequence.load([payload for _block, payload in request.parked])
-        except BaseException:
-            sequence.close()
-            raise
-        request.sequence, request.parked = sequence, []
 
     def _known_text(self, live: Request, request: Request) -> tuple[list[int], str]:
         """The tokens that are known with a sequence, and why a prompt does not find more of them."""

@@ -39,7 +39,7 @@ class Seats:
         """End those that were cancelled or are out of time."""
         for request in [*self.running, *self.waiting]:
             if request.stop_reason is not None:
-                request.finish(request.stop_reason, self._backend)
+                request.finish(request.stop_reason)
                 self.retire(request)
 
     def admit(self) -> list[Request]:
@@ -131,19 +131,23 @@ class Seats:
             self._shared[request] = request.cache.from_live
         self.running.append(request)
         if new:
-            request.began(undone)
-            if request.done:
-                self.retire(request)
+            self._began(request, undone)
         return new and not request.done
 
-    def bring(self, request: Request) -> None:
+    def load_deferred(self, request: Request) -> None:
         """Load the state that a request began without."""
         try:
-            self._reuse.bring(request)
+            self._reuse.load_deferred(request)
         except Exception as error:
             self.fail(request, error, "the state of a prompt could not be loaded")
         else:
-            request.began(0)
+            self._began(request, 0)
+
+    def _began(self, request: Request, undone: int) -> None:
+        """Its sequence holds what is known of its prompt. It may be done by that: what follows its progress failed."""
+        request.began(undone)
+        if request.done:
+            self.retire(request)
 
     def recover(self, requests: list[Request]) -> None:
         """After an interrupted pass: sequences know their new length; whoever was meant is dropped next."""
@@ -200,19 +204,19 @@ class Seats:
         if not isinstance(error, EdgeLLMError):
             error = BackendFailed(f"{what}: {type(error).__name__}: {error}")
         request.fail(error)
-        self.retire(request, keep=False)
+        self.retire(request, retain=False)
 
-    def retire(self, request: Request, *, keep: bool = True) -> None:
-        """Forget a finished request. Its state is known from now on, as far as it came, and the last one's sequence
-        stays alive as well."""
+    def retire(self, request: Request, *, retain: bool = True) -> None:
+        """Forget a finished request. retain: its state is known from now on, as far as it came, and the last one's
+        sequence stays alive as well."""
         self._full = False
         if request in self.running:
             self._leave(request)
         elif request in self.waiting:
             self.waiting.remove(request)
         sequence = request.sequence
-        if keep and request.params.cache and (request.parked or (sequence is not None and sequence.length)):
-            self._reuse.keep(request, alone=not self.running)
+        if retain and request.params.cache and (request.parked or (sequence is not None and sequence.length)):
+            self._reuse.retain(request, alone=not self.running)
         elif sequence is not None:
             sequence.close()
             request.sequence = None

@@ -175,7 +175,8 @@ def test_cancel_during_prefill_and_during_decode() -> None:
     engine = Engine(EchoBackend(micro_batch=16, delay=0.02))
     for wait in (0.05, 0.5):
         token = CancelToken()
-        request = engine.submit([BOS] + [66] * 160, GREEDY, cancel=token)
+        request = engine.submit([BOS] + [66] * 160, GREEDY)
+        request.at_end(token.subscribe(request.cancel))
         timer = threading.Timer(wait, token.cancel)
         timer.start()
         done = request.result()
@@ -189,7 +190,9 @@ def test_cancel_during_prefill_and_during_decode() -> None:
 def test_a_token_cancelled_before_cancels_at_once(engine: Engine) -> None:
     token = CancelToken()
     token.cancel()
-    done = engine.submit(tokens("never"), GREEDY, cancel=token).result()
+    request = engine.submit(tokens("never"), GREEDY)
+    request.at_end(token.subscribe(request.cancel))
+    done = request.result()
     assert (done.finish_reason, done.text) == ("cancelled", "")
 
 

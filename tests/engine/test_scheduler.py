@@ -361,8 +361,8 @@ def test_those_who_wait_come_back_when_the_others_end(crowded: tuple[Engine, lis
         if request is not kept.generation:
             request.cancel()
     wait_for(lambda: engine.call(lambda backend: engine._seats.running == [kept]))
-    length = len(kept.tokens)
-    wait_for(lambda: len(kept.tokens) > length + 5)
+    length = len(kept.answer.tokens)
+    wait_for(lambda: len(kept.answer.tokens) > length + 5)
 
 
 def test_close_ends_those_who_wait(crowded: tuple[Engine, list[Generation]]) -> None:

@@ -104,16 +104,16 @@ def test_the_first_token_comes_before_the_state_is_loaded(path: Path, monkeypatc
         prompt = text(model, 300)
         first = ask(model, prompt)
     loaded: list[int] = []
-    bring = Reuse.bring
+    load_deferred = Reuse.load_deferred
 
     def slowly(self: Reuse, request: Request) -> None:
         assert request.sequence is not None
         assert request.sequence.length == 0
         assert seen.wait(10)  # the reader has the first token by now
-        bring(self, request)
+        load_deferred(self, request)
         loaded.append(request.sequence.length)
 
-    monkeypatch.setattr(Reuse, "bring", slowly)
+    monkeypatch.setattr(Reuse, "load_deferred", slowly)
     seen = threading.Event()
     with load(path) as model:
         chunks = model.stream(prompt, temperature=0, max_tokens=6, ignore_eos=True)
@@ -133,20 +133,20 @@ def test_nothing_is_sampled_twice_without_room_for_state(path: Path, monkeypatch
         prompt = text(model, 300)
         first = ask(model, prompt)
     parked: list[Request] = []
-    bring = Reuse.bring
+    load_deferred = Reuse.load_deferred
     with load(path) as model:
         engine = model._engine
 
         def no_room(self: Reuse, request: Request) -> None:
             if parked:
-                bring(self, request)
+                load_deferred(self, request)
             else:
                 parked.append(request)
-                request.late, request.reused = None, 0
+                request.deferred, request.reused = None, 0
                 assert engine._seats.park(request)  # which has no state to save
                 engine._seats.waiting.append(request)
 
-        monkeypatch.setattr(Reuse, "bring", no_room)
+        monkeypatch.setattr(Reuse, "load_deferred", no_room)
         again = ask(model, prompt)
     assert parked
     assert again.logprobs == first.logprobs
