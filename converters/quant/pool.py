@@ -26,6 +26,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,16 +138,15 @@ class _Worker:
     """The parent's end of the child process and of the memory they share."""
 
     def __init__(self, threads: int) -> None:
-        self._library = str(ggml.library_file())
+        ggml.library_file()  # or the child would find out
         size = SLOTS * (PIECE + STORED)
-        if sys.platform == "win32":
-            where, shared = f"edgellm-{os.getpid()}-{id(self)}", ()
-            self._memory = mmap.mmap(-1, size, tagname=where)
-        else:
-            handle = _anonymous_file(size)
-            where, shared = str(handle), (handle,)
-        try:
-            if sys.platform != "win32":
+        with contextlib.ExitStack() as until_started:
+            if sys.platform == "win32":
+                where, shared = f"edgellm-{os.getpid()}-{id(self)}", ()
+                self._memory = mmap.mmap(-1, size, tagname=where)
+            else:
+                handle = until_started.enter_context(_anonymous_file(size)).fileno()
+                where, shared = str(handle), (handle,)
                 self._memory = mmap.mmap(handle, size)
             self.process = Child(
                 f"{__spec__.name}:run_child",
@@ -154,9 +154,6 @@ class _Worker:
                 environment={"GGML_NO_BACKTRACE": "1"},  # or a failed assertion starts a debugger
                 pass_fds=shared,
             )
-        finally:
-            if sys.platform != "win32":
-                os.close(handle)
 
     def send(
         self, kind: GGMLType, slot: int, rows: NDArray[np.float32], importance: NDArray[np.float32] | None
@@ -194,19 +191,12 @@ class _Worker:
             self._memory.close()
 
 
-def _anonymous_file(size: int) -> int:
-    """The descriptor of a file without a name: in memory where the system has such files."""
-    if sys.platform == "linux":
-        handle = os.memfd_create("edgellm-quantize")
-    else:
-        handle, path = tempfile.mkstemp(prefix="edgellm-")
-        os.unlink(path)
-    try:
-        os.ftruncate(handle, size)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+def _anonymous_file(size: int) -> IO[bytes]:
+    """A file without a name: in memory where the system has such files."""
+    in_memory = sys.platform == "linux"
+    file = open(os.memfd_create("edgellm-quantize"), "r+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
+    file.truncate(size)
+    return file
 
 
 def run_child(parent: Parent, where: str, threads: int) -> None:

@@ -30,25 +30,23 @@ def read_tokenizer_json(document: Mapping[str, Any], *, pre: str | None, clean_u
     kind = model.get("type", "BPE" if "merges" in model else None)
     vocabulary = model.get("vocab")
     if kind not in ("BPE", "WordPiece"):
-        raise Unsupported(f"tokenizer.json: a {kind} model; BPE and WordPiece can be converted")
+        raise _unsupported(f"a {kind} model; BPE and WordPiece can be converted")
     if not isinstance(vocabulary, dict) or not all(type(n) is int and n >= 0 for n in vocabulary.values()):
-        raise InvalidModelFile("tokenizer.json: model.vocab does not map tokens to ids; fetch the file again")
+        raise _damaged("model.vocab does not map tokens to ids")
     tokens = {number: text for text, number in vocabulary.items()}
     if len(tokens) != len(vocabulary):
-        raise InvalidModelFile("tokenizer.json: two tokens have the same id; fetch the file again")
+        raise _damaged("two tokens have the same id")
     if kind == "WordPiece":
         return _wordpiece(document, model, tokens)
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise Unsupported("tokenizer.json: BPE with marked word parts or word ends, which llama.cpp does not have")
+        raise _unsupported("BPE with marked word parts or word ends, which llama.cpp does not have")
     merges = list(_merges(model.get("merges") or [], vocabulary))
     steps = [*_nodes(document.get("pre_tokenizer")), *_nodes(document.get("decoder"))]
     if any(node.get("type") == "ByteLevel" for node in steps):
         return _byte_level(document, model, tokens, merges, pre, clean_up_spaces)
     if model.get("byte_fallback"):
         return _sentencepiece(document, model, tokens, merges)
-    raise Unsupported(
-        "tokenizer.json: BPE that is neither byte-level nor falls back to bytes, which llama.cpp cannot do"
-    )
+    raise _unsupported("BPE that is neither byte-level nor falls back to bytes, which llama.cpp cannot do")
 
 
 def surroundings(document: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -68,7 +66,7 @@ def surroundings(document: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             before.append(str(node["cls"][0]))
             after.append(str(node["sep"][0]))
         elif kind != "ByteLevel":
-            raise Unsupported(f"tokenizer.json: the post-processor {kind!r} is not known")
+            raise _unsupported(f"the post-processor {kind!r} is not known")
     return before, after
 
 
@@ -83,9 +81,7 @@ def _byte_level(
     notes = []
     for node in _nodes(document.get("normalizer")):
         if node.get("type") not in _UNICODE_FORMS:
-            raise Unsupported(
-                f"tokenizer.json: the normalizer {_shown(node)} changes texts, llama.cpp's gpt2 vocabulary cannot"
-            )
+            raise _unsupported(f"the normalizer {_shown(node)} changes texts, llama.cpp's gpt2 vocabulary cannot")
         notes.append(
             f"texts are brought to Unicode {node['type']} first by the tokenizer, llama.cpp takes them as they are"
         )
@@ -131,8 +127,8 @@ def _ranked(base: BaseVocabulary, merges: list[tuple[str, str]], prefix: bool, w
     """llama.cpp's gemma4 vocabulary keeps the merges, but cuts at line ends and puts no space in front."""
     crossing = next((pair for pair in merges if "\n" in "".join(pair) and set("".join(pair)) != {"\n"}), None)
     if prefix or crossing is not None:
-        raise Unsupported(
-            "tokenizer.json: BPE with byte fallback that llama.cpp cannot do: it is no SentencePiece vocabulary, as "
+        raise _unsupported(
+            "BPE with byte fallback that llama.cpp cannot do: it is no SentencePiece vocabulary, as "
             f"{why}, and {f'it merges {crossing} across a line end' if crossing else 'a space is put before a text'}"
         )
     base.merges = [f"{left} {right}" for left, right in merges]
@@ -148,15 +144,13 @@ def _spaces(document: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[boo
         elif node.get("type") == "Replace" and node.get("pattern") == {"String": " "} and node.get("content") == SPACE:
             replaced = True
         else:
-            raise Unsupported(f"tokenizer.json: llama.cpp's llama vocabulary cannot do the normalizer {_shown(node)}")
+            raise _unsupported(f"llama.cpp's llama vocabulary cannot do the normalizer {_shown(node)}")
     for node in _nodes(document.get("pre_tokenizer")):
         if node.get("type") == "Metaspace" and node.get("replacement", SPACE) == SPACE:
             scheme = node.get("prepend_scheme", "always" if node.get("add_prefix_space", True) else "never")
             prefix, replaced = prefix or scheme != "never", True
             if node.get("split", True) and any(SPACE in text[1:] for text in tokens.values()):
-                raise Unsupported(
-                    "tokenizer.json: texts are cut at every space though tokens hold several, llama.cpp cannot"
-                )
+                raise _unsupported("texts are cut at every space though tokens hold several, llama.cpp cannot")
             if scheme == "first":
                 notes.append("the tokenizer puts a space before a text only, llama.cpp also behind each special token")
             if scheme != "never":
@@ -164,11 +158,9 @@ def _spaces(document: Mapping[str, Any], tokens: Mapping[int, str]) -> tuple[boo
         elif node.get("type") == "Split" and replaced and node.get("pattern") == {"String": " "}:
             continue  # no space is left to cut at
         else:
-            raise Unsupported(
-                f"tokenizer.json: llama.cpp's llama vocabulary cannot do the pre-tokenizer {_shown(node)}"
-            )
+            raise _unsupported(f"llama.cpp's llama vocabulary cannot do the pre-tokenizer {_shown(node)}")
     if not replaced:
-        raise Unsupported("tokenizer.json: falls back to bytes but writes no ▁ for a space, which llama.cpp cannot do")
+        raise _unsupported("falls back to bytes but writes no ▁ for a space, which llama.cpp cannot do")
     return prefix, notes
 
 
@@ -201,17 +193,15 @@ def _scores(
 
 def _wordpiece(document: Mapping[str, Any], model: Mapping[str, Any], tokens: dict[int, str]) -> BaseVocabulary:
     if model.get("continuing_subword_prefix", "##") != "##":
-        raise Unsupported("tokenizer.json: WordPiece whose word parts do not start with ##, which llama.cpp cannot do")
+        raise _unsupported("WordPiece whose word parts do not start with ##, which llama.cpp cannot do")
     normalizers = list(_nodes(document.get("normalizer")))
     if len(normalizers) != 1 or normalizers[0].get("type") != "BertNormalizer":
-        raise Unsupported("tokenizer.json: WordPiece without BERT's normalizer, which llama.cpp always applies")
+        raise _unsupported("WordPiece without BERT's normalizer, which llama.cpp always applies")
     normalizer = normalizers[0]
     if not normalizer.get("clean_text", True) or not normalizer.get("handle_chinese_chars", True):
-        raise Unsupported(
-            f"tokenizer.json: llama.cpp always cleans texts and cuts Chinese, not so {_shown(normalizer)}"
-        )
+        raise _unsupported(f"llama.cpp always cleans texts and cuts Chinese, not so {_shown(normalizer)}")
     if [node.get("type") for node in _nodes(document.get("pre_tokenizer"))] != ["BertPreTokenizer"]:
-        raise Unsupported("tokenizer.json: WordPiece without BERT's pre-tokenizer, which llama.cpp always applies")
+        raise _unsupported("WordPiece without BERT's pre-tokenizer, which llama.cpp always applies")
     lowercase = bool(normalizer.get("lowercase", True))
     strip = normalizer.get("strip_accents")
     index = {text: number for number, text in tokens.items()}
@@ -227,12 +217,10 @@ def _merges(listed: list[Any], vocabulary: Mapping[str, int]) -> Iterator[tuple[
     for item in listed:
         pair = item.split(" ") if isinstance(item, str) else item
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(piece, str) for piece in pair):
-            raise InvalidModelFile(
-                f"tokenizer.json: {str(item)[:80]!r} is not a merge of two pieces; fetch the file again"
-            )
+            raise _damaged(f"{str(item)[:80]!r} is not a merge of two pieces")
         left, right = pair
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
-            raise InvalidModelFile(f"tokenizer.json: the merge {item!r} is not of tokens; fetch the file again")
+            raise _damaged(f"the merge {item!r} is not of tokens")
         yield left.replace(" ", "Ġ"), right.replace(" ", "Ġ")
 
 
@@ -241,7 +229,7 @@ def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
     if node is None:
         return
     if not isinstance(node, Mapping):
-        raise InvalidModelFile(f"tokenizer.json: {_shown(node)} where a step belongs; fetch the file again")
+        raise _damaged(f"{_shown(node)} where a step belongs")
     if node.get("type") == "Sequence":
         for name in ("normalizers", "pretokenizers", "processors", "decoders"):
             for child in node.get(name) or []:
@@ -253,9 +241,17 @@ def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
 def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = document.get(name)
     if not isinstance(part, Mapping):
-        raise InvalidModelFile(f"tokenizer.json has no {name!r}; fetch the file again")
+        raise _damaged(f"there is no {name!r}")
     return part
 
 
 def _shown(node: object) -> str:
     return str(dict(node) if isinstance(node, Mapping) else node)[:200]
+
+
+def _unsupported(what: str) -> Unsupported:
+    return Unsupported(f"tokenizer.json: {what}")
+
+
+def _damaged(what: str) -> InvalidModelFile:
+    return InvalidModelFile(f"tokenizer.json: {what}; fetch the file again")

@@ -16,13 +16,13 @@ from typing import Any
 
 from edgellm.bench.bandwidth import read_bandwidth
 from edgellm.bench.contestants import EDGELLM, Candidate
-from edgellm.bench.worker import Worker, WorkerJob
+from edgellm.bench.worker import Worker
 from edgellm.errors import BackendFailed, Unsupported
 
 SHORT = 8  # tokens of the prompt that counts as depth 0
 SHORT_CTX = 512  # context of a process that only gives its first token
 PATIENCE, TIMES = 30.0, 5.0  # nobody waits longer than so many seconds, and so many times what edgellm took
-Launch = Callable[[WorkerJob], Worker]
+Launch = Callable[[str, str, int, int], Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Bench:
             raise
 
     def _start(self, candidate: Candidate) -> None:
-        worker = self._launch(WorkerJob(candidate.name, self._path, self.sizes.n_ctx, self.threads))
+        worker = self._launch(candidate.name, self._path, self.sizes.n_ctx, self.threads)
         self._workers[candidate.name] = worker
         with self._excluding(candidate.name):
             self.settings[candidate.name] = {"what": candidate.about, **worker.receive()["settings"]}
@@ -179,7 +179,7 @@ class Bench:
     def _first_token(self, name: str, prompt: Any) -> dict[str, Any]:
         """A new process, from its start to the first token of a short prompt; the file is in the page cache by now."""
         started = time.perf_counter()
-        worker = self._launch(WorkerJob(name, self._path, SHORT_CTX, self.threads))
+        worker = self._launch(name, self._path, SHORT_CTX, self.threads)
         try:
             worker.send({"prompt": prompt, "new_tokens": 1})
             worker.receive(self._limits.get("start"))

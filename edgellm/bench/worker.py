@@ -18,7 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,17 @@ _TAKEN = {"first_s": float, "rest_s": float, "prompt": int, "produced": int, "an
 _SAMPLE: dict[str, Any] = {"sample": _TAKEN, "peak_bytes": int, "idle_cpu_s": float, "idle_s": float}
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerJob:
-    """What a worker is started with. threads: compute threads, for contestants that do not choose themselves."""
-
-    name: str
-    path: str
-    n_ctx: int
-    threads: int
-
-
 class Worker:
-    """The parent's end. A child that dies or refuses raises BackendFailed with its last words."""
+    """The parent's end, for the contestant of that name. threads: compute threads, if it does not choose itself.
 
-    def __init__(self, job: WorkerJob) -> None:
-        self.job = job
-        self._awaited: deque[dict[str, Any]] = deque([_OURS if job.name == "edgellm" else _SETTINGS])
+    A child that dies or refuses raises BackendFailed with its last words.
+    """
+
+    def __init__(self, name: str, path: str, n_ctx: int, threads: int) -> None:
+        self._awaited: deque[dict[str, Any]] = deque([_OURS if name == "edgellm" else _SETTINGS])
+        job = {"name": name, "path": path, "n_ctx": n_ctx, "threads": threads}
         # For every engine: OpenMP threads that wait stop spinning soon.
-        self._child = Child(f"{__spec__.name}:run_child", asdict(job), environment={**ENVIRONMENT, **os.environ})
+        self._child = Child(f"{__spec__.name}:run_child", job, environment={**ENVIRONMENT, **os.environ})
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a request; the child may still be loading."""
@@ -81,14 +74,13 @@ class Worker:
         self._child.close()
 
 
-def run_child(parent: Parent, **job: Any) -> None:
+def run_child(parent: Parent, name: str, path: str, n_ctx: int, threads: int) -> None:
     """The child: load, then answer until the input ends."""
     from edgellm.bench.contestants import BARE_LOOP, EDGELLM, Prompt
     from edgellm.bench.peers import PEERS
 
-    asked = WorkerJob(**job)
-    candidate = next(candidate for candidate in (EDGELLM, BARE_LOOP, *PEERS) if candidate.name == asked.name)
-    contestant = candidate.build(asked.path, asked.n_ctx, asked.threads)
+    candidate = next(candidate for candidate in (EDGELLM, BARE_LOOP, *PEERS) if candidate.name == name)
+    contestant = candidate.build(path, n_ctx, threads)
     parent.say(settings=contestant.settings)
     rested = time.process_time(), time.perf_counter()
     for request in parent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,17 +166,12 @@ def _report(done: Conversion) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar for each stage on a terminal's stderr, else a line for each."""
-    if not sys.stderr.isatty():
-        seen: set[str] = set()
+    seen: set[str] = set()
+    with bars("TaskProgressColumn") as shown:
 
-        def plain(what: str, _done: int, _total: int) -> None:
-            if what not in seen:
+        def show(what: str, done: int, total: int) -> None:
+            if not shown.draw(what, done, total) and what not in seen:
                 seen.add(what)
                 note(what)
 
-        yield plain
-        return
-    from rich.progress import TaskProgressColumn
-
-    with bars(TaskProgressColumn()) as shown:
-        yield shown.draw
+        yield show

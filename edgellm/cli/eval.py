@@ -168,24 +168,18 @@ def _speed(model: Model, text: str) -> float:
 def _progress(name: str) -> Iterator[Callable[[Evaluation], None]]:
     """A bar on a terminal's stderr, else a line for every tenth of the text."""
     label = Path(name).name
-    if not sys.stderr.isatty():
+    with bars("MofNCompleteColumn", transient=True) as shown:
 
-        def plain(so_far: Evaluation) -> None:
-            if so_far.done * 10 // so_far.chunks != (so_far.done - 1) * 10 // so_far.chunks:
-                note(f"{label}: {so_far.done} of {so_far.chunks} contexts, {_brief(so_far)}")
+        def show(so_far: Evaluation) -> None:
+            done, chunks = so_far.done, so_far.chunks
+            kl = "" if so_far.mean_kl is None else f", mean KL {so_far.mean_kl:.5f}"
+            figures = f"perplexity {so_far.perplexity:.4f}{kl}"
+            drawn = shown.draw(label, done, chunks, f"{label[:40]} {figures}")
+            if not drawn and done * 10 // chunks != (done - 1) * 10 // chunks:
+                note(f"{label}: {done} of {chunks} contexts, {figures}")
 
-        yield plain
-        return
-    from rich.progress import MofNCompleteColumn
-
-    with bars(MofNCompleteColumn(), transient=True) as shown:
         shown.draw(label, 0, None)
-        yield lambda so_far: shown.draw(label, so_far.done, so_far.chunks, f"{label[:40]} {_brief(so_far)}")
-
-
-def _brief(so_far: Evaluation) -> str:
-    kl = "" if so_far.mean_kl is None else f", mean KL {so_far.mean_kl:.5f}"
-    return f"perplexity {so_far.perplexity:.4f}{kl}"
+        yield show
 
 
 def _report(measured: list[_Measured], about: dict[str, Any], *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from edgellm.cli import streams
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import ProgressColumn, TaskID
+    from rich.progress import TaskID
 
     from edgellm.hub import Progress, PullEvent
 
@@ -154,49 +154,48 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 class Bars:
-    """Bars that are drawn at the bottom of a terminal's stderr."""
+    """Bars that are drawn at the bottom of a terminal's stderr; shown: rich's, None where stderr is no terminal."""
 
-    def __init__(self, shown: RichProgress) -> None:
+    def __init__(self, shown: RichProgress | None) -> None:
         self._shown = shown
         self._tasks: dict[str, TaskID] = {}
 
-    def draw(self, name: str, done: int, total: int | None, text: str | None = None) -> None:
-        """Move the bar of this name, a new one at first. total: None for not known yet; text: what stands before it,
-        else its name."""
+    def draw(self, name: str, done: int, total: int | None, text: str | None = None) -> bool:
+        """Move the bar of this name, a new one at first; False where there are no bars. total: None for not known yet;
+        text: what stands before it, else its name."""
+        if self._shown is None:
+            return False
         if name not in self._tasks:
             self._tasks[name] = self._shown.add_task(name, total=total, completed=done)
         self._shown.update(self._tasks[name], completed=done, total=total, description=text or name)
+        return True
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        self._shown.console.print(text, markup=False)
+        if self._shown is None:
+            note(text)
+        else:
+            self._shown.console.print(text, markup=False)
 
 
 @contextmanager
-def bars(*figures: ProgressColumn, transient: bool = False) -> Iterator[Bars]:
-    """Bars for the length of the block. figures: what follows each one; transient: they go at the end."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def bars(*figures: str, transient: bool = False) -> Iterator[Bars]:
+    """Bars for the length of the block. figures: rich's columns that follow each one; transient: they go at the end."""
+    if not sys.stderr.isatty():
+        yield Bars(None)
+        return
+    from rich import progress
 
-    text, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=None)
-    columns = (text, bar, *figures, TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console(stderr=True), transient=transient) as shown:
+    text, bar = progress.TextColumn("{task.description}", markup=False), progress.BarColumn(bar_width=None)
+    columns = (text, bar, *(getattr(progress, name)() for name in figures), progress.TimeRemainingColumn(compact=True))
+    with progress.Progress(*columns, console=console(stderr=True), transient=transient) as shown:
         yield Bars(shown)
 
 
 @contextmanager
 def pull_progress() -> Iterator[Progress]:
     """A callback for `edgellm.hub.pull` and `resolve`: lines, and a bar where stderr is a terminal."""
-    if not sys.stderr.isatty():
-
-        def plain(event: PullEvent) -> None:
-            if not event.total:
-                note(event.text)
-
-        yield plain
-        return
-    from rich.progress import DownloadColumn, TransferSpeedColumn
-
-    with bars(DownloadColumn(), TransferSpeedColumn()) as shown:
+    with bars("DownloadColumn", "TransferSpeedColumn") as shown:
 
         def draw(event: PullEvent) -> None:
             if event.total:

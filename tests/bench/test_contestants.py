@@ -11,7 +11,7 @@ from tiny_models import tiny
 from edgellm.bench import peers
 from edgellm.bench.bandwidth import read_bandwidth, weight_bytes
 from edgellm.bench.contestants import BareLoop, EdgeLLM, Prompt
-from edgellm.bench.worker import Worker, WorkerJob
+from edgellm.bench.worker import Worker
 from edgellm.errors import BackendFailed
 
 
@@ -58,7 +58,7 @@ def test_the_bare_loop_gives_the_same_tokens_as_edgellm(model: str) -> None:
 
 @pytest.mark.parametrize("name", ["edgellm", "bare loop", "llama_cpp", "llama_cpp tuned"])
 def test_a_worker_answers_until_it_is_closed(model: str, name: str) -> None:
-    worker = Worker(WorkerJob(name, model, 512, 1))
+    worker = Worker(name, model, 512, 1)
     try:
         assert worker.receive()["settings"]["n_ctx"] == 512
         for tokens in ([7, 8, 9], [9, 8, 7, 6]):
@@ -72,7 +72,7 @@ def test_a_worker_answers_until_it_is_closed(model: str, name: str) -> None:
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    worker = Worker(WorkerJob("edgellm", str(tmp_path / "missing.gguf"), 512, 1))
+    worker = Worker("edgellm", str(tmp_path / "missing.gguf"), 512, 1)
     try:
         with pytest.raises(BackendFailed, match=r"ModelNotFound: .*missing\.gguf"):
             worker.receive()
@@ -81,7 +81,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_leaves_its_last_words(model: str) -> None:
-    worker = Worker(WorkerJob("no such contestant", model, 512, 1))
+    worker = Worker("no such contestant", model, 512, 1)
     try:
         with pytest.raises(BackendFailed, match="StopIteration"):
             worker.receive()
@@ -90,7 +90,7 @@ def test_a_worker_that_dies_leaves_its_last_words(model: str) -> None:
 
 
 def test_a_worker_that_takes_too_long_is_given_up(model: str) -> None:
-    worker = Worker(WorkerJob("edgellm", model, 512, 1))
+    worker = Worker("edgellm", model, 512, 1)
     try:
         worker.receive()
         with pytest.raises(BackendFailed, match="given up after 0 seconds"):

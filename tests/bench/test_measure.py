@@ -8,7 +8,6 @@ import pytest
 from edgellm.bench import measure
 from edgellm.bench.contestants import BARE_LOOP, EDGELLM, Candidate
 from edgellm.bench.measure import Bench, Metric, Sizes
-from edgellm.bench.worker import WorkerJob
 from edgellm.errors import BackendFailed, Unsupported
 
 SIZES = Sizes(prefill=16, depth=32, decode=4)
@@ -23,9 +22,9 @@ class Fake:
         self.closed: list[str] = []
         self.started: list[str] = []
 
-    def __call__(self, job: WorkerJob) -> Any:
-        self.started.append(job.name)
-        return FakeWorker(self, job.name)
+    def __call__(self, name: str, path: str, n_ctx: int, threads: int) -> Any:
+        self.started.append(name)
+        return FakeWorker(self, name)
 
 
 class FakeWorker:
