@@ -16,7 +16,7 @@ from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
 from .relation import Relation
-from .table import Line, Weight, expand, stored
+from .table import EMBEDDING, HEAD, Line, Weight, expand, stored
 
 
 class Key(NamedTuple):
@@ -76,9 +76,9 @@ class Architecture:
     gguf: str
     model_type: str
     classname: str
-    before: tuple[Line, ...]
     layer: tuple[Line, ...]
-    after: tuple[Line, ...]
+    before: tuple[Line, ...] = EMBEDDING
+    after: tuple[Line, ...] = HEAD
     keys: tuple[Key, ...] = DECODER
     other_types: tuple[str, ...] = ()
     onnx_type: str = ""
@@ -287,3 +287,8 @@ def windowed_context(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
 def biases(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     """attention_bias and mlp_bias. A read_config hook."""
     return {name: config.take(name, bool, False) for name in ("attention_bias", "mlp_bias")}
+
+
+def write_biases(hyper: Hyper) -> dict[str, Any]:
+    """A write_config hook."""
+    return {"attention_bias": hyper.attention_bias, "mlp_bias": hyper.mlp_bias}

@@ -5,6 +5,7 @@ The configurations say `gelu`, the exact one; llama.cpp computes its tanh approx
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import Unsupported
@@ -84,8 +85,6 @@ def _has_types(file: GGUFFile) -> bool:
     return "token_types.weight" in file.tensors
 
 
-CONSTANTS = {"activation": "gelu", "attention_bias": True, "mlp_bias": True, "causal": False}
-
 BERT = Architecture(
     gguf="bert",
     model_type="bert",
@@ -112,7 +111,7 @@ BERT = Architecture(
     ),
     expect={"hidden_act": GELU},
     tolerate={"position_embedding_type": ("absolute", None)},
-    constants=CONSTANTS,
+    constants={"activation": "gelu", "attention_bias": True, "mlp_bias": True, "causal": False},
     scalings=frozenset(),
     tied=True,
     square=True,
@@ -123,8 +122,8 @@ BERT = Architecture(
     skip=(r"embeddings\.position_ids$", r"^(bert\.)?pooler\.", r"^cls\."),
 )
 
-DISTILBERT = Architecture(
-    gguf="bert",
+DISTILBERT = replace(
+    BERT,
     model_type="distilbert",
     classname="DistilBertModel",
     before=(*EMBEDDING, EMBEDDING_NORM),
@@ -133,7 +132,6 @@ DISTILBERT = Architecture(
         *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
         *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
     ),
-    after=(),
     keys=(
         Key("block_count", "n_layer", "n_layers"),
         Key("embedding_length", "n_embd", "dim"),
@@ -143,13 +141,9 @@ DISTILBERT = Architecture(
         *SHARED,
     ),
     expect={"activation": GELU, "sinusoidal_pos_embds": (False,)},
-    constants={**CONSTANTS, "n_token_types": 1},
-    scalings=frozenset(),
-    tied=True,
-    square=True,
+    tolerate={},
+    constants={**BERT.constants, "n_token_types": 1},
     read_config=lambda config, fields: {"norm_eps": 1e-12},
-    read_metadata=_read_metadata,
-    write_metadata=_write_metadata,
     recognises=lambda file: not _has_types(file),
     prefixes=("", "distilbert."),
     skip=(r"embeddings\.position_ids$", r"^vocab_", r"^(pre_)?classifier\.", r"^qa_outputs\."),

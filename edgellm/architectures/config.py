@@ -59,19 +59,26 @@ class Config:
 
         Raises InvalidModelFile where it is missing without a default, or has another type.
         """
-        self._read.add(key)
-        value = self.values.get(key)
-        if value is None:
-            if default is None:
-                raise InvalidModelFile(f"{self.where}: {key!r} is missing; without it the model cannot be converted")
-            return default
-        return self._typed(key, value, kind)
+        value = self.maybe(key, kind)
+        if value is not None:
+            return value
+        if default is None:
+            raise InvalidModelFile(f"{self.where}: {key!r} is missing; without it the model cannot be converted")
+        return default
 
     def maybe(self, key: str, kind: type[T]) -> T | None:
         """The value of a key, read, or None."""
         self._read.add(key)
         value = self.values.get(key)
-        return None if value is None else self._typed(key, value, kind)
+        if value is None:
+            return None
+        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InvalidModelFile(f"{self.where}: {key!r} is {value!r:.60}, expected {kind.__name__}")
+        return value
 
     def expect(self, key: str, *allowed: Any) -> None:
         """Read a key whose value must be one of `allowed` where it is given at all.
@@ -95,15 +102,6 @@ class Config:
                 f"{self.where}: unknown keys {', '.join(sorted(left))}; they may change the model's mathematics. "
                 "If they do not, remove them and convert again"
             )
-
-    def _typed(self, key: str, value: Any, kind: type[T]) -> T:
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = float(value)
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InvalidModelFile(f"{self.where}: {key!r} is {value!r:.60}, expected {kind.__name__}")
-        return value
 
 
 def shortest(value: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .architecture import Architecture
 from .config import Config
-from .gemma2 import CORE, EMBEDDING, HEAD, OLD
+from .gemma2 import CORE, HEAD, OLD
 from .table import Line, weight
 
 LAYER: tuple[Line, ...] = (
@@ -24,7 +24,6 @@ GEMMA = Architecture(
     gguf="gemma",
     model_type="gemma",
     classname="GemmaForCausalLM",
-    before=EMBEDDING,
     layer=LAYER,
     after=HEAD,
     expect={"hidden_act": OLD["hidden_act"], "attention_bias": (False,), "tie_word_embeddings": (True,)},

@@ -8,6 +8,7 @@ from ..errors import InvalidModelFile, Unsupported
 from .architecture import Architecture, Hook, Key, keys
 from .config import Config
 from .hyper import Hyper
+from .llama import PROJECTIONS
 from .table import Line, weight
 
 GELU: dict[str, tuple[Any, ...]] = {
@@ -20,10 +21,7 @@ OLD: dict[str, tuple[Any, ...]] = {
 }
 CORE: tuple[Line, ...] = (
     weight("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd", shift=1.0),
-    weight("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
-    weight("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
-    weight("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
-    weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
+    *PROJECTIONS,
     weight("blk.{i}.post_attention_norm", "{m}layers.{i}.post_attention_layernorm", "embd", shift=1.0),
     weight("blk.{i}.ffn_norm", "{m}layers.{i}.pre_feedforward_layernorm", "embd", shift=1.0),
     weight("blk.{i}.ffn_gate", "{m}layers.{i}.mlp.gate_proj", "ff embd"),
@@ -31,7 +29,6 @@ CORE: tuple[Line, ...] = (
     weight("blk.{i}.ffn_down", "{m}layers.{i}.mlp.down_proj", "embd ff"),
     weight("blk.{i}.post_ffw_norm", "{m}layers.{i}.post_feedforward_layernorm", "embd", shift=1.0),
 )
-EMBEDDING = (weight("token_embd", "{m}embed_tokens", "vocab embd"),)
 HEAD: tuple[Line, ...] = (
     weight("output_norm", "{m}norm", "embd", shift=1.0),
     weight("output", "lm_head", "vocab embd", untied=True),
@@ -124,7 +121,6 @@ GEMMA2 = Architecture(
     gguf="gemma2",
     model_type="gemma2",
     classname="Gemma2ForCausalLM",
-    before=EMBEDDING,
     layer=CORE,
     after=HEAD,
     keys=keys(

@@ -5,7 +5,7 @@ its own θ. The text part of the models that also see is converted; their towers
 from __future__ import annotations
 
 from .architecture import Architecture, Key, keys
-from .gemma2 import CORE, EMBEDDING, GELU, HEAD, OLD, config_hook, metadata_hook, write_config, write_pattern
+from .gemma2 import CORE, GELU, HEAD, OLD, config_hook, metadata_hook, write_config, write_pattern
 from .table import weight
 
 GEMMA3 = Architecture(
@@ -13,7 +13,6 @@ GEMMA3 = Architecture(
     model_type="gemma3_text",
     classname="Gemma3ForCausalLM",
     other_types=("gemma3",),
-    before=EMBEDDING,
     layer=(
         *CORE[:5],
         weight("blk.{i}.attn_q_norm", "{m}layers.{i}.self_attn.q_norm", "head", shift=1.0),

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from .architecture import Architecture, Key, biases, keys
-from .hyper import Hyper
-from .llama import ATTENTION, EMBEDDING, FEED_FORWARD, HEAD, SILU
-
-
-def _write_config(hyper: Hyper) -> dict[str, Any]:
-    return {"attention_bias": hyper.attention_bias, "mlp_bias": hyper.mlp_bias}
-
+from .architecture import Architecture, Key, biases, keys, write_biases
+from .llama import ATTENTION, FEED_FORWARD, SILU
 
 GRANITE = Architecture(
     gguf="granite",
     model_type="granite",
     classname="GraniteForCausalLM",
-    before=EMBEDDING,
     layer=(*ATTENTION, *FEED_FORWARD),
-    after=HEAD,
     keys=keys(
         Key("attention.scale", "attention_scale", "attention_multiplier"),
         Key("embedding_scale", "embedding_scale", "embedding_multiplier", 1.0),
@@ -31,5 +21,5 @@ GRANITE = Architecture(
     scalings=frozenset({"none", "linear", "yarn", "llama3"}),
     read_config=biases,
     read_metadata=lambda config, fields: {"attention_scale": fields["attention_scale"] or fields["head_dim"] ** -0.5},
-    write_config=_write_config,
+    write_config=write_biases,
 )

@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.gguf import GGUFFile
-from .architecture import Architecture, Key, biases, keys, windowed_context
+from .architecture import Architecture, Key, biases, keys, windowed_context, write_biases
 from .config import Config
 from .hyper import Hyper
 from .table import Either, Line, Weight, biased, interleave, weight
 
-EMBEDDING: tuple[Line, ...] = (weight("token_embd", "{m}embed_tokens", "vocab embd"),)
-HEAD: tuple[Line, ...] = (
-    weight("output_norm", "{m}norm", "embd"),
-    weight("output", "lm_head", "vocab embd", untied=True),
-)
 NORM = weight("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd")
 FFN_NORM = weight("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd")
 ATTENTION: tuple[Line, ...] = (
@@ -35,6 +30,12 @@ FEED_FORWARD: tuple[Line, ...] = (
     *biased("blk.{i}.ffn_gate", "{m}layers.{i}.mlp.gate_proj", "ff embd", "optional"),
     *biased("blk.{i}.ffn_up", "{m}layers.{i}.mlp.up_proj", "ff embd", "optional"),
     *biased("blk.{i}.ffn_down", "{m}layers.{i}.mlp.down_proj", "embd ff", "optional"),
+)
+PROJECTIONS: tuple[Line, ...] = (  # of families whose heads need no order
+    weight("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
+    weight("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
+    weight("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
+    weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
 )
 SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 
@@ -80,10 +81,6 @@ def _has_experts(file: GGUFFile) -> bool:
     return file.get("llama.expert_count", int, 0) > 0
 
 
-def _bias_keys(hyper: Hyper) -> dict[str, Any]:
-    return {"attention_bias": hyper.attention_bias, "mlp_bias": hyper.mlp_bias}
-
-
 def _mixtral(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     return {"n_ff_expert": fields["n_ff"], **windowed_context(config, fields)}
 
@@ -92,14 +89,12 @@ LLAMA = Architecture(
     gguf="llama",
     model_type="llama",
     classname="LlamaForCausalLM",
-    before=EMBEDDING,
     layer=(*ATTENTION, *FEED_FORWARD),
-    after=HEAD,
     expect=SILU,
     tolerate={"pretraining_tp": (1, None), "rope_interleaved": (False,)},
     scalings=frozenset({"none", "linear", "yarn", "llama3"}),
     read_config=biases,
-    write_config=_bias_keys,
+    write_config=write_biases,
     recognises=lambda file: not _has_experts(file),
 )
 
@@ -107,9 +102,7 @@ MISTRAL = Architecture(  # in GGUF it is a llama, and comes back as one
     gguf="llama",
     model_type="mistral",
     classname="MistralForCausalLM",
-    before=EMBEDDING,
     layer=(*ATTENTION, *FEED_FORWARD),
-    after=HEAD,
     expect=SILU,
     defaults={"sliding_window": 4096},
     read_config=windowed_context,
@@ -122,9 +115,7 @@ MIXTRAL = Architecture(
     model_type="mixtral",
     classname="MixtralForCausalLM",
     onnx_type="mistral",
-    before=EMBEDDING,
     layer=(*ATTENTION, *experts("block_sparse_moe", ("w1", "w3", "w2"))),
-    after=HEAD,
     keys=keys(
         Key("expert_count", "n_expert", "num_local_experts"),
         Key("expert_used_count", "n_expert_used", "num_experts_per_tok"),

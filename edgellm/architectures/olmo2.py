@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from .architecture import Architecture
-from .llama import EMBEDDING, FEED_FORWARD, HEAD, SILU
+from .llama import FEED_FORWARD, PROJECTIONS, SILU
 from .table import Line, weight
 
 LAYER: tuple[Line, ...] = (
-    weight("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
-    weight("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
-    weight("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
-    weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
+    *PROJECTIONS,
     weight("blk.{i}.attn_q_norm", "{m}layers.{i}.self_attn.q_norm", "q"),
     weight("blk.{i}.attn_k_norm", "{m}layers.{i}.self_attn.k_norm", "kv"),
     weight("blk.{i}.post_attention_norm", "{m}layers.{i}.post_attention_layernorm", "embd"),
@@ -23,9 +20,7 @@ OLMO2 = Architecture(
     model_type="olmo2",
     classname="Olmo2ForCausalLM",
     onnx_type="decoder",
-    before=EMBEDDING,
     layer=LAYER,
-    after=HEAD,
     square=True,
     expect={**SILU, "attention_bias": (False,), "tie_word_embeddings": (False,)},
     tolerate={"clip_qkv": (None,)},

@@ -11,7 +11,7 @@ from typing import Any
 from .architecture import Architecture, Key, keys, windowed_context
 from .config import Config
 from .hyper import Hyper
-from .llama import EMBEDDING, FFN_NORM, HEAD, NORM, SILU
+from .llama import FFN_NORM, NORM, SILU
 from .rope import share
 from .table import Line, weight
 
@@ -43,9 +43,7 @@ PHI3 = Architecture(
     gguf="phi3",
     model_type="phi3",
     classname="Phi3ForCausalLM",
-    before=EMBEDDING,
     layer=LAYER,
-    after=HEAD,
     keys=keys(Key("attention.key_length", "head_dim", None, 0)),
     expect={**SILU, "attention_bias": (False,)},
     tolerate={"full_attn_mod": (1,), "interpolate_factor": (1,), "lm_head_bias": (False,), "mlp_bias": (False,)},

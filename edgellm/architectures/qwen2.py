@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import Unsupported
 from .architecture import Architecture
 from .config import Config
-from .llama import EMBEDDING, FEED_FORWARD, FFN_NORM, HEAD, NORM, SILU
+from .llama import FEED_FORWARD, FFN_NORM, NORM, SILU
 from .table import biased, weight
 
 
@@ -29,7 +29,6 @@ QWEN2 = Architecture(
     gguf="qwen2",
     model_type="qwen2",
     classname="Qwen2ForCausalLM",
-    before=EMBEDDING,
     layer=(
         NORM,
         *biased("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
@@ -39,7 +38,6 @@ QWEN2 = Architecture(
         FFN_NORM,
         *FEED_FORWARD[::2],
     ),
-    after=HEAD,
     square=True,
     expect=SILU,
     tolerate={"use_mrope": (False,)},

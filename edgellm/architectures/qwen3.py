@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .architecture import Architecture, Key, keys
-from .llama import EMBEDDING, FEED_FORWARD, FFN_NORM, HEAD, NORM, SILU, experts
+from .llama import FEED_FORWARD, FFN_NORM, NORM, PROJECTIONS, SILU, experts
 from .qwen2 import no_window
 from .table import Line, weight
 
 ATTENTION: tuple[Line, ...] = (
     NORM,
-    weight("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
-    weight("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
-    weight("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
-    weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
+    *PROJECTIONS,
     weight("blk.{i}.attn_q_norm", "{m}layers.{i}.self_attn.q_norm", "head"),
     weight("blk.{i}.attn_k_norm", "{m}layers.{i}.self_attn.k_norm", "head"),
     FFN_NORM,
@@ -22,36 +21,30 @@ QWEN3 = Architecture(
     gguf="qwen3",
     model_type="qwen3",
     classname="Qwen3ForCausalLM",
-    before=EMBEDDING,
     layer=(*ATTENTION, *FEED_FORWARD[::2]),
-    after=HEAD,
     expect={**SILU, "attention_bias": (False,)},
     defaults={"head_dim": 128},
     read_config=no_window,
     write_config=lambda hyper: {"use_sliding_window": False},
 )
 
-QWEN3MOE = Architecture(
+QWEN3MOE = replace(
+    QWEN3,
     gguf="qwen3moe",
     model_type="qwen3_moe",
     classname="Qwen3MoeForCausalLM",
     onnx_type="decoder",
-    before=EMBEDDING,
     layer=(*ATTENTION, *experts("mlp", ("gate_proj", "up_proj", "down_proj"))),
-    after=HEAD,
     keys=keys(
         Key("expert_count", "n_expert", "num_experts", also="num_local_experts"),
         Key("expert_used_count", "n_expert_used", "num_experts_per_tok"),
         Key("expert_feed_forward_length", "n_ff_expert", "moe_intermediate_size"),
     ),
     expect={
-        **SILU,
-        "attention_bias": (False,),
+        **QWEN3.expect,
         "norm_topk_prob": (True,),
         "decoder_sparse_step": (1,),
         "mlp_only_layers": ([], None),
     },
     defaults={"norm_topk_prob": False},
-    read_config=no_window,
-    write_config=lambda hyper: {"use_sliding_window": False},
 )

@@ -215,10 +215,10 @@ def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_ba
     if LONG in file.tensors and SHORT in file.tensors:
         original = _stretchable(config, original or n_ctx)
         long, short = (tuple(shortest(x) for x in _vector(file, name, rotated)) for name in (LONG, SHORT))
-        rope = Rope(base, rotated, local_base, "longrope", n_ctx / original, original, short=short, long=long)
-        usual = usual_magnitude("longrope", rope.factor, original)
+        factor = n_ctx / original
+        usual = usual_magnitude("longrope", factor, original)
         magnitude = usual if math.isclose(above, usual, rel_tol=1e-6) else shortest(above)
-        return Rope(**{**rope.__dict__, "magnitude": magnitude})
+        return Rope(base, rotated, local_base, "longrope", factor, original, magnitude, short=short, long=long)
     if kind == "yarn":
         original = _stretchable(config, original or n_ctx)
         magnitude = usual_magnitude("yarn", factor, original)

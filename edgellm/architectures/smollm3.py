@@ -9,7 +9,7 @@ from ..errors import Unsupported
 from .architecture import Architecture
 from .config import Config
 from .hyper import Hyper
-from .llama import ATTENTION, EMBEDDING, FEED_FORWARD, HEAD, SILU
+from .llama import ATTENTION, FEED_FORWARD, SILU
 from .qwen2 import no_window
 from .table import Line
 
@@ -43,9 +43,7 @@ SMOLLM3 = Architecture(
     gguf="smollm3",
     model_type="smollm3",
     classname="SmolLM3ForCausalLM",
-    before=EMBEDDING,
     layer=LAYER,
-    after=HEAD,
     expect={**SILU, "attention_bias": (False,), "mlp_bias": (False,)},
     tolerate={"pretraining_tp": (1, 2, None)},  # of which transformers makes nothing here
     tied=True,

@@ -34,7 +34,6 @@ STARCODER2 = Architecture(
     model_type="starcoder2",
     classname="Starcoder2ForCausalLM",
     onnx_type="decoder",
-    before=(weight("token_embd", "{m}embed_tokens", "vocab embd"),),
     layer=LAYER,
     after=(
         *biased("output_norm", "{m}norm", "embd"),

@@ -52,6 +52,13 @@ def weight(gguf: str, hf: str, dims: str, **how: Any) -> Weight:
     return Weight(((gguf + ".weight", dims),), ((hf + ".weight", stored),), **how)
 
 
+EMBEDDING: tuple[Line, ...] = (weight("token_embd", "{m}embed_tokens", "vocab embd"),)
+HEAD: tuple[Line, ...] = (
+    weight("output_norm", "{m}norm", "embd"),
+    weight("output", "lm_head", "vocab embd", untied=True),
+)
+
+
 def biased(gguf: str, hf: str, dims: str, bias: str = "always", **how: Any) -> tuple[Weight, Weight]:
     """A weight and its bias, as long as the weight's rows are many; bias: "always" or "optional"."""
     rest = {**how, "transposed": False, "optional": bias == "optional"}
