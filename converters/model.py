@@ -71,7 +71,7 @@ class Model(ABC):
 
     path: as it was given. tensors: as the source names and orders them. names: whose names and order these
     are. runs: the engine that runs the source as it is, None where none does. transformers: the
-    folder, where the library of that name loads it.
+    folder, where the library of that name loads it. weight_files: what holds the weights.
 
     What is asked for raises UnsupportedArchitecture, Unsupported, InvalidModelFile: for whatever would be lost, is
     missing, or contradicts the configuration.
@@ -83,11 +83,7 @@ class Model(ABC):
     path: Path
     tensors: Mapping[str, Tensor]
     transformers: Path | None = None
-
-    @property
-    @abstractmethod
-    def weight_files(self) -> Sequence[Path]:
-        """The files that hold the weights."""
+    weight_files: Sequence[Path]
 
     @property
     @abstractmethod
@@ -112,12 +108,8 @@ class Model(ABC):
     @property
     @abstractmethod
     def files(self) -> dict[str, bytes]:
-        """The other small files of a folder, by name: of the tokenizer, the card, the licence."""
-
-    @property
-    @abstractmethod
-    def pooling_files(self) -> dict[str, bytes]:
-        """Files that say how an encoder's vectors become one, where the source has none and says it all the same."""
+        """The other small files of a folder, by name: of the tokenizer, the card, the licence, and how an encoder's
+        vectors become one."""
 
     @property
     @abstractmethod

@@ -52,12 +52,10 @@ class ConfiguredFolder(Model):
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """See Model."""
         return self._config
 
     @cached_property
     def description(self) -> Description:
-        """See Model."""
         config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
         architecture, hyper = from_config(config, self._pooling())
         left_out, notes = [*self.left_out], [*self.notes]
@@ -82,17 +80,14 @@ class ConfiguredFolder(Model):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """See Model."""
         return read_huggingface(self.folder, self.description.hyper.n_vocab, pre=self._pre)
 
     @cached_property
     def origin(self) -> Origin:
-        """See Model."""
         return beside(self.folder, self.config, self.embedded)
 
     @cached_property
     def files(self) -> dict[str, bytes]:
-        """See Model."""
         made = {}
         for name in _COPIED:
             path = file_in(self.folder, name)
@@ -105,14 +100,8 @@ class ConfiguredFolder(Model):
             made = {name: text.encode() for name, text in to_files(self.vocabulary).items()} | made
         return self.origin.files | made
 
-    @property
-    def pooling_files(self) -> dict[str, bytes]:
-        """See Model: what it says stands in `files`."""
-        return {}
-
     @cached_property
     def contents(self) -> Contents:
-        """See Model."""
         found = self.description
         extra: dict[str, Tensor] = {name: _Computed(values) for name, values in found.architecture.extra(found.hyper)}
         tensors = extra | self.weights
@@ -147,7 +136,8 @@ class _Computed:
 
 
 def pooling_files(hyper: Hyper) -> dict[str, bytes]:
-    """What sentence-transformers writes of an encoder: how one vector is made of the tokens' ones."""
+    """What sentence-transformers writes of an encoder: how one vector is made of the tokens' ones. Where nothing says:
+    their mean, as it has it."""
     kind = hyper.pooling if hyper.pooling in ("mean", "cls", "last") else "mean"
     modes = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
     flags = {f"pooling_mode_{name}": name == modes[kind] for name in modes.values()}

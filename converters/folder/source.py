@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +89,7 @@ class HuggingFace(ConfiguredFolder):
             why = "a scale for 8-bit activations, which are not used"
             self.left_out = tuple(LeftOut(name, why) for name in self.dropped)
             self.embedded = next(iter(self.shards.values())).metadata
+            self.weight_files = [file.path for file in self.shards.values()]
         except BaseException:
             self.close()
             raise
@@ -152,22 +152,13 @@ class HuggingFace(ConfiguredFolder):
             return pickle(self.folder / pickles[0])
         return ModelNotFound(f"{self.folder}: neither {SINGLE} nor {INDEX}; fetch the weights")
 
-    @property
-    def weight_files(self) -> Sequence[Path]:
-        """See Model."""
-        return [file.path for file in self.shards.values()]
-
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that a copy of the folder shares and another configuration or other weights change.
-
-        BLAKE2b over both configurations and the fingerprint of each file.
-        """
+        """BLAKE2b over both configurations and the fingerprint of each file."""
         parts = [self.config, self.generation, {name: file.fingerprint for name, file in self.shards.items()}]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def close(self) -> None:
-        """Unmap the files."""
         for file in self.shards.values():
             file.close()
 

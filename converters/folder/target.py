@@ -8,12 +8,11 @@ model.safetensors, or model-00001-of-00003.safetensors ... and model.safetensors
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.safetensors import write_safetensors
 from edgellm.formats.tensor import Tensor, chunks
-from edgellm.formats.writing import Data, whole_file, writing
+from edgellm.formats.writing import counted, write_files
 
 from .. import verify
 from ..gguf.target import runnable
@@ -42,51 +41,34 @@ SHARD_BYTES = 5 * 10**9  # of a file, unless one tensor alone is larger
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-@dataclass(frozen=True)
-class Folder:
-    """What a Hugging Face folder will hold. files: its small ones by name; tensors: in order, all stored as dtype.
-
-    exact: the tensors whose numbers stay the same; record: whose model it is, for the weight files' metadata.
-    """
-
-    dtype: str
-    files: dict[str, bytes]
-    tensors: dict[str, Tensor]
-    exact: frozenset[str]
-    record: dict[str, str]
-
-    @property
-    def shards(self) -> list[list[str]]:
-        """The names of the tensors of each weight file."""
-        width = GGMLType[self.dtype].block_bytes
-        found: list[list[str]] = [[]]
-        size = 0
-        for name, tensor in self.tensors.items():
-            nbytes = width * math.prod(tensor.shape)
-            if found[-1] and size + nbytes > SHARD_BYTES:
-                found.append([])
-                size = 0
-            found[-1].append(name)
-            size += nbytes
-        return found
-
-
 class ToFolder:
-    """A conversion whose result is a Hugging Face folder."""
+    """A conversion whose result is a Hugging Face folder; quant=keep: in the type that float weights have, f32 for
+    quantized ones, since nothing less holds the numbers they stand for.
+
+    Raises UnsupportedArchitecture, Unsupported, InvalidModelFile.
+    """
 
     def __init__(self, model: Model, params: SafetensorsParams) -> None:
         self._model = model
-        self._made = made = folder_of(model, params.quant)
+        self._dtype = dtype = kept_type(model.tensors) if params.quant == KEEP else params.quant.upper()
+        self._kind = GGMLType[dtype]
+        self._tensors: dict[str, Tensor] = {}
+        exact: set[str] = set()
+        for relation in model.description.relations:
+            made = to_hf(relation, model.weights)
+            self._tensors |= {part.name: tensor for part, tensor in made}
+            before = [model.weights[part.name] for part in relation.gguf]
+            shifted = bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
+            widened = not all(quantizable(part.name, part.shape) for part in relation.gguf)  # F32, whatever it was
+            for part, tensor in made:
+                fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, self._kind))
+                if fits and not shifted:
+                    exact.add(part.name)
+        config = {**model.config, "torch_dtype": _TORCH[dtype]}
+        self._files = model.files | {"config.json": json.dumps(config, indent=2).encode()}
         tensors = tuple(
-            Planned(
-                name,
-                tensor.shape,
-                tensor.stored,
-                made.dtype,
-                GGMLType[made.dtype].nbytes(tensor.shape),
-                name in made.exact,
-            )
-            for name, tensor in made.tensors.items()
+            Planned(name, tensor.shape, tensor.stored, dtype, self._kind.nbytes(tensor.shape), name in exact)
+            for name, tensor in self._tensors.items()
         )
         self.plan = Plan(
             source=str(model.path),
@@ -94,87 +76,63 @@ class ToFolder:
             source_fingerprint=model.fingerprint,
             architecture=model.description.architecture.model_type,
             format="safetensors",
-            recipe=made.dtype.lower(),
+            recipe=dtype.lower(),
             tensors=tensors,
             left_out=model.description.left_out,
             notes=model.vocabulary.notes,
             source_bytes=model.weight_bytes,
-            file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(map(len, made.files.values())),
+            file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(map(len, self._files.values())),
         )
 
+    def _shards(self) -> list[list[str]]:
+        """The names of the tensors of each weight file."""
+        found: list[list[str]] = [[]]
+        size = 0
+        for one in self.plan.tensors:
+            if found[-1] and size + one.nbytes > SHARD_BYTES:
+                found.append([])
+                size = 0
+            found[-1].append(one.name)
+            size += one.nbytes
+        return found
+
     def write(self, path: Path, _space: Path, report: Progress) -> None:
-        """Write the folder."""
-        with writing(path):
-            path.mkdir()
+        """Write the folder. Raises InvalidModelFile (weights that are not finite, or do not fit f16), CannotWrite."""
+        write_files(path, self._files)
+        shards, names = self._shards(), [SINGLE]
+        if len(shards) > 1:
+            names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+            weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+            index = {"metadata": {"total_size": self.plan.tensor_bytes}, "weight_map": weight_map}
+            write_files(path, {INDEX: json.dumps(index, indent=2).encode()})
         record = {**record_of(self._model), "target": self.plan.recipe}
-        _write(path, self._made, record, counter("converting", self.plan.tensor_bytes, report))
+        metadata = {
+            "format": "pt",
+            **self._model.origin.record,
+            **{f"edgellm.convert.{key}": str(value) for key, value in record.items()},
+        }
+        advance = counter("converting", self.plan.tensor_bytes, report)
+        with Quantizers() as quantizers:
+
+            def pieces(name: str, tensor: Tensor) -> Iterator[NDArray[np.uint8]]:
+                return quantizers.run(name, self._kind, map(tensor.rows, chunks(tensor)))
+
+            for file, shard in zip(names, shards, strict=True):
+                listed = [(name, self._tensors[name]) for name in shard]
+                entries = [(n, self._dtype, t.shape, counted(partial(pieces, n, t), advance)) for n, t in listed]
+                write_safetensors(path / file, entries, metadata)
 
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
         """Raises InvalidModelFile, ModelLoadError."""
         _check_tokenizer(path, self._model.vocabulary)
         with closing(HuggingFace(path, self._model.vocabulary.pre)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
-            compared = verify.compare(self._made.tensors, written.tensors, self.plan.tensors, advance)
+            compared = verify.compare(self._tensors, written.tensors, self.plan.tensors, advance)
             done = verify.Verification(**asdict(compared), ran="its tokenizer says the same")
             if done.lossless:
                 return done
             result = runnable(written, space, report)
             return verify.run(result, runnable(self._model, space, report), compared, report)
-
-
-def folder_of(model: Model, quant: str) -> Folder:
-    """The folder that a model becomes; quant: f32, f16, bf16, or keep: the type that float weights have, f32 for
-    quantized ones, since nothing less holds the numbers they stand for.
-
-    Raises UnsupportedArchitecture, Unsupported, InvalidModelFile.
-    """
-    found, weights = model.description, model.weights
-    dtype = kept_type(model.tensors) if quant == KEEP else quant.upper()
-    tensors: dict[str, Tensor] = {}
-    exact = set()
-    for relation in found.relations:
-        made = to_hf(relation, weights)
-        tensors |= {part.name: tensor for part, tensor in made}
-        before = [weights[part.name] for part in relation.gguf]
-        shifted = bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
-        widened = not all(quantizable(part.name, part.shape) for part in relation.gguf)  # F32, whatever it was before
-        for part, tensor in made:
-            fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, dtype))
-            if fits and not shifted:
-                exact.add(part.name)
-    config = {**model.config, "torch_dtype": _TORCH[dtype]}
-    files = model.files | {"config.json": json.dumps(config, indent=2).encode()}
-    return Folder(dtype, files, tensors, frozenset(exact), model.origin.record)
-
-
-def _write(folder: Path, made: Folder, record: Mapping[str, Any], advance: Callable[[int], None]) -> None:
-    """Write all files into a folder that is there; record: kept in the weight files' metadata.
-
-    Raises InvalidModelFile (weights that are not finite, or do not fit f16), CannotWrite.
-    """
-    for name, text in made.files.items():
-        path = folder / name
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as file:
-            file.write(text)
-    shards = made.shards
-    names = [SINGLE]
-    if len(shards) > 1:
-        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        total = sum(GGMLType[made.dtype].nbytes(tensor.shape) for tensor in made.tensors.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        with whole_file(folder / INDEX) as file:
-            file.write(json.dumps(index, indent=2).encode())
-    metadata = {
-        "format": "pt",
-        **made.record,
-        **{f"edgellm.convert.{key}": str(value) for key, value in record.items()},
-    }
-    with Quantizers() as quantizers:
-        for name, shard in zip(names, shards, strict=True):
-            write_safetensors(folder / name, _entries(made, shard, quantizers, advance), metadata)
 
 
 def _check_tokenizer(folder: Path, expected: Vocabulary) -> None:
@@ -187,25 +145,8 @@ def _check_tokenizer(folder: Path, expected: Vocabulary) -> None:
         )
 
 
-def _entries(
-    made: Folder, names: Sequence[str], quantizers: Quantizers, advance: Callable[[int], None]
-) -> list[tuple[str, str, tuple[int, ...], Data]]:
-    kind = GGMLType[made.dtype]
-
-    def data(name: str, tensor: Tensor) -> Callable[[], Iterator[NDArray[np.uint8]]]:
-        def stream() -> Iterator[NDArray[np.uint8]]:
-            for piece in quantizers.run(name, kind, map(tensor.rows, chunks(tensor))):
-                yield piece
-                advance(piece.nbytes)
-
-        return stream
-
-    return [(name, made.dtype, made.tensors[name].shape, data(name, made.tensors[name])) for name in names]
-
-
-def _fits(tensor: Tensor, dtype: str) -> bool:
+def _fits(tensor: Tensor, kind: GGMLType) -> bool:
     """Whether all numbers exist in the type."""
-    kind = GGMLType[dtype]
     try:
         for part in chunks(tensor):
             values = tensor.rows(part)

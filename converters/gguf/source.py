@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,15 @@ class GGUF(Model):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = GGUFFile.open(path)
+        self.weight_files = self.file.paths
         self.tensors: dict[str, GGUFTensor] = {name: GGUFTensor(self.file, name) for name in self.file.tensors}
 
     @property
-    def weight_files(self) -> Sequence[Path]:
-        """See Model."""
-        return self.file.paths
-
-    @property
     def fingerprint(self) -> str:
-        """See GGUFFile."""
         return self.file.fingerprint
 
     @cached_property
     def description(self) -> Description:
-        """See Model."""
         architecture, hyper = from_metadata(self.file)
         extra = (name for name, _ in architecture.extra(hyper) if name in self.tensors)
         left_out = tuple(LeftOut(name, "computed from the numbers") for name in extra)
@@ -100,17 +94,14 @@ class GGUF(Model):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """See Model."""
         return read_gguf(self.file)
 
     @cached_property
     def origin(self) -> Origin:
-        """See Model."""
         return in_metadata(self.file.metadata)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """See Model."""
         special = self.vocabulary.special
         ids = {f"{name}_token_id": special[name] for name in ("bos", "eos", "pad") if name in special}
         numbers = self.description.architecture.config(self.description.hyper)
@@ -118,13 +109,9 @@ class GGUF(Model):
 
     @cached_property
     def files(self) -> dict[str, bytes]:
-        """See Model."""
-        return self.origin.files | {name: text.encode() for name, text in to_files(self.vocabulary).items()}
-
-    @property
-    def pooling_files(self) -> dict[str, bytes]:
-        """See Model."""
-        return {} if self.description.hyper.causal else pooling_files(self.description.hyper)
+        made = self.origin.files | {name: text.encode() for name, text in to_files(self.vocabulary).items()}
+        hyper = self.description.hyper
+        return made if hyper.causal else made | pooling_files(hyper)
 
     @cached_property
     def contents(self) -> Contents:
@@ -141,7 +128,6 @@ class GGUF(Model):
         return Contents(metadata, dict(self.tensors), file.get("general.file_type", int, None))
 
     def close(self) -> None:
-        """See Model."""
         self.file.close()
 
 

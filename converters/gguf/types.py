@@ -11,7 +11,7 @@ import numpy as np
 
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.tensor import Tensor
+from edgellm.formats.tensor import Tensor, blocked
 
 from ..numbers import NEAREST, kept_type
 from ..params import KEEP, GGUFParams
@@ -72,9 +72,8 @@ def _like_llama_cpp(choices: Sequence[Choice], tensors: Mapping[str, Tensor]) ->
     """The choices, but what a GGUF file has that is never quantized keeps its type."""
     found = []
     for choice in choices:
-        stored = _stored(tensors[choice.name])
-        kept = stored is not None and not quantizable(choice.name, choice.shape)
-        found.append(replace(choice, type=stored) if kept and stored is not None else choice)
+        stored = None if quantizable(choice.name, choice.shape) else _stored(tensors[choice.name])
+        found.append(choice if stored is None else replace(choice, type=stored))
     return found
 
 
@@ -115,8 +114,7 @@ def _no_larger(choices: Sequence[Choice], tensors: Mapping[str, Tensor]) -> list
 
 def _stored(tensor: Tensor) -> GGMLType | None:
     """The type of a tensor of a GGUF file; None for others."""
-    stored = getattr(tensor, "type", None)
-    return stored if isinstance(stored, GGMLType) else None
+    return tensor.type if blocked(tensor) else None
 
 
 def file_type(choices: Sequence[Choice], recipe: str) -> int:

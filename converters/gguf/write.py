@@ -8,6 +8,7 @@ Nothing is read before its turn, and what was read may leave memory at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.tensor import Blocked, Tensor, blocked, check_finite, chunks
+from edgellm.formats.writing import counted
 
 from ..quant.imatrix import ImportanceMatrix
 from ..quant.pool import Quantizers
@@ -56,22 +58,15 @@ def write(
     another model, or without what is needed), CannotWrite, BackendFailed."""
     with Quantizers() as quantizers:
 
-        def data(choice: Choice) -> Callable[[], Iterator[NDArray[np.uint8]]]:
-            def stream() -> Iterator[NDArray[np.uint8]]:
-                tensor = tensors[choice.name]
-                if blocked(tensor) and tensor.type is choice.type:
-                    pieces = _copied(choice.name, tensor)
-                else:
-                    pieces = _quantized(quantizers, choice, tensor, importance[choice.name])
-                for piece in pieces:
-                    yield piece
-                    advance(piece.nbytes)
-
-            return stream
+        def pieces(choice: Choice) -> Iterator[NDArray[np.uint8]]:
+            tensor = tensors[choice.name]
+            if blocked(tensor) and tensor.type is choice.type:
+                return _copied(choice.name, tensor)
+            return _quantized(quantizers, choice, tensor, importance[choice.name])
 
         listed = list(choices)
         importance = _importance(listed, matrix)
-        write_gguf(path, metadata, [(c.name, c.shape, c.type, data(c)) for c in listed])
+        write_gguf(path, metadata, [(c.name, c.shape, c.type, counted(partial(pieces, c), advance)) for c in listed])
 
 
 def _importance(choices: list[Choice], matrix: ImportanceMatrix | None) -> dict[str, NDArray[np.float32] | None]:

@@ -18,6 +18,7 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import CHUNK_BYTES
 
+from .graph.carrier import unpaired
 from .tensors import Store, Which
 
 _BLOCK = 32  # elements of a block of every GGUF type below
@@ -136,39 +137,32 @@ class Blocks:
 
     def _blocks(self, which: Which) -> tuple[Any, ...]:
         """q (n, blocks, block) uint8, and `_scales`."""
-        raw = self._store.raw(self._names.q).reshape(self.shape[0], -1)[which]
-        q = _unpack(raw, 4 if self._names.low else self._bits)
+        raw = self._store.file.data(self._names.q).reshape(self.shape[0], -1)[which]
+        q = unpaired(raw) if self._bits == 4 or self._names.low else raw
         if self._names.low:
-            low = self._store.raw(self._names.low).reshape(self.shape[0], -1)[which]
-            q = (q << np.uint8(4)) | _unpack(low, 4)
+            low = self._store.file.data(self._names.low).reshape(self.shape[0], -1)[which]
+            q = (q << np.uint8(4)) | unpaired(low)
         return (q.reshape(len(raw), self._n_blocks, self._block), *self._scales(which))
 
     def _scales(self, which: Which) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
         """Of the blocks of rows: scale, zero and what is added, (n, blocks) float32 each."""
         names, height = self._names, self.shape[0]
-        scale = self._store.array(names.scale).reshape(height, -1)[which].astype(np.float32)
+        scale = self._store.file.array(names.scale).reshape(height, -1)[which].astype(np.float32)
         if names.zero is None:
             zero = np.full_like(scale, self._middle)
         elif self._float_zero:
-            zero = self._store.array(names.zero).reshape(height, -1)[which].astype(np.float32)
+            zero = self._store.file.array(names.zero).reshape(height, -1)[which].astype(np.float32)
         else:
-            packed = self._store.raw(names.zero).reshape(height, -1)[which]
-            zero = _unpack(packed, self._zero_bits)[:, : self._n_blocks].astype(np.float32)
+            packed = self._store.file.data(names.zero).reshape(height, -1)[which]
+            zero = (unpaired(packed) if self._zero_bits == 4 else packed)[:, : self._n_blocks].astype(np.float32)
         if names.correction is None:
             return scale, zero, None
-        added = self._store.array(names.correction).reshape(self._n_blocks, height)[:, which].T
+        added = self._store.file.array(names.correction).reshape(self._n_blocks, height)[:, which].T
         return scale, zero, np.ascontiguousarray(added, np.float32)
 
     def _release(self) -> None:
-        names = self._names
-        self._store.release(*filter(None, (names.q, names.low, names.scale)))
-
-
-def _unpack(raw: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """(n, bytes) -> (n, elements) uint8."""
-    if bits == 8:
-        return raw
-    return np.stack([raw & 15, raw >> 4], axis=-1).reshape(len(raw), -1)
+        for name in filter(None, (self._names.q, self._names.low, self._names.scale)):
+            self._store.file.release(name)
 
 
 def _halves(

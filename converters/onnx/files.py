@@ -35,7 +35,7 @@ def model_file(choices: Sequence[Choice]) -> str:
 def small_files(model: Model, n_ctx: int, graph: str, *, external: bool) -> dict[str, bytes]:
     """All files but the graph and its data, by name; graph: its path. external: whether it has a data file."""
     hyper = model.description.hyper
-    made = model.files | model.pooling_files
+    made = dict(model.files)
     config = {key: value for key, value in model.config.items() if key not in _RENEWED}
     name = Path(graph).name
     dtype = {"model_q4.onnx": "q4", "model_int8.onnx": "int8"}.get(name, "fp32")

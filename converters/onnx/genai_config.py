@@ -112,7 +112,7 @@ def _theta(store: Store, attention: Node, head_dim: int) -> float | None:
     tables = attention.inputs[7:9]
     if len(tables) < 2 or not all(name in store for name in tables):
         return None
-    cos, sin = (store.array(name).astype(np.float64) for name in tables)
+    cos, sin = (store.file.array(name).astype(np.float64) for name in tables)
     if cos.shape != sin.shape or cos.ndim != 2 or len(cos) < 2 or cos.shape[1] * 2 != head_dim or head_dim < 4:
         return None
     angles = np.arctan2(sin[1], cos[1])

@@ -1,8 +1,8 @@
 """Export: a Hugging Face folder as ONNX by way of optimum, for families that edgellm does not describe itself.
 
 optimum runs the model in PyTorch and records the graph, so it takes the memory of the whole model and some minutes, and
-it pins old versions of transformers: the extra `edgellm[optimum]`. It works in a child process, in a folder beside the
-target, which gets its name when all is done. https://huggingface.co/docs/optimum-onnx
+it pins old versions of transformers: the extra `edgellm[optimum]`. It works in a child process.
+https://huggingface.co/docs/optimum-onnx
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import metadata
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgellm.child import Child, Parent
-from edgellm.errors import BackendFailed, InvalidParameter, ModelNotFound, NotEnoughMemory, Unsupported
+from edgellm.errors import BackendFailed, ModelNotFound, NotEnoughMemory, Unsupported
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor
-from edgellm.formats.writing import whole_file, writing
+from edgellm.formats.writing import write_files, writing
 
 from .. import verify
 from ..gguf.target import runnable
@@ -35,7 +34,6 @@ from ..plan import Plan, Planned
 
 INSTALL = "pip install 'edgellm[optimum]'"
 NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version
-TASKS = ("text-generation-with-past", "text-generation", "feature-extraction")
 _SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LARGE = 1 << 30  # bytes: of a graph beyond them the weights go into a file of their own; a protobuf holds two of these
@@ -77,9 +75,7 @@ class Export:
         report("exporting with optimum", 0, 1)
         export(self._folder, path, quantize=self._quantize)
         report("exporting with optimum", 1, 1)
-        for name, raw in self._model.origin.files.items():
-            with whole_file(path / name) as file:
-                file.write(raw)
+        write_files(path, self._model.origin.files)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         self.plan = replace(self.plan, file_bytes=size)
 
@@ -90,39 +86,25 @@ class Export:
         return verify.run(nullcontext(path), runnable(self._model, space, report), nothing, report)
 
 
-def export(folder: Path, target: Path, task: str | None = None, quantize: Literal["int8"] | None = None) -> None:
+def export(folder: Path, target: Path, quantize: Literal["int8"] | None = None) -> None:
     """Write the folder `target`: model.onnx, or model_quantized.onnx with weights of 8 bits, and the other files.
 
-    Only safetensors are read, and no code that comes with the model is run. task: one of TASKS; without one what the
-    class in config.json is for: generating text with a cache, or else features (`last_hidden_state`).
+    Only safetensors are read, and no code that comes with the model is run. The graph is what the class in config.json
+    is for: it generates text with a cache, or else gives features (`last_hidden_state`).
 
-    Raises InvalidParameter, ModelNotFound, Unsupported (the extra is missing or too new, or optimum cannot export this
-    model: in its own words), NotEnoughMemory (the child was killed), CannotWrite.
+    Raises ModelNotFound, Unsupported (the extra is missing or too new, or optimum cannot export this model: in its own
+    words), NotEnoughMemory (the child was killed), CannotWrite.
     """
-    if task is not None and task not in TASKS:
-        raise InvalidParameter(f"task={task!r}: optimum exports for {', '.join(TASKS)}")
-    if quantize not in (None, "int8"):
-        raise InvalidParameter(f"quantize={quantize!r}: optimum's quantizer makes int8; leave it out for floats")
-    if os.path.lexists(target):
-        raise InvalidParameter(f"{target}: exists; choose another name, or remove it")
-    task = task or _task(folder)
+    job = {"source": str(folder.resolve()), "target": str(target), "task": _task(folder), "quantize": quantize}
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise Unsupported(f"{folder}: neither {' nor '.join(_WEIGHTS)}; weights in other formats are not opened")
     _check_installed()
+    _in_child(folder, job)
     with writing(target):
-        space = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent))
-        try:
-            made = space / "made"
-            _in_child(
-                folder, {"source": str(folder.resolve()), "target": str(made), "task": task, "quantize": quantize}
-            )
-            for name in _SENTENCES:
-                if (folder / name).is_file() and not (made / name).exists():
-                    (made / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(folder / name, made / name)
-            os.replace(made, target)
-        finally:
-            shutil.rmtree(space, ignore_errors=True)
+        for name in _SENTENCES:
+            if (folder / name).is_file() and not (target / name).exists():
+                (target / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(folder / name, target / name)
 
 
 def _task(folder: Path) -> str:
@@ -131,7 +113,7 @@ def _task(folder: Path) -> str:
         raise ModelNotFound(f"{folder}: no config.json; give the folder of a Hugging Face checkpoint")
     classes = parse_object(path.read_bytes(), str(path)).get("architectures")
     named = str(classes[0]) if isinstance(classes, list) and classes else ""
-    return TASKS[0] if named.endswith(("ForCausalLM", "LMHeadModel")) else TASKS[-1]
+    return "text-generation-with-past" if named.endswith(("ForCausalLM", "LMHeadModel")) else "feature-extraction"
 
 
 def _check_installed() -> None:

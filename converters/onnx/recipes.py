@@ -22,11 +22,10 @@ from edgellm.formats.tensor import Tensor, blocked
 from ..numbers import NEAREST
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
-from .graph.carrier import Carrier, carrier_of
+from .graph.carrier import BLOCKS, Carrier, carrier_of
 from .graph.floats import Floats
 
 KEEP = "keep"
-BLOCKS = (16, 32, 64, 128, 256)
 _FLOATS: dict[str, Floats] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
 _LADDER = ("int8", "int4", "int4_64", "int4_128")  # best first

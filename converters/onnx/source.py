@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class ONNXFolder(ConfiguredFolder):
         self.notes = (found.choice,) if found.choice else ()
         self.tensors: Mapping[str, Blocked]
         self.file = ONNXFile.open(found.model)
-        self.embedded = self.file.metadata
+        self.embedded, self.weight_files = self.file.metadata, [self.file.path, *self.file.data_paths]
         try:
             store = Store(self.file)
             self._config, self.generation = self._configuration(found, store), found.generation
@@ -85,19 +85,13 @@ class ONNXFolder(ConfiguredFolder):
         self.notes += ("no config.json: the numbers are those of genai_config.json and of the graph",)
         return config_of(found.genai, store, self.folder)
 
-    @property
-    def weight_files(self) -> Sequence[Path]:
-        """See Model."""
-        return [self.file.path, *self.file.data_paths]
-
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that a copy shares and another configuration or other weights change."""
+        """BLAKE2b over both configurations and the fingerprint of the graph."""
         parts = [self.config, self.generation, self.file.fingerprint]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def close(self) -> None:
-        """Unmap the files."""
         self.file.close()
 
 

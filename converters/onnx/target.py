@@ -7,7 +7,6 @@ from pathlib import Path
 
 from edgellm.budget import default_context, work_bytes
 from edgellm.errors import InvalidParameter, Unsupported, UnsupportedArchitecture
-from edgellm.formats.writing import writing
 
 from .. import verify
 from ..calibrate import read_text
@@ -132,8 +131,6 @@ class ToONNX:
         matrix = self._matrix
         if self._params.calibrate is not None and self._params.has_importance:
             matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
-        with writing(path):
-            path.mkdir()
         write.write(path, self._make(matrix, None), counter("converting", self.plan.tensor_bytes, report))
         if self._kv_scales is not None:
             write.write_graph(path, self._make(matrix, self._measured(path, report)))

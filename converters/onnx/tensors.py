@@ -13,7 +13,6 @@ https://github.com/onnx/onnx/blob/main/docs/Operators.md; GGUF's in ggml's ggml-
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,19 +51,6 @@ class Store:
             )
         return self._known[name]
 
-    def array(self, name: str) -> NDArray[Any]:
-        """See ONNXFile."""
-        return self.file.array(name)
-
-    def raw(self, name: str) -> NDArray[np.uint8]:
-        """See ONNXFile."""
-        return self.file.data(name)
-
-    def release(self, *names: str) -> None:
-        """See ONNXFile."""
-        for name in names:
-            self.file.release(name)
-
     def error(self, kind: type[EdgeLLMError], name: str, what: str) -> EdgeLLMError:
         """An error about an initializer."""
         info = self.info(name)
@@ -100,10 +86,10 @@ class Floats(Plain):
 
     def rows(self, which: Which) -> NDArray[np.float32]:
         """See Tensor. A row of a transposed matrix is a column of the file."""
-        whole = self._store.array(self._name)
+        whole = self._store.file.array(self._name)
         part = whole[:, which].T if self._transposed else whole.reshape(n_rows(self), -1)[which]
         values = decode(self.stored, np.ascontiguousarray(part).view(np.uint8))
-        self._store.release(self._name)
+        self._store.file.release(self._name)
         return values
 
 
@@ -124,19 +110,19 @@ class Integers(Plain):
     def _per_row(self, name: str) -> NDArray[np.float32]:
         """(1, 1) or (N, 1) float32."""
         self._store.info(name)
-        values = self._store.array(name).astype(np.float32).reshape(-1, 1)
+        values = self._store.file.array(name).astype(np.float32).reshape(-1, 1)
         if values.shape[0] not in (1, self.shape[0]):
             raise self._store.error(Unsupported, name, f"belongs to a matrix of {self.shape[0]} rows: one each, or one")
         return values
 
     def rows(self, which: Which) -> NDArray[np.float32]:
         """See Tensor."""
-        whole = self._store.array(self._name)
+        whole = self._store.file.array(self._name)
         part = (whole[:, which].T if self._transposed else whole[which]).astype(np.float32)
         scale, zero = (v if v.shape[0] == 1 else v[which] for v in (self._scale, self._zero))
         part -= zero
         part *= scale
-        self._store.release(self._name)
+        self._store.file.release(self._name)
         return np.ascontiguousarray(part)
 
 

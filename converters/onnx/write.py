@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
 from edgellm.formats.joined import Joined
-from edgellm.formats.onnx_graph import Graph, Initializer
+from edgellm.formats.onnx_graph import Graph
 from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
 from edgellm.formats.tensor import Tensor, n_rows
-from edgellm.formats.writing import whole_file, writing
+from edgellm.formats.writing import counted, write_files, writing
 
 from ..model import Model
 from ..quant.imatrix import ImportanceMatrix
@@ -179,32 +179,18 @@ def make(
 
 
 def write(folder: Path, made: Made, advance: Advance) -> None:
-    """Write all files into a folder that is there. Raises InvalidModelFile (weights not finite), CannotWrite."""
-    for name, text in made.texts.items():
-        path = folder / name
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as file:
-            file.write(text)
+    """Write all files. Raises InvalidModelFile (weights not finite), CannotWrite."""
+    write_files(folder, made.texts)
     path = folder / made.graph_file
     with writing(path):
         path.parent.mkdir(exist_ok=True)
-    counted = tuple(_counted(initializer, advance) for initializer in made.graph.initializers)
-    write_onnx(path, replace(made.graph, initializers=counted), metadata=made.metadata)
+    initializers = tuple(replace(each, data=counted(each.data, advance)) for each in made.graph.initializers)
+    write_onnx(path, replace(made.graph, initializers=initializers), metadata=made.metadata)
 
 
 def write_graph(folder: Path, made: Made) -> None:
     """Replace the graph alone by one with the same initializers; the data file stays. Raises CannotWrite."""
     write_onnx(folder / made.graph_file, made.graph, metadata=made.metadata, keep_data=True)
-
-
-def _counted(initializer: Initializer, advance: Advance) -> Initializer:
-    def data() -> Iterator[NDArray[np.generic]]:
-        for piece in initializer.data():
-            yield piece
-            advance(piece.nbytes)
-
-    return replace(initializer, data=data)
 
 
 def is_lossless(tensor: Tensor, choice: Choice) -> bool:

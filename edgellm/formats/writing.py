@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Union
@@ -42,6 +42,27 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         except BaseException:
             os.unlink(name)
             raise
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Small files, by their paths in the folder, which are made. Raises CannotWrite."""
+    for name, raw in files.items():
+        path = folder / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(raw)
+
+
+def counted(data: Callable[[], Iterable[Any]], advance: Callable[[int], None]) -> Callable[[], Iterator[Any]]:
+    """A function that returns the same arrays; `advance` gets the bytes of each when it was written."""
+
+    def pieces() -> Iterator[Any]:
+        for piece in data():
+            yield piece
+            advance(piece.nbytes)
+
+    return pieces
 
 
 @contextmanager

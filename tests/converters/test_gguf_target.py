@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def values(path: Path) -> dict[str, NDArray[np.float32]]:
 def test_there_and_back(name: str, tmp_path: Path) -> None:
     """bf16 weights come back bit for bit, the file runs, and the tokenizer says the same."""
     source = folder_of(tmp_path / "source", name, shards=3 if name in ("llama", "gemma3") else 1)
+    if name in EMBEDDERS:
+        (source / "1_Pooling").mkdir()
+        (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     there = convert(source, tmp_path / "there.gguf", ConvertParams(verify=name in VERIFIED))
     if there.verified is not None:
         assert there.verified.exact == there.verified.tensors
@@ -105,6 +109,8 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     assert sorted(found) == sorted(expected)
     for key, array in expected.items():
         np.testing.assert_array_equal(found[key], array, key)
+    with closing(read(back.path)) as again:
+        assert again.description.hyper.pooling == ("cls" if name in EMBEDDERS else None)
     n_vocab = CONFIGS[name]["vocab_size"]
     ours, theirs = (read_huggingface(folder, n_vocab) for folder in (tmp_path / "back", source))
     assert (ours.tokens, ours.types, ours.merges, ours.special) == (

@@ -15,7 +15,6 @@ a minimum need one number more:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -55,20 +54,6 @@ class Carrier:
         """INT4/32, INT8/16, INT4/32+zp, INT4/32+min ..."""
         return f"INT{self.bits}/{self.block}{'+zp' * self.zero_points}{'+min' * self.correction}"
 
-    @classmethod
-    def parse(cls, name: str) -> Carrier:
-        """The carrier of this name, in any case. Raises InvalidParameter."""
-        found = re.fullmatch(r"INT([48])/(\d{1,3})(\+ZP)?(\+MIN)?", name.upper())
-        if not found:
-            raise InvalidParameter(
-                f"{name[:40]!r} is no carrier; write one as INT4/32, INT8/16, INT4/32+zp or INT4/32+min"
-            )
-        return cls(4 if found[1] == "4" else 8, int(found[2]), bool(found[3]), bool(found[4]))
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether rows of this shape are whole blocks."""
-        return bool(shape) and shape[-1] > 0 and shape[-1] % self.block == 0
-
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of all arrays of a matrix (..., K). Raises InvalidParameter where it does not fit."""
         self.check(shape)
@@ -77,11 +62,10 @@ class Carrier:
         return rows * (each + self.zero_points * -(-blocks // 2))
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raises InvalidParameter where `fits` is False."""
-        if not self.fits(shape):
-            raise InvalidParameter(
-                f"{self.name}: rows of {shape[-1] if shape else 0} are no whole blocks of {self.block}"
-            )
+        """Raises InvalidParameter where rows of this shape are not whole blocks."""
+        columns = shape[-1] if shape else 0
+        if not columns or columns % self.block:
+            raise InvalidParameter(f"{self.name}: rows of {columns} are no whole blocks of {self.block}")
 
 
 class Packed(NamedTuple):

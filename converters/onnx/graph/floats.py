@@ -15,32 +15,27 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx_graph import DATA_TYPES
-from edgellm.formats.tensor import Tensor, check_finite, chunks, columns, n_rows
+from edgellm.formats.tensor import Tensor, check_finite, chunks
 
 from ...quant.ggml import quantize
 from .builder import GraphBuilder
+from .matrix import Matrix
 
 Floats = Literal["F32", "F16", "BF16"]
 _STORED = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16"}
 
 
-class FloatMatrix:
-    """A Matrix over the rows of some tensors, one after the other.
+class FloatMatrix(Matrix):
+    """dtype: of the stored numbers; they are multiplied as float32 all the same.
 
-    dtype: of the stored numbers; they are multiplied as float32 all the same. F16 and BF16 are widened when the model
-    is loaded: they halve the file, not the memory. Tensors of three dimensions count as rows of their last one.
+    F16 and BF16 are widened when the model is loaded: they halve the file, not the memory.
     """
 
     def __init__(self, name: str, tensors: Sequence[Tensor], dtype: Floats = "F32") -> None:
-        self._name, self._tensors, self._dtype = name, tuple(tensors), dtype
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See Matrix."""
-        return sum(map(n_rows, self._tensors)), columns(self._tensors[0])
+        super().__init__(name, tensors)
+        self._dtype = dtype
 
     def multiply(self, graph: GraphBuilder, x: str, bias: str | None = None) -> str:
-        """See Matrix."""
         weight = self._stored(graph)
         if self._dtype != "F32":
             stored = weight
@@ -49,7 +44,6 @@ class FloatMatrix:
         return product if bias is None else graph.node("Add", product, bias)
 
     def gather(self, graph: GraphBuilder, ids: str) -> str:
-        """See Matrix."""
         found = graph.node("Gather", self._stored(graph), ids)
         return found if self._dtype == "F32" else _widened(graph, found)
 

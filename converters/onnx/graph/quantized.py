@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
-from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks, columns, n_rows
+from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks, columns
 
 from .blocks import Bytes
 from .builder import GraphBuilder
 from .carrier import Carrier, Packed, carrier_of, quantize, transcode, unpaired
+from .matrix import Matrix
 
 _CODES = ("q", "hi", "lo")
 
@@ -44,10 +45,8 @@ def lossless(tensor: Tensor, carrier: Carrier) -> bool:
     return blocked(tensor) and tensor.exact and carrier_of(tensor.type) == carrier
 
 
-class QuantizedMatrix:
-    """A Matrix over the rows of some tensors, one after the other, moved over or rounded (see `lossless`).
-
-    Tensors of three dimensions count as rows of their last one. importance: (K,), for those that are rounded.
+class QuantizedMatrix(Matrix):
+    """Its rows are moved over or rounded (see `lossless`). importance: (K,), for those that are rounded.
 
     Its arrays are made a chunk of rows at a time. When the codes are written, the other arrays (a tenth to the half
     of the codes' bytes) are kept until it is their turn, so that nothing is computed twice, but for the codes of 8 bits
@@ -71,19 +70,14 @@ class QuantizedMatrix:
             raise InvalidParameter(f"{name}: only matrices with rows of one length can be put one after the other")
         for tensor in tensors:
             carrier.check(tensor.shape)
-        self._name, self._tensors, self._carrier, self._importance = name, tuple(tensors), carrier, importance
+        super().__init__(name, tensors)
+        self._carrier, self._importance = carrier, importance
         self._level: int = accuracy_level
         self._halves = carrier.bits == 8 and accuracy_level == 0
         self._small: list[str] = []
         self._kept: dict[str, list[NDArray[np.generic]]] = {}
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """See Matrix."""
-        return sum(map(n_rows, self._tensors)), columns(self._tensors[0])
-
     def multiply(self, graph: GraphBuilder, x: str, bias: str | None = None) -> str:
-        """See Matrix."""
         if self._halves:
             n, count = self._blocks
             none = _filled(graph, (n, -(-count // 2)), 0)
@@ -97,7 +91,6 @@ class QuantizedMatrix:
         return product
 
     def gather(self, graph: GraphBuilder, ids: str) -> str:
-        """See Matrix."""
         n, count = self._blocks
         flat = graph.node("Reshape", ids, graph.constant([-1], "INT64"))
         if self._halves:
