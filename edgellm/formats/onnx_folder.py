@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
+from edgellm.files import read_file
 from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import parse_object
 
@@ -142,17 +143,11 @@ def _json(root: Path, name: str) -> dict[str, Any]:
 def _raw(root: Path, name: str) -> bytes | None:
     path = path_in(root, name)
     try:
-        if not path.is_file():
-            if path.exists():  # a pipe would be waited for
-                raise InvalidModelFile(f"{path}: not a regular file; put the file itself there")
-            return None
-        with path.open("rb") as file:
-            raw = file.read(MAX_JSON + 1)
+        return read_file(path, MAX_JSON)
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_JSON:
-        raise InvalidModelFile(f"{path}: more than {MAX_JSON >> 20} MiB; this is no configuration")
-    return raw
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}; put the file itself there") from error
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -27,7 +27,8 @@ def general_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in metadata.items():
         if key.startswith("general.") and key not in _NO_ORIGIN:
             plain = as_plain(value)
-            if isinstance(plain, (str, int, float)) or _are_strings(plain):
+            strings = isinstance(plain, list) and all(isinstance(each, str) for each in plain)
+            if isinstance(plain, (str, int, float)) or strings:
                 found[key] = plain
     return found
 
@@ -50,10 +51,6 @@ def parse_general(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return general_of(values) if isinstance(values, dict) else {}
-
-
-def _are_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def licence(general: Mapping[str, Any]) -> str | None:

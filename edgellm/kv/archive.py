@@ -80,19 +80,15 @@ def read_archive(path: Path) -> tuple[dict[str, Any], State, str]:
     Damaged state ends where the damage begins; damaged JSON is an error. Raises InvalidModelFile, ModelNotFound.
     """
     try:
-        return _read(path)
+        with open(path, "rb", opener=regular) as file:
+            if zipfile.is_zipfile(file):
+                return _unpacked(file, path)
+        return _parsed(read_file(path, MAX_JSON), path), [], ""
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path}: No such file; give the place where the conversation was saved") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         why = getattr(error, "strerror", None) or error
         raise InvalidModelFile(f"{path}: the conversation cannot be read: {why}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, Any], State, str]:
-    with open(path, "rb", opener=regular) as file:
-        if zipfile.is_zipfile(file):
-            return _unpacked(file, path)
-    return _parsed(read_file(path, MAX_JSON), path), [], ""
 
 
 def _unpacked(file: BinaryIO, path: Path) -> tuple[dict[str, Any], State, str]:

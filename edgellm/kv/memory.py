@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
 
@@ -20,27 +19,12 @@ class _Held:
     used: int = 0
 
 
-@dataclass(slots=True)
-class _Node:
-    """What follows one key: its children by where they begin and with which token. Dictionaries keep their order."""
+_Group = tuple[bytes, "int | None", "int | None"]  # what follows a key: at a position, with a token, or all of it
 
-    at: dict[int, dict[int, dict[bytes, Block]]] = field(default_factory=dict)
 
-    def blocks(self, at: int | None, token: int | None) -> Iterator[Block]:
-        for start in self.at.values() if at is None else [self.at.get(at, {})]:
-            for same in start.values() if token is None else [start.get(token, {})]:
-                yield from same.values()
-
-    def add(self, block: Block) -> None:
-        self.at.setdefault(block.start, {}).setdefault(int(block.tokens[0]), {})[block.key] = block
-
-    def remove(self, block: Block) -> None:
-        start, token = self.at[block.start], int(block.tokens[0])
-        del start[token][block.key]
-        if not start[token]:
-            del start[token]
-        if not start:
-            del self.at[block.start]
+def _groups(block: Block) -> tuple[_Group, ...]:
+    parent, start = block.parent, block.start
+    return (parent, None, None), (parent, start, None), (parent, start, int(block.tokens[0]))
 
 
 class MemoryTier:
@@ -54,7 +38,7 @@ class MemoryTier:
         self.budget = budget
         self.nbytes = 0
         self._held: dict[bytes, _Held] = {}
-        self._after: dict[bytes, _Node] = {}
+        self._after: dict[_Group, dict[bytes, Block]] = {}  # never empty; dictionaries keep their order
         self._clock = 0
         self._oldest: list[tuple[int, bytes]] = []  # a heap; entries whose time is not the block's own are stale
 
@@ -62,8 +46,7 @@ class MemoryTier:
         self, parent: bytes, at: int | None = None, token: int | None = None, *, limit: int = -1
     ) -> list[Block]:
         """The blocks that continue `parent`; at, token: only those that begin at this position, with this token."""
-        node = self._after.get(parent)
-        found = iter(()) if node is None else node.blocks(at, token)
+        found = self._after.get((parent, at, token), {}).values()
         return list(found if limit < 0 else islice(found, limit))
 
     def read(self, key: bytes) -> Buffer | None:
@@ -83,7 +66,8 @@ class MemoryTier:
         """Keep a block; what no longer fits goes."""
         if block.key not in self._held:
             self._held[block.key] = _Held(block, payload)
-            self._after.setdefault(block.parent, _Node()).add(block)
+            for group in _groups(block):
+                self._after.setdefault(group, {})[block.key] = block
             self.nbytes += len(payload)
         self.read(block.key)
         while self._held and self.nbytes + OVERHEAD * len(self._held) > self.budget:
@@ -100,16 +84,14 @@ class MemoryTier:
         while True:
             used, key = heappop(self._oldest)
             held = self._held.get(key)
-            if held is not None and held.used == used and key not in self._after:
+            if held is not None and held.used == used and (key, None, None) not in self._after:
                 break
-        self._remove(held.block)
-
-    def _remove(self, block: Block) -> None:
-        self.nbytes -= len(self._held.pop(block.key).payload)
-        node = self._after[block.parent]
-        node.remove(block)
-        if not node.at:
-            del self._after[block.parent]
-            parent = self._held.get(block.parent)
-            if parent is not None:  # a leaf now: its turn to go may come
-                heappush(self._oldest, (parent.used, block.parent))
+        del self._held[key]
+        self.nbytes -= len(held.payload)
+        for group in _groups(held.block):
+            del self._after[group][key]
+            if not self._after[group]:
+                del self._after[group]
+        parent = held.block.parent
+        if parent in self._held and (parent, None, None) not in self._after:  # a leaf now: its turn to go may come
+            heappush(self._oldest, (self._held[parent].used, parent))

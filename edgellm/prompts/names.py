@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jinja2.exceptions import SecurityError
@@ -81,19 +80,12 @@ def strftime_now(env: Metered, format: str) -> str:
     return str(env.meter.made(env.now().strftime(format)))
 
 
-def global_names() -> dict[str, Any]:
-    """A fresh set of the names a template finds besides its variables."""
-    return {
-        "range": safe_range,
-        "dict": DictMaker(),
-        "namespace": TemplateNamespace,
-        "cycler": Cycler,
-        "joiner": Joiner,
-        "raise_exception": raise_exception,
-        "strftime_now": strftime_now,
-    }
-
-
-def now() -> datetime:
-    """The local time."""
-    return datetime.now()
+GLOBALS: Mapping[str, Any] = {
+    "range": safe_range,
+    "dict": DictMaker(),
+    "namespace": TemplateNamespace,
+    "cycler": Cycler,
+    "joiner": Joiner,
+    "raise_exception": raise_exception,
+    "strftime_now": strftime_now,
+}

@@ -65,20 +65,20 @@ class _Code(CodeGenerator):
         self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._wrap("made", super().visit_List, node, frame)
+        self._wrap("meter.made", super().visit_List, node, frame)
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-        self._wrap("made", super().visit_Dict, node, frame)
+        self._wrap("meter.made", super().visit_Dict, node, frame)
 
     def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
         if node.ctx == "load":
-            self._wrap("made", super().visit_Tuple, node, frame)
+            self._wrap("meter.made", super().visit_Tuple, node, frame)
         else:
             super().visit_Tuple(node, frame)
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
         if isinstance(node.arg, nodes.Slice):
-            self._wrap("made", super().visit_Getitem, node, frame)
+            self._wrap("meter.made", super().visit_Getitem, node, frame)
         else:
             super().visit_Getitem(node, frame)
 
@@ -128,15 +128,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         self.now = now
         self.meter = Meter()
-        self.globals = names.global_names()
+        self.globals = dict(names.GLOBALS)
         self.filters = dict(filters.FILTERS)
         self.tests = dict(filters.TEST_FUNCTIONS)
-        self._functions = tuple(self.globals.values())
 
     # What generated code calls.
-
-    def made(self, value: Any) -> Any:
-        return self.meter.made(value)
 
     def compared(self, value: Any) -> Any:
         self.meter.tick()
@@ -206,7 +202,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 owner = type(obj.__self__).__name__
                 raise SecurityError(f"method {obj.__name__!r} of {owner!r} is not for chat templates") from None
         known = isinstance(obj, (Macro, LoopContext, Joiner, Undefined, text.Format))
-        known = known or any(obj is function for function in self._functions)
+        known = known or any(obj is function for function in names.GLOBALS.values())
         if isinstance(obj, MethodType):
             known = isinstance(obj.__self__, (LoopContext, Cycler, names.DictMaker))
         if not known:
@@ -233,7 +229,7 @@ class Program:
     Raises TemplateError when the source is too large, does not compile, or uses what is not allowed.
     """
 
-    def __init__(self, source: str, now: Callable[[], datetime] = names.now) -> None:
+    def __init__(self, source: str, now: Callable[[], datetime] = datetime.now) -> None:
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"the chat template has {len(source):,} characters, more than {MAX_SOURCE:,}; {ADVICE}")
         self._lock = threading.Lock()

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from edgellm.errors import InvalidParameter, TemplateError, Unsupported
-from edgellm.prompts import names
 from edgellm.prompts.messages import Message, checked, flattened, in_parts, plain
 from edgellm.prompts.meter import Stopped
 from edgellm.prompts.sandbox import Program
@@ -61,7 +60,7 @@ class ChatTemplate:
         bos: str | None = None,
         eos: str | None = None,
         tokens: Mapping[str, str] | None = None,
-        now: Callable[[], datetime] = names.now,
+        now: Callable[[], datetime] = datetime.now,
     ) -> None:
         named = {"default": source} if isinstance(source, str) else dict(source)
         if "default" not in named:
@@ -124,7 +123,7 @@ class ChatTemplate:
         values["add_generation_prompt"] = bool(
             not continue_final_message if add_generation_prompt is None else add_generation_prompt
         )
-        conversation = variant.suited(checked(messages), values)
+        conversation = [variant.suited(message, values) for message in checked(messages)]
         if continue_final_message:
             return variant.open_ended(conversation, values)
         return variant.program.render({**values, "messages": conversation})
@@ -137,12 +136,9 @@ class _Variant:
         self.program = Program(source, now)
         self._reads: dict[tuple[str, str], bool] = {}  # (form, role)
 
-    def suited(self, messages: list[Message], values: Mapping[str, Any]) -> list[Message]:
-        """The messages with their content in the form this template reads. Most read text; some, parts only; and some
+    def suited(self, message: Message, values: Mapping[str, Any]) -> Message:
+        """The message with its content in the form this template reads. Most read text; some, parts only; and some
         parts of the user alone."""
-        return [self._suited(message, values) for message in messages]
-
-    def _suited(self, message: Message, values: Mapping[str, Any]) -> Message:
         role, content = message["role"], message.get("content")
         if isinstance(content, str):
             wrong = not self._takes("text", role, values) and self._takes("parts", role, values)
@@ -156,7 +152,7 @@ class _Variant:
         if (form, role) not in self._reads:
             user: Message = {"role": "user", "content": "Hello"}
             if role != "user":
-                user = self._suited(user, values)
+                user = self.suited(user, values)
             content = _PROBE if form == "text" else [{"type": "text", "text": _PROBE, _MARK: True}]
             conversation = _AROUND.get(role, _AROUND["assistant"])([{"role": role, "content": content}], [user])
             try:

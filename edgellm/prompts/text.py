@@ -47,17 +47,9 @@ def _replace(meter: Meter, text: str, old: str, new: str, count: int = -1) -> No
     meter.fits(size_of(len(text) + found * len(new), text, new))
 
 
-def _strip(meter: Meter, text: str, chars: str | None = None) -> None:
-    _product(meter, text, chars or "")
-
-
-def _search_back(meter: Meter, text: str, sub: str, *_: object) -> None:
-    _product(meter, text, sub)
-
-
-def _product(meter: Meter, text: str, sub: str) -> None:
+def _product(meter: Meter, text: str, sub: str | None = None, *_: object) -> None:
     """CPython strips and searches backwards in len(text) * len(sub) steps in the worst case."""
-    if len(text) * len(sub) > MAX_PRODUCT:
+    if len(text) * len(sub or "") > MAX_PRODUCT:
         meter.stop("searches a long text for a long text")
 
 
@@ -83,12 +75,12 @@ BOUNDED: Mapping[str, Bound] = {
     "zfill": _pad,
     "expandtabs": _expandtabs,
     "replace": _replace,
-    "strip": _strip,
-    "lstrip": _strip,
-    "rstrip": _strip,
-    "rfind": _search_back,
-    "rindex": _search_back,
-    "rpartition": _search_back,
+    "strip": _product,
+    "lstrip": _product,
+    "rstrip": _product,
+    "rfind": _product,
+    "rindex": _product,
+    "rpartition": _product,
     "split": _split,
     "rsplit": _split,
     "splitlines": _splitlines,

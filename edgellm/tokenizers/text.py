@@ -7,14 +7,13 @@ taken as transformers takes it.
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter, Unsupported
-from edgellm.files import regular
+from edgellm.files import read_file
 from edgellm.tokenizers.begin import begun
 from edgellm.tokenizers.pieces import Spelling
 
@@ -168,12 +167,9 @@ def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
             "install it with: pip install tokenizers"
         ) from error
     try:
-        with open(path, "rb", opener=regular) as file:
-            raw = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)  # all of it would be set aside first
+        raw = read_file(path, MAX_BYTES)
     except OSError as error:
         raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}") from error
-    if len(raw) > MAX_BYTES:
-        raise InvalidModelFile(f"{path}: more than {MAX_BYTES >> 20} MiB; this is no tokenizer")
     try:
         text = raw.decode("utf-8")
         document = json.loads(text)
