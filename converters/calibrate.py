@@ -43,7 +43,6 @@ from .quant.imatrix import ImportanceMatrix, InputSums
 CHUNK = 512  # tokens of a context
 FEWEST_ROWS = 16  # rows of activations below which a product does not count
 ANSWERS: tuple[dict[str, type], ...] = ({"done": int, "of": int}, {"wrote": str})  # of the child
-LARGEST = 1 << 30  # bytes of a text
 LOGIT_BYTES = 64 << 20  # of one pass: all positions ask for logits, else the last layer would skip them
 
 
@@ -70,7 +69,7 @@ def collect(
     model, text = arguments.path("model_path", model_path), arguments.path("text_path", text_path)
     if not os.path.isfile(model):
         raise ModelNotFound(f"{model}: no such file; calibration needs a GGUF file")
-    raw = read_text(text)
+    raw = arguments.utf8_file("the calibration text", text)
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         result, given = Path(folder) / "imatrix.gguf", Path(folder) / "text"
         given.write_bytes(raw)  # it may have come through a pipe, and can be read once
@@ -85,11 +84,6 @@ def collect(
                 words = "\n".join(child.end.words[-8:])
                 raise BackendFailed(f"{model}: the child process that calibrates {child.end}; its last words:\n{words}")
         return ImportanceMatrix.read(result)
-
-
-def read_text(path: Path) -> bytes:
-    """A UTF-8 text to calibrate with. Raises InvalidParameter."""
-    return arguments.utf8_file("the calibration text", path, LARGEST)
 
 
 # The child process
@@ -197,7 +191,6 @@ class _Sums:
 
     found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     error: EdgeLLMError | None = None  # an exception cannot cross llama.cpp: it waits here
-    _names: dict[int, str] = field(default_factory=dict)  # of operations
     _checked: bool = False
 
     def __post_init__(self) -> None:
@@ -266,10 +259,8 @@ class _Sums:
             )
 
     def _operation(self, tensor: _Tensor) -> str:
-        name = self._names.get(tensor.op)
-        if name is None:
-            name = self._names[tensor.op] = self._ggml.ggml_op_name(tensor.op).decode()
-        return name
+        name: bytes = self._ggml.ggml_op_name(tensor.op)
+        return name.decode()
 
     def _check_layout(self, tensor: _Tensor) -> None:
         """A product and its sources, read through our struct and through the library's functions."""

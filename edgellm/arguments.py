@@ -13,6 +13,7 @@ from typing import Any
 from edgellm.errors import InvalidParameter
 from edgellm.files import read_file
 
+LARGEST_TEXT = 1 << 30  # bytes
 LARGEST_ID = 2**31  # above every token id: engines take 32 bits
 
 _short = reprlib.Repr()
@@ -85,10 +86,10 @@ def path(name: str, value: object) -> Path:
     raise refuse(name, value, "a path: a string without NUL, or a pathlib.Path")
 
 
-def utf8_file(name: str, path: Path, limit: int) -> bytes:
-    """The bytes of a UTF-8 text of at most `limit` bytes, read once: it may come through a pipe."""
+def utf8_file(name: str, path: Path) -> bytes:
+    """The bytes of a UTF-8 text of at most LARGEST_TEXT bytes, read once: it may come through a pipe."""
     try:
-        raw = read_file(path, limit, pipe=True)
+        raw = read_file(path, LARGEST_TEXT, pipe=True)
         raw.decode("utf-8")
     except OSError as error:
         raise InvalidParameter(f"{name} {path}: cannot be read: {error.strerror or error}") from None

@@ -45,6 +45,7 @@ START_SECONDS = 60  # until a child has answered at all: a cold disk, a virus sc
 END_SECONDS = 10  # from the last answer to the end of the process
 KEPT_LOG = 64 << 10
 ABORTED = 3  # what abort() exits with on Windows; no child of ours does
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON = re.compile(r"((pv)?python|hython|mayapy|pypy|graalpy)[\d.]*(t|w|d|_d)*(-intel64|-dbg)?(\.exe)?", re.IGNORECASE)
 BOOTSTRAP = (
     "import json, os, sys; messages = open(os.dup(0), 'rb'); start = json.loads(messages.readline()); "
@@ -157,10 +158,6 @@ class Child:
         if found != own:
             raise Unsupported(f"{program} is {str(found)[:100]}, and this process {own}; {_advice()}")
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def send(self, message: Mapping[str, Any]) -> None:
         """Queue a message. To a child that is gone too: `receive` tells why."""
         assert self._process.stdin is not None
@@ -260,13 +257,12 @@ def _interpreter() -> str:
     """The Python that this process runs in: by its name, never by trying. Raises Unsupported."""
     spawn = sys.modules.get("multiprocessing.spawn")
     told = os.fsdecode(spawn.get_executable() or "") if spawn is not None else ""  # by set_executable, or its default
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     candidates = [told, sys.executable, getattr(sys, "_base_executable", None)]
     for prefix in (sys.exec_prefix, sys.base_exec_prefix):
         if os.name == "nt":
             names = ["python.exe", r"Scripts\python.exe"]
         else:
-            names = [f"bin/python{version}", "bin/python3", "bin/python"]
+            names = [f"bin/python{VERSION}", "bin/python3", "bin/python"]
         candidates += [os.path.join(prefix, name) for name in names]
     for path in candidates:
         if path and PYTHON.fullmatch(os.path.basename(path)) and _can_run(path):
@@ -286,8 +282,7 @@ def _can_run(path: str) -> bool:
 def _advice() -> str:
     if is_frozen():
         return "build the program anew, with edgellm.child.freeze_support() first in its main module"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return f"tell where Python {version} is: multiprocessing.set_executable('/path/to/python{version}')"
+    return f"tell where Python {VERSION} is: multiprocessing.set_executable('/path/to/python{VERSION}')"
 
 
 def _search_path() -> list[str]:

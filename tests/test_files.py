@@ -84,7 +84,7 @@ def test_models_and_conversations_are_files(pipe: Path) -> None:
 
 
 def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
-    from edgellm.converters import calibrate
+    from edgellm import arguments
     from edgellm.converters.folder.source import read_json
     from edgellm.converters.quant.imatrix import ImportanceMatrix
     from edgellm.converters.tokens.huggingface import _templates, _there
@@ -101,7 +101,7 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
         lambda: _templates(tmp_path, {}),
         lambda: _there(folder / "x.jinja"),
         lambda: open_tokenizer(folder / "x.jinja", {}),
-        lambda: calibrate.read_text(Path("/dev/zero")),
+        lambda: arguments.utf8_file("the text", Path("/dev/zero")),
     ]
     for read in reads:
         with pytest.raises(EdgeLLMError, match="not a regular file"):

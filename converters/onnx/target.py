@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+from edgellm import arguments
 from edgellm.budget import default_context, work_bytes
 from edgellm.errors import InvalidParameter, Unsupported, UnsupportedArchitecture
 
 from .. import verify
-from ..calibrate import read_text
 from ..gguf.target import importance, runnable
 from ..job import Progress, counter, record_of
 from ..model import Model
@@ -138,7 +138,7 @@ class ToONNX:
     def _measured(self, path: Path, report: Progress) -> KVScales:
         """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
         given = self._params.calibrate
-        text = TEXT if given is None else read_text(given).decode()
+        text = TEXT if given is None else arguments.utf8_file("the calibration text", given).decode()
         return kv_scales.measure(
             path, text, self._hyper, lambda done, of: report("measuring keys and values", done, of)
         )

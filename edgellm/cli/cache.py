@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellm.cli.output import print_json, print_table, size
+from edgellm.cli.output import print_json, print_table, size, values_of
 
 if TYPE_CHECKING:
     from edgellm.kv.store import BlockStore
@@ -40,27 +40,18 @@ def ls(as_json: bool) -> None:
     with opened() as store:
         stats, entries = store.stats(), store.conversations()
     if as_json:
-        print_json(
+        conversations = [
             {
-                "path": str(store.folder),
-                "bytes": stats.nbytes,
-                "budget": stats.budget,
-                "blocks": stats.blocks,
-                "problem": stats.problem,
-                "conversations": [
-                    {
-                        "model": entry.model,
-                        "words": entry.words,
-                        "tokens": entry.tokens,
-                        "bytes": entry.nbytes,
-                        "shared_bytes": entry.shared,
-                        "age_seconds": round(entry.age),
-                        "idle_seconds": round(entry.idle),
-                    }
-                    for entry in entries
-                ],
+                **values_of(entry, "model words tokens"),
+                "bytes": entry.nbytes,
+                "shared_bytes": entry.shared,
+                "age_seconds": round(entry.age),
+                "idle_seconds": round(entry.idle),
             }
-        )
+            for entry in entries
+        ]
+        about = {"path": str(store.folder), "bytes": stats.nbytes, **values_of(stats, "budget blocks problem")}
+        print_json({**about, "conversations": conversations})
         return
     if entries:
         rows = [(e.model, str(e.tokens), size(e.nbytes), since(e.age), since(e.idle), e.words) for e in entries]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from edgellm import Model
     from edgellm.converters.evaluate import Evaluation
 
-LARGEST_TEXT = 1 << 30  # bytes
 SPEED_PROMPT, SPEED_TOKENS = 16, 48  # tokens that the decode speed is measured with
 
 
@@ -96,7 +95,7 @@ def evaluate(
 
     if plot is not None:
         check(plot)
-    raw = arguments.utf8_file("--text", text, LARGEST_TEXT)
+    raw = arguments.utf8_file("--text", text)
     words = raw.decode().replace("\r\n", "\n").replace("\r", "\n")
     params = LoadParams(ctx=ctx, cache=CacheParams(memory=0, disk=0), **options)
     timed = len(models) > 1 or plot is not None

@@ -162,7 +162,7 @@ from edgellm.formats.ggml_types import GGMLType
 rows = np.ones((2048, 1024), np.float32)
 with Quantizers(2) as quantizers:
     for piece in quantizers.run("w", GGMLType.Q4_K, itertools.repeat(rows)):
-        print(quantizers._child.process.pid, flush=True)
+        print(quantizers._child.process._process.pid, flush=True)
 """
 
 
