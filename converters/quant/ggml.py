@@ -33,10 +33,6 @@ QUANTIZED = frozenset(
     }
 )  # fmt: skip
 
-_INVALID = (
-    'cannot be stored as {kind}: not all of its values are finite and in range; choose "f32" or repair the weights'
-)
-
 
 def quantize(
     kind: GGMLType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
@@ -58,7 +54,10 @@ def quantize(
     if not quantize_at(
         kind, rows.ctypes.data, stored.ctypes.data, rows.shape, 0 if weights is None else weights.ctypes.data
     ):
-        raise InvalidModelFile(f"a weight {_INVALID.format(kind=kind.name)}")
+        raise InvalidModelFile(
+            f"a weight cannot be stored as {kind.name}: not all of its values are finite and in range; "
+            'choose "f32" or repair the weights'
+        )
     return stored
 
 

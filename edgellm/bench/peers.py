@@ -7,6 +7,7 @@ else is set differs from a package's defaults only where it would print, listen 
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,16 +17,14 @@ from edgellm.bench.contestants import MICRO_BATCH, Candidate, Prompt, Sample
 from edgellm.errors import Unsupported
 
 
-class LlamaDefaults:
-    """`llama_cpp.Llama` as it comes, except that its context of 512 tokens is raised.
+class LlamaCppPython:
+    """`llama_cpp.Llama` as it comes, except that its context of 512 tokens is raised; tuned: with the settings that
+    suit this machine, all cores and no flash attention.
 
     Of a build with AMX it would crash where edgellm's guard finds that AMX does; the guard is applied here too.
     """
 
-    def __init__(self, path: str, n_ctx: int, threads: int) -> None:
-        self._open(path, n_ctx=n_ctx)
-
-    def _open(self, path: str, **options: Any) -> None:
+    def __init__(self, path: str, n_ctx: int, threads: int, *, tuned: bool = False) -> None:
         from edgellm.backends.llamacpp import library
 
         library.load_library()
@@ -33,6 +32,9 @@ class LlamaDefaults:
             raise Unsupported("llama_cpp.Llama cannot be told to leave AMX out, and would crash here")
         from llama_cpp import Llama
 
+        options: dict[str, Any] = {"n_ctx": n_ctx}
+        if tuned:
+            options |= {"n_threads": threads, "n_batch": MICRO_BATCH, "flash_attn": False}
         self._llama: Any = Llama(path, verbose=False, **options)
         self.settings: dict[str, Any] = {
             "version": metadata.version("llama-cpp-python"),
@@ -53,13 +55,6 @@ class LlamaDefaults:
         ended = time.perf_counter()
         first = ended if new_tokens == 1 else sampled[0]
         return Sample(first - started, ended - first, len(prompt.tokens), len(sampled) - 1)
-
-
-class LlamaTuned(LlamaDefaults):
-    """`llama_cpp.Llama` with the settings that suit this machine: all cores, no flash attention."""
-
-    def __init__(self, path: str, n_ctx: int, threads: int) -> None:
-        self._open(path, n_ctx=n_ctx, n_threads=threads, n_batch=MICRO_BATCH, flash_attn=False)
 
 
 class XLlamaCpp:
@@ -129,9 +124,10 @@ class MistralRS:
         return Sample(first, total - first, usage.prompt_tokens, usage.completion_tokens)
 
 
+TUNED = partial(LlamaCppPython, tuned=True)
 PEERS = (
-    Candidate("llama_cpp", LlamaDefaults, "llama_cpp.Llama at its defaults, but for the context length", "llama_cpp"),
-    Candidate("llama_cpp tuned", LlamaTuned, "llama_cpp.Llama on all cores, flash attention off", "llama_cpp"),
+    Candidate("llama_cpp", LlamaCppPython, "llama_cpp.Llama at its defaults, but for the context length", "llama_cpp"),
+    Candidate("llama_cpp tuned", TUNED, "llama_cpp.Llama on all cores, flash attention off", "llama_cpp"),
     Candidate("xllamacpp", XLlamaCpp, "Server.handle_completions", "xllamacpp"),
     Candidate("openvino-genai", OpenVINO, "LLMPipeline.generate", "openvino_genai"),
     Candidate("mistralrs", MistralRS, "Runner.send_completion_request, from text", "mistralrs"),

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from edgellm.arguments import shown
 from edgellm.errors import ChecksumMismatch, DownloadError, InvalidParameter, Offline
+from edgellm.hub.store import StoredFile
 from edgellm.hub.transfer import Progress, PullEvent, Unreachable, check_room, megabytes, sha256_of
 
 PREFIX = "hf:"
@@ -43,23 +44,14 @@ _QUANT = re.compile(r"(?:^|[-._])((?:UD-)?(?:I?Q\d[A-Z0-9_]*|TQ\d_\d|MXFP4[A-Z_]
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a repository: its path there, size in bytes, SHA-256 in hex."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
-    """One model of a repository at one commit: the file, or all files of a split one in order."""
+    """One model of a repository at one commit: the file, or all files of a split one in order, named by their paths."""
 
     repo: str
     commit: str
     quant: str
     license: str | None
-    files: tuple[RemoteFile, ...]
+    files: tuple[StoredFile, ...]
 
     @property
     def name(self) -> str:
@@ -106,19 +98,19 @@ def select(repo: str, quant: str | None, revision: str | None = None) -> Selecti
         info = HfApi(endpoint=_endpoint()).model_info(repo, revision=revision, files_metadata=True)
         commit = str(info.sha)
         siblings = [s for s in info.siblings or [] if s.rfilename.lower().endswith(".gguf")]
-        groups: dict[str, list[RemoteFile]] = defaultdict(list)
+        groups: dict[str, list[StoredFile]] = defaultdict(list)
         for sibling in sorted(siblings, key=lambda s: s.rfilename):
             if sibling.lfs is not None and not re.search(r"[\\:]", sibling.rfilename):  # a path on some systems
-                file = RemoteFile(sibling.rfilename, int(sibling.lfs.size), str(sibling.lfs.sha256))
+                file = StoredFile(sibling.rfilename, int(sibling.lfs.size), str(sibling.lfs.sha256))
                 groups[_SPLIT.sub("", sibling.rfilename[:-5])].append(file)
         card = info.card_data
         license = card.get("license") if card is not None else None
         if card is not None and license == "other":
             license = card.get("license_name") or license
     stem = _choose(repo, quant, list(groups))
-    whole = [file for file in groups[stem] if not _SPLIT.search(file.path[:-5])]
+    whole = [file for file in groups[stem] if not _SPLIT.search(file.name[:-5])]
     files = tuple(whole or groups[stem])  # some repositories have a file both whole and in parts
-    if (split := _SPLIT.search(files[0].path[:-5])) and int(split[2]) != len(files):
+    if (split := _SPLIT.search(files[0].name[:-5])) and int(split[2]) != len(files):
         raise DownloadError(
             f"{repo} has {len(files)} of the {int(split[2])} files of {stem}; the upload is not complete"
         )
@@ -173,13 +165,13 @@ def fetch(selection: Selection, staging: Path, progress: Progress) -> list[Path]
         if sha256_of(partial) != file.sha256:
             partial.unlink()
             raise ChecksumMismatch(
-                f"{file.path} of {selection.repo} arrived damaged: its SHA-256 is not {file.sha256}; pull again"
+                f"{file.name} of {selection.repo} arrived damaged: its SHA-256 is not {file.sha256}; pull again"
             )
         before += file.size
     return partials
 
 
-def _download(selection: Selection, file: RemoteFile, partial: Path, seen: Callable[[int], None]) -> None:
+def _download(selection: Selection, file: StoredFile, partial: Path, seen: Callable[[int], None]) -> None:
     with _hub_errors(selection.repo), _no_bars(), _CountingFile(partial, seen) as out:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
@@ -190,7 +182,7 @@ def _download(selection: Selection, file: RemoteFile, partial: Path, seen: Calla
             out.seek(0)
         if out.tell() < file.size:
             http_get(
-                hf_hub_url(selection.repo, file.path, revision=selection.commit, endpoint=_endpoint()),
+                hf_hub_url(selection.repo, file.name, revision=selection.commit, endpoint=_endpoint()),
                 out,  # type: ignore[arg-type,unused-ignore]
                 resume_size=out.tell(),
                 headers=build_hf_headers(),

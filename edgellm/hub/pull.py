@@ -210,7 +210,7 @@ class _Pull:
         origin = "" if name == selection.name else f" from {selection.name}"
         self._say(f"pulling {name} ({size}, {license or 'licence not stated'}){origin}")
         paths = huggingface.fetch(selection, staging, self.progress)
-        files = tuple(StoredFile(PurePosixPath(f.path).name, f.size, f.sha256) for f in selection.files)
+        files = tuple(replace(file, name=PurePosixPath(file.name).name) for file in selection.files)
         stored = replace(
             self.store.new(name),
             type=quant,

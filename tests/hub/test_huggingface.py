@@ -97,7 +97,7 @@ def test_split_files_come_together(fake_hub: Any) -> None:
 def test_choice(fake_hub: Any, files: list[str], quant: str | None, expected: str) -> None:
     fake_hub.files = dict.fromkeys(files, b"x")
     if expected.endswith(".gguf"):
-        assert [file.path for file in huggingface.select("org/tiny-GGUF", quant).files] == [expected]
+        assert [file.name for file in huggingface.select("org/tiny-GGUF", quant).files] == [expected]
     else:
         with pytest.raises(DownloadError, match=expected):
             huggingface.select("org/tiny-GGUF", quant)
