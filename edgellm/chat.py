@@ -125,9 +125,7 @@ class Chat:
         What is wrong is raised here, as `send` does; the answer begins with the first piece that is asked for. The
         exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
         """
-        asked = self._asked(asking(content, at), params, options)
-        self._check(asked[0])
-        return self._stream(*asked)
+        return self._stream(*self._begun(asking(content, at), params, options))
 
     def astream(
         self,
@@ -138,9 +136,7 @@ class Chat:
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio; cancelling the task cancels the answer."""
-        asked = self._asked(asking(content, at), params, options)
-        self._check(asked[0])
-        return self._astream(*asked)
+        return self._astream(*self._begun(asking(content, at), params, options))
 
     def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
@@ -302,10 +298,12 @@ class Chat:
 
         return prompt, chosen, control
 
-    def _check(self, prompt: Callable[[], Turn]) -> None:
-        """Say what is wrong with a prompt before it is needed."""
+    def _begun(self, ask: Ask, params: GenerateParams | None, options: CallOptions) -> Asked:
+        """The same for a stream: what is wrong is raised here."""
+        asked = self._asked(ask, params, options)
         with self._alone():
-            prompt()
+            asked[0]()
+        return asked
 
     @contextmanager
     def _replying(self, prompt: Callable[[], Turn]) -> Iterator[Reply]:

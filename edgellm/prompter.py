@@ -76,14 +76,8 @@ class Prompter:
         self.check_open()
         said = self.said if said is None else said
         text = self.template.render(messages, **given)
-        return Turn(
-            [dict(message) for message in messages],
-            [],
-            text,
-            said.tokens(text, messages),
-            title or title_of(messages),
-            said,
-        )
+        copies = [dict(message) for message in messages]
+        return Turn(copies, [], text, said.tokens(text, messages), title or title_of(messages), said)
 
     def prepare(
         self, messages: Messages, params: GenerateParams, said: Said | None = None, *, title: str = "", **given: Any

@@ -21,11 +21,11 @@ Ask = Callable[[list[Message]], list[Message]]
 
 
 class Reply:
-    """An answer to `turn`. keep: takes it into the conversation, as its text and its tokens."""
+    """An answer to `turn`. remember: takes it into the conversation, as its text and its tokens."""
 
-    def __init__(self, turn: Turn, keep: Callable[[Turn, str, list[int]], None]) -> None:
+    def __init__(self, turn: Turn, remember: Callable[[Turn, str, list[int]], None]) -> None:
         self.turn = turn
-        self._keep = keep
+        self._remember = remember
         self._text, self._tokens = "", list[int]()
 
     def take(self, chunk: Chunk) -> Chunk:
@@ -38,13 +38,13 @@ class Reply:
         """All of it. What was stopped before the first token leaves the conversation as it was."""
         self._text = ""
         if done.tokens or done.finish_reason in ("stop", "length"):
-            self._keep(self.turn, done.text, done.tokens)
+            self._remember(self.turn, done.text, done.tokens)
         return replace(done, dropped=deepcopy(self.turn.dropped))
 
     def cut(self) -> None:
         """No more of it is coming: it is in the conversation as far as it came."""
         if self._text:
-            self._keep(self.turn, self._text, self._tokens)
+            self._remember(self.turn, self._text, self._tokens)
 
 
 def message(role: str, content: object, name: str) -> Message:

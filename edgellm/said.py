@@ -64,10 +64,13 @@ class _Known:
     place: int
     text: str
     produced: array[int]
-    start: int = 0
-    n_start: int = 0
-    order: int = 0
+    order: int
+    start: int = field(init=False)
+    n_start: int = field(init=False)
     after: dict[_Known, None] = field(default_factory=dict)  # whose prompts go on with this one's
+
+    def __post_init__(self) -> None:
+        self.start, self.n_start = (self.before.end, self.before.n_prompt) if self.before is not None else (0, 0)
 
     @property
     def end(self) -> int:
@@ -120,7 +123,7 @@ class Said:
         self._tokenizer = tokenizer
         self._limit = limit
         self._lock = threading.Lock()  # guards the tree and the two below
-        self._top = _Known(None, "", array("i"), -1, "", array("i"))
+        self._top = _Known(None, "", array("i"), -1, "", array("i"), 0)
         self._used: OrderedDict[_Known, None] = OrderedDict()  # a prompt behind all that go on with it
         self._orders = itertools.count(1)
 
@@ -134,17 +137,7 @@ class Said:
         with self._lock:
             before = self._longest(answer.prompt, tokens)
             asked, read = answer.prompt[before.end :], tokens[before.n_prompt :]
-            new = _Known(
-                before,
-                asked,
-                read,
-                answer.place,
-                answer.text,
-                produced,
-                before.end,
-                before.n_prompt,
-                next(self._orders),
-            )
+            new = _Known(before, asked, read, answer.place, answer.text, produced, next(self._orders))
             if not proven and not self._spells(new):
                 return
             same = next((known for known in before.after if _alike(known, new)), None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from edgellm.arguments import refuse
-from edgellm.pace import SECONDS as PAUSE
+from edgellm.pace import Pace
 
 OnProgress = Callable[[int, int], None]
 """Called with the tokens that are done, and with all there are."""
@@ -22,17 +21,15 @@ class Progress:
         self._tell = tell
         self._total = total
         self._done = -1
-        self._told = 0.0
+        self._pace = Pace()
 
     def __call__(self, done: int) -> None:
         """So many tokens are done. What `tell` raises is passed on."""
         if self._tell is None or done <= self._done:
             return
-        now = time.perf_counter()
-        if self._done >= 0 and done < self._total and now - self._told < PAUSE:
-            return
-        self._done, self._told = done, now
-        self._tell(done, self._total)
+        if self._pace.due(surely=self._done < 0 or done >= self._total):
+            self._done = done
+            self._tell(done, self._total)
 
 
 def check_progress(progress: object) -> None:

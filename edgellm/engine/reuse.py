@@ -296,25 +296,22 @@ class Reuse:
         """`report` with what will be computed, and the words. why: they are known already."""
         reused = request.reused
         broke = explain(request.prompt, matched, next_known, self._text)
+        reasons = [why or broke.reason]
         again = matched - reused  # known, and computed all the same
-        if why:
-            broke = replace(broke, reason=why)
-        elif self._whole and reused < self._shape.reusable(matched, len(request.prompt)):
-            note = f"this model goes on only from a checkpoint, the nearest one at token {reused}"
-            broke = replace(broke, reason=f"{broke.reason}; {note}")
-        elif again and (matched == len(request.prompt) or (not reused and again >= self._shape.align)):
+        if not why and self._whole and reused < self._shape.reusable(matched, len(request.prompt)):
+            reasons.append(f"this model goes on only from a checkpoint, the nearest one at token {reused}")
+        elif not why and again and (matched == len(request.prompt) or (not reused and again >= self._shape.align)):
             last = f"its last {again} tokens are" if reused else f"all {again} known tokens are"
-            note = f"{last} computed again, because a pass over a prompt has at least {self._shape.shortest}"
-            broke = replace(broke, reason=f"{broke.reason}; {note}")
+            reasons.append(f"{last} computed again, because a pass over a prompt has at least {self._shape.shortest}")
         if not matched and self._known is not None and self._known.problem:
-            broke = replace(broke, reason=f"{broke.reason}; {self._known.problem}")
+            reasons.append(self._known.problem)
         return replace(
             report,
             computed=len(request.prompt) - reused,
-            broke_at=broke.at,
+            broke_at=broke.broke_at,
             expected=broke.expected,
             found=broke.found,
-            reason=broke.reason,
+            reason="; ".join(reasons),
         )
 
     def _title(self, request: Request) -> str:

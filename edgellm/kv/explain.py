@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from edgellm.events import CacheReport
 
 SHOWN = 16  # tokens of text on each side of the break
 CONTEXT = 64  # tokens before the break that are looked at for what surrounds it
@@ -25,30 +26,21 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
-    """Where a prompt left the nearest known text. at None: nothing near was known, or nothing broke."""
-
-    at: int | None = None
-    expected: str = ""
-    found: str = ""
-    reason: str = ""
-
-
-def explain(prompt: list[int], matched: int, next_known: list[int], decode: Callable[[list[int]], str]) -> Break:
-    """Compare what was known after `matched` tokens with what the prompt has there.
+def explain(prompt: list[int], matched: int, next_known: list[int], decode: Callable[[list[int]], str]) -> CacheReport:
+    """Where and why a prompt left the nearest known text: what was known after `matched` tokens, and what it has there.
 
     decode: token ids to text, control tokens included.
     """
     if not matched and not next_known:
-        return Break(reason="nothing that begins like this prompt is known")
+        return CacheReport(reason="nothing that begins like this prompt is known")
     if matched >= len(prompt):
-        return Break(reason="the whole prompt is known")
+        return CacheReport(reason="the whole prompt is known")
     if not next_known:
-        return Break(reason="the prompt goes on where the known text ends")
+        return CacheReport(reason="the prompt goes on where the known text ends")
     before = decode(prompt[max(0, matched - CONTEXT) : matched])
     expected, found = decode(next_known[:SHOWN]), decode(prompt[matched : matched + SHOWN])
-    return Break(matched, expected, found, f"{_cause(before, expected, found)} at token {matched}")
+    reason = f"{_cause(before, expected, found)} at token {matched}"
+    return CacheReport(broke_at=matched, expected=expected, found=found, reason=reason)
 
 
 def _cause(before: str, expected: str, found: str) -> str:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edgellm
+from edgellm import pace
 from edgellm.backends.echo import EchoBackend
-from edgellm.engine import progress as progress_module
 from edgellm.engine.progress import Progress
 from edgellm.errors import InvalidParameter
 from edgellm.events import Chunk
@@ -25,7 +25,7 @@ Calls = list[tuple[int, int]]
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr(progress_module, "PAUSE", 0.0)
+    monkeypatch.setattr(pace, "SECONDS", 0.0)
     return Model(EchoBackend(micro_batch=16), cache=CacheParams(disk=0))
 
 
@@ -163,11 +163,11 @@ def test_what_cannot_be_called_is_refused(model: Model, way: str) -> None:
 def test_it_is_told_at_most_twenty_times_a_second(steps: list[tuple[int, float]]) -> None:
     now, calls = 0.0, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress_module.time, "perf_counter", lambda: now)
+        patch.setattr(pace.time, "monotonic", lambda: now)
         tell = Progress(lambda done, total: calls.append((done, now)), 100)
         for done, wait in [(0, 0.0), *steps, (100, 0.0)]:
             now += wait
             tell(done)
     assert [calls[0][0], calls[-1][0]] == [0, 100]
     assert all(b[0] > a[0] for a, b in pairwise(calls))
-    assert all(b[1] - a[1] >= progress_module.PAUSE for a, b in pairwise(calls[:-1]))
+    assert all(b[1] - a[1] >= pace.SECONDS for a, b in pairwise(calls[:-1]))

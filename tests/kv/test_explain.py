@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from edgellm.kv.explain import Break, explain
+from edgellm.events import CacheReport
+from edgellm.kv.explain import explain
 
 
-def break_of(known: str, prompt: str) -> Break:
+def break_of(known: str, prompt: str) -> CacheReport:
     """Tokens are characters here."""
     matched = next(
         (i for i, (a, b) in enumerate(zip(known, prompt, strict=False)) if a != b), min(len(known), len(prompt))
@@ -40,6 +41,6 @@ def test_reasons(known: str, prompt: str, reason: str) -> None:
 
 def test_both_sides_are_shown() -> None:
     found = break_of("You are a pirate. Speak.", "You are a priest. Speak.")
-    assert found.at == 11
+    assert found.broke_at == 11
     assert found.expected.startswith("irate")
     assert found.found.startswith("riest")
