@@ -156,10 +156,7 @@ class Model:
         State goes to the engine as it is: open such files only from people you trust. Raises InvalidModelFile,
         Unsupported without a chat template, OSError.
         """
-        self._check_generates()
-        from edgellm.chat import Chat
-
-        chat = Chat(self)
+        chat = self.chat()
         chat.restore(path)
         return chat
 
@@ -216,14 +213,16 @@ class Model:
 
     def export_state(self, tokens: Sequence[int], *, private: bool = False) -> list[tuple[Block, Buffer]]:
         """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: of private ones."""
-        return self._engine.export(self._tokens("tokens", tokens), private=arguments.flag("private", private))
+        tokens, private = self._tokens("tokens", tokens), arguments.flag("private", private)
+        return self._engine.call(lambda _: self._engine.reuse.export(tokens, private=private), needs_room=True)
 
     def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool = False) -> bool:
         """Know what `export_state` gave. False when it belongs to another model, engine build or kind of cache."""
         pairs = isinstance(blocks, list) and all(isinstance(each, tuple) and len(each) == 2 for each in blocks)
         if not pairs or not all(isinstance(block, Block) for block, _payload in blocks):
             raise arguments.refuse("blocks", blocks, "a list that export_state gave")
-        return self._engine.adopt(blocks, private=arguments.flag("private", private))
+        private = arguments.flag("private", private)
+        return self._engine.call(lambda _: self._engine.reuse.adopt(blocks, private=private))
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""

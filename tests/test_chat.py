@@ -151,7 +151,7 @@ def talked(model: Model) -> Chat:
 
 def forget(model: Model) -> None:
     """Everything the model knows of earlier prompts."""
-    model._engine.call(lambda backend: model._engine._reuse._known.memory.clear(), needs_room=True)  # type: ignore[union-attr]
+    model._engine.call(lambda backend: model._engine.reuse._known.memory.clear(), needs_room=True)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("private", [False, True])

@@ -1,4 +1,4 @@
-"""Answer: tokens become text, and text the chunks that a caller sees."""
+"""Answer: rows become tokens, tokens text, and text the chunks that a caller sees."""
 
 from __future__ import annotations
 

@@ -35,10 +35,6 @@ class Deadlines:
                 self._changed.notify()
         return lambda: self._drop(number)
 
-    def __len__(self) -> int:
-        with self._changed:
-            return len(self._heap)
-
     def _drop(self, number: int) -> None:
         with self._changed:
             self._dropped.add(number)

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edgellm.backends.base import Backend, Buffer, Rows, Step
+from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.deadlines import after
 from edgellm.engine.generation import Generation, Sink
 from edgellm.engine.outbox import Outbox
@@ -29,7 +29,6 @@ from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.seats import Seats
 from edgellm.errors import Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
-from edgellm.kv.blocks import Block
 from edgellm.kv.prefixes import PrefixCache
 from edgellm.params import GenerateParams
 
@@ -73,9 +72,9 @@ class Engine:
         self.outbox = Outbox()  # what its thread has for event loops
         self._queue_limit = queue_limit
         self._inbox: queue.SimpleQueue[Request | _Call | None] = queue.SimpleQueue()
-        self._reuse = Reuse(backend, known)
-        self._seats = Seats(backend, self._reuse, left=self._left, clock=clock)
-        self._passes = Passes(backend, self._seats, self._reuse, clock=clock)
+        self.reuse = Reuse(backend, known)  # for its thread
+        self._seats = Seats(backend, self.reuse, left=self._left, clock=clock)
+        self._passes = Passes(backend, self._seats, self.reuse, clock=clock)
         self._lock = threading.RLock()  # guards the two below; the collector may end a request while it is held
         self._open = True
         self._unfinished = 0
@@ -137,14 +136,6 @@ class Engine:
         For what ends with an object: the collector may do that in the midst of anything, on any thread.
         """
         self._inbox.put(_Call(function, Future()))
-
-    def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
-        """The state that is known of the beginning of `tokens`: consecutive blocks of nothing but them."""
-        return self.call(lambda backend: self._reuse.export(tokens, private=private), needs_room=True)
-
-    def adopt(self, blocks: list[tuple[Block, Buffer]], *, private: bool) -> bool:
-        """Know what `export` gave. False when it belongs to another model, engine build or kind of cache."""
-        return self.call(lambda backend: self._reuse.adopt(blocks, private=private))
 
     def stop_now(self, generation: Generation) -> None:
         """It has a stop reason: interrupt its pass if it is in one, and wake the thread."""
@@ -230,7 +221,7 @@ class Engine:
 
     def _take(self) -> bool:
         """Take what arrived; wait when there is nothing to run. False once closed."""
-        idle = self._seats.empty
+        idle = not self._seats.running and not self._seats.waiting
         while self._open:
             try:
                 item = self._inbox.get(block=idle)
@@ -241,7 +232,7 @@ class Engine:
                 self._seats.waiting.append(item)
             elif item is not None:
                 if item.needs_room:
-                    self._reuse.forget_live()
+                    self.reuse.forget_live()
                 item.run(self.backend)
         return False
 
@@ -260,7 +251,7 @@ class Engine:
             request.fail(closed)
             self._seats.retire(request, retain=retain)
         self.outbox.flush()
-        self._reuse.close()
+        self.reuse.close()
         self.backend.close()
         _alive.discard(self)
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-
-class Loop(Protocol):
-    """What is used of an asyncio event loop."""
-
-    def call_soon_threadsafe(self, callback: Callable[..., object], /, *args: Any) -> object: ...
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 
 Calls = list[tuple[Callable[[Any], object], object]]
@@ -24,9 +21,9 @@ class Outbox:
     """For the engine's thread alone."""
 
     def __init__(self) -> None:
-        self._calls: dict[Loop, Calls] = {}
+        self._calls: dict[AbstractEventLoop, Calls] = {}
 
-    def put(self, loop: Loop, receive: Callable[[Any], object], item: object) -> None:
+    def put(self, loop: AbstractEventLoop, receive: Callable[[Any], object], item: object) -> None:
         """Have `loop` call `receive(item)`, once the outbox is flushed."""
         self._calls.setdefault(loop, []).append((receive, item))
 

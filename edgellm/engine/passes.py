@@ -101,7 +101,7 @@ class Passes:
         self._scheduler.prefilled(count, seconds)
         for request, size in reading:
             request.prefilled(size, seconds * size / count)
-            if request.sequence is not None and request.sequence.length in request.checkpoints:
+            if request.length in request.checkpoints:
                 self._reuse.checkpoint(request)
 
     def _hand_out(self, requests: list[Request], rows: Sequence[Rows | int | None]) -> None:

@@ -98,23 +98,25 @@ class Request:
         return self.generation.done
 
     @property
+    def length(self) -> int:
+        """Tokens in its sequence."""
+        return 0 if self.sequence is None else self.sequence.length
+
+    @property
     def pending(self) -> list[int]:
         """Tokens not yet in the sequence: the rest of the prompt, or the newest of the answer."""
-        assert self.sequence is not None
-        return self.history[self.sequence.length :]
+        return self.history[self.length :]
 
     @property
     def due(self) -> int:
         """Tokens of the answer for the next pass. Those whose state was lost are decoded as they were, one by one."""
-        assert self.sequence is not None
-        pending = len(self.history) - self.sequence.length
+        pending = len(self.history) - self.length
         return pending if pending <= self.answer.together else 1
 
     @property
     def before_checkpoint(self) -> int:
         """Tokens to feed before the next checkpoint, or the end of the prompt."""
-        assert self.sequence is not None
-        length = self.sequence.length
+        length = self.length
         return next(at for at in (*self.checkpoints, len(self.prompt)) if at > length) - length
 
     @property
@@ -129,7 +131,7 @@ class Request:
 
     @property
     def in_prefill(self) -> bool:
-        return self.sequence is None or self.sequence.length < len(self.prompt)
+        return self.length < len(self.prompt)
 
     def began(self, undone: int) -> None:
         """Its sequence holds what is known of the prompt. undone: tokens that were computed before, and lost."""
@@ -143,10 +145,9 @@ class Request:
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         """Account for its share of a prefill pass."""
-        assert self.sequence is not None  # it was in the pass
         self.spent.prefill += seconds
         self.spent.prefilled += tokens
-        self.read = min(self.sequence.length, len(self.prompt))
+        self.read = min(self.length, len(self.prompt))
         self._tell_progress()
 
     def lost(self) -> None:

@@ -120,10 +120,10 @@ class Reuse:
         if not request.params.cache or self._whole:
             return False
         for other in running:
-            if other.in_prefill and other.params.cache and other.private == request.private:
-                held = other.sequence.length if other.sequence is not None else 0
-                if self._usable(common_prefix(request.prompt, other.prompt), request) - held >= WORTH_WAITING:
-                    return True
+            if not other.in_prefill or not other.params.cache or other.private != request.private:
+                continue
+            if self._usable(common_prefix(request.prompt, other.prompt), request) - other.length >= WORTH_WAITING:
+                return True
         return False
 
     def park(self, request: Request) -> None:
@@ -201,10 +201,10 @@ class Reuse:
 
     def _worth_keeping_logits(self, request: Request) -> bool:
         """Whether the logits after a prompt take little beside the state that was computed for it."""
-        if request.row is None or self._whole or request.sequence is None:
+        if request.row is None or self._whole:
             return False
         computed = (len(request.prompt) - request.reused) * self._backend.info.kv_bytes_per_token
-        return request.sequence.length >= len(request.prompt) and computed >= LOGITS_SHARE * request.row.nbytes
+        return request.length >= len(request.prompt) and computed >= LOGITS_SHARE * request.row.nbytes
 
     def _worth_a_checkpoint(self, request: Request, agreed: int) -> list[int]:
         """Positions in a prompt, in tokens: where it leaves what is known, and just before its end.
@@ -228,8 +228,8 @@ class Reuse:
         for other in running if self._live is None else [*running, self._live]:
             if other.sequence is None or not other.params.cache or other.private != request.private:
                 continue
-            shared = min(common_prefix(other.history, request.prompt), other.sequence.length)
-            if self._whole and shared < other.sequence.length:
+            shared = min(common_prefix(other.history, request.prompt), other.length)
+            if self._whole and shared < other.length:
                 continue
             if shared > most:
                 best, most = other, shared
@@ -282,7 +282,7 @@ class Reuse:
 
     def _known_text(self, live: Request, request: Request) -> tuple[list[int], str]:
         """The tokens that are known with a sequence, and why a prompt does not find more of them."""
-        length = live.sequence.length if live.sequence is not None else 0
+        length = live.length
         if length >= len(live.prompt):
             return live.history, ""  # the last token of an answer was sampled, and has no state yet
         if common_prefix(live.prompt, request.prompt) <= length:

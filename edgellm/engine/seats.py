@@ -30,11 +30,6 @@ class Seats:
         self._limit = UNLIMITED  # requests that decode at once
         self._full = False  # a request was parked for lack of room, and none has finished since
 
-    @property
-    def empty(self) -> bool:
-        """Nobody runs, and nobody waits."""
-        return not self.running and not self.waiting
-
     def drop_stopped(self) -> None:
         """End those that were cancelled or are out of time."""
         for request in [*self.running, *self.waiting]:
@@ -111,8 +106,7 @@ class Seats:
 
     def cells(self) -> int:
         """Cells of the KV cache that the running requests use."""
-        used = sum(request.sequence.length for request in self.running if request.sequence is not None)
-        return used - sum(self._shared.values())
+        return sum(request.length for request in self.running) - sum(self._shared.values())
 
     def _start(self, request: Request) -> bool:
         """Give a request its state; whether it is new and runs now."""
@@ -153,7 +147,7 @@ class Seats:
         """After an interrupted pass: sequences know their new length; whoever was meant is dropped next."""
         if self._backend.info.can_truncate:
             for request in self.running:
-                if request.sequence is not None and request.sequence.length < request.read:
+                if request.length < request.read:
                     request.lost()
             return
         for request in reversed(requests):  # a recurrent state is undefined now: begin again where one is known
@@ -215,7 +209,7 @@ class Seats:
         elif request in self.waiting:
             self.waiting.remove(request)
         sequence = request.sequence
-        if retain and request.params.cache and (request.parked or (sequence is not None and sequence.length)):
+        if retain and request.params.cache and (request.parked or request.length):
             self._reuse.retain(request, alone=not self.running)
         elif sequence is not None:
             sequence.close()

@@ -345,7 +345,7 @@ class Reports(RuleBasedStateMachine):
     @rule(budget=st.sampled_from([0, 10_000, 100_000, 1 << 30]))
     def memory(self, budget: int) -> None:
         def shrink(_: Backend) -> None:
-            known = self.watch.engine._reuse._known
+            known = self.watch.engine.reuse._known
             assert known is not None
             known.memory.clear()
             known.memory.budget = budget

@@ -105,7 +105,7 @@ class Conversations(RuleBasedStateMachine):
 
     @rule()
     def forget_memory(self) -> None:
-        self.model._engine.call(lambda backend: self.model._engine._reuse._known.memory.clear(), needs_room=True)  # type: ignore[union-attr]
+        self.model._engine.call(lambda backend: self.model._engine.reuse._known.memory.clear(), needs_room=True)  # type: ignore[union-attr]
 
     @rule()
     def restart(self) -> None:

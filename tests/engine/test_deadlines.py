@@ -29,4 +29,4 @@ def test_one_thread_for_all_keeps_nothing_that_was_dropped() -> None:
     for drop in drops:
         drop()
         drop()
-    assert len(deadlines) == 0
+    assert len(deadlines._heap) == 0
