@@ -8,6 +8,8 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import gguf_bytes
@@ -21,7 +23,7 @@ from ..numbers import is_exact
 from ..params import KEEP, GGUFParams
 from ..plan import Plan, Planned, memory_needed
 from ..quant.imatrix import ImportanceMatrix
-from ..quant.recipes import Choice
+from ..quant.recipes import QUANTIZATION_VERSION, Choice
 from . import write
 from .source import GGUF
 from .types import choose_types, facts_of, file_type
@@ -49,15 +51,23 @@ class ToGGUF:
         return sizes - sum(-(-c.nbytes // 32) * 32 for c in listed)
 
     def _metadata(self, recipe: str, choices: Sequence[Choice], matrix: ImportanceMatrix | None) -> Mapping[str, Any]:
+        """The key-values, with those that depend on the choice of types."""
         kind = file_type(choices, recipe)
         if recipe == KEEP and self._contents.file_type is not None:
             kind = self._contents.file_type
         asked = self._params.quant if self._params.fit is None else f"fit {self._params.fit}"
         record = {**record_of(self._model), "target": asked, "recipe": recipe}
         record["fallbacks"] = sum(choice.fallback_from is not None for choice in choices)
+        pairs: dict[str, Any] = {"general.file_type": kind, "general.quantization_version": QUANTIZATION_VERSION}
         given = self._params.imatrix or self._params.calibrate
-        more = write.type_metadata(kind, record, matrix, given.name if given else "")
-        return {**self._contents.metadata, **more}
+        if matrix is not None:
+            pairs["quantize.imatrix.file"] = given.name if given else ""
+            if matrix.datasets:
+                pairs["quantize.imatrix.dataset"] = matrix.datasets[0]
+            pairs["quantize.imatrix.entries_count"] = np.int32(len(matrix.entries))
+            pairs["quantize.imatrix.chunks_count"] = np.int32(matrix.chunk_count)
+        pairs |= {f"edgellm.convert.{key}": value for key, value in record.items()}
+        return {**self._contents.metadata, **pairs}
 
     def _plan(self, recipe: str) -> Plan:
         contents = self._contents

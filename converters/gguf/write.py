@@ -23,27 +23,12 @@ from edgellm.formats.writing import counted
 
 from ..quant.imatrix import ImportanceMatrix
 from ..quant.pool import Quantizers
-from ..quant.recipes import QUANTIZATION_VERSION, Choice
+from ..quant.recipes import Choice
 from .source import GGUFTensor
 
 Advance = Callable[[int], None]  # bytes that were written since the last call
 
 _INTEGERS = (GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64)
-
-
-def type_metadata(
-    kind: int, record: Mapping[str, Any], matrix: ImportanceMatrix | None, matrix_file: str
-) -> dict[str, Any]:
-    """The key-values that depend on the choice of types. kind: `general.file_type`; record: what `edgellm.convert.`
-    keys say."""
-    pairs: dict[str, Any] = {"general.file_type": kind, "general.quantization_version": QUANTIZATION_VERSION}
-    if matrix is not None:
-        pairs["quantize.imatrix.file"] = matrix_file
-        if matrix.datasets:
-            pairs["quantize.imatrix.dataset"] = matrix.datasets[0]
-        pairs["quantize.imatrix.entries_count"] = np.int32(len(matrix.entries))
-        pairs["quantize.imatrix.chunks_count"] = np.int32(matrix.chunk_count)
-    return pairs | {f"edgellm.convert.{key}": value for key, value in record.items()}
 
 
 def write(

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.onnx_graph import Node
-from edgellm.formats.tensor import Blocked
+from edgellm.formats.tensor import Tensor
 
 from .blocks import BlockNames, Blocks
 from .tensors import Floats, Integers, Store
@@ -38,7 +38,7 @@ class Found:
     are, so that a norm has its 1 added already. unused: initializers that carry no weights, but rotary tables and what
     no node needs."""
 
-    weights: dict[str, Blocked] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     factors: set[str] = field(default_factory=set)
     unused: list[str] = field(default_factory=list)
 
@@ -180,7 +180,7 @@ class _Scan:
         name = _input(node, position)
         return (name, False) if name in self._store else self._aliases.get(name, ("", False))
 
-    def _add(self, node: Node, kind: str, weight: Blocked, *initializers: str, own: bool = True) -> str:
+    def _add(self, node: Node, kind: str, weight: Tensor, *initializers: str, own: bool = True) -> str:
         """Add a weight under the name of its first initializer (own), or that of its node, and return that."""
         self._taken |= {name for name in initializers if name}
         name = initializers[0]

@@ -26,7 +26,7 @@ from edgellm.formats.joined import Joined, height
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.strict_json import parse_object
-from edgellm.formats.tensor import Blocked
+from edgellm.formats.tensor import Tensor
 
 from ..folder.configured import ConfiguredFolder
 from ..model import LeftOut
@@ -60,7 +60,6 @@ class ONNXFolder(ConfiguredFolder):
         found = onnx_folder.find(path)
         self.path, self.folder = path, found.root
         self.notes = (found.choice,) if found.choice else ()
-        self.tensors: Mapping[str, Blocked]
         self.file = ONNXFile.open(found.model)
         self.embedded, self.weight_files = self.file.metadata, [self.file.path, *self.file.data_paths]
         try:
@@ -95,10 +94,10 @@ class ONNXFolder(ConfiguredFolder):
         self.file.close()
 
 
-def _as_huggingface(found: Found, architecture: Architecture, hyper: Hyper) -> dict[str, Blocked]:
+def _as_huggingface(found: Found, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
     """The weights as the family's checkpoints hold them: fused or apart, norms without the 1 that they add to."""
     expected = {part.name: relation for relation in architecture.relations(hyper, ()) for part in relation.hf}
-    made: dict[str, Blocked] = {}
+    made: dict[str, Tensor] = {}
     for name, weight in found.weights.items():
         relation = expected.get(name)
         if relation is not None and relation.shift and name in found.factors:
@@ -122,7 +121,7 @@ def _members(name: str) -> list[str]:
     return []
 
 
-def _apart(name: str, weight: Blocked, expected: Mapping[str, Relation]) -> dict[str, Blocked]:
+def _apart(name: str, weight: Tensor, expected: Mapping[str, Relation]) -> dict[str, Tensor]:
     """The parts of a weight that the graph fused, where the family keeps them apart; else the weight itself."""
     members = _members(name)
     matrices = [member.removesuffix(".bias").removesuffix(".weight") + ".weight" for member in members]
@@ -138,7 +137,7 @@ def _apart(name: str, weight: Blocked, expected: Mapping[str, Relation]) -> dict
     return {m: Joined([(weight, at, at + size)]) for m, at, size in zip(members, starts, sizes, strict=True)}
 
 
-def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, Blocked]:
+def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
     """The GGUF tensors of a graph that edgellm wrote.
 
     The metadata is {name: {"carrier": "INT4/32+min", "shape": [...], "parts": [[base, start, stop], ...]}}: rows of
@@ -153,7 +152,7 @@ def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, B
         for relation in architecture.relations(hyper, list(listed))
         for part in relation.gguf
     }
-    made: dict[str, Blocked] = {}
+    made: dict[str, Tensor] = {}
     for name, entry in listed.items():
         if name not in relations:
             raise Unsupported(f"{path}: metadata {OURS} lists {name[:200]!r}, which this model does not have")
@@ -167,7 +166,7 @@ def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, B
     return made
 
 
-def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Blocked, int, int]]:
+def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Tensor, int, int]]:
     """The matrices that an entry of our metadata names, and which of their rows are meant."""
     wrong = InvalidModelFile(
         f"{store.file.path}: metadata {OURS}: nothing of use about {name[:200]!r}; export it again"
@@ -190,7 +189,7 @@ def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> li
     return found
 
 
-def _joined_bias(store: Store, name: str, listed: Mapping[str, Any]) -> tuple[Blocked, int]:
+def _joined_bias(store: Store, name: str, listed: Mapping[str, Any]) -> tuple[Tensor, int]:
     """The initializer a+b+c that holds the biases of products that became one, and where this one begins in it."""
     for joined in store:
         names = joined.split("+")
@@ -200,7 +199,7 @@ def _joined_bias(store: Store, name: str, listed: Mapping[str, Any]) -> tuple[Bl
     raise InvalidModelFile(f"{store.file.path}: the initializers of {name[:200]!r} are not there; export it again")
 
 
-def _matrix(store: Store, base: str, carrier: str) -> Blocked | None:
+def _matrix(store: Store, base: str, carrier: str) -> Tensor | None:
     """A matrix of our own; None where it has no initializer."""
     quantized = _CARRIER.fullmatch(carrier)
     if not quantized:

@@ -1,13 +1,23 @@
-"""ToONNX: a conversion whose result is an ONNX folder."""
+"""ToONNX: a conversion whose result is an ONNX folder, written in one streaming pass.
+
+tensors of the model ── rows in Hugging Face's order ──▶ carriers, some MB at a time ──▶ onnx/model_q4.onnx_data
+its numbers               ── graph, constructed ──▶ onnx/model_q4.onnx
+"""
 
 from __future__ import annotations
 
+import json
 from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgellm import arguments
 from edgellm.budget import default_context, work_bytes
 from edgellm.errors import InvalidParameter, Unsupported, UnsupportedArchitecture
+from edgellm.formats.onnx_graph import Graph
+from edgellm.formats.onnx_writer import onnx_bytes, write_onnx
+from edgellm.formats.tensor import Tensor
+from edgellm.formats.writing import counted, write_files, writing
 
 from .. import verify
 from ..gguf.target import importance, runnable
@@ -17,10 +27,30 @@ from ..params import ONNXParams
 from ..plan import Plan, Planned
 from ..quant.imatrix import ImportanceMatrix
 from ..yardstick import TEXT
-from . import kv_scales, write
+from . import files, kv_scales
 from . import recipes as onnx_recipes
+from .graph.carrier import Carrier
 from .graph.decoder import KVScales
-from .source import ONNXFolder
+from .graph.model import model_graph
+from .graph.quantized import lossless
+from .graph.weights import Weights
+from .source import OURS, ONNXFolder
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A folder, ready to be written. texts: all small files; graph_file: the path of the graph in the folder."""
+
+    graph: Graph
+    metadata: dict[str, str]
+    texts: dict[str, bytes]
+    graph_file: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        parts = onnx_bytes(self.graph, self.metadata, name=Path(self.graph_file).name)
+        return sum(parts) + sum(map(len, self.texts.values()))
 
 
 class ToONNX:
@@ -64,12 +94,28 @@ class ToONNX:
                 return recipe, self._choices
             budget -= max(excess // 8, budget // 256)
 
-    def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> write.Made:
-        record = {**record_of(self._model), "target": self._params.quant, "recipe": self._recipe}
-        exact = self._params.exact
-        return write.make(self._model, self._choices, record, self._n_ctx, exact=exact, matrix=matrix, kv_scales=scales)
+    def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> _Made:
+        """The folder with these choices. scales: of a KV cache in 8 bits; the data file is the same without."""
+        model, tensors = self._model, self._model.unrotated
+        if matrix is not None and not any(name in matrix.entries for name in tensors):
+            raise InvalidParameter(
+                "the importance matrix has no entry for any tensor of this model; it is another model's"
+            )
+        weights = Weights(tensors, self._choices, 0 if self._params.exact else 4, matrix)
+        graph = model_graph(self._hyper, weights, n_ctx=self._n_ctx, kv_scales=scales)
+        unused = sorted(set(tensors) - set(weights.manifest))
+        if unused:
+            raise InvalidParameter(
+                f"tensors that the graph has no place for: {', '.join(unused[:8])}; please report this"
+            )
+        record = {**record_of(model), "target": self._params.quant, "recipe": self._recipe}
+        metadata = model.origin.record | {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
+        metadata[OURS] = json.dumps(weights.manifest)
+        name = files.model_file(self._choices)
+        external = onnx_bytes(graph, metadata)[1] > 0
+        return _Made(graph, metadata, files.small_files(model, self._n_ctx, name, external=external), name)
 
-    def _plan(self, made: write.Made) -> Plan:
+    def _plan(self, made: _Made) -> Plan:
         found, hyper, tensors = self._model.description, self._hyper, self._model.unrotated
         ctx = default_context(self._n_ctx)
         cache = ctx * self._kv_bytes(self._params.kv) if hyper.causal else 0
@@ -88,7 +134,7 @@ class ToONNX:
                     tensors[choice.name].stored,
                     choice.label,
                     choice.nbytes,
-                    write.is_lossless(tensors[choice.name], choice),
+                    _is_lossless(tensors[choice.name], choice),
                     choice.fallback_from,
                 )
                 for choice in self._choices
@@ -131,9 +177,17 @@ class ToONNX:
         matrix = self._matrix
         if self._params.calibrate is not None and self._params.has_importance:
             matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
-        write.write(path, self._make(matrix, None), counter("converting", self.plan.tensor_bytes, report))
-        if self._kv_scales is not None:
-            write.write_graph(path, self._make(matrix, self._measured(path, report)))
+        made = self._make(matrix, None)
+        write_files(path, made.texts)
+        file = path / made.graph_file
+        with writing(file):
+            file.parent.mkdir(exist_ok=True)
+        advance = counter("converting", self.plan.tensor_bytes, report)
+        initializers = tuple(replace(each, data=counted(each.data, advance)) for each in made.graph.initializers)
+        write_onnx(file, replace(made.graph, initializers=initializers), metadata=made.metadata)
+        if self._kv_scales is not None:  # the data file stays
+            made = self._make(matrix, self._measured(path, report))
+            write_onnx(file, made.graph, metadata=made.metadata, keep_data=True)
 
     def _measured(self, path: Path, report: Progress) -> KVScales:
         """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
@@ -152,3 +206,10 @@ class ToONNX:
         rounded = self._rounds or self._params.kv == "int8"
         source = runnable(self._model, space, report)
         return verify.run(nullcontext(path), source, compared, report, rounded=rounded)
+
+
+def _is_lossless(tensor: Tensor, choice: onnx_recipes.Choice) -> bool:
+    """Whether every number stays what it is: a quantized one what ggml's dequantize gives."""
+    if isinstance(choice.storage, Carrier):
+        return lossless(tensor, choice.storage)
+    return tensor.stored == choice.storage or (choice.storage == "F32" and tensor.stored != "F64")

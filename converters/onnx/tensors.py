@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported
-from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Initializer
 from edgellm.formats.tensor import Tensor, n_rows
@@ -57,20 +56,7 @@ class Store:
         return kind(f"{self.file.path}: {name[:200]!r} ({info.dtype}, shape {info.shape}): {what}")
 
 
-class Plain:
-    """A tensor with numbers only."""
-
-    type: GGMLType | None = None
-    exact = True
-    shape: tuple[int, ...]
-    stored: str
-
-    def raw(self, which: Which) -> NDArray[np.uint8]:
-        """See Blocked. Raises Unsupported."""
-        raise Unsupported(f"a tensor stored as {self.stored} has no GGUF blocks; read its rows")
-
-
-class Floats(Plain):
+class Floats:
     """A weight of floating-point numbers; transposed: stored (K, N), as MatMul takes it. A scalar has the shape (1,).
 
     Raises Unsupported for integers.
@@ -93,7 +79,7 @@ class Floats(Plain):
         return values
 
 
-class Integers(Plain):
+class Integers:
     """An 8-bit matrix with one scale and one zero point, or one of each per row. transposed: as in Floats."""
 
     stored = "INT8"
@@ -126,7 +112,7 @@ class Integers(Plain):
         return np.ascontiguousarray(part)
 
 
-class Shifted(Plain):
+class Shifted:
     """A tensor plus a number."""
 
     stored = "F32"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgellm.converters.gguf.source import GGUF
 from edgellm.converters.onnx.graph.builder import GraphBuilder
-from edgellm.converters.onnx.graph.carrier import BLOCKS, Carrier, Packed, carrier_of, dequantize, quantize, transcode
+from edgellm.converters.onnx.graph.carrier import BLOCKS, Carrier, Packed, carrier_of, quantize, transcode, unpaired
 from edgellm.converters.onnx.graph.quantized import QuantizedMatrix, lossless
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
@@ -195,6 +195,20 @@ CARRIERS = [
     Carrier(4, 128, True),
     Carrier(8, 32),
 ]
+
+
+def dequantize(packed: Packed, columns: int) -> NDArray[np.float32]:
+    """The rows (n, columns) that the operators compute with: (q - z) * scale + correction, in float32."""
+    n, count, width = packed.data.shape
+    bits = 8 * width * count // columns
+    codes = packed.data if bits == 8 else unpaired(packed.data)
+    zero: NDArray[np.float32] | float = 2.0 ** (bits - 1)
+    if packed.zero_points is not None:
+        zero = unpaired(packed.zero_points)[:, :count, None].astype(np.float32)
+    values = (codes.astype(np.float32) - zero) * packed.scales[..., None]
+    if packed.correction is not None:
+        values += packed.correction[..., None]
+    return values.reshape(n, columns)
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda carrier: carrier.name)

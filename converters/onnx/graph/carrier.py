@@ -139,20 +139,6 @@ def quantize(rows: Floats, carrier: Carrier, importance: Floats | None = None) -
     )
 
 
-def dequantize(packed: Packed, columns: int) -> Floats:
-    """The rows (n, columns) that the operators compute with: (q - z) * scale + correction, in float32."""
-    n, count, width = packed.data.shape
-    bits = 8 * width * count // columns
-    codes = packed.data if bits == 8 else unpaired(packed.data)
-    zero: Floats | float = 2.0 ** (bits - 1)
-    if packed.zero_points is not None:
-        zero = unpaired(packed.zero_points)[:, :count, None].astype(np.float32)
-    values = (codes.astype(np.float32) - zero) * packed.scales[..., None]
-    if packed.correction is not None:
-        values += packed.correction[..., None]
-    return values.reshape(n, columns)
-
-
 def unpaired(packed: Bytes) -> Bytes:
     """Both halves of each byte, the low one first: (..., m) to (..., 2 m)."""
     return np.stack((packed & 15, packed >> 4), -1).reshape(*packed.shape[:-1], 2 * packed.shape[-1])

@@ -25,7 +25,7 @@ from . import rotary
 from .builder import MICROSOFT, GraphBuilder
 from .experts import mixture
 from .layers import INT64_MAX, Layers
-from .matrix import Weights
+from .weights import Weights
 
 IDS, MASK, KEEP = "input_ids", "attention_mask", "num_logits_to_keep"
 _ROTATING = 16  # GroupQueryAttention rotates multiples of this, of heads of multiples of this

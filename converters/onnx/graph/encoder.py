@@ -12,7 +12,7 @@ from edgellm.formats.onnx_graph import Graph
 
 from .builder import GraphBuilder
 from .layers import Layers
-from .matrix import Weights
+from .weights import Weights
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _UNSEEN = float(np.finfo(np.float32).min)  # the score of a key that is padding

@@ -7,7 +7,7 @@ from edgellm.errors import InvalidModelFile
 from edgellm.formats.onnx_graph import DATA_TYPES
 
 from .builder import MICROSOFT, GraphBuilder
-from .matrix import Weights
+from .weights import Weights
 
 INT64_MAX = 2**63 - 1
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgellm.formats.tensor import Tensor, columns, n_rows
 
@@ -33,21 +29,3 @@ class Matrix(ABC):
     @abstractmethod
     def gather(self, graph: GraphBuilder, ids: str) -> str:
         """The rows of ids (...) int64: (..., K) float32."""
-
-
-class Weights(Protocol):
-    """The tensors of a model under their GGUF names, with the rows of q and k as Hugging Face orders them."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def matrix(self, *names: str) -> Matrix:
-        """One matrix; of several names their rows, one after the other."""
-        ...
-
-    def stackable(self, *names: str) -> bool:
-        """Whether `matrix` can put these into one: they are stored alike."""
-        ...
-
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's weight or a bias, (n,) float32."""
-        ...

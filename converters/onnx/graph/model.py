@@ -7,7 +7,7 @@ from edgellm.formats.onnx_graph import Graph
 
 from .decoder import KVScales, decoder_graph
 from .encoder import encoder_graph
-from .matrix import Weights
+from .weights import Weights
 
 
 def model_graph(hyper: Hyper, weights: Weights, n_ctx: int | None = None, kv_scales: KVScales | None = None) -> Graph:
