@@ -11,7 +11,7 @@ from edgellm import arguments
 from edgellm.backends import open_backend
 from edgellm.model import Model
 from edgellm.option import build
-from edgellm.pace import Pace
+from edgellm.pace import paced
 from edgellm.params import LoadOptions, LoadParams
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load(
     """
     started = time.perf_counter()
     chosen = build(LoadParams, options, params)
-    report = None if progress is None else _paced(progress)
+    report = None if progress is None else paced(progress, lambda share: share >= 1)
     path = arguments.path("model", model)
     if chosen.backend != "echo" and not os.path.isfile(path):
         from edgellm.hub import resolve
@@ -42,15 +42,3 @@ def load(
         path = resolve(os.fspath(model), offline=chosen.offline)
     backend = open_backend(path, chosen, report)
     return Model(backend, cache=chosen.cache, load_ms=1e3 * (time.perf_counter() - started))
-
-
-def _paced(progress: Callable[[float], None]) -> Callable[[float], None]:
-    """The callback, called as often as somebody can look: engines report every tensor."""
-    arguments.function("progress", progress)
-    pace = Pace()
-
-    def report(share: float) -> None:
-        if pace.due(surely=share >= 1):
-            progress(share)
-
-    return report

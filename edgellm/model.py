@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -307,13 +308,13 @@ class Model:
         import asyncio  # costs 90 ms that only its users should pay
 
         loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | BaseException | tuple[int, int]] = asyncio.Queue()
+        arrived: asyncio.Queue[Chunk | BaseException | Callable[[], None]] = asyncio.Queue()
         progress = control["progress"]
 
-        def sink(item: Chunk | BaseException | tuple[int, int]) -> None:
+        def sink(item: Chunk | BaseException | Callable[[], None]) -> None:
             self._engine.outbox.put(loop, arrived.put_nowait, item)
 
-        tell = progress and (lambda done, total: sink((done, total)))
+        tell = progress and (lambda *numbers: sink(partial(progress, *numbers)))
         request = self.submit(prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
         try:
             while True:
@@ -325,8 +326,7 @@ class Model:
                     if item.completion is not None:
                         return
                 else:
-                    assert progress is not None  # who else would have asked for it
-                    progress(*item)
+                    item()  # progress
         finally:
             request.cancel()
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
+from edgellm.arguments import function
+
+T = TypeVar("T")
 SECONDS = 0.05  # between two calls
 
 
@@ -25,3 +29,15 @@ class Pace:
             return False
         self._next = now + SECONDS
         return True
+
+
+def paced(progress: Callable[[T], object], last: Callable[[T], bool]) -> Callable[[T], None]:
+    """`progress`, called as often as somebody can look, and for what `last` says is the last report of its kind."""
+    function("progress", progress)
+    pace = Pace()
+
+    def report(item: T) -> None:
+        if pace.due(surely=last(item)):
+            progress(item)
+
+    return report

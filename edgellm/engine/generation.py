@@ -6,6 +6,7 @@ import logging
 import queue
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from edgellm.engine.progress import OnProgress, Progress, check_progress
@@ -36,10 +37,9 @@ class Generation:
         self.done = False
         self.owner: object = None  # what must not be forgotten before this is done: the Model
         self._engine = engine
-        self._queue: queue.SimpleQueue[Chunk | BaseException | tuple[int, int]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Chunk | BaseException | Callable[[], None]] = queue.SimpleQueue()
         self._sink: Sink = sink or self._queue.put
-        self._on_progress = progress
-        queued = progress and (progress if sink else lambda done, total: self._queue.put((done, total)))
+        queued = progress and (progress if sink else lambda *numbers: self._queue.put(partial(progress, *numbers)))
         self.progress = Progress(queued, total)  # of its prompt
         self._at_end: list[Callable[[], None]] = []
 
@@ -94,8 +94,7 @@ class Generation:
                 if item.completion is not None:
                     self._queue.put(item)  # for whoever asks again
                 return item
-            assert self._on_progress is not None  # who else would have asked for it
-            self._on_progress(*item)
+            item()  # progress
 
     # The engine's side
 

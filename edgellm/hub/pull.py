@@ -17,7 +17,7 @@ from edgellm.hub import huggingface, pypi
 from edgellm.hub.catalog import CatalogModel, HuggingFaceSource, catalog, match
 from edgellm.hub.store import ModelStore, StoredFile, StoredModel
 from edgellm.hub.transfer import Progress, PullEvent, Unreachable, log_progress, megabytes
-from edgellm.pace import Pace
+from edgellm.pace import paced
 
 
 def resolve(
@@ -90,7 +90,7 @@ def pull(
     """
     arguments.text("name", name)
     store = _given(store)
-    progress = _paced(progress or log_progress)
+    progress = paced(progress or log_progress, lambda event: event.done >= event.total)
     name = _meant(name)
     if offline:
         raise Offline(f"{arguments.shown(name)} cannot be pulled: the network is forbidden")
@@ -246,18 +246,6 @@ def _given(store: ModelStore | None) -> ModelStore:
     if store is not None:
         arguments.instance("store", store, ModelStore)
     return store or ModelStore()
-
-
-def _paced(progress: Progress) -> Progress:
-    """Announcements as they come; how far a transfer is, as often as somebody can look."""
-    arguments.function("progress", progress)
-    pace = Pace()
-
-    def report(event: PullEvent) -> None:
-        if pace.due(surely=event.done >= event.total):
-            progress(event)
-
-    return report
 
 
 def _looks_like_path(model: str) -> bool:
