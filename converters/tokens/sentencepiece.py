@@ -15,15 +15,15 @@ from pathlib import Path
 
 from edgellm.errors import Unsupported
 from edgellm.formats.mapped import MappedFile
-from edgellm.formats.protobuf import Wire, schema, signed
+from edgellm.formats.protobuf import Wire, schema
 
 from .vocabulary import BaseVocabulary, TokenType
 
 _BPE = 2
-_MODEL = schema("span 1* piece", "span 2 trainer", "span 3 normalizer")
-_PIECE = schema("span 1 text", "four 2 score", "varint 3 type")
-_TRAINER = schema("varint 3 type", "varint 40 unk", "varint 41 bos", "varint 42 eos", "varint 43 pad")
-_NORMALIZER = schema("span 2 charsmap", "varint 3 prefix", "varint 4 squeeze")
+_MODEL = schema("span 1* pieces", "span 2 trainer", "span 3 normalizer")
+_PIECE = schema("text 1 text", "float 2 score", "int 3 type 1")
+_TRAINER = schema("int 3 type 1", "int 40 unk", "int 41 bos 1", "int 42 eos 2", "int 43 pad -1")
+_NORMALIZER = schema("lossy 2 charsmap", "int 3 prefix 1", "int 4 squeeze 1")
 
 
 def read_sentencepiece(path: Path) -> BaseVocabulary:
@@ -33,17 +33,14 @@ def read_sentencepiece(path: Path) -> BaseVocabulary:
 
 
 def _read(wire: Wire, file: MappedFile) -> BaseVocabulary:
-    base = BaseVocabulary("llama", tokens={}, types={}, scores={})
-    trainer = {"type": 1, "unk": 0, "bos": 1, "eos": 2, "pad": -1}
-    normalizer = {"charsmap": 0, "prefix": 1, "squeeze": 1}
-    for part, start, stop in wire.fields(0, file.size, _MODEL):
-        if part == "piece":
-            _add_piece(base, wire, start, stop)
-        elif part == "trainer":
-            trainer |= {name: signed(value) for name, value, _ in wire.fields(start, stop, _TRAINER)}
-        else:
-            for name, value, end in wire.fields(start, stop, _NORMALIZER):
-                normalizer[name] = end - value if name == "charsmap" else value
+    model = wire.read((0, file.size), _MODEL)
+    trainer, normalizer = wire.read(model["trainer"], _TRAINER), wire.read(model["normalizer"], _NORMALIZER)
+    pieces = [wire.read(place, _PIECE) for place in model["pieces"]]
+    for piece, place in zip(pieces, model["pieces"], strict=True):
+        if not piece["text"] or piece["type"] not in list(TokenType):
+            raise wire.error(f"a piece {piece['text']!r} of type {piece['type']}", place[0])
+    tokens, types, scores = ({i: each[name] for i, each in enumerate(pieces)} for name in ("text", "type", "score"))
+    base = BaseVocabulary("llama", tokens=tokens, types=types, scores=scores)
     if not base.tokens:
         raise wire.error("not a SentencePiece model: it has no pieces", 0)
     if trainer["type"] != _BPE:
@@ -57,20 +54,3 @@ def _read(wire: Wire, file: MappedFile) -> BaseVocabulary:
     base.special = {name: token for name, token in trainer.items() if name != "type" and token in base.tokens}
     base.add_space_prefix = bool(normalizer["prefix"])
     return base
-
-
-def _add_piece(base: BaseVocabulary, wire: Wire, start: int, stop: int) -> None:
-    text, score, kind = "", 0.0, int(TokenType.NORMAL)
-    for name, value, end in wire.fields(start, stop, _PIECE):
-        if name == "text":
-            text = wire.text(value, end)
-        elif name == "score":
-            (score,) = wire.singles(value, end)
-        else:
-            kind = value
-    if not text or kind not in list(TokenType):
-        raise wire.error(f"a piece {text!r} of type {kind}", start)
-    token = len(base.tokens)
-    base.tokens[token], base.types[token] = text, kind
-    assert base.scores is not None  # as `_read` made it
-    base.scores[token] = score

@@ -28,18 +28,18 @@ from edgellm.formats.onnx_graph import Graph, broken
 from edgellm.formats.onnx_parse import MAIN, GraphReader
 from edgellm.formats.onnx_tensor import StoredTensor, read_entry, read_tensor
 from edgellm.formats.onnx_writer import INLINE, node_message, outside_message
-from edgellm.formats.protobuf import Wire, integer, message, schema, text
+from edgellm.formats.protobuf import Span, Wire, integer, message, schema, text
 
 MAX_FILES = 512
 _EDGES = 8192  # bytes of a tensor that the fingerprint looks at
 _U64 = struct.Struct("<Q")
 
 _MODEL = schema(
-    "varint 1 ir_version", "span 2 producer_name", "span 3 producer_version", "span 7 graph", "span 8* opset_import",
+    "int 1 ir_version", "lossy 2 producer_name", "lossy 3 producer_version", "span 7 graph", "span 8* opset_import",
     "span 14* metadata_props",
 )  # fmt: skip
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5  # fields of the model and of the graph
-_OPSET = schema("span 1 domain", "varint 2 version")
+_OPSET = schema("text 1 domain", "int 2 version")
 
 
 class ONNXFile(Mapped):
@@ -109,11 +109,11 @@ class ONNXFile(Mapped):
         Initializers are not copied, small ones apart: they are said to lie where they do, in files in or below
         `folder`, links followed. Raises InvalidParameter for a node that cannot be written.
         """
-        buffer, whole = self._file.buffer, self._wire.whole
+        buffer, fields = self._file.buffer, self._wire.fields
         parts: dict[int, list[slice]] = {_NODE: [], _INITIALIZER: []}
         rest: list[slice] = []
-        for field, first, last in whole(*self._graph):
-            parts.get(field, rest).append(slice(first, last))
+        for key, first, _, last in fields(*self._graph):
+            parts.get(key >> 3, rest).append(slice(first, last))
         own = {id(node): place for node, place in zip(self.graph.nodes, parts[_NODE], strict=True)}
         stored = dict(zip(self._tensors, parts[_INITIALIZER], strict=True))
         inner = [buffer[own[id(node)]] if id(node) in own else node_message(node) for node in graph.nodes]
@@ -126,7 +126,7 @@ class ONNXFile(Mapped):
                 inner.append(buffer[stored[initializer.name]])
         new = {node.domain for node in graph.nodes if id(node) not in own} - self.opsets.keys()
         return b"".join([
-            *(buffer[first:last] for field, first, last in whole(0, self._file.size) if field != _GRAPH),
+            *(buffer[first:last] for key, first, _, last in fields(0, self._file.size) if key >> 3 != _GRAPH),
             *(message(8, text(1, domain), integer(2, 1)) for domain in sorted(new)),
             message(_GRAPH, *inner, *(buffer[place] for place in rest)),
         ])  # fmt: skip
@@ -167,48 +167,38 @@ class ONNXFile(Mapped):
         return self._beside[location]
 
     def _read(self) -> Graph:
-        wire, producer, graph = self._wire, ["", ""], None
-        for field, value, end in wire.fields(0, self._file.size, _MODEL):
-            if field == "ir_version":
-                self.ir_version = value
-            elif field == "graph":
-                graph = value, end
-            elif field == "opset_import":
-                self._opset(value, end)
-            elif field == "metadata_props":
-                key, text = read_entry(wire, value, end)
-                if key in self.metadata:
-                    raise wire.error(f"the metadata {shown(key)} appears twice", value)
-                self.metadata[key] = text
-            else:
-                producer[field == "producer_version"] = wire.lossy(value, end)
-        self.producer = " ".join(filter(None, producer))
+        wire = self._wire
+        model = wire.read((0, self._file.size), _MODEL)
+        for place in model["opset_import"]:
+            self._opset(place)
+        for place in model["metadata_props"]:
+            key, text = read_entry(wire, place)
+            if key in self.metadata:
+                raise wire.error(f"the metadata {shown(key)} appears twice", place[0])
+            self.metadata[key] = text
+        self.ir_version, graph = model["ir_version"], model["graph"]
+        self.producer = " ".join(filter(None, (model["producer_name"], model["producer_version"])))
         if graph is None or not self.ir_version or not self.opsets:
             raise InvalidModelFile(
                 f"{self.path}: no graph, version or opsets in it; this is not an ONNX model, or it is damaged"
             )
         self._graph = graph
         reader = GraphReader(wire, self.path, self._tensor)
-        found, tensors = reader.graph(*graph)
+        found, tensors = reader.graph(graph)
         self._tensors = {tensor.name: tensor for tensor in tensors}
         why = broken(found)
         if why:
             raise wire.error(f"the graph is not in order: {why}", graph[0])
         return found
 
-    def _opset(self, start: int, stop: int) -> None:
-        domain, version = "", 0
-        for field, value, end in self._wire.fields(start, stop, _OPSET):
-            if field == "domain":
-                domain = self._wire.text(value, end)
-            else:
-                version = value
-        domain = "" if domain in MAIN else domain
+    def _opset(self, place: Span) -> None:
+        found = self._wire.read(place, _OPSET)
+        domain = "" if found["domain"] in MAIN else found["domain"]
         if domain in self.opsets:
-            raise self._wire.error(f"the operators of {shown(domain)} have two versions", start)
-        self.opsets[domain] = version
+            raise self._wire.error(f"the operators of {shown(domain)} have two versions", place[0])
+        self.opsets[domain] = found["version"]
 
-    def _tensor(self, start: int, stop: int) -> StoredTensor:
-        tensor = read_tensor(self._wire, self._file, start, stop, self._open_beside)
+    def _tensor(self, place: Span) -> StoredTensor:
+        tensor = read_tensor(self._wire, self._file, place, self._open_beside)
         self._stored.append(tensor)
         return tensor

@@ -19,17 +19,18 @@ from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY, WIDTH, Initializer
-from edgellm.formats.protobuf import Wire, schema, signed, unpacked
+from edgellm.formats.protobuf import Span, Wire, schema, unpacked
 
 MAX_DIMS = 16
 MAX_SIZE = 1 << 48  # elements
 CHUNK = 16 << 20  # bytes
+_BYTES = ("segment", "float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
 _TENSOR = schema(
-    "varint 1* dims", "span 1* packed_dims", "varint 2 data_type", "span 3 segment", "span 4 float_data",
-    "span 5 int32_data", "span 7 int64_data", "span 8 name", "span 9 raw_data", "span 10 double_data",
-    "span 11 uint64_data", "span 13* external_data", "varint 14 data_location",
+    "ints 1* dims", "int 2 data_type", "span 3 segment", "span 4 float_data", "span 5 int32_data",
+    "span 7 int64_data", "text 8 name", "span 9 raw_data", "span 10 double_data", "span 11 uint64_data",
+    "span 13* external_data", "int 14 data_location",
 )  # fmt: skip
-_ENTRY = schema("span 1 key", "span 2 value")
+_ENTRY = schema("text 1 key", "lossy 2 value")
 _NAMES = {number: name for name, number in DATA_TYPES.items()}
 _TYPED = {
     "FLOAT": "float_data", "DOUBLE": "double_data", "INT64": "int64_data", "UINT64": "uint64_data",
@@ -103,54 +104,33 @@ class StoredTensor:
         return self.file.error(f"{self.label}: {what}")
 
 
-def read_tensor(
-    wire: Wire, file: MappedFile, start: int, stop: int, beside: Callable[[str], MappedFile]
-) -> StoredTensor:
-    """The TensorProto in bytes start to stop. beside: opens a file that it names, or gives the one that is open.
+def read_tensor(wire: Wire, file: MappedFile, place: Span, beside: Callable[[str], MappedFile]) -> StoredTensor:
+    """The TensorProto at a place. beside: opens a file that it names, or gives the one that is open.
 
     Raises InvalidModelFile, ModelNotFound, Unsupported for types that are not numbers.
     """
-    name, number, outside = "", 0, False
-    dims: list[int] = []
-    entries: dict[str, str] = {}
-    places: dict[str, tuple[int, int]] = {}
-    for field, value, end in wire.fields(start, stop, _TENSOR):
-        if field == "dims":
-            dims.append(signed(value))
-        elif field == "packed_dims":
-            dims += wire.integers(value, end)
-        elif field == "data_type":
-            number = value
-        elif field == "name":
-            name = wire.text(value, end)
-        elif field == "external_data":
-            key, text = read_entry(wire, value, end)
-            entries[key] = text
-        elif field == "data_location":
-            outside = value != 0
-        elif value != end:
-            places[field] = value, end
+    found = wire.read(place, _TENSOR)
+    name, number, dims = found["name"], found["data_type"], found["dims"]
+    entries = dict(read_entry(wire, entry) for entry in found["external_data"])
+    places = {field: found[field] for field in _BYTES if found[field] and found[field][0] < found[field][1]}
     dtype = _NAMES.get(number, "")
     if dtype not in WIDTH:
         what = f"tensor {shown(name)} is of the type {dtype or number}; edgellm reads {', '.join(WIDTH)}"
         raise Unsupported(f"{file.path}: {what}: save the model without it")
     if len(dims) > MAX_DIMS or not all(0 <= size < MAX_SIZE for size in dims) or math.prod(dims) >= MAX_SIZE:
-        raise wire.error(f"tensor {shown(name)} has the impossible shape {dims[: MAX_DIMS + 1]}", start)
-    tensor = StoredTensor(name, dtype, tuple(dims), file, start, start, False)
-    if not outside:
+        raise wire.error(f"tensor {shown(name)} has the impossible shape {dims[: MAX_DIMS + 1]}", place[0])
+    tensor = StoredTensor(name, dtype, tuple(dims), file, place[0], place[0], False)
+    if not found["data_location"]:
         return _inline(wire, tensor, places)
     if places:
-        raise wire.error(f"tensor {shown(name)} says that its bytes are in another file, and has some", start)
+        raise wire.error(f"tensor {shown(name)} says that its bytes are in another file, and has some", place[0])
     return _outside(wire, tensor, entries, beside)
 
 
-def read_entry(wire: Wire, start: int, stop: int) -> tuple[str, str]:
+def read_entry(wire: Wire, place: Span) -> tuple[str, str]:
     """A StringStringEntryProto: a key and its value, which may be for people."""
-    found = {
-        field: wire.text(value, end) if field == "key" else wire.lossy(value, end)
-        for field, value, end in wire.fields(start, stop, _ENTRY)
-    }
-    return found.get("key", ""), found.get("value", "")
+    found = wire.read(place, _ENTRY)
+    return found["key"], found["value"]
 
 
 def _inline(wire: Wire, tensor: StoredTensor, places: dict[str, tuple[int, int]]) -> StoredTensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,12 @@ from edgellm.errors import InvalidModelFile, InvalidParameter
 from edgellm.formats.mapped import MappedFile
 
 VARINT, EIGHT, SPAN, FOUR = 0, 1, 2, 5
-_WIRES = {"varint": VARINT, "span": SPAN, "four": FOUR}
+_WIRES = {
+    "int": (VARINT,), "float": (FOUR,), "text": (SPAN,), "lossy": (SPAN,), "span": (SPAN,), "ints": (VARINT, SPAN),
+    "floats": (FOUR, SPAN),
+}  # fmt: skip
+_ABSENT = {"int": 0, "float": 0.0, "text": "", "lossy": "", "span": None}
+Span = tuple[int, int]  # where a message starts and stops in the file
 MAX_FIELDS = 1 << 23  # of one file; the largest known graphs have a tenth of it
 _BLOCK = 1 << 20  # bytes unpacked at once
 _MASK = (1 << 64) - 1
@@ -70,21 +76,29 @@ def message(field: int, *parts: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a message that are read, by key. repeated: those that may come more than once."""
+    """The fields of a message that are read: (name, kind, whether it may come more than once) by key; and by name what
+    is said without them."""
 
-    names: Mapping[int, str]
-    repeated: frozenset[str]
+    fields: Mapping[int, tuple[str, str, bool]]
+    absent: Mapping[str, Any]
 
 
 def schema(*lines: str) -> Schema:
-    """Fields as "span 1* input": the wire type, the number (with a star for one that is repeated) and the name."""
-    names, repeated = {}, set()
+    """Fields as "text 1* input": the kind, the number (with a star for one that is repeated) and the name; behind it
+    what an absent integer stands for, unless that is 0.
+
+    Kinds, and what `Wire.read` makes of them: int (of 64 bits, signed), float (of 4 bytes), text, lossy (a text for
+    people: what is not UTF-8 in it is replaced), span (where it starts and stops in the file; None when absent), and
+    ints and floats (a list, whether they are packed or not).
+    """
+    found: dict[int, tuple[str, str, bool]] = {}
+    absent: dict[str, Any] = {}
     for line in lines:
-        wire, number, name = line.split()
-        names[int(number.rstrip("*")) << 3 | _WIRES[wire]] = name
-        if number.endswith("*"):
-            repeated.add(name)
-    return Schema(names, frozenset(repeated))
+        kind, number, name, *default = line.split()
+        absent[name] = () if number.endswith("*") else int(default[0]) if default else _ABSENT[kind]
+        for wire in _WIRES[kind]:
+            found[int(number.rstrip("*")) << 3 | wire] = name, kind, number.endswith("*")
+    return Schema(found, absent)
 
 
 class Wire:
@@ -94,16 +108,50 @@ class Wire:
         self._buffer, self.error = file.buffer, file.error
         self._left = MAX_FIELDS
 
-    def fields(self, start: int, stop: int, known: Schema) -> Iterator[tuple[str, int, int]]:
-        """The fields of a message in a range of bytes: (name, start, stop) of the value, or (name, value, stop) for a
-        varint. Fields that are not known are skipped; one that is not repeated comes once."""
-        buffer, names, seen = self._buffer, known.names, set(known.repeated)
+    def read(self, place: Span | None, known: Schema) -> dict[str, Any]:
+        """The message at a place, or one that is not there: its values by name, lists of them for what is repeated.
+        Fields that are not known are skipped; one that is not repeated comes once."""
+        found, seen, names = dict(known.absent), set(), known.fields
+        for key, _, value, end in self.fields(*place) if place else ():
+            if key not in names:
+                continue
+            name, kind, many = names[key]
+            made: Any
+            if kind == "span":
+                made = value, end
+            elif kind == "text":
+                made = self.text(value, end)
+            elif kind == "lossy":
+                made = self._buffer[value:end].decode("utf-8", "replace")
+            elif key & 7 == VARINT:
+                made = signed(value)
+            elif kind == "float":
+                made = next(self._singles(value, end))
+            else:
+                made = list(self._integers(value, end) if kind == "ints" else self._singles(value, end))
+            if many:
+                values = found[name] = found[name] or []
+                if isinstance(made, list):
+                    values += made
+                else:
+                    values.append(made)
+            elif name in seen:
+                raise self.error(f"the field {name} appears twice in a message", end)
+            else:
+                seen.add(name)
+                found[name] = made
+        return found
+
+    def fields(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """The fields of a message, whatever they are: (key, first, start, stop): where the field begins, where its
+        value starts and stops. start is the value itself for a varint."""
+        buffer = self._buffer
         position = start
         while position < stop:
             self._left -= 1
             if self._left < 0:
                 raise self._too_many(position)
-            key = buffer[position]
+            first, key = position, buffer[position]
             if key > 0x7F:
                 key, position = self._varint(position, stop)
             else:
@@ -116,37 +164,17 @@ class Wire:
                     length, value = self._varint(position, stop)
                 position = value + length
             elif wire == VARINT:
-                value, position = self._varint(position, stop)
+                if position < stop and (value := buffer[position]) < 0x80:
+                    position += 1
+                else:
+                    value, position = self._varint(position, stop)
             elif wire in (FOUR, EIGHT):
                 position += 4 if wire == FOUR else 8
             else:
                 raise self.error(f"a field of the wire type {wire}", position)
             if position > stop or key < 8:
                 raise self.error(f"field {key >> 3} does not end within its message, or has no number", position)
-            name = names.get(key)
-            if name is None:
-                continue
-            if name not in seen:
-                seen.add(name)
-            elif name not in known.repeated:
-                raise self.error(f"the field {name} appears twice in a message", position)
-            yield name, value, position
-
-    def whole(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The fields of a message that was read before, whatever they are: (number, start, stop) of all their bytes."""
-        position = start
-        while position < stop:
-            first = position
-            key, position = self._varint(position, stop)
-            wire = key & 7
-            if wire == SPAN:
-                length, position = self._varint(position, stop)
-                position += length
-            elif wire == VARINT:
-                _, position = self._varint(position, stop)
-            else:
-                position += 4 if wire == FOUR else 8
-            yield key >> 3, first, position
+            yield key, first, value, position
 
     def _too_many(self, position: int) -> InvalidModelFile:
         return self.error(f"more than {MAX_FIELDS} fields and numbers", position)
@@ -169,11 +197,7 @@ class Wire:
         except UnicodeDecodeError:
             raise self.error("a text is not UTF-8", start) from None
 
-    def lossy(self, start: int, stop: int) -> str:
-        """A string that is for people: what is not UTF-8 in it is replaced."""
-        return self._buffer[start:stop].decode("utf-8", "replace")
-
-    def integers(self, start: int, stop: int) -> Iterator[int]:
+    def _integers(self, start: int, stop: int) -> Iterator[int]:
         """Packed integers, signed."""
         while start < stop:
             self._left -= 1
@@ -182,7 +206,7 @@ class Wire:
             value, start = self._varint(start, stop)
             yield signed(value)
 
-    def singles(self, start: int, stop: int) -> Iterator[float]:
+    def _singles(self, start: int, stop: int) -> Iterator[float]:
         """Packed floats of 4 bytes; one that is not packed is the same."""
         if (stop - start) % 4:
             raise self.error(f"{stop - start} bytes hold no whole number of floats", start)
