@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
+from edgellm.formats.joined import Joined
 from edgellm.formats.tensor import Blocked, Tensor, blocked, check_finite, chunks
 from edgellm.formats.writing import counted
 
@@ -80,15 +81,8 @@ def _quantized(
         return
     height = choice.shape[-2]
     for expert, weights in enumerate(importance):
-        rows = (tensor.rows(part) for part in _between(tensor, expert * height, (expert + 1) * height))
-        yield from quantizers.run(choice.name, choice.type, rows, weights)
-
-
-def _between(tensor: Tensor, start: int, stop: int) -> Iterator[slice]:
-    """Slices like those of `chunks`, of a part of the rows."""
-    step = max(1, next(chunks(tensor)).stop)
-    for first in range(start, stop, step):
-        yield slice(first, min(first + step, stop))
+        rows = Joined([(tensor, expert * height, (expert + 1) * height)], shape=choice.shape[-2:])
+        yield from quantizers.run(choice.name, choice.type, map(rows.rows, chunks(rows)), weights)
 
 
 def _copied(name: str, tensor: Blocked) -> Iterator[NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -102,14 +102,14 @@ def choose_under(budget: int, tensors: Mapping[str, Tensor]) -> tuple[str, list[
         choices = choose(recipe, tensors)
         smallest = sum(choice.nbytes for choice in choices)
         if smallest <= budget:
-            return recipe, choices if recipe == KEEP else list(_spend(budget - smallest, choices))
+            return recipe, choices if recipe == KEEP else _spend(budget - smallest, choices)
     raise InvalidParameter(
         f"{max(budget, 0) / 1e6:.1f} MB are too few for this model: {_LADDER[-1]}, its smallest form, needs "
         f"{smallest / 1e6:.1f} MB"
     )
 
 
-def _spend(left: int, choices: Sequence[Choice]) -> Iterator[Choice]:
+def _spend(left: int, choices: Sequence[Choice]) -> list[Choice]:
     mix = list(choices)
     for index in sorted(range(len(mix)), key=lambda index: SENSITIVITY.index(role_of(mix[index].name))):
         before = mix[index]
@@ -117,7 +117,7 @@ def _spend(left: int, choices: Sequence[Choice]) -> Iterator[Choice]:
             after = _fitted(before.name, before.shape, _INT8)
             if after.nbytes - before.nbytes <= left:
                 mix[index], left = after, left - (after.nbytes - before.nbytes)
-    return iter(mix)
+    return mix
 
 
 def _fitted(name: str, shape: Shape, wanted: Carrier) -> Choice:

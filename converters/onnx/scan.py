@@ -1,4 +1,4 @@
-"""scan: the weights of a graph under the names that Hugging Face gives them, whoever exported it.
+"""Scan: the weights of a graph under the names that Hugging Face gives them, whoever exported it.
 
 Every operator says what its weights are; where it stands in the model says its name, or the name of its initializer
 does:
@@ -11,7 +11,6 @@ does:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,26 +31,19 @@ _RENAMED = (
 _ROTARY = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
 
 
-@dataclass
-class Found:
+class Scan:
     """What a graph holds. weights: by Hugging Face name. factors: the vectors that the graph multiplies with as they
     are, so that a norm has its 1 added already. unused: initializers that carry no weights, but rotary tables and what
-    no node needs."""
+    no node needs.
 
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    factors: set[str] = field(default_factory=set)
-    unused: list[str] = field(default_factory=list)
+    Raises Unsupported for a weight that is not understood, naming it and what uses it.
+    """
 
-
-def scan(store: Store) -> Found:
-    """Find the weights. Raises Unsupported for one that is not understood, naming it and what uses it."""
-    return _Scan(store).found
-
-
-class _Scan:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.found = Found()
+        self.weights: dict[str, Tensor] = {}
+        self.factors: set[str] = set()
+        self.unused: list[str] = []
         self._aliases: dict[str, tuple[str, bool]] = {}  # of values: an initializer, and whether it is transposed
         self._readers: dict[str, list[Node]] = {}
         self._taken: set[str] = set()
@@ -69,7 +61,7 @@ class _Scan:
             if users:
                 what = f"is read by {users[0].op} {users[0].name!r}, whose weights edgellm does not understand"
                 raise store.error(Unsupported, info.name, f"{what}; convert the original checkpoint instead")
-            self.found.unused.append(info.name)
+            self.unused.append(info.name)
 
     def _visit(self, node: Node) -> None:
         handler = _HANDLERS.get(node.op)
@@ -167,13 +159,13 @@ class _Scan:
         bias = node.op in ("Add", "Gemm") or (node.op == "LayerNormalization" and position == 2)
         hf = self._add(node, "bias" if bias else "weight", Floats(self._store, name), name, own=not copied)
         if not bias:
-            self.found.factors.add(hf)
+            self.factors.add(hf)
 
     def _rotary(self, node: Node, position: int) -> None:
         name = _input(node, position)
         if name in self._store and name not in self._taken:
             self._taken.add(name)
-            self.found.unused.append(name)
+            self.unused.append(name)
 
     def _constant(self, node: Node, position: int) -> tuple[str, bool]:
         """The initializer that an input is, "" if it is none, and whether it is transposed."""
@@ -193,7 +185,7 @@ class _Scan:
         made = made or ".".join([*scope, kind])
         for pattern, new in _RENAMED:
             made = pattern.sub(new, made)
-        before = self.found.weights.setdefault(made, weight)
+        before = self.weights.setdefault(made, weight)
         if before.shape != weight.shape:
             raise InvalidModelFile(f"{self._store.file.path}: two weights would be called {made!r}; export it again")
         return made
@@ -206,15 +198,15 @@ class _Scan:
 
 
 _HANDLERS = {
-    "Identity": _Scan.alias,
-    "Reshape": _Scan.alias,
-    "Transpose": _Scan.alias,
-    "MatMul": _Scan.matmul,
-    "Gemm": _Scan.matmul,
-    "MatMulNBits": _Scan.blocks,
-    "GatherBlockQuantized": _Scan.gather_blocks,
-    "Gather": _Scan.gather,
-    "MatMulInteger": _Scan.integers,
+    "Identity": Scan.alias,
+    "Reshape": Scan.alias,
+    "Transpose": Scan.alias,
+    "MatMul": Scan.matmul,
+    "Gemm": Scan.matmul,
+    "MatMulNBits": Scan.blocks,
+    "GatherBlockQuantized": Scan.gather_blocks,
+    "Gather": Scan.gather,
+    "MatMulInteger": Scan.integers,
 }
 
 

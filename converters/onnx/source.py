@@ -32,7 +32,7 @@ from ..folder.configured import ConfiguredFolder
 from ..model import LeftOut
 from .blocks import BlockNames, Blocks
 from .genai_config import config_of
-from .scan import Found, scan
+from .scan import Scan
 from .tensors import Floats, Shifted, Store
 
 OURS = "edgellm.tensors"
@@ -69,7 +69,7 @@ class ONNXFolder(ConfiguredFolder):
             if OURS in self.file.metadata:
                 self.names, self.tensors = "gguf", _ours(store, architecture, hyper)
             else:
-                weights = scan(store)
+                weights = Scan(store)
                 self.names, self.tensors = "huggingface", _as_huggingface(weights, architecture, hyper)
                 self.left_out = tuple(LeftOut(name, _COMPUTED) for name in weights.unused)
         except BaseException:
@@ -94,7 +94,7 @@ class ONNXFolder(ConfiguredFolder):
         self.file.close()
 
 
-def _as_huggingface(found: Found, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
+def _as_huggingface(found: Scan, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
     """The weights as the family's checkpoints hold them: fused or apart, norms without the 1 that they add to."""
     expected = {part.name: relation for relation in architecture.relations(hyper, ()) for part in relation.hf}
     made: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""decoder_graph: a causal language model, node by node.
+"""Decoder: a causal language model, node by node.
 
     input_ids ──▶ embedding ──▶ [ norm ▶ q, k, v ▶ attention ▶ output ▶ + ▶ norm ▶ feed-forward ▶ + ] × n_layer
               ──▶ norm ──▶ the last num_logits_to_keep rows (0: all) ──▶ output ──▶ logits
@@ -22,7 +22,7 @@ from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.onnx_graph import Graph
 
 from . import rotary
-from .builder import MICROSOFT, GraphBuilder
+from .builder import MICROSOFT
 from .experts import mixture
 from .layers import INT64_MAX, Layers
 from .weights import Weights
@@ -34,9 +34,7 @@ KVScales = NDArray[np.float32]  # (n_layer, 2, n_head_kv, head_dim): what 1 is w
 BATCH, NEW, TOTAL, PAST = "batch_size", "sequence_length", "total_sequence_length", "past_sequence_length"
 
 
-def decoder_graph(
-    hyper: Hyper, weights: Weights, *, n_ctx: int | None = None, kv_scales: KVScales | None = None
-) -> Graph:
+class Decoder(Layers):
     """The graph of a decoder. n_ctx: tokens that its rotary tables reach, hyper.n_ctx_train where it is None.
     kv_scales: keep keys and values in int8, not float32: round(x / scale), each channel with its own.
 
@@ -49,25 +47,22 @@ def decoder_graph(
     Raises Unsupported for heads that ONNX Runtime's attention does not take, InvalidParameter for n_ctx,
     InvalidModelFile for missing weights.
     """
-    reach = hyper.n_ctx_train if n_ctx is None else n_ctx
-    if reach < 1:
-        raise InvalidParameter(f"n_ctx = {reach}; a context has at least one token")
-    if hyper.rope is None and reach > hyper.n_ctx_train:
-        raise InvalidParameter(f"n_ctx = {reach}; this model has learned {hyper.n_ctx_train} positions")
-    if hyper.head_dim % 8:
-        raise Unsupported(
-            f"{hyper.model_type}: heads of {hyper.head_dim} elements; ONNX Runtime's attention takes multiples of 8. "
-            "Convert to GGUF instead"
-        )
-    return _Decoder(GraphBuilder(hyper.model_type), hyper, weights, reach, kv_scales).build()
 
-
-class _Decoder(Layers):
     def __init__(
-        self, graph: GraphBuilder, hyper: Hyper, weights: Weights, n_ctx: int, kv_scales: KVScales | None
+        self, hyper: Hyper, weights: Weights, n_ctx: int | None = None, kv_scales: KVScales | None = None
     ) -> None:
-        super().__init__(graph, hyper, weights)
-        self._n_ctx, self._kv_scales = n_ctx, kv_scales
+        reach = hyper.n_ctx_train if n_ctx is None else n_ctx
+        if reach < 1:
+            raise InvalidParameter(f"n_ctx = {reach}; a context has at least one token")
+        if hyper.rope is None and reach > hyper.n_ctx_train:
+            raise InvalidParameter(f"n_ctx = {reach}; this model has learned {hyper.n_ctx_train} positions")
+        if hyper.head_dim % 8:
+            raise Unsupported(
+                f"{hyper.model_type}: heads of {hyper.head_dim} elements; ONNX Runtime's attention takes multiples of "
+                "8. Convert to GGUF instead"
+            )
+        super().__init__(hyper, weights)
+        self._n_ctx, self._kv_scales = reach, kv_scales
         self._ropes: dict[Rope, int] = {}
         self._embedding = weights.matrix("token_embd.weight")
 

@@ -1,4 +1,4 @@
-"""encoder_graph: BERT and DistilBERT (https://arxiv.org/abs/1810.04805), node by node.
+"""Encoder: BERT and DistilBERT (https://arxiv.org/abs/1810.04805), node by node.
 
 input_ids, token_type_ids ──▶ embeddings ▶ norm ▶ [ attention ▶ + ▶ norm ▶ feed-forward ▶ + ▶ norm ] × n_layer
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellm.architectures.hyper import Hyper
 from edgellm.formats.onnx_graph import Graph
 
-from .builder import GraphBuilder
 from .layers import Layers
-from .weights import Weights
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 _UNSEEN = float(np.finfo(np.float32).min)  # the score of a key that is padding
 
 
-def encoder_graph(hyper: Hyper, weights: Weights) -> Graph:
+class Encoder(Layers):
     """The graph of an encoder.
 
     Inputs: input_ids, attention_mask (1 for tokens, 0 for padding) and, for models with types of tokens,
@@ -26,10 +23,7 @@ def encoder_graph(hyper: Hyper, weights: Weights) -> Graph:
 
     Raises InvalidModelFile for missing weights.
     """
-    return _Encoder(GraphBuilder(hyper.model_type), hyper, weights).build()
 
-
-class _Encoder(Layers):
     def build(self) -> Graph:
         graph, hyper, shape = self.graph, self.hyper, ("batch_size", "sequence_length")
         ids = graph.input(IDS, "INT64", shape)

@@ -15,8 +15,8 @@ INT64_MAX = 2**63 - 1
 class Layers:
     """Adds a model's nodes to `graph`; values are names. Hidden states are (batch, sequence, n_embd) float32."""
 
-    def __init__(self, graph: GraphBuilder, hyper: Hyper, weights: Weights) -> None:
-        self.graph, self.hyper, self.weights = graph, hyper, weights
+    def __init__(self, hyper: Hyper, weights: Weights) -> None:
+        self.graph, self.hyper, self.weights = GraphBuilder(hyper.model_type), hyper, weights
 
     def vector(self, name: str) -> str:
         """A norm's weight or a bias, as an initializer of its own name."""
