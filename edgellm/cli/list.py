@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgellm.cli.output import local_time, print_json, print_table, print_words, size, values_of
+from edgellm.cli.output import local_time, note, print_json, print_table, print_words, size, values_of
 
 
 @click.command("list")
@@ -13,8 +13,14 @@ def list_models(as_json: bool) -> None:
     """Show the models that are here, your aliases and presets, and the names that can be pulled."""
     from edgellm import hub
     from edgellm.config import read_config
+    from edgellm.errors import InvalidParameter
 
-    store, config = hub.ModelStore(), read_config()
+    try:
+        names = read_config().names()
+    except InvalidParameter as error:
+        names = {}
+        note(f"your aliases and presets are left out: {error}")
+    store = hub.ModelStore()
     here = store.list()
     pulled = {stored.name for stored in here}
     known = [model for model in hub.catalog().values() if model.name not in pulled]
@@ -35,7 +41,7 @@ def list_models(as_json: bool) -> None:
             }
             for model in known
         ]
-        print_json({"models": models, "names": config.names(), "available": available})
+        print_json({"models": models, "names": names, "available": available})
         return
     if here:
         rows = [
@@ -48,7 +54,7 @@ def list_models(as_json: bool) -> None:
                 click.echo(f"{stored.name} is damaged: {stored.problem}; pull it again or rm it", err=True)
     else:
         click.echo("No models here yet.")
-    if names := config.names():
+    if names:
         click.echo()
         print_table(("YOUR NAMES", "WHAT THEY ARE"), list(names.items()))
     if known:

@@ -74,6 +74,15 @@ def test_aliases_and_presets_are_names_too(store: ModelStore, tmp_path: Path) ->
     assert json.loads(run("--json"))["names"] == {"small": "alias of smollm2:135m", "terse": "preset of small"}
 
 
+def test_settings_that_are_wrong_hide_no_model(store: ModelStore, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("aliases = 5")
+    put(store, "smollm2:135m")
+    result = CliRunner().invoke(list_models, ["--json"], catch_exceptions=False)
+    assert [model["name"] for model in json.loads(result.stdout)["models"]] == ["smollm2:135m"]
+    assert "left out: " in result.stderr
+    assert "aliases is not a table" in result.stderr
+
+
 def test_what_can_be_pulled_is_in_order_of_family_and_size(store: ModelStore) -> None:
     known = json.loads(run("--json"))["available"]
     order = [(model["name"].partition(":")[0], model["size"]) for model in known]
