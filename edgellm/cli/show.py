@@ -102,9 +102,10 @@ def _locate(model: str) -> tuple[Path, str | None]:
     from edgellm import hub
     from edgellm.config import read_config
 
-    config = read_config()
-    if model in config.presets and not Path(model).exists():
-        model = config.presets[model].model or config.model or model
+    if not Path(model).expanduser().exists():
+        config = read_config()
+        if model in config.presets:
+            model = config.presets[model].model or config.model or model
     path = here(model)
     licences = (stored.license for stored in hub.ModelStore().list() if not stored.problem and stored.path == path)
     return path, next(licences, None)
