@@ -17,10 +17,14 @@ class Deadlines:
     """A heap of (time, number, function); its thread starts with the first one. Safe from any thread."""
 
     def __init__(self) -> None:
+        self._numbers = count()
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin without any: in a forked child the thread is missing, and the lock may be held for ever."""
         self._changed = threading.Condition()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._dropped: set[int] = set()  # numbers of those in the heap that are not wanted any more
-        self._numbers = count()
         self._thread: threading.Thread | None = None
 
     def add(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
@@ -57,19 +61,7 @@ class Deadlines:
             del function  # with it goes the request that it ends
 
 
-_deadlines = Deadlines()
-
-
-def after(seconds: float, function: Callable[[], None]) -> Callable[[], None]:
-    """See `Deadlines.add`."""
-    return _deadlines.add(seconds, function)
-
-
-def _renew() -> None:
-    """In a forked child the thread is missing, and the lock may be held for ever."""
-    global _deadlines
-    _deadlines = Deadlines()
-
+DEADLINES = Deadlines()  # of this process
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=DEADLINES.renew)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edgellm.backends.base import Backend, Rows, Step
-from edgellm.engine.deadlines import after
+from edgellm.engine.deadlines import DEADLINES
 from edgellm.engine.generation import Generation, Sink
 from edgellm.engine.outbox import Outbox
 from edgellm.engine.passes import Passes
@@ -114,7 +114,7 @@ class Engine:
             self._unfinished += 1
             self._inbox.put(request)
         if params.timeout is not None:
-            generation.at_end(after(params.timeout, lambda: generation.cancel("timeout")))
+            generation.at_end(DEADLINES.add(params.timeout, lambda: generation.cancel("timeout")))
         return generation
 
     def call(self, function: Callable[[Backend], T], *, needs_room: bool = False) -> T:
