@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from edgellm.arguments import shown
 from edgellm.errors import ModelNotFound
-from edgellm.formats.gguf_shard import Metadata, Shard, TensorInfo
+from edgellm.formats.gguf_shard import Shard, TensorInfo
 from edgellm.formats.mapped import Mapped, MappedFile
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class GGUFFile(Mapped):
         first = shards[0]
         self.path, self.paths = first.path, [shard.path for shard in shards]
         self.version, self.alignment = first.version, first.alignment
-        self.metadata: Mapping[str, Any] = Metadata(first)
+        self.metadata: Mapping[str, Any] = first
         self.tensors: dict[str, TensorInfo] = {}
         self._shards, self._files = shards, [shard.file for shard in shards]
         for shard in shards:
@@ -52,7 +52,7 @@ class GGUFFile(Mapped):
         Raises ModelNotFound, InvalidModelFile.
         """
         shard = Shard(Path(path), 0)
-        if "split.count" not in shard.entries:
+        if "split.count" not in shard:
             return cls([shard])
         count = _split(shard, "split.count", ("u16",))
         if count <= 1:
@@ -118,7 +118,7 @@ class GGUFFile(Mapped):
 
 def _split(shard: Shard, key: str, kinds: tuple[str, ...]) -> int:
     """A key of a split model, whose stored type the engine insists on."""
-    if key not in shard.entries or shard.kind(key) not in kinds:
+    if key not in shard or shard.kind(key) not in kinds:
         raise shard.error(f"{shown(key)} is missing or not {kinds[0]}", 0)
-    value: int = shard.value(key)
+    value: int = shard[key]
     return value

@@ -77,8 +77,11 @@ class _Value(NamedTuple):
     nbytes: int
 
 
-class Shard:
-    """One file: its map, its entries and its tensors, all checked."""
+class Shard(Mapping[str, Any]):
+    """One file, all of it checked: its tensors, and its metadata.
+
+    Keys to values, decoded on access: int, float, bool, str, a numpy array (1-d) or a StringArray.
+    """
 
     def __init__(self, path: Path, index: int) -> None:
         self.path, self.index = path, index
@@ -228,7 +231,16 @@ class Shard:
                 raise self.error(what, data + info.offset)
         self.tensors = {name: replace(info, offset=data + info.offset) for name, info in found.items()}
 
-    def value(self, key: str) -> Any:
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.entries
+
+    def __getitem__(self, key: str) -> Any:
         entry = self.entries[key]
         if entry.item == _STRING:
             if entry.array:
@@ -247,22 +259,3 @@ class Shard:
         entry = self.entries[key]
         name = "str" if entry.item == _STRING else _SCALARS[entry.item][0]
         return name + "[]" if entry.array else name
-
-
-class Metadata(Mapping[str, Any]):
-    """Keys to values, decoded on access: int, float, bool, str, a numpy array (1-d) or a StringArray."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-
-    def __getitem__(self, key: str) -> Any:
-        return self._shard.value(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shard.entries)
-
-    def __len__(self) -> int:
-        return len(self._shard.entries)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._shard.entries

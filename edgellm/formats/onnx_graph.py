@@ -17,33 +17,27 @@ from numpy.typing import NDArray
 
 from edgellm.arguments import shown
 
-# numpy has no bfloat16, nothing of 8 bits or less but integers: these are seen as the bytes that hold them
-WIDTH: dict[str, float] = {
-    "FLOAT": 4, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2, "INT64": 8, "INT32": 4, "INT16": 2, "INT8": 1,
-    "UINT64": 8, "UINT32": 4, "UINT16": 2, "UINT8": 1, "BOOL": 1, "UINT4": 0.5, "INT4": 0.5,
-    "FLOAT8E4M3FN": 1, "FLOAT8E4M3FNUZ": 1, "FLOAT8E5M2": 1, "FLOAT8E5M2FNUZ": 1, "FLOAT8E8M0": 1, "FLOAT4E2M1": 0.5,
-    "UINT2": 0.25, "INT2": 0.25,
+# number in TensorProto.DataType, bytes of an element, numpy type of one. numpy has no bfloat16, nothing of 8 bits or
+# less but integers: these are seen as the bytes that hold them
+_TYPES: dict[str, tuple[int, float, str]] = {
+    "FLOAT": (1, 4, "<f4"), "DOUBLE": (11, 8, "<f8"), "FLOAT16": (10, 2, "<f2"), "BFLOAT16": (16, 2, "<u2"),
+    "INT64": (7, 8, "<i8"), "INT32": (6, 4, "<i4"), "INT16": (5, 2, "<i2"), "INT8": (3, 1, "i1"),
+    "UINT64": (13, 8, "<u8"), "UINT32": (12, 4, "<u4"), "UINT16": (4, 2, "<u2"), "UINT8": (2, 1, "u1"),
+    "BOOL": (9, 1, "?"), "UINT4": (21, 0.5, "u1"), "INT4": (22, 0.5, "u1"), "FLOAT8E4M3FN": (17, 1, "u1"),
+    "FLOAT8E4M3FNUZ": (18, 1, "u1"), "FLOAT8E5M2": (19, 1, "u1"), "FLOAT8E5M2FNUZ": (20, 1, "u1"),
+    "FLOAT8E8M0": (24, 1, "u1"), "FLOAT4E2M1": (23, 0.5, "u1"), "UINT2": (25, 0.25, "u1"), "INT2": (26, 0.25, "u1"),
 }  # fmt: skip
+WIDTH = {name: width for name, (_, width, _) in _TYPES.items()}
 """Bytes of an element, by the name that TensorProto.DataType gives the type."""
 
-NUMPY: dict[str, str] = {
-    "FLOAT": "<f4", "DOUBLE": "<f8", "FLOAT16": "<f2", "BFLOAT16": "<u2", "INT64": "<i8", "INT32": "<i4",
-    "INT16": "<i2", "INT8": "i1", "UINT64": "<u8", "UINT32": "<u4", "UINT16": "<u2", "UINT8": "u1", "BOOL": "?",
-    "UINT4": "u1", "INT4": "u1",
-    "FLOAT8E4M3FN": "u1", "FLOAT8E4M3FNUZ": "u1", "FLOAT8E5M2": "u1", "FLOAT8E5M2FNUZ": "u1", "FLOAT8E8M0": "u1",
-    "FLOAT4E2M1": "u1", "UINT2": "u1", "INT2": "u1",
-}  # fmt: skip
+NUMPY = {name: code for name, (_, _, code) in _TYPES.items()}
 """The numpy type of an element; of the packed bytes for types of less than 8 bits."""
 
 FOREIGN = {name for name, width in WIDTH.items() if width < 1 or name.startswith(("BFLOAT", "FLOAT8"))}
 """The types that numpy does not have."""
 
-DATA_TYPES: dict[str, int] = {
-    "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7, "STRING": 8, "BOOL": 9,
-    "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13, "COMPLEX64": 14, "COMPLEX128": 15, "BFLOAT16": 16,
-    "FLOAT8E4M3FN": 17, "FLOAT8E4M3FNUZ": 18, "FLOAT8E5M2": 19, "FLOAT8E5M2FNUZ": 20, "UINT4": 21, "INT4": 22,
-    "FLOAT4E2M1": 23, "FLOAT8E8M0": 24, "UINT2": 25, "INT2": 26,
-}  # fmt: skip
+_UNREAD = {"STRING": 8, "COMPLEX64": 14, "COMPLEX128": 15}
+DATA_TYPES = {name: number for name, (number, _, _) in _TYPES.items()} | _UNREAD
 """TensorProto.DataType, but UNDEFINED (0)."""
 
 ATTRIBUTE_TYPES: dict[str, int] = {

@@ -16,6 +16,8 @@ from typing import Any
 GENERAL = "edgellm.general"  # metadata of an ONNX graph and of safetensors files: these keys as a JSON object
 MOST_BASES = 64
 _HUB = "https://huggingface.co/"
+_TEXTS = {"model_name": "name", "license": "license", "license_name": "license.name", "license_link": "license.link"}
+_LISTS = {"language": "languages", "tags": "tags"}  # keys of a model card's front matter and of general.*
 _NO_ORIGIN = {
     f"general.{key}" for key in ("architecture", "type", "file_type", "quantization_version", "alignment", "size_label")
 }
@@ -85,13 +87,10 @@ def of_card(text: str) -> dict[str, Any]:
     """The general.* keys that the front matter of a README says."""
     front = front_matter(text)
     found: dict[str, Any] = {}
-    for key, ours in (("model_name", "name"), ("license", "license")):
+    for key, ours in _TEXTS.items():
         if isinstance(value := front.get(key), str) and value:
             found[f"general.{ours}"] = value
-    for part in ("name", "link"):
-        if isinstance(value := front.get(f"license_{part}"), str) and value:
-            found[f"general.license.{part}"] = value
-    for key, ours in (("tags", "tags"), ("language", "languages")):
+    for key, ours in _LISTS.items():
         if values := _listed(front.get(key)):
             found[f"general.{ours}"] = values
     bases = _listed(front.get("base_model"))[:MOST_BASES]
@@ -108,12 +107,9 @@ def of_card(text: str) -> dict[str, Any]:
 
 def card_of(general: Mapping[str, Any]) -> str:
     """A README that says what the keys say."""
-    front: dict[str, Any] = {}
-    for ours, key in (("name", "model_name"), ("license", "license"), ("license.name", "license_name")):
-        front[key] = general.get(f"general.{ours}")
-    front["license_link"] = general.get("general.license.link")
+    front = {key: general.get(f"general.{ours}") for key, ours in _TEXTS.items()}
     front["base_model"] = list(base_models(general))
-    front["language"], front["tags"] = general.get("general.languages"), general.get("general.tags")
+    front |= {key: general.get(f"general.{ours}") for key, ours in _LISTS.items()}
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items() if value]
     title = _text(general.get("general.name")) or "Model"
     described = _text(general.get("general.description"))

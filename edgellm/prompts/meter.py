@@ -93,9 +93,7 @@ class Meter:
 
     def weigh_arguments(self, args: Iterable[object], kwargs: Mapping[str, object]) -> None:
         """Weigh what a call was given; macros and filters may keep it in lists of their own."""
-        for value in args:
-            self.weigh(value)
-        for value in kwargs.values():
+        for value in (*args, *kwargs.values()):
             self.weigh(value)
 
     def _know(self, value: object, size: int, depth: int) -> tuple[int, int]:
