@@ -85,10 +85,10 @@ def test_models_and_conversations_are_files(pipe: Path) -> None:
 
 def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
     from edgellm import arguments
-    from edgellm.converters.folder.source import read_json
     from edgellm.converters.quant.imatrix import ImportanceMatrix
     from edgellm.converters.tokens.huggingface import _templates, _there
     from edgellm.converters.tokens.sentencepiece import read_sentencepiece
+    from edgellm.formats.strict_json import read_object
     from edgellm.tokenizers.text import open_tokenizer
 
     folder = tmp_path / "additional_chat_templates"
@@ -96,7 +96,7 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
     os.mkfifo(folder / "x.jinja")
     reads: list[Callable[[], object]] = [
         lambda: ImportanceMatrix.read(folder / "x.jinja"),
-        lambda: read_json(folder, "x.jinja", 100),
+        lambda: read_object(folder / "x.jinja", 100),
         lambda: read_sentencepiece(folder / "x.jinja"),
         lambda: _templates(tmp_path, {}),
         lambda: _there(folder / "x.jinja"),

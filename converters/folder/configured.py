@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgellm.architectures import Hyper, from_config, to_hf
 from edgellm.formats.confined import file_in, path_in
-from edgellm.formats.strict_json import parse_object
+from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, chunks, columns, n_rows
 
 from ..model import Contents, Description, LeftOut, Model
@@ -75,8 +75,7 @@ class ConfiguredFolder(Model):
 
     def _pooling(self) -> dict[str, Any] | None:
         """How a sentence-transformers folder makes one vector of the tokens' ones. Raises InvalidModelFile."""
-        path = path_in(self.folder, POOLING)
-        return parse_object(path.read_bytes(), str(path)) if path.is_file() else None
+        return read_object(path_in(self.folder, POOLING), MAX_FILE)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

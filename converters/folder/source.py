@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.confined import file_in
 from edgellm.formats.safetensors import SafetensorsFile
-from edgellm.formats.strict_json import parse_object
+from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, n_rows
 
 from ..model import LeftOut
@@ -75,13 +73,13 @@ class HuggingFace(ConfiguredFolder):
     def __init__(self, folder: Path, pre: str | None = None) -> None:
         super().__init__(pre)
         self.path = self.folder = self.transformers = folder
-        config = read_json(folder, "config.json", MAX_CONFIG)
+        config = read_object(file_in(folder, "config.json"), MAX_CONFIG)
         if config is None:
             raise ModelNotFound(
                 f"{folder}: no config.json; give the folder of a Hugging Face checkpoint, or a .gguf file"
             )
         self._config = config
-        self.generation = read_json(folder, "generation_config.json", MAX_CONFIG) or {}
+        self.generation = read_object(file_in(folder, "generation_config.json"), MAX_CONFIG) or {}
         self.shards: dict[str, SafetensorsFile] = {}
         try:
             stored = self._open_shards()
@@ -118,7 +116,7 @@ class HuggingFace(ConfiguredFolder):
 
     def _weight_map(self) -> dict[str, str] | None:
         """Tensor to file, as the index says; None for a single file."""
-        index = read_json(self.folder, INDEX, MAX_INDEX)
+        index = read_object(file_in(self.folder, INDEX), MAX_INDEX)
         single = (self.folder / SINGLE).exists()
         if index is None:
             if single:
@@ -161,20 +159,6 @@ class HuggingFace(ConfiguredFolder):
     def close(self) -> None:
         for file in self.shards.values():
             file.close()
-
-
-def read_json(folder: Path, name: str, limit: int) -> dict[str, Any] | None:
-    """The JSON object in a file of at most `limit` bytes; None when there is no such file. Raises InvalidModelFile."""
-    path = file_in(folder, name)
-    if not os.path.lexists(path):
-        return None
-    if not path.is_file() or path.stat().st_size > limit:
-        raise InvalidModelFile(f"{path}: not a regular file of at most {limit} bytes; fetch or write it again")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from None
-    return parse_object(raw, str(path))
 
 
 def pickle(path: Path) -> Unsupported:

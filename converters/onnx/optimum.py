@@ -20,11 +20,12 @@ from typing import Any, Literal
 
 from edgellm.child import Child, Parent
 from edgellm.errors import BackendFailed, ModelNotFound, NotEnoughMemory, Unsupported
-from edgellm.formats.strict_json import parse_object
+from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor
 from edgellm.formats.writing import write_files, writing
 
 from .. import verify
+from ..folder.source import MAX_CONFIG
 from ..gguf.target import runnable
 from ..job import Progress
 from ..model import Model
@@ -108,10 +109,10 @@ def export(folder: Path, target: Path, quantize: Literal["int8"] | None = None) 
 
 
 def _task(folder: Path) -> str:
-    path = folder / "config.json"
-    if not path.is_file():
+    config = read_object(folder / "config.json", MAX_CONFIG)
+    if config is None:
         raise ModelNotFound(f"{folder}: no config.json; give the folder of a Hugging Face checkpoint")
-    classes = parse_object(path.read_bytes(), str(path)).get("architectures")
+    classes = config.get("architectures")
     named = str(classes[0]) if isinstance(classes, list) and classes else ""
     return "text-generation-with-past" if named.endswith(("ForCausalLM", "LMHeadModel")) else "feature-extraction"
 

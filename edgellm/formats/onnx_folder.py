@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
-from edgellm.files import read_file
 from edgellm.formats.confined import path_in
-from edgellm.formats.strict_json import parse_object
+from edgellm.formats.strict_json import read_object, read_small
 
 MAX_JSON = 16 << 20  # bytes of a configuration
 MAX_NAMED = 20  # graphs that a message lists
@@ -50,7 +49,7 @@ class ModelFolder:
 
     def text(self, name: str) -> str | None:
         """The text of a small file, None if it is not there. Raises InvalidModelFile."""
-        raw = _raw(self.root, name)
+        raw = read_small(path_in(self.root, name), MAX_JSON)
         try:
             return None if raw is None else raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -136,18 +135,7 @@ def _graphs(root: Path) -> list[Path]:
 
 
 def _json(root: Path, name: str) -> dict[str, Any]:
-    raw = _raw(root, name)
-    return {} if raw is None else parse_object(raw, str(root / name))
-
-
-def _raw(root: Path, name: str) -> bytes | None:
-    path = path_in(root, name)
-    try:
-        return read_file(path, MAX_JSON)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}; put the file itself there") from error
+    return read_object(path_in(root, name), MAX_JSON) or {}
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -1,12 +1,14 @@
-"""parse_object: JSON that strangers wrote, with one reading only."""
+"""parse_object, read_object: JSON that strangers wrote, with one reading only."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile
+from edgellm.files import read_file
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -31,3 +33,19 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidModelFile(f"{where}: a JSON object is expected, this is a {type(value).__name__}")
     return value
+
+
+def read_object(path: Path, limit: int) -> dict[str, Any] | None:
+    """The object in a JSON file of at most `limit` bytes, None where there is no file. Raises InvalidModelFile."""
+    raw = read_small(path, limit)
+    return None if raw is None else parse_object(raw, str(path))
+
+
+def read_small(path: Path, limit: int) -> bytes | None:
+    """A file of at most `limit` bytes, None where there is none. Raises InvalidModelFile."""
+    try:
+        return read_file(path, limit)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InvalidModelFile(f"{path}: cannot be read: {error.strerror}; put the file itself there") from error

@@ -260,7 +260,7 @@ def test_other_quantizations_are_refused(tmp_path: Path, method: str | None) -> 
         (b"[1]", "a JSON object is expected"),
         (b'{"a": 1, "a": 2}', "'a' appears twice"),
         (b'{"a": {"b": 1, "b": 2}}', "'b' appears twice"),
-        (b'{"a": "' + b"x" * (16 << 20) + b'"}', "not a regular file of at most"),
+        (b'{"a": "' + b"x" * (16 << 20) + b'"}', "more than 16 MiB"),
         (b'{"a": ' + b"[" * 200_000, "not JSON"),
     ],
 )
@@ -268,7 +268,7 @@ def test_other_quantizations_are_refused(tmp_path: Path, method: str | None) -> 
 def test_a_bad_json_file(tmp_path: Path, name: str, raw: bytes, complaint: str) -> None:
     folder = sharded(tmp_path)
     if name == INDEX and len(raw) > 1 << 20:
-        raw, complaint = b" " * ((64 << 20) + 1), "not a regular file of at most"
+        raw, complaint = b" " * ((64 << 20) + 1), "more than 64 MiB"
     (folder / name).write_bytes(raw)
     message = refused(folder)
     assert complaint in message
