@@ -6,6 +6,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Ids missing from the 
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 
 
@@ -61,7 +62,4 @@ class GGMLType(IntEnum):
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor with this shape; its last dimension must be a multiple of `block_size`."""
-        blocks = shape[-1] // self.block_size
-        for size in shape[:-1]:
-            blocks *= size
-        return blocks * self.block_bytes
+        return math.prod(shape[:-1]) * (shape[-1] // self.block_size) * self.block_bytes

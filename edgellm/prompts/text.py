@@ -104,8 +104,7 @@ def call(meter: Meter, owner: Any, name: str, args: tuple[Any, ...], kwargs: Map
     """owner.name(*args, **kwargs), for methods of builtin values. Raises LookupError for one that is not allowed."""
     if isinstance(owner, str):
         if name == "join":
-            (items,) = args
-            return join(meter, owner, items)
+            return join(meter, owner, *args)
         if name in BOUNDED:
             BOUNDED[name](meter, owner, *args, **kwargs)
         elif name not in LINEAR:
@@ -135,8 +134,7 @@ def repeat(meter: Meter, value: str | list[Any] | tuple[Any, ...], times: int) -
 
 def percent(meter: Meter, template: str, values: Any) -> str:
     """template % values, printf-style."""
-    if len(template) > MAX_FORMAT:
-        meter.stop("formats with a very long format string")
+    _check_format(meter, template)
     fields = template.count("%")
     size = len(template) + _widths(template) + 400 * fields  # 400: the longest float
     size += meter.weigh(values)[0] * (fields if isinstance(values, dict) else 1)  # a key may be named many times
@@ -144,6 +142,11 @@ def percent(meter: Meter, template: str, values: Any) -> str:
         size += sum(min(abs(value), MAX_VALUE) for value in values if isinstance(value, int))
     meter.fits(size)
     return str(meter.made(template % values))
+
+
+def _check_format(meter: Meter, template: str) -> None:
+    if len(template) > MAX_FORMAT:
+        meter.stop("formats with a very long format string")
 
 
 def _widths(template: str) -> int:
@@ -165,8 +168,7 @@ class Format(SandboxedFormatter):
         self.mapping = mapping
 
     def __call__(self, *args: Any, **kwargs: Any) -> str:
-        if len(self.template) > MAX_FORMAT:
-            self.meter.stop("formats with a very long format string")
+        _check_format(self.meter, self.template)
         if self.mapping:
             (kwargs,) = args
             args = ()
@@ -177,7 +179,6 @@ class Format(SandboxedFormatter):
         return self.meter.made(super().convert_field(value, conversion))
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        if len(format_spec) > MAX_FORMAT:
-            self.meter.stop("formats with a very long format string")
+        _check_format(self.meter, format_spec)
         self.meter.fits(400 + _widths(format_spec) + self.meter.weigh(value)[0])
         return str(self.meter.made(super().format_field(value, format_spec)))
