@@ -109,7 +109,7 @@ def test_files_of_a_checkpoint_are_files(tmp_path: Path) -> None:
 
 
 def test_state_that_is_no_file_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgellm.backends.llamacpp import amx, proof
+    from edgellm.backends.llamacpp import amx, proof, verdicts
     from edgellm.cli import chats, conversation
     from edgellm.config import read_config
     from edgellm.hub import store
@@ -118,8 +118,8 @@ def test_state_that_is_no_file_is_no_state(tmp_path: Path, monkeypatch: pytest.M
     names = [proof.VERDICTS, amx.VERDICTS, "history", "config.toml", "7.about", store.MANIFEST]
     for name in names:
         os.mkfifo(make_folder(home()) / name)
-    assert within(proof._verdicts) == {}
-    assert within(amx._remembered) == {}
+    assert within(lambda: verdicts.known(proof.VERDICTS)) == {}
+    assert within(lambda: verdicts.known(amx.VERDICTS)) == {}
     assert within(lambda: chats._read(home("7.about"))) is None
     assert type(within(conversation._history)).__name__ == "InMemoryHistory"
     assert "not a regular file" in within(lambda: store._read(home())).problem

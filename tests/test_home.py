@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from tiny_models import tiny
 
 import edgellm
-from edgellm.backends.llamacpp import proof
+from edgellm.backends.llamacpp import verdicts
 from edgellm.cli.cache import cache
 from edgellm.cli.list import list_models
 from edgellm.cli.show import show
@@ -139,7 +139,7 @@ def test_models_run_and_one_line_says_what_is_missing(
     assert "is known; " in first.cache.reason
     assert "cannot be written" in first.cache.reason
     assert again.cache.computed < first.cache.computed  # from memory
-    proof._remember("key", "")
+    verdicts.keep("verdicts.json", "key", "")
     [line] = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert "EDGELLM_HOME" in line
     assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("file", "link")) == ["m.gguf"]

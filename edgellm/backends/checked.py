@@ -10,8 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any, ClassVar, Generic, TypeVar
 
-from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, Sequence, Step, Tokenizer
-from edgellm.backends.plan import SamplingPlan
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, Sequence, Step, Tokenizer
 from edgellm.backends.pool import H, Pool
 from edgellm.backends.shared_tokenizer import SharedTokenizer
 from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, Unsupported

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import budget
-from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, Step, Tokenizer
+from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, SamplingPlan, Step, Tokenizer
 from edgellm.backends.checked import HEADER, CheckedBackend, CheckedSequence
-from edgellm.backends.plan import SamplingPlan
 from edgellm.backends.pool import Limits, Pool
 from edgellm.errors import BackendFailed, Interrupted, InvalidParameter
 from edgellm.params import DEFAULT_CTX, LoadParams
@@ -196,7 +195,8 @@ class EchoBackend(CheckedBackend[EchoSequence]):
             for index, token in enumerate(step.tokens):
                 sequence.append(token)
                 if step.logits == "all" or (step.logits == "last" and index == len(step.tokens) - 1):
-                    self._fill(self._rows[used], sequence)
+                    self._rows[used] = _noise(sequence.totals[-1], self.info.n_vocab)
+                    self._rows[used, _next_token(sequence.tokens, self._script)] += BOOST
                     used += 1
             rows = self._rows[first:used]
             rows.flags.writeable = False
@@ -212,10 +212,6 @@ class EchoBackend(CheckedBackend[EchoSequence]):
             noise = _noise(sequence.totals[-1], N_EMBD)
             vector[:] = noise / np.linalg.norm(noise)
         return vectors
-
-    def _fill(self, row: NDArray[np.float32], sequence: EchoSequence) -> None:
-        row[:] = _noise(sequence.totals[-1], self.info.n_vocab)
-        row[_next_token(sequence.tokens, self._script)] += BOOST
 
 
 def _chosen(row: NDArray[np.float32], plan: SamplingPlan) -> int:

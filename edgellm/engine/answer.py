@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgellm.backends.base import Backend, Rows
-from edgellm.backends.plan import SamplingPlan
+from edgellm.backends.base import Backend, Rows, SamplingPlan
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream

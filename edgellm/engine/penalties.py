@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Tokenizer
-from edgellm.backends.plan import Shift
+from edgellm.backends.base import Shift, Tokenizer
 from edgellm.engine.seam import alone
 from edgellm.params import GenerateParams
 

@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edgellm.backends.base import Backend, Buffer, Rows, Sequence
-from edgellm.backends.plan import SamplingPlan
+from edgellm.backends.base import Backend, Buffer, Rows, SamplingPlan, Sequence
 from edgellm.engine.answer import Answer
 from edgellm.engine.generation import Generation
 from edgellm.events import CacheReport, FinishReason, Timings

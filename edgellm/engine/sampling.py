@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.arguments import shown
-from edgellm.backends.base import Tokenizer
-from edgellm.backends.plan import SamplingPlan, Shift
+from edgellm.backends.base import SamplingPlan, Shift, Tokenizer
 from edgellm.engine.penalties import Dry, Logits, RepeatPenalty, breaker_sequences, to_float32
 from edgellm.errors import BackendFailed, EdgeLLMError, InvalidParameter
 from edgellm.events import TokenLogprob
@@ -38,30 +37,20 @@ _LOWEST = np.finfo(np.float32).min
 
 
 class Adjustment(Protocol):
-    """What is to become of logits before the filters; it may look at what was said."""
+    """What is to become of logits before the filters, by what was said."""
 
     def shift(self) -> Shift | None: ...
 
     def accept(self, token: int) -> None: ...
 
 
-class LogitBias:
+def bias(params: GenerateParams, n_vocab: int) -> Shift:
     """Adds `logit_bias` to the logits of its tokens. Raises InvalidParameter for an id outside the vocabulary."""
-
-    def __init__(self, params: GenerateParams, n_vocab: int) -> None:
-        for token in params.logit_bias:
-            if not 0 <= token < n_vocab:
-                raise InvalidParameter(
-                    f"logit_bias: there is no token {shown(token)}; this model has 0 to {n_vocab - 1}"
-                )
-        biases = to_float32(np.fromiter(params.logit_bias.values(), np.float64))
-        self._shift = Shift(np.fromiter(params.logit_bias.keys(), np.intp), -biases.astype(np.float64))
-
-    def shift(self) -> Shift:
-        return self._shift
-
-    def accept(self, token: int) -> None:
-        pass
+    for token in params.logit_bias:
+        if not 0 <= token < n_vocab:
+            raise InvalidParameter(f"logit_bias: there is no token {shown(token)}; this model has 0 to {n_vocab - 1}")
+    biases = to_float32(np.fromiter(params.logit_bias.values(), np.float64))
+    return Shift(np.fromiter(params.logit_bias.keys(), np.intp), -biases.astype(np.float64))
 
 
 class Sampler:
@@ -79,9 +68,8 @@ class Sampler:
         self._params = params
         self._tokenizer = tokenizer
         self._stream = np.random.PCG64(self.seed)
+        self._bias = (bias(params, n_vocab),) if params.logit_bias else ()
         self._adjustments: list[Adjustment] = []
-        if params.logit_bias:
-            self._adjustments.append(LogitBias(params, n_vocab))
         if RepeatPenalty.wanted(params):
             self._adjustments.append(RepeatPenalty(params, prompt))
         if Dry.wanted(params):
@@ -105,8 +93,8 @@ class Sampler:
     def plan(self) -> SamplingPlan:
         """How the next token is chosen; the same plan until one is."""
         if self._plan is None:
-            shifts = tuple(shift for each in self._adjustments if (shift := each.shift()) is not None)
-            p = self._params
+            repeated = (shift for each in self._adjustments if (shift := each.shift()) is not None)
+            shifts, p = (*self._bias, *repeated), self._params
             if p.temperature == 0:
                 self._plan = SamplingPlan(shifts, None, 0.0)
             else:

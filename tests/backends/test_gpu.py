@@ -14,7 +14,7 @@ from tiny_models import tiny
 
 import edgellm
 from edgellm.backends import open_backend
-from edgellm.backends.llamacpp import gpu, library
+from edgellm.backends.llamacpp import library, loading
 from edgellm.backends.llamacpp.ggml import Device, Ggml
 from edgellm.errors import Unsupported
 from edgellm.params import LoadParams
@@ -91,14 +91,14 @@ def test_vectors_of_texts_stay_off_it_too(pretended: None, asked: list[Any], tmp
 def test_layers_that_fit_are_counted_on_gpus_alone(pretended: None, tmp_path: Path) -> None:
     path = tiny("llama").write(tmp_path / "m.gguf")
     info = edgellm.inspect(path)
-    assert gpu.gpu_layers(info, "auto", 64) == info.n_layer + 1
-    assert gpu.layers_that_fit(info, 64, info.file_bytes // 2) < info.n_layer + 1
-    assert gpu.gpu_layers(info, 0, 64) == 0
+    assert loading.gpu_layers(info, "auto", 64) == info.n_layer + 1
+    assert loading.layers_that_fit(info, 64, info.file_bytes // 2) < info.n_layer + 1
+    assert loading.gpu_layers(info, 0, 64) == 0
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library.load_library(), "llama_supports_gpu_offload", lambda: False)
     info = edgellm.inspect(tiny("llama").write(tmp_path / "m.gguf"))
-    assert gpu.gpu_layers(info, "auto", 64) == 0
+    assert loading.gpu_layers(info, "auto", 64) == 0
     with pytest.raises(Unsupported, match="finds no GPU"):
-        gpu.gpu_layers(info, 5, 64)
+        loading.gpu_layers(info, 5, 64)

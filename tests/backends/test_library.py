@@ -20,6 +20,7 @@ import pytest
 from edgellm import _native
 from edgellm.backends.llamacpp import amx, library
 from edgellm.backends.llamacpp.ggml import Ggml
+from edgellm.backends.stderr import sifted
 from edgellm.child import End
 from edgellm.errors import BackendFailed, Unsupported
 
@@ -158,7 +159,7 @@ def test_model_parameters_obey_the_guard(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_no_amx_kernel_is_in_reach_after_the_guard() -> None:
     extra = library.extra_buffers()
-    names = Ggml(library.load_library()).extra_buffer_names(refusing=False)
+    names = Ggml(library.load_library()).extra_buffers(refusing=False)
     assert extra.use is False or extra.without_amx is ("AMX" not in names)
     if extra.amx != "ok":
         assert extra.without_amx
@@ -186,7 +187,7 @@ class FakeGgml:
 
     def __init__(self, _: Any) -> None: ...
 
-    def extra_buffer_names(self, *, refusing: bool) -> list[str]:
+    def extra_buffers(self, *, refusing: bool) -> list[str]:
         return ["CPU_REPACK"] if refusing and not self.held else ["AMX", "CPU_REPACK"]
 
 
@@ -293,7 +294,7 @@ def test_an_api_that_changed_means_the_slow_way(monkeypatch: pytest.MonkeyPatch,
     def missing(_: Any, *, refusing: bool) -> list[str]:
         raise AttributeError("undefined symbol: ggml_backend_dev_by_type")
 
-    monkeypatch.setattr(FakeGgml, "extra_buffer_names", missing)
+    monkeypatch.setattr(FakeGgml, "extra_buffers", missing)
     extra = amx.guard(amx_machine, "1.0")
     assert (extra.use, extra.without_amx) == (False, True)
     assert "undefined symbol" in extra.reason
@@ -329,7 +330,7 @@ REPORT = (
     "from edgellm.backends.llamacpp import library as l\n"
     "from edgellm.backends.llamacpp.ggml import Ggml\n"
     "extra = dataclasses.asdict(l.extra_buffers())\n"
-    "names = Ggml(l.load_library()).extra_buffer_names(refusing=False)\n"
+    "names = Ggml(l.load_library()).extra_buffers(refusing=False)\n"
     "print(json.dumps({**extra, 'names': names, 'permitted': _native.amx_permitted()}))\n"
 )
 REQUEST_AMX = "import ctypes; assert ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0\n"  # ARCH_REQ_XCOMP_PERM
@@ -362,6 +363,6 @@ def test_other_libraries_may_have_amx_afterwards(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("needs_amx")
 def test_what_others_write_to_stderr_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    with amx._quiet_stderr():
+    with sifted(amx.REFUSED, amx._logger):
         os.write(2, b"before\n" + amx.REFUSED + b"after\n")
     assert capfd.readouterr().err == "before\nafter\n"

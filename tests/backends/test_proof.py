@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_models import Tiny, tiny
 
-from edgellm.backends.llamacpp import proof
+from edgellm.backends.llamacpp import proof, verdicts
 from edgellm.child import End
 from edgellm.errors import ModelLoadError, NotEnoughMemory, UnsafeModel, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
@@ -146,21 +146,21 @@ def test_a_damaged_memory_of_verdicts_is_replaced(tmp_path: Path, content: bytes
 
 
 def test_many_writers_leave_a_whole_file_and_nothing_else() -> None:
-    threads = [threading.Thread(target=proof._remember, args=(f"key {i}", "")) for i in range(16)]
+    threads = [threading.Thread(target=verdicts.keep, args=(proof.VERDICTS, f"key {i}", "")) for i in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(proof._verdicts()) <= {f"key {i}" for i in range(16)}
-    assert proof._verdicts()
+    assert set(verdicts.known(proof.VERDICTS)) <= {f"key {i}" for i in range(16)}
+    assert verdicts.known(proof.VERDICTS)
     assert [path.name for path in home().iterdir()] == [proof.VERDICTS]
 
 
 def test_old_verdicts_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "KEPT_VERDICTS", 3)
+    monkeypatch.setattr(verdicts, "MOST", 3)
     for i in range(5):
-        proof._remember(f"key {i}", "")
-    assert list(proof._verdicts()) == ["key 2", "key 3", "key 4"]
+        verdicts.keep(proof.VERDICTS, f"key {i}", "")
+    assert list(verdicts.known(proof.VERDICTS)) == ["key 2", "key 3", "key 4"]
 
 
 # Headers that end a process which loads them, or once did.

@@ -15,9 +15,8 @@ import pytest
 from tiny_models import spm_vocabulary
 from tokens_oracle import llama_tokenizer
 
-from edgellm.backends.base import Step
+from edgellm.backends.base import SamplingPlan, Shift, Step
 from edgellm.backends.echo import IM_END, EchoBackend, EchoTokenizer
-from edgellm.backends.plan import SamplingPlan, Shift
 from edgellm.engine.penalties import breaker_sequences, match_lengths
 from edgellm.engine.sampling import Sampler, _apply, _exclude_top_choices, _survivors, choose, largest
 from edgellm.errors import BackendFailed, InvalidParameter

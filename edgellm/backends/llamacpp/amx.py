@@ -16,24 +16,19 @@ safe too, but without llama.cpp's repacked kernels: 512 tokens of a Q4_0 model t
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgellm import _native
+from edgellm.backends.llamacpp import verdicts
 from edgellm.backends.llamacpp.ggml import Ggml
+from edgellm.backends.stderr import sifted
 from edgellm.child import Child
 from edgellm.errors import EdgeLLMError, Unsupported
-from edgellm.files import read_file
-from edgellm.formats.writing import whole_file
-from edgellm.home import home, make_folder, unkept
 
 Verdict = Literal["ok", "crashes", "wrong"]
 SAID: dict[str, str] = {
@@ -80,8 +75,8 @@ def guard(library: Any, version: str) -> ExtraBuffers:
     try:
         if "amx_int8" in _native.cpu_features():
             amx, why = _verdict(library, version)
-        with _quiet_stderr():
-            present = "AMX" in Ggml(library).extra_buffer_names(refusing=amx != "ok")
+        with sifted(REFUSED, _logger):
+            present = "AMX" in Ggml(library).extra_buffers(refusing=amx != "ok")
     except (AttributeError, OSError, RuntimeError) as error:
         why = f"AMX is left out, and the repacked kernels with it (slower): {error}"
         return ExtraBuffers(use=False, without_amx=True, amx="unproven" if amx == "ok" else amx, reason=why)
@@ -121,8 +116,8 @@ def prove(library: Any) -> dict[str, str]:
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((rows, columns)).astype(np.float32)
     worst, where = 0.0, ""
-    with _quiet_stderr():
-        if "AMX" not in ggml.extra_buffer_names(refusing=False):
+    with sifted(REFUSED, _logger):
+        if "AMX" not in ggml.extra_buffers(refusing=False):
             raise Unsupported("the kernel refused AMX to the child process")
     for name, kind in TYPES.items():
         for tokens in (1, 5, 40):
@@ -140,27 +135,15 @@ def prove(library: Any) -> dict[str, str]:
 def _verdict(library: Any, version: str) -> tuple[str, str]:
     """The remembered verdict on this build or, once, a child's; and a sentence that says it."""
     key = build_key(library, version)
-    if key in (known := _remembered()):
-        return known[key], SAID[known[key]]
+    known = verdicts.known(VERDICTS).get(key)
+    if known in SAID:
+        return known, SAID[known]
     verdict, failure = _ask_child()
     if verdict is None:
         _logger.warning("AMX stays off: %s", failure)
         return "unproven", failure
-    try:
-        with whole_file(make_folder(home()) / VERDICTS) as file:
-            file.write(json.dumps({**known, key: verdict}, indent=1).encode())
-    except OSError as error:
-        unkept(error)
+    verdicts.keep(VERDICTS, key, verdict)
     return verdict, SAID[verdict]
-
-
-def _remembered() -> dict[str, str]:
-    """Verdicts by build. A file that is missing or damaged counts as empty: it is asked for again."""
-    try:
-        known = json.loads(read_file(home(VERDICTS)))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {key: said for key, said in known.items() if said in tuple(SAID)} if isinstance(known, dict) else {}
 
 
 def _ask_child() -> tuple[Verdict | None, str]:
@@ -178,27 +161,3 @@ def _ask_child() -> tuple[Verdict | None, str]:
     except EdgeLLMError as error:
         failure = str(error)
     return None, f"the process that was to prove its AMX kernels failed: {failure}"
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Swallow the line in which llama.cpp says that it goes without AMX; whatever else arrives is passed on."""
-    if sys.platform != "linux":  # guard() proves nothing there, so llama.cpp is not asked
-        yield
-        return
-    try:
-        kept = os.dup(2)
-    except OSError:  # a process without a standard error
-        yield
-        return
-    with open(os.memfd_create("stderr"), "w+b") as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            others = file.read().replace(REFUSED, b"")
-            if others:
-                os.write(2, others)

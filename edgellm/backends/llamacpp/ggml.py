@@ -66,14 +66,11 @@ class Ggml:
             total=total.value,
         )
 
-    def extra_buffer_names(self, *, refusing: bool) -> list[str]:
-        """Names of the CPU backend's extra buffer types. The first call in a process decides about AMX.
+    def extra_buffers(self, *, refusing: bool) -> dict[str, int]:
+        """The CPU backend's extra buffer types by their names. The first call in a process decides about AMX.
 
         Raises AttributeError or RuntimeError when this llama.cpp has no such list.
         """
-        return [self.buffer_name(buffer_type) for buffer_type in self.extra_buffer_types(refusing=refusing)]
-
-    def extra_buffer_types(self, *, refusing: bool) -> list[int]:
         device = self._call("ggml_backend_dev_by_type", ctypes.c_int(CPU_DEVICE))
         registry = self._call("ggml_backend_dev_backend_reg", device)
         listing = self._call("ggml_backend_reg_get_proc_address", registry, b"ggml_backend_dev_get_extra_bufts")
@@ -83,10 +80,7 @@ class Ggml:
             address = _native.call_refusing_amx(listing, device)
         else:
             address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(listing)(device)
-        return list(_until_null(address))
-
-    def buffer_name(self, buffer_type: int) -> str:
-        return self._text("ggml_backend_buft_name", buffer_type)
+        return {self._text("ggml_backend_buft_name", each): each for each in _until_null(address)}
 
     def product(self, kind: int, weights: Any, activations: Any, *, through_amx: bool) -> Any:
         """activations @ weights.T through ggml: (tokens, rows) float32.
@@ -106,7 +100,7 @@ class Ggml:
         weight = self._call("ggml_new_tensor_2d", holder, ctypes.c_int(kind), *reversed(shape))
         buffer_type = self._call("ggml_backend_cpu_buffer_type")
         if through_amx:
-            buffer_type = next(t for t in self.extra_buffer_types(refusing=False) if self.buffer_name(t) == "AMX")
+            buffer_type = self.extra_buffers(refusing=False)["AMX"]
         buffer = self._call("ggml_backend_alloc_ctx_tensors_from_buft", holder, buffer_type)
         self._call("ggml_backend_tensor_set", weight, packed, ctypes.c_size_t(0), ctypes.c_size_t(len(packed)))
 

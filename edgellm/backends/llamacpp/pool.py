@@ -48,7 +48,8 @@ class LlamaPool(Pool[Held]):
         self.causal = plan.causal
         self._context: int | None = None
         self._rows: dict[int, Rows] = {}  # arrays over single rows of the context, by address
-        self._row_address = _address_of_row(self._lib)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)  # it returns a plain address
+        self._row_address: Any = prototype(("llama_get_logits_ith", self._lib._lib))
         if plan.causal:
             self._context = self._new_context(self.cells)
             if not self._memory:  # the header does not say that it is an encoder, but llama.cpp knows
@@ -211,12 +212,6 @@ class LlamaPool(Pool[Held]):
             sequence.length = 0
             sequence.load(blocks)
         return not lost
-
-
-def _address_of_row(lib: Any) -> Any:
-    """llama_get_logits_ith as a function that returns a plain address."""
-    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
-    return prototype(("llama_get_logits_ith", lib._lib))
 
 
 def _array(address: int, rows: int, n_vocab: int) -> Rows:

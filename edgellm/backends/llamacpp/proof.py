@@ -12,7 +12,6 @@ word counts: a file that no child has answered for is not loaded.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -21,18 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from edgellm import machine
-from edgellm.backends.llamacpp import library
+from edgellm.backends.llamacpp import library, verdicts
 from edgellm.backends.llamacpp.checks import EDITION, check_header
 from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.child import Child, End, Parent
 from edgellm.errors import BackendFailed, ModelLoadError, NotEnoughMemory, UnsafeModel, Unsupported
-from edgellm.files import read_file
 from edgellm.formats.gguf import GGUFFile
-from edgellm.formats.writing import whole_file
-from edgellm.home import home, make_folder, unkept
 
 VERDICTS = "verdicts.json"
-KEPT_VERDICTS = 4096
 SECONDS, BYTES_PER_SECOND = 60, 20e6  # the child's time: a start, and the slowest disk
 SPARE_MEMORY = 4 << 30  # what a trial may use beyond twice the file (weights and their repacked copy)
 
@@ -46,43 +41,34 @@ _logger = logging.getLogger("edgellm.llamacpp")
 def make_safe(file: GGUFFile, *, trust: bool, extra_bufts: bool) -> None:
     """Return when `file` may be loaded in this process; `trust` takes the caller's word for it.
 
-    Raises UnsafeModel, UnsupportedArchitecture, ModelLoadError, InvalidModelFile, NotEnoughMemory.
+    Raises UnsafeModel (the child crashed or hung), UnsupportedArchitecture and ModelLoadError (the engine refused the
+    file, in its own words), InvalidModelFile, NotEnoughMemory.
     """
     if trust:
         return
     header = f"{file.fingerprint} header {EDITION}"
-    if header in _verdicts():
+    if header in verdicts.known(VERDICTS):
         return
     reasons = check_header(file)
     if not reasons:
-        _remember(header, "")
+        verdicts.keep(VERDICTS, header, "")
         return
     _logger.info("%s is tried in a child process first: %s", file.path, "; ".join(reasons))
-    prove(file.path, file.fingerprint, extra_bufts=extra_bufts)
-
-
-def prove(path: str | os.PathLike[str], fingerprint: str, *, extra_bufts: bool) -> None:
-    """Load and run a file in a child process, once per file and build of llama.cpp.
-
-    Raises UnsafeModel (the child crashed or hung), UnsupportedArchitecture and ModelLoadError (the engine refused the
-    file, in its own words), NotEnoughMemory.
-    """
-    build = f"{library.version()} {sys.platform} extra={extra_bufts}"
-    key = f"{fingerprint} {build}"
-    known = _verdicts().get(key)
-    if known is None:
-        known = _try(Path(path), extra_bufts)
-        _remember(key, known)
-    if known:
+    key = f"{file.fingerprint} {library.version()} {sys.platform} extra={extra_bufts}"
+    crash = verdicts.known(VERDICTS).get(key)
+    if crash is None:
+        crash = _try(file, extra_bufts)
+        verdicts.keep(VERDICTS, key, crash)
+    if crash:
         raise UnsafeModel(
-            f"{path}: loading it crashed a child process ({known}); the file is damaged or made to do harm: fetch it "
-            "from a source you trust, or pass trust=True (--trust) to load it here all the same"
+            f"{file.path}: loading it crashed a child process ({crash}); the file is damaged or made to do harm: fetch "
+            "it from a source you trust, or pass trust=True (--trust) to load it here all the same"
         )
 
 
-def _try(path: Path, extra_bufts: bool) -> str:
+def _try(file: GGUFFile, extra_bufts: bool) -> str:
     """What the child did: "" passed, else how it crashed. Raises for every other end."""
-    size = _bytes_of(path)
+    path, size = file.path, sum(part.stat().st_size for part in file.paths)
     limit = SECONDS + size / BYTES_PER_SECOND
     job = {"path": os.fspath(path), "extra_bufts": extra_bufts, "memory": 2 * size + SPARE_MEMORY}
     try:
@@ -127,33 +113,6 @@ def _judge(path: Path, found: str | None, end: End) -> str:
         f"{path}: the child process that tries unusual files failed by itself (exit status {end.status}); pass "
         f"trust=True (--trust) to load the file all the same. It said: {words}"
     )
-
-
-def _bytes_of(path: Path) -> int:
-    """Bytes of the file, or of all parts of a split one."""
-    with GGUFFile.open(path) as file:
-        return sum(part.stat().st_size for part in file.paths)
-
-
-def _verdicts() -> dict[str, str]:
-    """Remembered verdicts: key to "" (passed) or the crash. An unreadable file counts as an empty one."""
-    try:
-        found = json.loads(read_file(home(VERDICTS)))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        return {}
-    return found
-
-
-def _remember(key: str, verdict: str) -> None:
-    """Add a verdict. Of two writers at once the later one wins, and the other's file is tried again some day."""
-    kept = [(k, v) for k, v in _verdicts().items() if k != key][1 - KEPT_VERDICTS :]
-    try:
-        with whole_file(make_folder(home()) / VERDICTS) as file:
-            file.write(json.dumps({**dict(kept), key: verdict}).encode())
-    except OSError as error:  # a full or read-only disk, or a reader on Windows: the file will be tried again
-        unkept(error)
 
 
 def run_child(parent: Parent, path: str, extra_bufts: bool, memory: int) -> None:

@@ -77,8 +77,8 @@ class LlamaTokenizer(Tokenizer):
         piece = self._pieces.get(key)
         if piece is None:
             piece = self._pieces[key] = self._piece(token, special)
-        if self._lead and before != INSIDE and self._begins(before) and not self._is_cut(token):
-            return piece.removeprefix(self._lead)
+        if self._lead and before != INSIDE and (before is None or self._is_cut(before)) and not self._is_cut(token):
+            return piece.removeprefix(self._lead)  # a text, or a part of it that begins as one does, goes on here
         return piece
 
     def _piece(self, token: int, special: bool) -> bytes:
@@ -93,10 +93,6 @@ class LlamaTokenizer(Tokenizer):
             if -n <= room:
                 raise BackendFailed(f"llama.cpp gives no text for token {token}")
             room = -n
-
-    def _begins(self, before: int | None) -> bool:
-        """Whether a text, or a part of it that begins as one does, goes on behind this token."""
-        return before is None or self._is_cut(before)
 
     def _is_cut(self, token: int) -> bool:
         known = 0 <= token < self._n_vocab  # or llama.cpp ends the process

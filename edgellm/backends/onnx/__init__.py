@@ -40,11 +40,14 @@ def open_onnx(path: Path, params: LoadParams, progress: Progress | None = None) 
 
 
 def inspect_onnx(path: Path) -> ModelInfo:
-    """What the files of a model say, without loading it.
+    """What the files of a model say, without loading it; all are checked: the graph's data lies in its folder, whole.
 
     Raises ModelNotFound, InvalidModelFile, UnsupportedArchitecture, Unsupported.
     """
     from edgellm.backends.onnx import loading
+    from edgellm.formats.onnx import ONNXFile
 
     with reading(path):
-        return loading.inspect(onnx_folder.find(path))
+        folder = onnx_folder.find(path)
+        with ONNXFile.open(folder.model) as file:
+            return loading.describe(file, folder)[0]

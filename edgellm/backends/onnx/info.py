@@ -48,6 +48,7 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     if roles.decodes and n_embd == 0:
         n_embd = n_head * roles.kept[0].size
     stated = config.get("license")
+    added = {text: token for text, token in tokenizer.added.items() if token < n_vocab}
     general = _general(file, folder)
     return ModelInfo(
         path=str(folder.root if folder.model.parent in (folder.root, folder.root / "onnx") else folder.model),
@@ -67,7 +68,7 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         tensor_types=dict(sorted(types.items(), key=lambda item: -item[1])),
         kv_bytes_per_token=per_token,
         fingerprint=_fingerprint(file, folder),
-        stop_ids=_stop_ids(tokenizer, eos, n_vocab) if roles.decodes else frozenset(),
+        stop_ids=end_ids(added, eos) if roles.decodes else frozenset(),
         bos_id=next(iter(bos), None),
         eos_id=next(iter(eos), None),
         chat_template=_chat_template(folder),
@@ -186,11 +187,6 @@ def _named_ids(folder: ModelFolder, tokenizer: TextTokenizer, role: str, n_vocab
             value = place.get(f"{role}_token_id")
             named += value if isinstance(value, list) else [value]
     return [int(token) for token in named if _is_count(token) and token < n_vocab]
-
-
-def _stop_ids(tokenizer: TextTokenizer, named: list[int], n_vocab: int) -> frozenset[int]:
-    """What the configurations name, and what ends an answer by its text."""
-    return end_ids({text: token for text, token in tokenizer.added.items() if token < n_vocab}, named)
 
 
 def _chat_template(folder: ModelFolder) -> str | None:

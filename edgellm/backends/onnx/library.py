@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
-import tempfile
 import threading
-from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, Literal
 
 from edgellm import _native
+from edgellm.backends.stderr import sifted
 from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
@@ -35,7 +33,8 @@ def load_library() -> Any:
             return _module
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
-            with _quiet_stderr():
+            # It warns about GPUs that it cannot look at, before its log level can be set.
+            with sifted(b"onnxruntime", _logger):
                 import onnxruntime as module
         except ImportError as error:
             raise Unsupported(
@@ -99,31 +98,3 @@ def distribution() -> tuple[str, str | None]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return name, metadata.version(name)
     return DISTRIBUTIONS[0], None
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """What native code writes to the error stream inside the block goes to the log instead; the rest is passed on.
-
-    ONNX Runtime warns there about GPUs that it cannot look at, before its log level can be set.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            sys.stderr.flush()
-            kept = os.dup(2)
-            stack.callback(os.close, kept)
-            sink = stack.enter_context(tempfile.TemporaryFile())
-            os.dup2(sink.fileno(), 2)
-        except (OSError, AttributeError, ValueError):  # a program without an error stream
-            yield
-            return
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            sink.seek(0)
-            for line in sink:
-                if b"onnxruntime" in line:
-                    _logger.debug("%s", line.decode("utf-8", "replace").rstrip())
-                else:
-                    os.write(2, line)

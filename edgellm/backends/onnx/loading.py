@@ -49,16 +49,8 @@ class Plan:
     rewritten: kernels.Rewritten | None
 
 
-def inspect(folder: ModelFolder) -> ModelInfo:
-    """What the files say, all of them checked: the graph's data lies in its folder and is whole.
-
-    Raises InvalidModelFile, UnsupportedArchitecture, Unsupported.
-    """
-    with ONNXFile.open(folder.model) as file:
-        return _describe(file, folder)[0]
-
-
-def _describe(file: ONNXFile, folder: ModelFolder) -> tuple[ModelInfo, Roles, TextTokenizer]:
+def describe(file: ONNXFile, folder: ModelFolder) -> tuple[ModelInfo, Roles, TextTokenizer]:
+    """What the files say. Raises InvalidModelFile, UnsupportedArchitecture, Unsupported."""
     path = folder.file("tokenizer.json")
     if path is None:
         raise Unsupported(f"{folder.root}: no tokenizer.json, without which text cannot be read; export the model anew")
@@ -74,7 +66,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
     library.load_library()
     with ONNXFile.open(folder.model) as file:  # of which the weights that our kernels take stay mapped
         _check_library(file)
-        info, found, tokenizer = _describe(file, folder)
+        info, found, tokenizer = describe(file, folder)
         dynamic = any(node.op.startswith("DynamicQuantize") for node in file.graph.nodes)
         providers, reason = library.providers(params.gpu_layers, found.kv_type)
         threads = params.threads or machine.usable_cores()

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import pages
-from edgellm.backends.onnx.binding import Binding
 from edgellm.backends.onnx.graph import Kept
-from edgellm.backends.onnx.session import Session
+from edgellm.backends.onnx.session import Binding, Session
 from edgellm.backends.pool import Held, Limits, Pool, round_up
 from edgellm.errors import Busy, NotEnoughMemory
 from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY
