@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgellm.chat")
 VERSION = 3  # of a saved conversation
+LEFT = 8  # steps of an event loop in which a stream that was left is surely closed
 
 Asked = tuple[Callable[[], Turn], GenerateParams, Control]
 """What makes the prompt, how it is answered, and who may stop that and follow it."""
@@ -109,6 +111,7 @@ class Chat:
     ) -> Completion:
         """`send` for asyncio; cancelling the task cancels the answer."""
         prompt, chosen, control = self._asked(asking(content, at), params, options)
+        await self._left_streams_end()
         with self._replying(prompt) as reply:
             return reply.end(await self.model.agenerate(reply.turn, chosen, **control))
 
@@ -136,7 +139,9 @@ class Chat:
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Chunk]:
         """`stream` for asyncio; cancelling the task cancels the answer."""
-        return self._astream(*self._begun(asking(content, at), params, options))
+        # Where a stream that was left is about to be closed, what is wrong is raised with the first piece.
+        begin = self._asked if self._answering.locked() else self._begun
+        return self._astream(*begin(asking(content, at), params, options))
 
     def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
         """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
@@ -315,6 +320,13 @@ class Chat:
             finally:
                 reply.cut()
 
+    async def _left_streams_end(self) -> None:
+        """Let the event loop close a stream that its reader left by `break`: it does so a few steps later."""
+        steps = 0
+        while self._answering.locked() and steps < LEFT:
+            await asyncio.sleep(0)
+            steps += 1
+
     def _remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
         self.model.prompter.remember(turn, text, tokens)
         self.dropped = self.dropped + turn.dropped
@@ -336,6 +348,7 @@ class Chat:
     async def _astream(
         self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control
     ) -> AsyncGenerator[Chunk]:
+        await self._left_streams_end()
         with self._replying(prompt) as reply:
             async with aclosing(self.model.astream(reply.turn, chosen, **control)) as chunks:
                 async for chunk in chunks:

@@ -615,6 +615,26 @@ def test_a_chat_in_an_event_loop() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_stream_left_by_break_holds_nobody_up(streamed: bool) -> None:
+    async def scenario() -> None:
+        with Model(EchoBackend(delay=0.002, micro_batch=64)) as model:
+            chat = model.chat()
+            async for chunk in chat.astream("0123456789" * 9, temperature=0):
+                if chunk.text:
+                    break
+            if streamed:
+                assert [chunk async for chunk in chat.astream("b")][-1].completion is not None
+            else:
+                await chat.asend("b")
+            question, answer, following, _ = contents(chat)
+            assert question.startswith(answer)
+            assert answer
+            assert following == "b"
+
+    asyncio.run(scenario())
+
+
 def test_cancelling_a_task_cancels_the_answer() -> None:
     async def scenario() -> None:
         with Model(EchoBackend(delay=0.01, micro_batch=64)) as model:
