@@ -162,12 +162,12 @@ def breaker_sequences(tokenizer: Tokenizer, n_vocab: int, breakers: tuple[str, .
     known = _known_breakers.setdefault(tokenizer, {})
     if breakers not in known:
         found: dict[int, set[tuple[int, ...]]] = {}
-        heads = [(text.encode(), _heads(text)) for text in breakers]
+        whole = {text.encode(): [(text[:at].encode(), text[at:]) for at in range(1, len(text))] for text in breakers}
         tails: dict[str, set[tuple[int, ...]]] = {}
         for token in range(n_vocab):
             piece = tokenizer.piece(token, special=True)
-            for whole, cuts in heads:
-                if whole in piece:
+            for text, cuts in whole.items():
+                if text in piece:
                     found.setdefault(token, set()).add(())
                     continue
                 for head, rest in cuts:
@@ -177,8 +177,3 @@ def breaker_sequences(tokenizer: Tokenizer, n_vocab: int, breakers: tuple[str, .
                         found.setdefault(token, set()).update(tails[rest])
         known[breakers] = {token: tuple(sorted(found[token], key=len, reverse=True)) for token in found}
     return known[breakers]
-
-
-def _heads(text: str) -> list[tuple[bytes, str]]:
-    """Every way to cut `text` in two: the first part as bytes, the rest as text."""
-    return [(text[:cut].encode(), text[cut:]) for cut in range(1, len(text))]

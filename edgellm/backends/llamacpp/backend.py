@@ -64,7 +64,7 @@ class LlamaBackend(CheckedBackend[Held]):
         self._embedder: Embedder | None = None
         if plan.pooling is not None:
             limit = self.max_rows if pool.causal else self.micro_batch
-            self._embedder = Embedder(model, replace(plan, causal=pool.causal), self._abort, limit=limit)
+            self._embedder = Embedder(model, plan, self._abort, limit=limit, causal=pool.causal)
 
     def interrupt(self) -> None:
         self._abort.set()

@@ -37,14 +37,14 @@ Vector = NDArray[np.float64]  # (width,)
 class Embedder:
     """Its context is made by the first call, for the longest text so far, and again for a longer one.
 
-    limit: tokens of a pass, where a text is no longer.
+    limit: tokens of a pass, where a text is no longer. causal: it can continue a text.
     """
 
-    def __init__(self, model: int, plan: Plan, abort: _native.AbortFlag, *, limit: int) -> None:
+    def __init__(self, model: int, plan: Plan, abort: _native.AbortFlag, *, limit: int, causal: bool) -> None:
         assert plan.pooling is not None  # or nobody asks for vectors
         self._lib: Any = library.load_library()
         self._model, self._plan, self._abort = model, plan, abort
-        self._limit = limit
+        self._limit, self._causal = limit, causal
         self._pool = POOLS[plan.pooling]
         self._width: int = self._lib.llama_model_n_embd_out(model)
         self._context: int | None = None
@@ -80,7 +80,7 @@ class Embedder:
 
     def _groups(self, texts: list[list[int]]) -> Iterator[list[list[int]]]:
         """Texts that share a pass, in order; one that is longer than a pass is alone."""
-        most = CAUSAL_TEXTS if self._plan.causal else ENCODER_TEXTS
+        most = CAUSAL_TEXTS if self._causal else ENCODER_TEXTS
         group: list[list[int]] = []
         for text in texts:
             if group and (len(group) == most or sum(map(len, group)) + len(text) > self._limit):
@@ -93,7 +93,7 @@ class Embedder:
     def _vectors(self, group: list[list[int]]) -> Iterator[Vector]:
         """The pooled rows of every text of a group."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), False)
-        if len(group) == 1 and self._plan.causal:
+        if len(group) == 1 and self._causal:
             [text] = group
             starts = range(0, len(text), self._limit)
             yield self._pool(self._pass([text[start : start + self._limit]], start) for start in starts)
@@ -126,8 +126,8 @@ class Embedder:
             return
         self.close()
         self._cells = 0
-        tokens = self._limit if self._plan.causal else cells
-        sequences = CAUSAL_TEXTS if self._plan.causal else ENCODER_TEXTS
+        tokens = self._limit if self._causal else cells
+        sequences = CAUSAL_TEXTS if self._causal else ENCODER_TEXTS
         p = context_params(self._plan, self._abort, cells=cells, tokens=tokens, sequences=sequences)
         p.embeddings = True
         p.pooling_type = self._lib.LLAMA_POOLING_TYPE_NONE

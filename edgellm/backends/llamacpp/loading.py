@@ -9,7 +9,7 @@ from typing import Literal
 from edgellm import machine
 from edgellm.backends.base import ModelInfo
 from edgellm.backends.llamacpp import library
-from edgellm.backends.llamacpp.info import is_causal, model_info, pooling
+from edgellm.backends.llamacpp.info import model_info, pooling
 from edgellm.budget import contexts
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.gguf import GGUFFile
@@ -22,7 +22,7 @@ HEADROOM = 0.9  # share of the free device memory that weights and cache may tak
 class Plan:
     """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens).
 
-    causal: it can continue a text. pooling: how it makes a vector of one, "mean", "cls" or "last"; None: it does not.
+    pooling: how it makes a vector of a text, "mean", "cls" or "last"; None: it does not.
     """
 
     path: Path  # of the first shard
@@ -33,7 +33,6 @@ class Plan:
     threads: int
     gpu_layers: int
     flash_attention: int
-    causal: bool
     pooling: str | None
 
 
@@ -62,7 +61,6 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         gpu_layers=layers,
         flash_attention=flash,
-        causal=is_causal(file),
         pooling=pooling(file),
     )
 

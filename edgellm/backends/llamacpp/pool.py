@@ -45,12 +45,12 @@ class LlamaPool(Pool[Held]):
         self.divisible = not (self._lib.llama_model_is_recurrent(model) or self._lib.llama_model_is_hybrid(model))
         self.cells = min(round_up(plan.n_ctx, 256), FIRST_CELLS)
         self.max_cells = round_up(plan.max_cells, 256)
-        self.causal = plan.causal
+        self.causal = plan.info.can_generate
         self._context: int | None = None
         self._rows: dict[int, Rows] = {}  # arrays over single rows of the context, by address
         prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)  # it returns a plain address
         self._row_address: Any = prototype(("llama_get_logits_ith", self._lib._lib))
-        if plan.causal:
+        if self.causal:
             self._context = self._new_context(self.cells)
             if not self._memory:  # the header does not say that it is an encoder, but llama.cpp knows
                 self.causal = False

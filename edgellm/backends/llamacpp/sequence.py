@@ -63,7 +63,8 @@ class LlamaSequence(CheckedSequence[LlamaPool]):
             raise
 
     def _load_one(self, block: Buffer, stop: int) -> None:
-        start, address, at = self.length, _address(block), HEADER.size
+        start, at = self.length, HEADER.size
+        address = int(np.frombuffer(block, np.uint8).ctypes.data)  # without a copy: the caller keeps the block alive
         while self.length < stop and at + PART.size <= len(block):
             part_stop, size = PART.unpack_from(block, at)
             at += PART.size
@@ -73,8 +74,3 @@ class LlamaSequence(CheckedSequence[LlamaPool]):
             at += size
         if self.length != stop or at != len(block):
             raise BackendFailed(f"a saved block for positions {start} to {stop} is damaged")
-
-
-def _address(block: Buffer) -> int:
-    """Where the bytes of `block` lie, without a copy; the caller keeps `block` alive."""
-    return int(np.frombuffer(block, np.uint8).ctypes.data)

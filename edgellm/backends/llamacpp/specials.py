@@ -38,7 +38,8 @@ class Specials:
 
 def specials(lib: Any, vocab: Any) -> Specials:
     """What llama.cpp says of a loaded vocabulary."""
-    bos, eos, sep = (_known(ask(vocab)) for ask in (lib.llama_vocab_bos, lib.llama_vocab_eos, lib.llama_vocab_sep))
+    asked = (ask(vocab) for ask in (lib.llama_vocab_bos, lib.llama_vocab_eos, lib.llama_vocab_sep))
+    bos, eos, sep = (None if token < 0 else token for token in asked)
     is_end = ctypes.cast(lib._lib.llama_vocab_is_eog, ctypes.c_void_p).value or 0
     stops = _native.ids_where(is_end, vocab, lib.llama_vocab_n_tokens(vocab))
     begin, end = bos, eos
@@ -77,7 +78,3 @@ def _named(file: GGUFFile, role: str, count: int, default: int | None = None) ->
     if key in file.metadata and file.kind(key) == "u32" and file.metadata[key] < count:
         return int(file.metadata[key])
     return default if default is not None and default < count else None
-
-
-def _known(token: int) -> int | None:
-    return None if token < 0 else token

@@ -115,13 +115,13 @@ def session(plan: Plan) -> Any:
 
     Raises UnsupportedArchitecture for operators that ONNX Runtime does not have, NotEnoughMemory, ModelLoadError.
     """
-    if plan.providers[0] != library.CPU and plan.params.gpu_layers == "auto":
-        try:
-            return _session(plan, plan.providers)
-        except EdgeLLMError as error:
-            log.warning("the CPU runs %s: %s failed: %s", plan.info.name, plan.providers[0], error)
-        return _session(plan, [library.CPU])
-    return _session(plan, plan.providers)
+    try:
+        return _session(plan, plan.providers)
+    except EdgeLLMError as error:
+        if plan.providers[0] == library.CPU or plan.params.gpu_layers != "auto":
+            raise
+        log.warning("the CPU runs %s: %s failed: %s", plan.info.name, plan.providers[0], error)
+    return _session(plan, [library.CPU])
 
 
 def _session(plan: Plan, providers: list[str]) -> Any:
