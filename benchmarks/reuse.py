@@ -183,7 +183,7 @@ def shared(model: str) -> dict[str, Any]:
     rng = random.Random(13)
     with edgellm.load(model) as opened:
         system = opened.encode(words(rng, 2000))[:1000]
-        known = opened._engine._reuse._known
+        known = opened._engine.reuse._known
         assert known is not None
         assert known.store is not None
         before = known.memory.nbytes, known.store.stats().nbytes
