@@ -36,7 +36,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     helpers.__dict__["collect_data_files"] = lambda package, includes: [
         (str(path), "")
         for pattern in includes
-        for path in Path(import_module(f"{package}.errors").__file__ or "").resolve().parent.glob(pattern)
+        for path in Path(import_module(package).__file__ or "").resolve().parent.glob(pattern)
     ]
     for name in ("PyInstaller", "PyInstaller.utils"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -61,6 +61,11 @@ def test_the_command_line_comes_with_all_commands(hook: Any) -> None:
 
     names = set(hook("edgellm.cli")["hiddenimports"])
     assert {f"edgellm.cli.{module}" for module, *_ in COMMANDS.values()} <= names
+
+
+def test_what_measures_a_conversion_comes_with_its_text(hook: Any) -> None:
+    found = hook("edgellm.converters.yardstick")
+    assert [Path(file).name for file, _ in found["datas"]] == ["yardstick.txt"]
 
 
 def test_a_frozen_program_asks_whether_it_is_a_child() -> None:
