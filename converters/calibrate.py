@@ -92,26 +92,19 @@ def collect(
 def run_child(parent: Parent, model: str, text: str, name: str, chunks: int, result: str) -> None:
     """The body of the child. name: where the text was. chunks: contexts at most (0: all). result: where to write the
     matrix."""
-    raw = Path(text).read_bytes()
-    matrix = _collect(Path(model), raw, name, chunks, lambda done, of: parent.say(done=done, of=of))
-    matrix.write(result)
-    parent.say(wrote=result)
-
-
-def _collect(path: Path, raw: bytes, name: str, chunks: int, report: Callable[[int, int], None]) -> ImportanceMatrix:
     from edgellm import machine
     from edgellm.backends.llamacpp import library
 
     lib = library.load_library()
     model_params = library.model_params()
     with library.capture_log() as lines:
-        model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
-    if not model:
+        loaded = lib.llama_model_load_from_file(os.fsencode(model), model_params)
+    if not loaded:
         words = "\n".join(line.rstrip() for line in list(lines)[-8:])
-        raise ModelLoadError(f"{path}: llama.cpp does not load it, so it cannot be calibrated. It says:\n{words}")
-    vocab = lib.llama_model_get_vocab(model)
-    size = min(CHUNK, lib.llama_model_n_ctx_train(model))
-    tokens = _tokenize(lib, vocab, raw)
+        raise ModelLoadError(f"{model}: llama.cpp does not load it, so it cannot be calibrated. It says:\n{words}")
+    vocab = lib.llama_model_get_vocab(loaded)
+    size = min(CHUNK, lib.llama_model_n_ctx_train(loaded))
+    tokens = _tokenize(lib, vocab, Path(text).read_bytes())
     total = len(tokens) // size
     if total < 2:
         raise InvalidParameter(
@@ -128,9 +121,9 @@ def _collect(path: Path, raw: bytes, name: str, chunks: int, report: Callable[[i
     params.n_threads = params.n_threads_batch = machine.usable_cores()
     params.offload_kqv = params.op_offload = False  # activations stay in host memory, where we read them
     params.cb_eval = callback
-    context = lib.llama_init_from_model(model, params)
+    context = lib.llama_init_from_model(loaded, params)
     if not context:
-        raise BackendFailed(f"{path}: llama.cpp makes no context for it; is there enough memory?")
+        raise BackendFailed(f"{model}: llama.cpp makes no context for it; is there enough memory?")
     for chunk in range(total):
         ids = tokens[chunk * size : (chunk + 1) * size]
         if lib.llama_vocab_get_add_bos(vocab):
@@ -138,10 +131,11 @@ def _collect(path: Path, raw: bytes, name: str, chunks: int, report: Callable[[i
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         for at in range(0, size, micro_batch):
             _decode(lib, context, ids[at : at + micro_batch], sums)
-        report(chunk + 1, total)
+        parent.say(done=chunk + 1, of=total)
     if not sums.found:
-        raise Unsupported(f"{path}: none of its products has weights of a layer; it cannot be calibrated")
-    return ImportanceMatrix(sums.entries(), total, size, (Path(name).name,))
+        raise Unsupported(f"{model}: none of its products has weights of a layer; it cannot be calibrated")
+    ImportanceMatrix(sums.entries(), total, size, (Path(name).name,)).write(result)
+    parent.say(wrote=result)
 
 
 def _tokenize(lib: Any, vocab: Any, raw: bytes) -> list[int]:

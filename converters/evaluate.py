@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from edgellm import Model, arguments
 from edgellm.errors import ContextOverflow, InvalidModelFile, InvalidParameter
-from edgellm.pace import Pace
+from edgellm.pace import paced
 
 from .yardstick import N_CTX, grade_of
 
@@ -109,14 +109,12 @@ def evaluate(
     Raises InvalidParameter (a text shorter than two contexts, models with different vocabularies), ContextOverflow (a
     model was loaded with less than n_ctx), InvalidModelFile (a model computes NaN), Closed, BackendFailed.
     """
-    if progress is not None:
-        arguments.function("progress", progress)
+    report = None if progress is None else paced(progress, lambda each: each.done == each.chunks)
     result: Evaluation | None = None
-    pace = Pace()
     with closing(evaluations(model, text, base=base, n_ctx=n_ctx, chunks=chunks)) as steps:
         for result in steps:
-            if progress is not None and pace.due(surely=result.done == result.chunks):
-                progress(result)
+            if report is not None:
+                report(result)
     assert result is not None  # there is at least one context
     return result
 
@@ -235,7 +233,7 @@ def _side_by_side(
     streams = [each.logits(tokens, start=start) for each in (model, base) if each is not None]
     try:
         rows = [next(stream) for stream in streams]
-        while n := min(_block(rows[0]), *map(len, rows)):
+        while n := min(max(1, BLOCK // rows[0].shape[1]), *map(len, rows)):
             yield rows[0][:n], None if base is None else rows[1][:n]
             rows = [_rest(each[n:], stream) for each, stream in zip(rows, streams, strict=True)]
     finally:
@@ -246,12 +244,6 @@ def _side_by_side(
 def _rest(rows: Logits, stream: Iterator[Logits]) -> Logits:
     """`rows`, or the next slice when there are none left; empty at the end."""
     return rows if len(rows) else next(stream, rows)
-
-
-def _block(rows: Logits) -> int:
-    """Rows that hold about BLOCK logits."""
-    n_vocab: int = rows.shape[1]
-    return max(1, BLOCK // n_vocab)
 
 
 def _shift(logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -31,7 +31,7 @@ ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"budget", "prompts", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
-PARTS = ("", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
+PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
 CONVERT = {"budget", "errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
 EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
@@ -84,6 +84,7 @@ RULES: dict[str, set[str]] = {
     "__main__": {"cli"},
     PUBLIC: ABOVE | {"loading", "model", "chat"},
     "converters": CONVERT,
+    "converters.tokens": CONVERT | {"tokenizers"},
     "converters.quant": CONVERT | {"machine"},
     "converters.job": CONVERT | {PUBLIC},
     "converters.evaluate": CONVERT | {PUBLIC},

@@ -6,6 +6,7 @@ llama.cpp added since (llm_kv_names in src/llama-arch.cpp). "seperator" is spell
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_strings import StringArray
+from edgellm.tokenizers.ends import ENDS, GAPS
 
 from .vocabulary import DEFAULT_TEMPLATE, MATCHED, TokenType, Vocabulary, VocabularyKind
 
@@ -29,16 +31,14 @@ _ASSUMED = {
     "gemma4": {},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
 }
-# tokens that llama.cpp makes control tokens by their text, whatever their type says (llama_vocab::impl::load)
-_CONTROL_TEXTS = """
-    <|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|>
-    <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> <｜end▁of▁sentence｜>
-    [e~[ <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>
+# texts around a gap in code, besides those of GAPS
+_FIM = """
+    <|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>
     <|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>
     <|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>
-    <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>
 """
-_CONTROL = frozenset(_CONTROL_TEXTS.split())
+# tokens that llama.cpp makes control tokens by their text, whatever their type says (llama_vocab::impl::load)
+_CONTROL = frozenset((*ENDS, *chain(*GAPS.values()), *_FIM.split()))
 _SHOWN = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"}  # and these user-defined
 _BEGIN_WITH_BOS = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
 

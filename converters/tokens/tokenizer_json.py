@@ -26,7 +26,9 @@ def read_tokenizer_json(document: Mapping[str, Any], *, pre: str | None, clean_u
 
     Raises Unsupported for what llama.cpp cannot do, InvalidModelFile for tokens and merges that do not fit together.
     """
-    model = _part(document, "model")
+    model = document.get("model")
+    if not isinstance(model, Mapping):
+        raise _damaged("there is no 'model'")
     kind = model.get("type", "BPE" if "merges" in model else None)
     vocabulary = model.get("vocab")
     if kind not in ("BPE", "WordPiece"):
@@ -236,13 +238,6 @@ def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
                 yield from _nodes(child)
     else:
         yield node
-
-
-def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = document.get(name)
-    if not isinstance(part, Mapping):
-        raise _damaged(f"there is no {name!r}")
-    return part
 
 
 def _shown(node: object) -> str:
