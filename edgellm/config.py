@@ -29,7 +29,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-FILE = "config.toml"
 TABLES = ("aliases", "presets")
 
 
@@ -68,7 +67,7 @@ class Config:
 
 def config_path() -> Path:
     """Where the file is looked for."""
-    return home(FILE)
+    return home("config.toml")
 
 
 def read_config() -> Config:

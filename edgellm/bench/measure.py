@@ -100,7 +100,13 @@ class Bench:
         try:
             for candidate in candidates:
                 self._start(candidate)
-            self._check_context()
+            needed, n_ctx = sizes.depth + sizes.decode + 1, self.settings[EDGELLM.name]["n_ctx"]
+            if n_ctx < needed:
+                least = QUICK.depth + QUICK.decode + 1
+                raise Unsupported(
+                    f"{path} has a context of {n_ctx} tokens here, and this measurement needs {needed}; "
+                    f"a quick one needs {least}"
+                )
         except BaseException:
             self.close()
             raise
@@ -110,15 +116,6 @@ class Bench:
         self._workers[candidate.name] = worker
         with self._excluding(candidate.name):
             self.settings[candidate.name] = {"what": candidate.about, **worker.receive()["settings"]}
-
-    def _check_context(self) -> None:
-        needed, n_ctx = self.sizes.depth + self.sizes.decode + 1, self.settings[EDGELLM.name]["n_ctx"]
-        if n_ctx < needed:
-            least = QUICK.depth + QUICK.decode + 1
-            raise Unsupported(
-                f"{self._path} has a context of {n_ctx} tokens here, and this measurement needs {needed}; "
-                f"a quick one needs {least}"
-            )
 
     @contextmanager
     def _excluding(self, name: str) -> Iterator[None]:
@@ -197,25 +194,21 @@ class Bench:
 
     def metrics(self) -> list[Metric]:
         """Every figure, from the samples of the rounds that are complete."""
-        sizes = self.sizes
-        return [
-            self._metric(f"prefill, {sizes.prefill} tokens", "tokens/s", "prefill", _prefill),
-            self._metric(f"prefill, {sizes.depth} tokens", "tokens/s", "depth", _prefill),
-            self._metric("decode, depth 0", "tokens/s", "decode", _decode),
-            self._metric(f"decode, depth {sizes.depth}", "tokens/s", "depth", _decode),
-            self._metric("first token of a new process", "ms", "start", lambda s: 1e3 * float(s["wall_s"]), lower=True),
-            self._metric("peak memory of that process", "MB", "start", _megabytes, lower=True),
-            self._metric(f"peak memory at {sizes.depth} tokens", "MB", "depth", _megabytes, lower=True),
+        prefill, depth = self.sizes.prefill, self.sizes.depth
+        figures: list[tuple[Metric, str, Callable[[dict[str, Any]], float | None]]] = [
+            (Metric(f"prefill, {prefill} tokens", "tokens/s"), "prefill", _prefill),
+            (Metric(f"prefill, {depth} tokens", "tokens/s"), "depth", _prefill),
+            (Metric("decode, depth 0", "tokens/s"), "decode", _decode),
+            (Metric(f"decode, depth {depth}", "tokens/s"), "depth", _decode),
+            (Metric("first token of a new process", "ms", lower=True), "start", lambda s: 1e3 * float(s["wall_s"])),
+            (Metric("peak memory of that process", "MB", lower=True), "start", _megabytes),
+            (Metric(f"peak memory at {depth} tokens", "MB", lower=True), "depth", _megabytes),
         ]
-
-    def _metric(
-        self, title: str, unit: str, case: str, figure: Callable[[dict[str, Any]], float | None], *, lower: bool = False
-    ) -> Metric:
-        metric = Metric(title, unit, lower, {name: [] for name in self.names})
-        for sample in self.samples:
-            if sample["case"] == case:
-                metric.values[sample["contestant"]].append(figure(sample))
-        return metric
+        for metric, case, figure in figures:
+            for name in self.names:
+                samples = [s for s in self.samples if s["case"] == case and s["contestant"] == name]
+                metric.values[name] = [figure(sample) for sample in samples]
+        return [metric for metric, _case, _figure in figures]
 
     def same_answers(self) -> dict[str, bool]:
         """Of those that tell their token ids: whether every answer is edgellm's, so that both did the same work."""

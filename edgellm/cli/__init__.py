@@ -148,19 +148,14 @@ def _fail(error: Exception, *, verbose: bool) -> int:
     if verbose:
         logging.getLogger("edgellm").error("the command failed", exc_info=error)
     if isinstance(error, streams.OutputLost):
-        _say(f"standard output cannot be written: {error}")
+        said = f"standard output cannot be written: {error}"
     elif isinstance(error, EdgeLLMError):
-        _say(str(error))
-        return 2 if isinstance(error, InvalidParameter) else 1
+        said = str(error)
     else:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         hint = "" if verbose else " (--verbose shows where)"
-        _say(f"this should not have happened: {what}{hint}")
-    return 1
-
-
-def _say(error: str) -> None:
-    """One line on stderr, wrapped between words in a terminal."""
+        said = f"this should not have happened: {what}{hint}"
     from edgellm.cli.output import note
 
-    note(f"edgellm: {error}")
+    note(f"edgellm: {said}")
+    return 2 if isinstance(error, InvalidParameter) else 1

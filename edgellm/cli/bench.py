@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,7 +40,7 @@ def bench(model: str, *, peers: bool, rounds: int | None, quick: bool, as_json: 
     path = str(fetched(model))
     others, absent = installed() if peers else ([], {})
     count = rounds or (1 if quick else 5)
-    load = _load_per_core()
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
     if load is not None and load > BUSY:
         note(f"this machine is busy (load {load:.1f} per core): expect wide ranges")
     running = measure.Bench(
@@ -63,14 +64,6 @@ def bench(model: str, *, peers: bool, rounds: int | None, quick: bool, as_json: 
         _show(report)
     if stopped:
         raise KeyboardInterrupt
-
-
-def _load_per_core() -> float | None:
-    import os
-
-    if not hasattr(os, "getloadavg"):
-        return None
-    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def _report(running: Bench, path: str, absent: dict[str, str], load: float | None) -> dict[str, Any]:

@@ -40,12 +40,12 @@ class KeptChat:
 
     @property
     def path(self) -> Path:
-        return _folder() / f"{self.number}.json"
+        return home("chats", f"{self.number}.json")
 
 
 def all_kept() -> list[KeptChat]:
     """The last used first. A file that cannot be read is left out."""
-    folder = _folder()
+    folder = home("chats")
     found = [_read(path) for path in folder.glob("*.about")] if folder.is_dir() else []
     return sorted((kept for kept in found if kept is not None), key=lambda kept: (kept.at, kept.number), reverse=True)
 
@@ -77,7 +77,7 @@ class Keeper:
 
     def save(self, chat: Chat) -> None:
         """Write the conversation as it is now. Raises EdgeLLMError and OSError."""
-        folder = make_folder(_folder())
+        folder = make_folder(home("chats"))
         number = self._number = self._number or _new_number(folder)
         chat.save(folder / f"{number}.json")
         asked = [message for message in chat.messages if message.get("role") == "user"]
@@ -123,10 +123,6 @@ def rm(numbers: tuple[int, ...], every: bool) -> None:
         each.path.unlink(missing_ok=True)
         each.path.with_suffix(".about").unlink(missing_ok=True)
         click.echo(f"removed {each.number}: {each.words[:60]}")
-
-
-def _folder() -> Path:
-    return home("chats")
 
 
 def _new_number(folder: Path) -> int:

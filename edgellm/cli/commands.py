@@ -156,9 +156,8 @@ class Commands:
         if count and not (count.isdigit() and int(count)):
             raise InvalidParameter(f"/drop {count}: how many of the oldest turns? A number from 1 on")
         dropped = self._talk.conversation().drop_oldest(int(count or 1))
-        turns = sum(message.get("role") == "user" for message in dropped)
         left = self._talk.conversation().count_tokens()
-        note(f"{oldest(turns)} left out; {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
+        note(f"{oldest(dropped)} left out; {left:,} of {self._talk.model.n_ctx:,} tokens are in use now")
 
     def _reset(self, _: str) -> None:
         if self._talk.chat is not None:

@@ -32,7 +32,9 @@ def completion(shell: str | None, install: bool) -> None:
     shell = shell or Path(os.environ.get("SHELL", "")).name
     if shell not in SHELLS:
         raise click.UsageError(f"which shell? One of {', '.join(SHELLS)}.")
-    script = _script(shell)
+    kind = get_completion_class(shell)
+    assert kind is not None  # one of SHELLS
+    script = kind(click.Command(PROGRAM), {}, PROGRAM, VARIABLE).source()
     if not install:
         click.echo(script)
         return
@@ -73,12 +75,6 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, incomplete: str
 def answer(cli: click.Command) -> NoReturn:
     """Answer the shell, which asked by the environment variable."""
     sys.exit(shell_complete(cli, {}, PROGRAM, VARIABLE, os.environ[VARIABLE]))
-
-
-def _script(shell: str) -> str:
-    kind = get_completion_class(shell)
-    assert kind is not None  # one of SHELLS
-    return kind(click.Command(PROGRAM), {}, PROGRAM, VARIABLE).source()
 
 
 def _write(file: Path, text: str) -> None:

@@ -30,11 +30,14 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
         note(f"Going on with conversation {past.number} ({past.turns} turns), which you left at: {talk.said[:200]}")
     commands = Commands(talk)
     session = _session(keep=talk.keeper is not None)
+    prompt = FormattedText([("" if os.environ.get("NO_COLOR") else "bold", "> ")])
     leaving = False
     while True:
         try:
-            text = _unquoted(session.prompt(_prompt()))
+            text = session.prompt(prompt).strip()
             leaving = False
+            if text.startswith(QUOTES):
+                text = text[len(QUOTES) :].removesuffix(QUOTES).strip("\n")
             if not text:
                 continue
             if text in LEAVE:
@@ -77,18 +80,6 @@ def _say(talk: Talk, text: str) -> None:
             talk.show(text, overflow="drop-oldest")
         else:
             note("/drop N leaves out the N oldest turns, /set overflow drop-oldest does it always, /reset begins anew.")
-
-
-def _unquoted(text: str) -> str:
-    """What was typed, without the quotes around several lines."""
-    text = text.strip()
-    if text.startswith(QUOTES):
-        text = text[len(QUOTES) :].removesuffix(QUOTES).strip("\n")
-    return text
-
-
-def _prompt() -> FormattedText:
-    return FormattedText([("" if os.environ.get("NO_COLOR") else "bold", "> ")])
 
 
 def _session(*, keep: bool) -> PromptSession[str]:

@@ -78,7 +78,8 @@ def convert(
         if as_json:
             print_json(found.to_dict())
         else:
-            _print_plan(found, verbose=_is_verbose())
+            about = click.get_current_context().find_root().obj or {}  # of --verbose, as every command may have
+            _print_plan(found, verbose=bool(about.get("verbose")))
         return
     if output is None:
         raise click.UsageError("say where to write with -o DST, or ask for --dry-run.")
@@ -94,11 +95,6 @@ def convert(
         print_json({"path": str(done.path), "seconds": done.seconds, "plan": done.plan.to_dict(), "verified": verified})
     else:
         click.echo(str(done.path))
-
-
-def _is_verbose() -> bool:
-    """Whether the command line has --verbose, as every command may."""
-    return bool((click.get_current_context().find_root().obj or {}).get("verbose"))
 
 
 def _print_plan(plan: Plan, *, verbose: bool) -> None:

@@ -61,8 +61,17 @@ def findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
     found = []
     for engine in report["engines"]:
         found += _engine_findings(engine, report["machine"])
-    found += _memory_findings(report["machine"]["memory"])
-    found += _state_findings(report["state"])
+    memory, state = report["machine"]["memory"], report["state"]
+    if memory["total"] and memory["available"] < SMALL_MEMORY:
+        limit = ", or raise the memory limit of this container" if memory["limit"] else ""
+        problem = f"only {size(memory['available'])} of memory are available"
+        found.append(_finding("warning", problem, f"Close other programs{limit}."))
+    if not state["writable"]:
+        mend = "Make it writable, or set EDGELLM_HOME to a folder that is."
+        found.append(_finding("error", f"the state folder cannot be written: {state['problem']}", mend))
+    elif state["disk_free"] < SMALL_DISK:
+        mend = "`edgellm rm NAME` removes a model; EDGELLM_HOME moves the folder to another disk."
+        found.append(_finding("warning", f"only {size(state['disk_free'])} are free where models are kept", mend))
     return found
 
 
@@ -85,24 +94,6 @@ def _engine_findings(engine: Mapping[str, Any], machine: Mapping[str, Any]) -> l
             level, mend = "note", "Nothing needs to be done; this would build it without AMX:"
         found.append(_finding(level, f"in llama.cpp, {extra['reason']}", mend, engine["rebuild"]))
     return found
-
-
-def _memory_findings(memory: Mapping[str, Any]) -> list[dict[str, str]]:
-    if not memory["total"] or memory["available"] >= SMALL_MEMORY:
-        return []
-    limit = ", or raise the memory limit of this container" if memory["limit"] else ""
-    problem = f"only {size(memory['available'])} of memory are available"
-    return [_finding("warning", problem, f"Close other programs{limit}.")]
-
-
-def _state_findings(state: Mapping[str, Any]) -> list[dict[str, str]]:
-    if not state["writable"]:
-        mend = "Make it writable, or set EDGELLM_HOME to a folder that is."
-        return [_finding("error", f"the state folder cannot be written: {state['problem']}", mend)]
-    if state["disk_free"] < SMALL_DISK:
-        mend = "`edgellm rm NAME` removes a model; EDGELLM_HOME moves the folder to another disk."
-        return [_finding("warning", f"only {size(state['disk_free'])} are free where models are kept", mend)]
-    return []
 
 
 def _settings_findings() -> list[dict[str, str]]:

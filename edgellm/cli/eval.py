@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -182,10 +181,9 @@ def _progress(name: str) -> Iterator[Callable[[Evaluation], None]]:
 
 
 def _report(measured: list[_Measured], about: dict[str, Any], *, as_json: bool) -> None:
-    if as_json and len(measured) == 1:
-        print_json({**measured[0].to_dict(), **about})
-    elif as_json:
-        click.echo(json.dumps([{**each.to_dict(), **about} for each in measured], indent=2, ensure_ascii=False))
+    if as_json:
+        plain = [{**each.to_dict(), **about} for each in measured]
+        print_json(plain if len(plain) > 1 else plain[0])
     elif len(measured) == 1:
         print_facts([*_facts(measured[0]), *_told(about)])
     else:

@@ -40,8 +40,8 @@ def rows(pairs: Sequence[tuple[str, str]]) -> str:
     return formatter.getvalue().rstrip("\n")
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
+def print_json(value: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """One JSON object on stdout, or a list of them."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=not streams.shows_everything()))
 
 

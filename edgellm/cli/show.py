@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +12,6 @@ from edgellm.cli.locate import here
 from edgellm.cli.output import print_facts, print_json, size, values_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgellm import ModelInfo
 
 SAME = (  # what JSON has as it is in ModelInfo
@@ -97,8 +96,6 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
 
 def _locate(model: str) -> tuple[Path, str | None]:
     """The file of a path, a preset or a name that is here, and the licence the store knows; never pulls."""
-    from pathlib import Path
-
     from edgellm import hub
     from edgellm.config import read_config
 

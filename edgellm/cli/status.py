@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -54,20 +55,15 @@ class Status:
             frame = self._frames[int((time.monotonic() - started) / REDRAW) % len(self._frames)]
             with self._drawing:
                 if not self._over.is_set():
-                    sys.stderr.write(f"\r{frame} {_fitting(self._text)}\x1b[K")
+                    # A line that wraps could not be taken away.
+                    fitting = self._text[: max(10, shutil.get_terminal_size().columns - 4)]
+                    sys.stderr.write(f"\r{frame} {fitting}\x1b[K")
                     sys.stderr.flush()
                     shown = True
             self._over.wait(REDRAW)
         if shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
-
-
-def _fitting(text: str) -> str:
-    """A line that wraps could not be taken away."""
-    import shutil
-
-    return text[: max(10, shutil.get_terminal_size().columns - 4)]
 
 
 def _can_show(text: str) -> bool:

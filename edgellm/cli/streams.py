@@ -52,17 +52,13 @@ def _answer() -> Iterator[None]:
         raise OutputLost(error.strerror or str(error)) from error
 
 
-def _aside() -> suppress:
-    return suppress(OSError, ValueError)
-
-
 @contextmanager
 def safe() -> Iterator[None]:
     """Streams that are safe to write to, for the length of the block."""
     _reopen()
     before = sys.stdout, sys.stderr
     sys.stdout = cast(TextIO, _Stream(_open(sys.stdout, 1), _answer))
-    sys.stderr = cast(TextIO, _Stream(_open(sys.stderr, 2), _aside))
+    sys.stderr = cast(TextIO, _Stream(_open(sys.stderr, 2), lambda: suppress(OSError, ValueError)))
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,14 +157,14 @@ class Talk:
 
     def _warn(self, done: Completion) -> None:
         if done.dropped:
-            turns = sum(message.get("role") == "user" for message in done.dropped)
-            note(f"the context is full: {oldest(turns)} left out")
+            note(f"the context is full: {oldest(done.dropped)} left out")
         if done.finish_reason == "length" and done.usage.completion_tokens != self.params.max_tokens:
             note(f"the answer ends here because the context of {self.model.n_ctx} tokens is full")
 
 
-def oldest(turns: int) -> str:
-    """So many turns were ..., in words."""
+def oldest(dropped: Iterable[Mapping[str, Any]]) -> str:
+    """The turns of these messages were ..., in words."""
+    turns = sum(message.get("role") == "user" for message in dropped)
     return "the oldest turn was" if turns == 1 else f"the {turns} oldest turns were"
 
 

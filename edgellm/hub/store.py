@@ -181,19 +181,16 @@ class ModelStore:
         shutil.rmtree(away, ignore_errors=True)
 
     def _folder(self, name: str) -> Path:
-        return self.root / _checked(_slug(arguments.text("name", name)))
+        """A folder of its own inside the store: neither the store itself, nor one above it or elsewhere."""
+        slug = _slug(arguments.text("name", name))
+        if not slug or slug[0] == "." or len(slug.encode()) > LONGEST or set(slug) & set("\\\0"):
+            raise InvalidParameter(
+                f"{arguments.shown(slug)} is not a model's name; `edgellm list` shows those that are here"
+            )
+        return self.root / slug
 
     def _staging(self, name: str) -> Path:
-        return self.root / ".staging" / _checked(_slug(arguments.text("name", name)))
-
-
-def _checked(slug: str) -> str:
-    """A folder of its own inside the store: neither the store itself, nor one above it or elsewhere."""
-    if not slug or slug[0] == "." or len(slug.encode()) > LONGEST or set(slug) & set("\\\0"):
-        raise InvalidParameter(
-            f"{arguments.shown(slug)} is not a model's name; `edgellm list` shows those that are here"
-        )
-    return slug
+        return self.root / ".staging" / self._folder(name).name
 
 
 def _slug(name: str) -> str:
