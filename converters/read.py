@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgellm import arguments
 from edgellm.errors import InvalidParameter, ModelNotFound, Unsupported
-from edgellm.formats.onnx_folder import holds_model
+from edgellm.formats.onnx_folder import graphs_of
 from edgellm.formats.reading import reading
 
 from .folder.source import INDEX, PICKLES, SINGLE, HuggingFace, pickle
@@ -31,7 +31,7 @@ def read(path: str | os.PathLike[str], pre: str | None = None) -> Model:
 def _open(path: Path, pre: str | None) -> Model:
     if path.is_dir():
         weights = (path / SINGLE).exists() or (path / INDEX).exists()
-        return ONNXFolder(path, pre) if holds_model(path) and not weights else HuggingFace(path, pre)
+        return ONNXFolder(path, pre) if graphs_of(path) and not weights else HuggingFace(path, pre)
     if not path.exists():
         raise ModelNotFound(f"{path}: no such file or folder; check the path")
     if path.suffix.lower() == ".onnx":

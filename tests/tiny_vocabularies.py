@@ -17,7 +17,7 @@ from tokens_oracle import llama_tokenizer
 
 from edgellm.backends.base import Tokenizer
 from edgellm.formats.gguf_writer import write_gguf
-from edgellm.tokenizers import open_tokenizer
+from edgellm.tokenizers.text import open_tokenizer
 
 METASPACE = {"type": "Metaspace", "replacement": "▁", "split": True}
 ONNX: dict[str, dict[str, Any]] = {

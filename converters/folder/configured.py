@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgellm.architectures import Hyper, from_config, to_hf
 from edgellm.formats.confined import file_in, path_in
 from edgellm.formats.strict_json import read_object
-from edgellm.formats.tensor import Tensor, chunks, columns, n_rows
+from edgellm.formats.tensor import Tensor, chunks, n_rows
 
 from ..model import Contents, Description, LeftOut, Model
 from ..numbers import shifts_exactly
@@ -112,7 +112,7 @@ class ConfiguredFolder(Model):
         metadata = {
             "general.architecture": found.architecture.gguf,
             "general.type": "model",
-            "general.size_label": size_label(sum(n_rows(t) * columns(t) for t in tensors.values())),
+            "general.size_label": size_label(sum(n_rows(t) * t.shape[-1] for t in tensors.values())),
             **self.origin.metadata,
             **found.architecture.metadata(found.hyper),
             **to_metadata(self.vocabulary),

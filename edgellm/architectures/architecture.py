@@ -43,6 +43,7 @@ DECODER = (
     Key("vocab_size", "n_vocab", "vocab_size", 0),
     Key("attention.layer_norm_rms_epsilon", "norm_eps", "rms_norm_eps"),
 )
+BIASES = tuple(Key(None, name, name, False) for name in ("attention_bias", "mlp_bias"))  # in GGUF, tensors say it
 
 
 def keys(*more: Key) -> tuple[Key, ...]:
@@ -282,13 +283,3 @@ def windowed_context(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     """
     window = config.maybe("sliding_window", int)
     return {} if window is None else {"n_ctx_train": min(window, fields["n_ctx_train"])}
-
-
-def biases(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
-    """attention_bias and mlp_bias. A read_config hook."""
-    return {name: config.take(name, bool, False) for name in ("attention_bias", "mlp_bias")}
-
-
-def write_biases(hyper: Hyper) -> dict[str, Any]:
-    """A write_config hook."""
-    return {"attention_bias": hyper.attention_bias, "mlp_bias": hyper.mlp_bias}

@@ -7,13 +7,7 @@ from typing import Any
 from .architecture import Architecture
 from .config import Config
 from .gemma2 import CORE, HEAD, OLD
-from .table import Line, weight
-
-LAYER: tuple[Line, ...] = (
-    *CORE[:5],
-    weight("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd", shift=1.0),
-    *CORE[7:10],
-)
+from .table import weight
 
 
 def _scaled(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +18,11 @@ GEMMA = Architecture(
     gguf="gemma",
     model_type="gemma",
     classname="GemmaForCausalLM",
-    layer=LAYER,
+    layer=(
+        *CORE[:5],
+        weight("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd", shift=1.0),
+        *CORE[7:10],
+    ),
     after=HEAD,
     expect={"hidden_act": OLD["hidden_act"], "attention_bias": (False,), "tie_word_embeddings": (True,)},
     tolerate={"hidden_activation": ("gelu_pytorch_tanh", None), "use_bidirectional_attention": (False, None)},

@@ -9,7 +9,7 @@ from .architecture import Architecture, Hook, Key, keys
 from .config import Config
 from .hyper import Hyper
 from .llama import PROJECTIONS
-from .table import Line, weight
+from .table import OUTPUT, Line, weight
 
 GELU: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh", None),
@@ -29,10 +29,7 @@ CORE: tuple[Line, ...] = (
     weight("blk.{i}.ffn_down", "{m}layers.{i}.mlp.down_proj", "embd ff"),
     weight("blk.{i}.post_ffw_norm", "{m}layers.{i}.post_feedforward_layernorm", "embd", shift=1.0),
 )
-HEAD: tuple[Line, ...] = (
-    weight("output_norm", "{m}norm", "embd", shift=1.0),
-    weight("output", "lm_head", "vocab embd", untied=True),
-)
+HEAD: tuple[Line, ...] = (weight("output_norm", "{m}norm", "embd", shift=1.0), OUTPUT)
 
 
 def scaled(fields: dict[str, Any], wide_layers: int) -> dict[str, Any]:

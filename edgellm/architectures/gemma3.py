@@ -4,11 +4,14 @@ its own θ. The text part of the models that also see is converted; their towers
 
 from __future__ import annotations
 
-from .architecture import Architecture, Key, keys
-from .gemma2 import CORE, GELU, HEAD, OLD, config_hook, metadata_hook, write_config, write_pattern
+from dataclasses import replace
+
+from .architecture import Key, keys
+from .gemma2 import CORE, GELU, GEMMA2, config_hook, metadata_hook, write_pattern
 from .table import weight
 
-GEMMA3 = Architecture(
+GEMMA3 = replace(
+    GEMMA2,
     gguf="gemma3",
     model_type="gemma3_text",
     classname="Gemma3ForCausalLM",
@@ -19,13 +22,11 @@ GEMMA3 = Architecture(
         weight("blk.{i}.attn_k_norm", "{m}layers.{i}.self_attn.k_norm", "head", shift=1.0),
         *CORE[5:],
     ),
-    after=HEAD,
     keys=keys(
         Key("attention.sliding_window", "window", "sliding_window"),
         Key("final_logit_softcapping", "final_softcap", "final_logit_softcapping"),
     ),
     expect={**GELU, "attn_logit_softcapping": (None,)},
-    tolerate=OLD,
     defaults={  # which the models that also see leave out
         "vocab_size": 262208,
         "max_position_embeddings": 131072,
@@ -37,13 +38,9 @@ GEMMA3 = Architecture(
         "rope_local_base_freq": 10000.0,
         "sliding_window": 4096,
     },
-    constants={"activation": "gelu_tanh"},
-    scalings=frozenset({"none", "linear"}),
-    tied=True,
     rope_base=1e6,
     local_base=10000.0,
     read_config=config_hook(6, 62),
-    write_config=write_config,
     read_metadata=metadata_hook(6, 62, None),
     write_metadata=write_pattern(6),
     prefixes=("model.", "language_model.model.", "model.language_model.", ""),

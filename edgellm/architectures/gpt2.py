@@ -6,26 +6,12 @@ from typing import Any
 
 from .architecture import Architecture, Key
 from .config import Config
-from .hyper import Hyper
-from .table import Line, biased, weight
-
-LAYER: tuple[Line, ...] = (
-    *biased("blk.{i}.attn_norm", "{m}h.{i}.ln_1", "embd"),
-    *biased("blk.{i}.attn_qkv", "{m}h.{i}.attn.c_attn", "qkv embd", transposed=True),
-    *biased("blk.{i}.attn_output", "{m}h.{i}.attn.c_proj", "embd q", transposed=True),
-    *biased("blk.{i}.ffn_norm", "{m}h.{i}.ln_2", "embd"),
-    *biased("blk.{i}.ffn_up", "{m}h.{i}.mlp.c_fc", "ff embd", transposed=True),
-    *biased("blk.{i}.ffn_down", "{m}h.{i}.mlp.c_proj", "embd ff", transposed=True),
-)
+from .table import OUTPUT, biased, weight
 
 
 def _read_config(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     config.expect("n_ctx", fields["n_ctx_train"])
     return {"n_ff": fields["n_ff"] or 4 * fields["n_embd"]}
-
-
-def _write_config(hyper: Hyper) -> dict[str, Any]:
-    return {"n_ctx": hyper.n_ctx_train}
 
 
 GPT2 = Architecture(
@@ -37,11 +23,15 @@ GPT2 = Architecture(
         weight("token_embd", "{m}wte", "vocab embd"),
         weight("position_embd", "{m}wpe", "ctx embd"),
     ),
-    layer=LAYER,
-    after=(
-        *biased("output_norm", "{m}ln_f", "embd"),
-        weight("output", "lm_head", "vocab embd", untied=True),
+    layer=(
+        *biased("blk.{i}.attn_norm", "{m}h.{i}.ln_1", "embd"),
+        *biased("blk.{i}.attn_qkv", "{m}h.{i}.attn.c_attn", "qkv embd", transposed=True),
+        *biased("blk.{i}.attn_output", "{m}h.{i}.attn.c_proj", "embd q", transposed=True),
+        *biased("blk.{i}.ffn_norm", "{m}h.{i}.ln_2", "embd"),
+        *biased("blk.{i}.ffn_up", "{m}h.{i}.mlp.c_fc", "ff embd", transposed=True),
+        *biased("blk.{i}.ffn_down", "{m}h.{i}.mlp.c_proj", "embd ff", transposed=True),
     ),
+    after=(*biased("output_norm", "{m}ln_f", "embd"), OUTPUT),
     keys=(
         Key("block_count", "n_layer", "n_layer"),
         Key("context_length", "n_ctx_train", "n_positions"),
@@ -63,7 +53,7 @@ GPT2 = Architecture(
     tied=True,
     square=True,
     read_config=_read_config,
-    write_config=_write_config,
+    write_config=lambda hyper: {"n_ctx": hyper.n_ctx_train},
     prefixes=("transformer.", ""),
     skip=(r"\.attn\.(masked_)?bias$",),
 )

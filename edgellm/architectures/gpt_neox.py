@@ -5,15 +5,13 @@ The configurations say `gelu`, the exact one; llama.cpp computes its tanh approx
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import Architecture, Key, keys
 from .hyper import Hyper
 from .rope import share
-from .table import Line, biased, weight
+from .table import biased, weight
 
 
 def apart(hyper: Hyper) -> NDArray[np.int64]:
@@ -23,27 +21,20 @@ def apart(hyper: Hyper) -> NDArray[np.int64]:
     return np.ravel(rows.swapaxes(0, 1))
 
 
-LAYER: tuple[Line, ...] = (
-    *biased("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd"),
-    *biased("blk.{i}.attn_qkv", "{m}layers.{i}.attention.query_key_value", "qkv embd", order=apart),
-    *biased("blk.{i}.attn_output", "{m}layers.{i}.attention.dense", "embd q"),
-    *biased("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd"),
-    *biased("blk.{i}.ffn_up", "{m}layers.{i}.mlp.dense_h_to_4h", "ff embd"),
-    *biased("blk.{i}.ffn_down", "{m}layers.{i}.mlp.dense_4h_to_h", "embd ff"),
-)
-
-
-def _write_config(hyper: Hyper) -> dict[str, Any]:
-    return {"rotary_pct": share(hyper.rope, hyper.head_dim) if hyper.rope else 0.0}
-
-
 GPT_NEOX = Architecture(
     gguf="gptneox",
     model_type="gpt_neox",
     classname="GPTNeoXForCausalLM",
     onnx_type="decoder",
     before=(weight("token_embd", "{m}embed_in", "vocab embd"),),
-    layer=LAYER,
+    layer=(
+        *biased("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd"),
+        *biased("blk.{i}.attn_qkv", "{m}layers.{i}.attention.query_key_value", "qkv embd", order=apart),
+        *biased("blk.{i}.attn_output", "{m}layers.{i}.attention.dense", "embd q"),
+        *biased("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd"),
+        *biased("blk.{i}.ffn_up", "{m}layers.{i}.mlp.dense_h_to_4h", "ff embd"),
+        *biased("blk.{i}.ffn_down", "{m}layers.{i}.mlp.dense_4h_to_h", "embd ff"),
+    ),
     after=(
         *biased("output_norm", "{m}final_layer_norm", "embd"),
         weight("output", "embed_out", "vocab embd"),
@@ -65,7 +56,7 @@ GPT_NEOX = Architecture(
     rope_names={"rope_theta": "rotary_emb_base"},
     partial=True,
     square=True,
-    write_config=_write_config,
+    write_config=lambda hyper: {"rotary_pct": share(hyper.rope, hyper.head_dim) if hyper.rope else 0.0},
     prefixes=("gpt_neox.", ""),
     skip=(r"rotary_emb\.inv_freq$", r"\.attention\.(masked_)?bias$"),
 )

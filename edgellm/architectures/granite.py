@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .architecture import Architecture, Key, biases, keys, write_biases
+from .architecture import BIASES, Architecture, Key, keys
 from .llama import ATTENTION, FEED_FORWARD, SILU
 
 GRANITE = Architecture(
@@ -11,6 +11,7 @@ GRANITE = Architecture(
     classname="GraniteForCausalLM",
     layer=(*ATTENTION, *FEED_FORWARD),
     keys=keys(
+        *BIASES,
         Key("attention.scale", "attention_scale", "attention_multiplier"),
         Key("embedding_scale", "embedding_scale", "embedding_multiplier", 1.0),
         Key("residual_scale", "residual_scale", "residual_multiplier", 1.0),
@@ -19,7 +20,5 @@ GRANITE = Architecture(
     expect=SILU,
     defaults={"attention_multiplier": 1.0, "logits_scaling": 1.0},
     scalings=frozenset({"none", "linear", "yarn", "llama3"}),
-    read_config=biases,
     read_metadata=lambda config, fields: {"attention_scale": fields["attention_scale"] or fields["head_dim"] ** -0.5},
-    write_config=write_biases,
 )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.gguf import GGUFFile
-from .architecture import Architecture, Key, biases, keys, windowed_context, write_biases
+from .architecture import BIASES, Architecture, Key, keys, windowed_context
 from .config import Config
 from .hyper import Hyper
 from .table import Either, Line, Weight, biased, interleave, weight
@@ -90,11 +90,10 @@ LLAMA = Architecture(
     model_type="llama",
     classname="LlamaForCausalLM",
     layer=(*ATTENTION, *FEED_FORWARD),
+    keys=keys(*BIASES),
     expect=SILU,
     tolerate={"pretraining_tp": (1, None), "rope_interleaved": (False,)},
     scalings=frozenset({"none", "linear", "yarn", "llama3"}),
-    read_config=biases,
-    write_config=write_biases,
     recognises=lambda file: not _has_experts(file),
 )
 

@@ -13,16 +13,7 @@ from .config import Config
 from .hyper import Hyper
 from .llama import FFN_NORM, NORM, SILU
 from .rope import share
-from .table import Line, weight
-
-LAYER: tuple[Line, ...] = (
-    NORM,
-    weight("blk.{i}.attn_qkv", "{m}layers.{i}.self_attn.qkv_proj", "qkv embd"),
-    weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
-    FFN_NORM,
-    weight("blk.{i}.ffn_up", "{m}layers.{i}.mlp.gate_up_proj", "ff2 embd"),
-    weight("blk.{i}.ffn_down", "{m}layers.{i}.mlp.down_proj", "embd ff"),
-)
+from .table import weight
 
 
 def _no_window(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +34,14 @@ PHI3 = Architecture(
     gguf="phi3",
     model_type="phi3",
     classname="Phi3ForCausalLM",
-    layer=LAYER,
+    layer=(
+        NORM,
+        weight("blk.{i}.attn_qkv", "{m}layers.{i}.self_attn.qkv_proj", "qkv embd"),
+        weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
+        FFN_NORM,
+        weight("blk.{i}.ffn_up", "{m}layers.{i}.mlp.gate_up_proj", "ff2 embd"),
+        weight("blk.{i}.ffn_down", "{m}layers.{i}.mlp.down_proj", "embd ff"),
+    ),
     keys=keys(Key("attention.key_length", "head_dim", None, 0)),
     expect={**SILU, "attention_bias": (False,)},
     tolerate={"full_attn_mod": (1,), "interpolate_factor": (1,), "lm_head_bias": (False,), "mlp_bias": (False,)},

@@ -92,12 +92,12 @@ def from_config(config: Config, dim: int, n_ctx: int, base: float = 10000.0, par
         windowed.finish(frozenset())
     kind = str(inner.take("rope_type", str, inner.take("type", str, "default")))
     name = {"default": "none", "su": "longrope"}.get(kind, kind)
-    rope = _scaled(inner, name, Rope(theta, rotated, local_theta, original=original), n_ctx, dim)
+    rope = _scaled(inner, name, Rope(theta, rotated, local_theta, original=original), n_ctx)
     inner.finish(frozenset())
     return rope
 
 
-def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int, dim: int) -> Rope:
+def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
     base, rotated, local = plain.base, plain.dim, plain.local_base
     if kind == "none":
         inner.maybe("factor", float)

@@ -5,18 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .architecture import Architecture, Key, keys, windowed_context
-from .table import Line, biased, weight
-
-LAYER: tuple[Line, ...] = (
-    *biased("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd"),
-    *biased("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
-    *biased("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
-    *biased("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
-    *biased("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
-    *biased("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd"),
-    *biased("blk.{i}.ffn_up", "{m}layers.{i}.mlp.c_fc", "ff embd"),
-    *biased("blk.{i}.ffn_down", "{m}layers.{i}.mlp.c_proj", "embd ff"),
-)
+from .table import OUTPUT, biased
 
 # what the first checkpoints say and transformers does not read
 UNREAD: dict[str, tuple[Any, ...]] = {
@@ -34,11 +23,17 @@ STARCODER2 = Architecture(
     model_type="starcoder2",
     classname="Starcoder2ForCausalLM",
     onnx_type="decoder",
-    layer=LAYER,
-    after=(
-        *biased("output_norm", "{m}norm", "embd"),
-        weight("output", "lm_head", "vocab embd", untied=True),
+    layer=(
+        *biased("blk.{i}.attn_norm", "{m}layers.{i}.input_layernorm", "embd"),
+        *biased("blk.{i}.attn_q", "{m}layers.{i}.self_attn.q_proj", "q embd"),
+        *biased("blk.{i}.attn_k", "{m}layers.{i}.self_attn.k_proj", "kv embd"),
+        *biased("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
+        *biased("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
+        *biased("blk.{i}.ffn_norm", "{m}layers.{i}.post_attention_layernorm", "embd"),
+        *biased("blk.{i}.ffn_up", "{m}layers.{i}.mlp.c_fc", "ff embd"),
+        *biased("blk.{i}.ffn_down", "{m}layers.{i}.mlp.c_proj", "embd ff"),
     ),
+    after=(*biased("output_norm", "{m}norm", "embd"), OUTPUT),
     keys=keys(
         Key("attention.key_length", "head_dim", None, 0),
         Key("attention.layer_norm_epsilon", "norm_eps", "norm_epsilon"),

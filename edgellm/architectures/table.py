@@ -53,10 +53,8 @@ def weight(gguf: str, hf: str, dims: str, **how: Any) -> Weight:
 
 
 EMBEDDING: tuple[Line, ...] = (weight("token_embd", "{m}embed_tokens", "vocab embd"),)
-HEAD: tuple[Line, ...] = (
-    weight("output_norm", "{m}norm", "embd"),
-    weight("output", "lm_head", "vocab embd", untied=True),
-)
+OUTPUT = weight("output", "lm_head", "vocab embd", untied=True)
+HEAD: tuple[Line, ...] = (weight("output_norm", "{m}norm", "embd"), OUTPUT)
 
 
 def biased(gguf: str, hf: str, dims: str, bias: str = "always", **how: Any) -> tuple[Weight, Weight]:

@@ -12,7 +12,7 @@ from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo
 from edgellm.errors import NotEnoughMemory, Unsupported
 from edgellm.files import regular
-from edgellm.formats.onnx_folder import holds_model
+from edgellm.formats.onnx_folder import graphs_of
 from edgellm.formats.reading import reading
 from edgellm.params import KV_TYPES, LoadParams
 
@@ -92,7 +92,7 @@ def _format(path: Path) -> str:
     """What a file is: "gguf", "onnx", or in words what else."""
     if os.path.isdir(path):
         with reading(path):
-            return "onnx" if holds_model(path) else "a folder without a .onnx file"
+            return "onnx" if graphs_of(path) else "a folder without a .onnx file"
     with reading(path), open(path, "rb", opener=regular) as file:
         magic = file.read(4)
     if magic == GGUF_MAGIC or path.suffix.lower() == ".gguf":

@@ -73,7 +73,7 @@ def find(path: Path) -> ModelFolder:
         root = above.parent if above.name == "onnx" and not known else above
     else:
         raise ModelNotFound(f"{path}: no such file or folder")
-    config, genai = _json(root, "config.json"), _object(_json(root, "genai_config.json").get("model"))
+    config, genai = _json(root, "config.json"), section(_json(root, "genai_config.json"), "model")
     model, choice = _choose(root, config, genai) if path.is_dir() else (path, "")
     return ModelFolder(
         root=root,
@@ -86,11 +86,6 @@ def find(path: Path) -> ModelFolder:
     )
 
 
-def holds_model(path: Path) -> bool:
-    """Whether a folder has a .onnx file where `find` looks."""
-    return bool(_graphs(path))
-
-
 def _tokenizer_config(root: Path) -> dict[str, Any]:
     """tokenizer_config.json and special_tokens_map.json. Where both name a token, transformers believes the first if it
     lists added tokens, as newer ones do, and the second otherwise."""
@@ -100,8 +95,8 @@ def _tokenizer_config(root: Path) -> dict[str, Any]:
 
 def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> tuple[Path, str]:
     """The graph that the folder means, and `choice`."""
-    graphs = _graphs(root)
-    named = _object(genai.get("decoder")).get("filename")
+    graphs = graphs_of(root)
+    named = section(genai, "decoder").get("filename")
     if isinstance(named, str):
         model, source = path_in(root, named), "genai_config.json"
         if not model.is_file():
@@ -109,7 +104,7 @@ def _choose(root: Path, config: Mapping[str, Any], genai: Mapping[str, Any]) -> 
     elif not graphs:
         raise ModelNotFound(f"{root}: no .onnx file here or in its folder onnx")
     else:
-        dtype = _object(config.get("transformers.js_config")).get("dtype")
+        dtype = section(config, "transformers.js_config").get("dtype")
         if isinstance(dtype, Mapping):
             dtype = dtype.get("model")
         wanted = f"model{DTYPES.get(dtype, f'_{dtype}')}.onnx" if isinstance(dtype, str) else None
@@ -128,7 +123,7 @@ def _names(root: Path, graphs: list[Path]) -> str:
     return ", ".join(graph.relative_to(root).as_posix() for graph in graphs[:MAX_NAMED])
 
 
-def _graphs(root: Path) -> list[Path]:
+def graphs_of(root: Path) -> list[Path]:
     """Every .onnx file of the folder and of its folder onnx, in the order of their names."""
     found = [*sorted(root.glob("*.onnx")), *sorted((root / "onnx").glob("*.onnx"))]
     return [path for path in found if path.is_file() or path.is_symlink()]
@@ -138,5 +133,7 @@ def _json(root: Path, name: str) -> dict[str, Any]:
     return read_object(path_in(root, name), MAX_JSON) or {}
 
 
-def _object(value: object) -> Mapping[str, Any]:
+def section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key of a configuration, {} where there is none."""
+    value = config.get(key)
     return value if isinstance(value, Mapping) else {}

@@ -20,6 +20,7 @@ from edgellm.formats.onnx_graph import (
     UNKNOWN,
     Attribute,
     Graph,
+    Initializer,
     Node,
     Value,
 )
@@ -65,7 +66,7 @@ class GraphReader:
         inputs, outputs = (
             tuple(self._value(value, depth > 1) for value in found[name]) for name in ("input", "output")
         )
-        initializers = tuple(tensor.initializer() for tensor in tensors)
+        initializers = tuple(Initializer(each.name, each.dtype, each.shape, each.chunks) for each in tensors)
         return Graph(found["name"], inputs, outputs, nodes, initializers), tensors
 
     def _node(self, place: Span, depth: int) -> Node:

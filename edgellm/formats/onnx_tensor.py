@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgellm.arguments import shown
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.mapped import MappedFile
-from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY, WIDTH, Initializer
+from edgellm.formats.onnx_graph import DATA_TYPES, NUMPY, WIDTH
 from edgellm.formats.protobuf import Span, Wire, schema, unpacked
 
 MAX_DIMS = 16
@@ -84,9 +84,6 @@ class StoredTensor:
             stop = min(start + CHUNK, self.stop)
             yield self.file.view(start, stop)
             self.file.release(start, stop)
-
-    def initializer(self) -> Initializer:
-        return Initializer(self.name, self.dtype, self.shape, self.chunks)
 
     def _numbers(self) -> Iterator[NDArray[np.uint8]]:
         """The bytes of numbers that are kept one by one; those of halves and truth values are integers."""

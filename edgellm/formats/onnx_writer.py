@@ -80,19 +80,12 @@ def write_onnx(
             _write(model, piece)
 
 
-def onnx_bytes(
-    graph: Graph,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    name: str = "model.onnx",
-    opsets: Mapping[str, int] = OPSETS,
-    ir_version: int = IR_VERSION,
-) -> tuple[int, int]:
+def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None, *, name: str = "model.onnx") -> tuple[int, int]:
     """The sizes of the two files that `write_onnx` would make, 0 for one that is not needed. Reads no data.
 
     name: the model file's; the model names its data file.
     """
-    pieces, offsets = _model(graph, f"{name}_data", metadata, opsets, ir_version)
+    pieces, offsets = _model(graph, f"{name}_data", metadata, OPSETS, IR_VERSION)
     ends = [offsets[each.name] + each.nbytes for each in graph.initializers if each.name in offsets]
     return _size(pieces), max(ends, default=0)
 
@@ -184,7 +177,8 @@ def _attribute(value: Attribute) -> tuple[str, list[Piece]]:
     if isinstance(value, Graph):
         return "GRAPH", _nested(6, _graph(value, "", {}))
     if isinstance(value, np.ndarray):
-        return "TENSOR", [message(5, _tensor(_dtype(value), value.shape, ""), text(9, _little(value).tobytes()))]
+        raw = value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes()
+        return "TENSOR", [message(5, _tensor(_dtype(value), value.shape, ""), text(9, raw))]
     if isinstance(value, str):
         return "STRING", [text(4, value)]
     if isinstance(value, float):
@@ -246,10 +240,6 @@ def _dtype(array: NDArray[np.generic]) -> str:
         if np.dtype(code) == array.dtype.newbyteorder("<") and name not in FOREIGN:
             return name
     raise TypeError(array.dtype)
-
-
-def _little(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _nested(field: int, pieces: list[Piece]) -> list[Piece]:

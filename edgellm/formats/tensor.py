@@ -55,11 +55,6 @@ def blocked(tensor: Tensor) -> TypeGuard[Blocked]:
     return getattr(tensor, "type", None) is not None
 
 
-def columns(tensor: Tensor) -> int:
-    """Elements of a row."""
-    return tensor.shape[-1]
-
-
 def n_rows(tensor: Tensor) -> int:
     """Rows of the flattened tensor; 1 for one dimension."""
     return math.prod(tensor.shape[:-1])
@@ -67,7 +62,7 @@ def n_rows(tensor: Tensor) -> int:
 
 def chunks(tensor: Tensor) -> Iterator[slice]:
     """Slices of at most CHUNK_BYTES (but at least one row) that cover all rows in order."""
-    total, step = n_rows(tensor), max(1, CHUNK_BYTES // (4 * columns(tensor)))
+    total, step = n_rows(tensor), max(1, CHUNK_BYTES // (4 * tensor.shape[-1]))
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
 

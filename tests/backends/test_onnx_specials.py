@@ -16,7 +16,7 @@ import edgellm
 from edgellm.backends import inspect
 from edgellm.errors import InvalidModelFile
 from edgellm.formats import onnx_folder as folders
-from edgellm.tokenizers import TextTokenizer, open_tokenizer
+from edgellm.tokenizers.text import TextTokenizer, open_tokenizer
 
 QUIET = edgellm.CacheParams(memory=0, disk=0)
 LETTER = tiny_onnx.VOCABULARY["tokenizer.ggml.tokens"].index("h")

@@ -22,7 +22,7 @@ from edgellm.formats.confined import file_in
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.safetensors import write_safetensors
-from edgellm.formats.tensor import check_finite, chunks, columns, n_rows
+from edgellm.formats.tensor import check_finite, chunks, n_rows
 
 RANDOM = np.random.default_rng(0)
 INDEX = "model.safetensors.index.json"
@@ -81,7 +81,7 @@ def test_a_folder_and_any_file_in_it(tmp_path: Path, make: Any) -> None:
         for name, array in PLAIN.items():
             tensor = found.tensors[name]
             assert (tensor.shape, tensor.stored) == (array.shape, "F32")
-            flat = array.reshape(n_rows(tensor), columns(tensor))
+            flat = array.reshape(n_rows(tensor), tensor.shape[-1])
             assert np.array_equal(tensor.rows(slice(None)), flat)
             assert np.array_equal(np.concatenate([tensor.rows(chunk) for chunk in chunks(tensor)]), flat)
         order = np.array([5, 0, 0, 2])

@@ -13,7 +13,7 @@ from tiny_vocabularies import KINDS, ONNX, tokenizer_json, vocabulary
 
 from edgellm.backends.base import Tokenizer
 from edgellm.engine.seam import alone, continued, spelled
-from edgellm.tokenizers import open_tokenizer
+from edgellm.tokenizers.text import open_tokenizer
 
 PIECES = [
     *(

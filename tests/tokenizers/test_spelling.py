@@ -13,7 +13,7 @@ from tiny_models import byte_characters
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgellm.backends.base import text_of
-from edgellm.tokenizers import TextTokenizer, open_tokenizer
+from edgellm.tokenizers.text import TextTokenizer, open_tokenizer
 
 LETTERS = "abcé漢▁Ġ\n .,'"
 TEXTS = st.text(LETTERS.replace("▁", ""), max_size=12)

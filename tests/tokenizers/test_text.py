@@ -17,8 +17,8 @@ from tokens_oracle import llama_tokenizer, random_texts, write_files
 from edgellm.converters.tokens import read_gguf, to_files
 from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter
 from edgellm.formats.gguf import GGUFFile
-from edgellm.tokenizers import TextTokenizer, open_tokenizer
 from edgellm.tokenizers.pieces import Spelling
+from edgellm.tokenizers.text import TextTokenizer, open_tokenizer
 
 TEXTS = ["hello world", "  two  spaces ", "naïve ☕ 漢字\n\ttab", "", " x", "a<|end|>b"]
 

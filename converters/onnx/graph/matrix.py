@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from edgellm.formats.tensor import Tensor, columns, n_rows
+from edgellm.formats.tensor import Tensor, n_rows
 
 from .builder import GraphBuilder
 
@@ -19,7 +19,7 @@ class Matrix(ABC):
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K), N outputs of K inputs each."""
-        return sum(map(n_rows, self._tensors)), columns(self._tensors[0])
+        return sum(map(n_rows, self._tensors)), self._tensors[0].shape[-1]
 
     @abstractmethod
     def multiply(self, graph: GraphBuilder, x: str, bias: str | None = None) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidParameter
-from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks, columns
+from edgellm.formats.tensor import Tensor, blocked, check_finite, chunks
 
 from .blocks import Bytes
 from .builder import GraphBuilder
@@ -66,7 +66,7 @@ class QuantizedMatrix(Matrix):
     ) -> None:
         if accuracy_level not in (0, 4):
             raise InvalidParameter(f"{name}: accuracy_level is 0 (float32) or 4 (8-bit activations)")
-        if len({columns(tensor) for tensor in tensors}) != 1:
+        if len({tensor.shape[-1] for tensor in tensors}) != 1:
             raise InvalidParameter(f"{name}: only matrices with rows of one length can be put one after the other")
         for tensor in tensors:
             carrier.check(tensor.shape)
@@ -190,7 +190,7 @@ class QuantizedMatrix(Matrix):
         for tensor in self._tensors:
             for part in chunks(tensor):
                 if lossless(tensor, self._carrier) and blocked(tensor) and tensor.type is not None:
-                    packed = transcode(tensor.type, tensor.raw(part), columns(tensor))
+                    packed = transcode(tensor.type, tensor.raw(part), tensor.shape[-1])
                     if isinstance(tensor, Mapped):
                         tensor.release()
                     check_finite(self._name, packed.scales)

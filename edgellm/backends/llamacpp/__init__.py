@@ -15,10 +15,8 @@ from edgellm.params import LoadParams
 if TYPE_CHECKING:
     from edgellm.backends.llamacpp.backend import LlamaBackend
 
-Progress = Callable[[float], None]
 
-
-def open_llamacpp(path: Path, params: LoadParams, progress: Progress | None = None) -> LlamaBackend:
+def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> LlamaBackend:
     """Open a GGUF file. `progress` is called with the loaded share, 0 to 1; an exception it raises stops the load.
 
     Raises InvalidModelFile, UnsafeModel, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.

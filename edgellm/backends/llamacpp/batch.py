@@ -28,7 +28,6 @@ class Batch:
         self._own_pointers = pointers.copy()
         self._pointers = pointers
         pointers[:] = self._seq.ctypes.data + 4 * np.arange(size)
-        self._freed = False
 
     def fill(self, sequences: list[Held], steps: list[Step]) -> list[tuple[int, int]]:
         """Write the tokens of all steps, which fit; per step the batch index of its first wanted row and how many."""
@@ -66,7 +65,5 @@ class Batch:
         return n
 
     def free(self) -> None:
-        if not self._freed:
-            self._freed = True
-            self._pointers[:] = self._own_pointers
-            self._lib.llama_batch_free(self.struct)
+        self._pointers[:] = self._own_pointers
+        self._lib.llama_batch_free(self.struct)

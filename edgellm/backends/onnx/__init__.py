@@ -14,10 +14,8 @@ from edgellm.params import LoadParams
 if TYPE_CHECKING:
     from edgellm.backends.onnx.backend import OnnxBackend
 
-Progress = Callable[[float], None]
 
-
-def open_onnx(path: Path, params: LoadParams, progress: Progress | None = None) -> OnnxBackend:
+def open_onnx(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> OnnxBackend:
     """Open a folder with an ONNX model, or the .onnx file itself. ONNX Runtime tells nothing while it loads: `progress`
     is called with 0 and 1 alone; an exception it raises stops the load.
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, Unsupported, UnsupportedArchitecture
+from edgellm.formats.onnx_folder import section
 from edgellm.formats.onnx_graph import DATA_TYPES, Graph, Node, Value
 
 KV_TYPES = {"FLOAT": "f32", "FLOAT16": "f16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "uint8"}
@@ -85,8 +86,7 @@ def roles(graph: Graph, path: Path, config: Mapping[str, Any], genai: Mapping[st
     inputs that nothing here can feed; InvalidModelFile for numbers that cannot be.
     """
     _check_numbers(graph, path)
-    decoder = genai.get("decoder")
-    decoder = decoder if isinstance(decoder, Mapping) else {}
+    decoder = section(genai, "decoder")
     inputs = {value.name: value for value in graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
     named = _names(decoder.get("inputs"))
@@ -97,7 +97,7 @@ def roles(graph: Graph, path: Path, config: Mapping[str, Any], genai: Mapping[st
         return name if name in inputs else None
 
     attention = [node for node in graph.nodes if node.op == "GroupQueryAttention"]
-    sizes = _Sizes(path, config, genai, decoder)
+    sizes = _Sizes(path, config, decoder)
     if attention:
         kept = _of_nodes(attention, inputs, outputs, sizes)
     else:
@@ -166,9 +166,7 @@ def _check_numbers(graph: Graph, path: Path) -> None:
 class _Sizes:
     """Sizes of the KV cache where the graph leaves them open."""
 
-    def __init__(
-        self, path: Path, config: Mapping[str, Any], genai: Mapping[str, Any], decoder: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
         self.path = path
         heads = _count(config, "num_key_value_heads") or _count(decoder, "num_key_value_heads")
         queries = _count(config, "num_attention_heads") or _count(decoder, "num_attention_heads")

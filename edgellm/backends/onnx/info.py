@@ -18,11 +18,11 @@ from edgellm.errors import InvalidModelFile, ModelError
 from edgellm.files import regular
 from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.onnx import ONNXFile
-from edgellm.formats.onnx_folder import ModelFolder
+from edgellm.formats.onnx_folder import ModelFolder, section
 from edgellm.formats.onnx_graph import NUMPY, WIDTH, Graph, Node
 from edgellm.formats.origin import GENERAL, base_models, licence, of_card, parse_general
-from edgellm.tokenizers import TextTokenizer
 from edgellm.tokenizers.ends import end_ids
+from edgellm.tokenizers.text import TextTokenizer
 
 LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
@@ -34,8 +34,7 @@ SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to hav
 def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: TextTokenizer) -> ModelInfo:
     """What is known of the model. Raises InvalidModelFile."""
     config, genai = folder.config, folder.genai
-    decoder = genai.get("decoder")
-    sources = (config, genai, decoder if isinstance(decoder, Mapping) else {})
+    sources = (config, genai, section(genai, "decoder"))
     manifest = _manifest(file)
     n_params, types, quantization = _listed(file.graph, manifest) if manifest else _weights(file.graph)
     stored = sum(types.values())
@@ -182,8 +181,7 @@ def _named_ids(folder: ModelFolder, tokenizer: TextTokenizer, role: str, n_vocab
     several. Those that the model does not have count as not named."""
     named: list[Any] = [getattr(tokenizer, f"{role}_id")]
     for source in (folder.generation, folder.config, folder.genai):
-        nested = source.get("text_config")
-        for place in (source, nested if isinstance(nested, Mapping) else {}):
+        for place in (source, section(source, "text_config")):
             value = place.get(f"{role}_token_id")
             named += value if isinstance(value, list) else [value]
     return [int(token) for token in named if _is_count(token) and token < n_vocab]
@@ -229,8 +227,7 @@ def _name(folder: ModelFolder) -> str:
 def _first(sources: tuple[Mapping[str, Any], ...], *keys: str) -> int | None:
     """The first positive whole number under one of the keys; a model of several parts has its own under text_config."""
     for source in sources:
-        nested = source.get("text_config")
-        for place in (source, nested if isinstance(nested, Mapping) else {}):
+        for place in (source, section(source, "text_config")):
             for key in keys:
                 value = place.get(key)
                 if _is_count(value) and value:

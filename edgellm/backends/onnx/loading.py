@@ -18,7 +18,7 @@ from edgellm.errors import EdgeLLMError, ModelLoadError, NotEnoughMemory, Unsupp
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.params import LoadParams
-from edgellm.tokenizers import TextTokenizer, open_tokenizer
+from edgellm.tokenizers.text import TextTokenizer, open_tokenizer
 
 log = logging.getLogger("edgellm.onnx")
 

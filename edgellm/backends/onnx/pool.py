@@ -172,7 +172,7 @@ class SharedPool(OnnxPool):
         order = [self.open[row] for row in sorted(self.open)]
         slabs = []
         shapes = [(rows, each.heads, capacity, each.size) for each in self._kept]
-        for at, slab in enumerate(_slabs(shapes, self._kept)):
+        for at, slab in enumerate(_zeros(shapes, self._kept)):
             for row, held in enumerate(order):
                 if held.length:  # a new one has no row yet
                     slab[row, :, : held.length] = self._slabs[at][held.id, :, : held.length]
@@ -219,9 +219,8 @@ class CopiedPool(OnnxPool):
         capacity = max(length, min(capacity, self._max_cells - others))
         if others + capacity > self._max_cells:
             raise Busy(f"the KV cache is full ({others + buffers.capacity} tokens)")
-        now, later = (
-            [_zeros((each.heads * capacity * each.size,), NUMPY[each.dtype]) for each in self._kept] for _ in range(2)
-        )
+        shapes = [(each.heads * capacity * each.size,) for each in self._kept]
+        now, later = _zeros(shapes, self._kept), _zeros(shapes, self._kept)
         for old, new, each in zip(buffers.now, now, self._kept, strict=False):
             used = each.heads * buffers.length * each.size
             new[:used] = old[:used]
@@ -264,28 +263,17 @@ class CopiedPool(OnnxPool):
             yield values[: each.heads * length * each.size].reshape(each.heads, length, each.size)
 
 
-def _zeros(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
-    """Memory that the system only gives when it is written."""
-    try:
-        return np.zeros(shape, dtype)
-    except (MemoryError, ValueError) as error:
-        raise _no_memory(shape, error) from error
-
-
-def _slabs(shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]) -> list[NDArray[np.generic]]:
-    """One piece of memory for the slabs of all tensors."""
+def _zeros(shapes: Sequence[tuple[int, ...]], kept: Sequence[Kept]) -> list[NDArray[np.generic]]:
+    """One piece of memory for all tensors, which the system only gives when it is written."""
     dtypes = [np.dtype(NUMPY[each.dtype]) for each in kept]
     sizes = [round_up(math.prod(shape) * dtype.itemsize, ALIGNED) for shape, dtype in zip(shapes, dtypes, strict=True)]
     try:
         memory = pages.zeros(sum(sizes))
     except (MemoryError, ValueError, OverflowError) as error:
-        raise _no_memory(shapes[0], error) from error
+        what = f"no memory for a KV cache of {shapes[0]}: {error}; ask for a smaller ctx"
+        raise NotEnoughMemory(what) from error
     starts = accumulate(sizes, initial=0)
     return [
         np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
         for shape, dtype, start in zip(shapes, dtypes, starts, strict=False)
     ]
-
-
-def _no_memory(shape: tuple[int, ...], error: Exception) -> NotEnoughMemory:
-    return NotEnoughMemory(f"no memory for a KV cache of {shape}: {error}; ask for a smaller ctx")
