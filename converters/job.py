@@ -37,9 +37,10 @@ class Job(Protocol):
         ...
 
 
-def record_of(model: Model) -> dict[str, Any]:
-    """What a converted file says of its origin."""
-    return {"version": edgellm.__version__, "source": model.format, "source_fingerprint": model.fingerprint}
+def record_of(model: Model, **said: str | int) -> dict[str, Any]:
+    """What the metadata of a converted file say of how it came to be."""
+    source = {"version": edgellm.__version__, "source": model.format, "source_fingerprint": model.fingerprint}
+    return {f"edgellm.convert.{key}": value for key, value in {**source, **said}.items()}
 
 
 def paced(progress: Progress) -> Progress:

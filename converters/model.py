@@ -23,7 +23,7 @@ from edgellm.formats.tensor import Tensor
 from .origin import Origin
 from .tokens import Vocabulary
 
-_ROTATED = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)$")
+ROTATED = re.compile(r"blk\.\d+\.attn_[qk]\.(weight|bias)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,6 @@ class Model(ABC):
     def close(self) -> None:
         """Unmap the files."""
 
-    @property
-    def weight_bytes(self) -> int:
-        """The size of the weight files."""
-        return sum(path.stat().st_size for path in self.weight_files)
-
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The tensors under GGUF's names, with rows in GGUF's order; but those that are computed from the numbers."""
@@ -140,7 +135,7 @@ class Model(ABC):
         """The weights, with the rows of q and k where Hugging Face has them: halves of a head, not pairs."""
         found = dict(self.weights)
         for relation in self.description.relations:
-            if relation.inverse is None or not all(_ROTATED.match(part.name) for part in relation.gguf):
+            if relation.inverse is None or not all(ROTATED.match(part.name) for part in relation.gguf):
                 continue
             if self.names == "huggingface":
                 found |= self._made(replace(relation, order=None))

@@ -71,7 +71,9 @@ def beside(folder: Path, config: Mapping[str, Any], embedded: Mapping[str, str])
     said = config.get("_name_or_path")
     repository = str(said) if _is_repository(said) else None
     general = _merged(parse_general(embedded.get(GENERAL, "{}")), of_card(texts.get(CARD, "")))
-    general.setdefault("general.name", _name(folder, repository))
+    if repository and folder.resolve().parent.name != "snapshots":  # of which the folder tells the repository
+        general.setdefault("general.name", repository.rpartition("/")[2])
+    general.setdefault("general.name", model_name(folder))
     return Origin(general, texts, repository)
 
 
@@ -90,13 +92,6 @@ def _merged(embedded: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, A
 
 def _is_repository(value: object) -> bool:
     return isinstance(value, str) and _REPOSITORY.fullmatch(value) is not None
-
-
-def _name(folder: Path, repository: str | None) -> str:
-    """Of the repository whose snapshot it is or which config.json names, else of the folder."""
-    if repository and folder.resolve().parent.name != "snapshots":
-        return repository.rpartition("/")[2]
-    return model_name(folder)
 
 
 def _texts_beside(folder: Path) -> dict[str, str]:

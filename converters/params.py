@@ -198,7 +198,8 @@ def ConvertParams(**options: Unpack[ConvertOptions]) -> TargetParams:  # noqa: N
     kind = OptimumParams if exporter == "optimum" else _TARGETS[to]
     known = {each.name for each in fields(kind)}
     others = {name: given.pop(name) for name in _DEFAULTS if name in given and name not in known}
-    wrong = [name for name, value in others.items() if not _is_default(name, value)]
+    # a default is one of its type too: 0 is not False
+    wrong = [n for n, value in others.items() if (type(value), value) != (type(_DEFAULTS[n]), _DEFAULTS[n])]
     if exporter == "own" and any(name in _GRAPH for name in wrong):
         raise InvalidParameter(
             "exact, max_context and kv say how an ONNX graph computes: leave them out, or write ONNX"
@@ -210,8 +211,3 @@ def ConvertParams(**options: Unpack[ConvertOptions]) -> TargetParams:  # noqa: N
             f"{', '.join(unknown)}: no such option; there are {', '.join(ConvertOptions.__annotations__)}"
         )
     return kind(**given)
-
-
-def _is_default(name: str, value: Any) -> bool:
-    """Whether it is what would be without it, and of that type: 0 is not False."""
-    return type(value) is type(_DEFAULTS[name]) and bool(value == _DEFAULTS[name])

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgellm.budget import default_context, work_bytes
 
-from .model import LeftOut
+from .model import LeftOut, Model
 from .numbers import NEAREST
 from .params import KEEP
 
@@ -118,6 +118,13 @@ class Plan:
         whole = {**asdict(self), "warnings": self.warnings}
         totals = {"parameters": self.n_params, "tensor_bytes": self.tensor_bytes, "exact": self.exact}
         return {**whole, **totals, "bits_per_weight": self.bits_per_weight, "fallbacks": len(self.fallbacks)}
+
+
+def of_source(model: Model) -> dict[str, Any]:
+    """What a Plan says of the model that is converted."""
+    size = sum(path.stat().st_size for path in model.weight_files)
+    said = {"source": str(model.path), "source_format": model.format, "source_fingerprint": model.fingerprint}
+    return {**said, "source_bytes": size}
 
 
 def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, int]:

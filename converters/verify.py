@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import edgellm
 from edgellm.errors import (
@@ -168,15 +167,10 @@ def _differences(source: Tensor, there: Tensor) -> tuple[bool, float, float]:
     for part in chunks(source):
         ours, theirs = source.rows(part), there.rows(part)
         same = same and np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
-        energy += _squares(ours)
+        energy += float(np.vdot(ours, ours))
         theirs -= ours
-        error += _squares(theirs)
+        error += float(np.vdot(theirs, theirs))
     return same, error, energy
-
-
-def _squares(values: NDArray[np.float32]) -> float:
-    flat = values.reshape(-1)
-    return float(np.dot(flat, flat))
 
 
 def run(

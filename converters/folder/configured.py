@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.architectures import Hyper, from_config, to_hf
-from edgellm.formats.confined import file_in, path_in
+from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, chunks, n_rows
 
@@ -46,9 +47,7 @@ class ConfiguredFolder(Model):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     embedded: Mapping[str, str]
-
-    def __init__(self, pre: str | None) -> None:
-        self._pre = pre
+    _pre: str | None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -88,13 +87,10 @@ class ConfiguredFolder(Model):
     @cached_property
     def files(self) -> dict[str, bytes]:
         made = {}
-        for name in _COPIED:
-            path = file_in(self.folder, name)
+        for name in (*_COPIED, POOLING):
+            path = path_in(self.folder, name)
             if path.is_file() and path.stat().st_size <= MAX_FILE:
                 made[name] = path.read_bytes()
-        pooling = path_in(self.folder, POOLING)
-        if pooling.is_file():
-            made[POOLING] = pooling.read_bytes()
         if TOKENIZER not in made:
             made = {name: text.encode() for name, text in to_files(self.vocabulary).items()} | made
         return self.origin.files | made
@@ -149,6 +145,11 @@ def pooling_files(hyper: Hyper) -> dict[str, bytes]:
         POOLING: json.dumps({"word_embedding_dimension": hyper.n_embd, **flags}, indent=2).encode(),
         "modules.json": json.dumps(modules, indent=2).encode(),
     }
+
+
+def fingerprint_of(*said: object) -> str:
+    """BLAKE2b over values as JSON has them: 32 hex digits."""
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def size_label(n_params: int) -> str:

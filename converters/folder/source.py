@@ -11,8 +11,6 @@ the index are checked when it is opened.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from edgellm.formats.tensor import Tensor, n_rows
 
 from ..model import LeftOut
 from ..numbers import WIDTH, decode
-from .configured import ConfiguredFolder
+from .configured import ConfiguredFolder, fingerprint_of
 from .fp8 import scaled_tensors
 
 MAX_CONFIG = 16 << 20  # bytes
@@ -71,7 +69,7 @@ class HuggingFace(ConfiguredFolder):
     names = "huggingface"
 
     def __init__(self, folder: Path, pre: str | None = None) -> None:
-        super().__init__(pre)
+        self._pre = pre
         self.path = self.folder = self.transformers = folder
         config = read_object(file_in(folder, "config.json"), MAX_CONFIG)
         if config is None:
@@ -152,9 +150,10 @@ class HuggingFace(ConfiguredFolder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE2b over both configurations and the fingerprint of each file."""
-        parts = [self.config, self.generation, {name: file.fingerprint for name, file in self.shards.items()}]
-        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+        """Of both configurations and the fingerprint of each file."""
+        return fingerprint_of(
+            self.config, self.generation, {name: file.fingerprint for name, file in self.shards.items()}
+        )
 
     def close(self) -> None:
         for file in self.shards.values():

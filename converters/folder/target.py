@@ -30,7 +30,7 @@ from ..job import Progress, counter, record_of
 from ..model import Model
 from ..numbers import is_exact, kept_type, shifts_exactly
 from ..params import KEEP, SafetensorsParams
-from ..plan import Plan, Planned
+from ..plan import Plan, Planned, of_source
 from ..quant.ggml import dequantize, quantize
 from ..quant.pool import Quantizers
 from ..quant.recipes import quantizable
@@ -71,16 +71,13 @@ class ToFolder:
             for name, tensor in self._tensors.items()
         )
         self.plan = Plan(
-            source=str(model.path),
-            source_format=model.format,
-            source_fingerprint=model.fingerprint,
+            **of_source(model),
             architecture=model.description.architecture.model_type,
             format="safetensors",
             recipe=dtype.lower(),
             tensors=tensors,
             left_out=model.description.left_out,
             notes=model.vocabulary.notes,
-            source_bytes=model.weight_bytes,
             file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(map(len, self._files.values())),
         )
 
@@ -105,12 +102,8 @@ class ToFolder:
             weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
             index = {"metadata": {"total_size": self.plan.tensor_bytes}, "weight_map": weight_map}
             write_files(path, {INDEX: json.dumps(index, indent=2).encode()})
-        record = {**record_of(self._model), "target": self.plan.recipe}
-        metadata = {
-            "format": "pt",
-            **self._model.origin.record,
-            **{f"edgellm.convert.{key}": str(value) for key, value in record.items()},
-        }
+        record = record_of(self._model, target=self.plan.recipe)
+        metadata = {"format": "pt", **self._model.origin.record, **record}
         advance = counter("converting", self.plan.tensor_bytes, report)
         with Quantizers() as quantizers:
 
@@ -123,7 +116,6 @@ class ToFolder:
                 write_safetensors(path / file, entries, metadata)
 
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
-        """Raises InvalidModelFile, ModelLoadError."""
         _check_tokenizer(path, self._model.vocabulary)
         with closing(HuggingFace(path, self._model.vocabulary.pre)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)

@@ -124,14 +124,11 @@ class GGUF(Model):
             raise InvalidModelFile(f"{file.path}: no general.architecture in the header; this GGUF holds no model")
         if not self.tensors:
             raise InvalidModelFile(f"{file.path}: has no tensors; fetch the model, not its vocabulary alone")
-        metadata = {key: _typed(file, key) for key in file.metadata if not _RENEWED.match(key)}
+        metadata = {key: value for key, value in file.metadata.items() if not _RENEWED.match(key)}
+        for key in metadata:  # `write_gguf` keeps the type of a numpy scalar
+            if scalar := _SCALARS.get(file.kind(key)):
+                metadata[key] = scalar(metadata[key])
         return Contents(metadata, dict(self.tensors), file.get("general.file_type", int, None))
 
     def close(self) -> None:
         self.file.close()
-
-
-def _typed(file: GGUFFile, key: str) -> Any:
-    """A value that `write_gguf` stores in the type that it has."""
-    value, kind = file.metadata[key], file.kind(key)
-    return _SCALARS[kind](value) if kind in _SCALARS else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..job import Progress, check_space, counter, record_of
 from ..model import Contents, Model
 from ..numbers import is_exact
 from ..params import KEEP, GGUFParams
-from ..plan import Plan, Planned, memory_needed
+from ..plan import Plan, Planned, memory_needed, of_source
 from ..quant.imatrix import ImportanceMatrix
 from ..quant.recipes import QUANTIZATION_VERSION, Choice
 from . import write
@@ -40,7 +41,21 @@ class ToGGUF:
             self._matrix = ImportanceMatrix({}, 0, 0, (params.calibrate.name,))
         facts = facts_of(self._contents.metadata, params.has_importance)
         recipe, self._choices = choose_types(self._contents.tensors, facts, params, self._header_bytes())
-        self.plan = self._plan(recipe)
+        metadata = self._metadata(recipe, self._choices, self._matrix)
+        size = gguf_bytes(metadata, [(c.name, c.shape, c.type) for c in self._choices])
+        memory, ctx = memory_needed(metadata, size)
+        self.plan = Plan(
+            **of_source(model),
+            architecture=str(metadata["general.architecture"]),
+            format="gguf",
+            recipe=recipe,
+            tensors=tuple(_planned(self._contents, choice) for choice in self._choices),
+            left_out=self._contents.left_out,
+            notes=self._contents.notes,
+            file_bytes=size,
+            memory=memory,
+            memory_ctx=ctx,
+        )
 
     def _header_bytes(self) -> int:
         """Bytes of the file without its tensors, at most."""
@@ -56,8 +71,7 @@ class ToGGUF:
         if recipe == KEEP and self._contents.file_type is not None:
             kind = self._contents.file_type
         asked = self._params.quant if self._params.fit is None else f"fit {self._params.fit}"
-        record = {**record_of(self._model), "target": asked, "recipe": recipe}
-        record["fallbacks"] = sum(choice.fallback_from is not None for choice in choices)
+        fallbacks = sum(choice.fallback_from is not None for choice in choices)
         pairs: dict[str, Any] = {"general.file_type": kind, "general.quantization_version": QUANTIZATION_VERSION}
         given = self._params.imatrix or self._params.calibrate
         if matrix is not None:
@@ -66,32 +80,10 @@ class ToGGUF:
                 pairs["quantize.imatrix.dataset"] = matrix.datasets[0]
             pairs["quantize.imatrix.entries_count"] = np.int32(len(matrix.entries))
             pairs["quantize.imatrix.chunks_count"] = np.int32(matrix.chunk_count)
-        pairs |= {f"edgellm.convert.{key}": value for key, value in record.items()}
+        pairs |= record_of(self._model, target=asked, recipe=recipe, fallbacks=fallbacks)
         return {**self._contents.metadata, **pairs}
 
-    def _plan(self, recipe: str) -> Plan:
-        contents = self._contents
-        metadata = self._metadata(recipe, self._choices, self._matrix)
-        size = gguf_bytes(metadata, [(c.name, c.shape, c.type) for c in self._choices])
-        memory, ctx = memory_needed(metadata, size)
-        return Plan(
-            source=str(self._model.path),
-            source_format=self._model.format,
-            source_fingerprint=self._model.fingerprint,
-            architecture=str(metadata["general.architecture"]),
-            format="gguf",
-            recipe=recipe,
-            tensors=tuple(_planned(contents, choice) for choice in self._choices),
-            left_out=contents.left_out,
-            notes=contents.notes,
-            source_bytes=self._model.weight_bytes,
-            file_bytes=size,
-            memory=memory,
-            memory_ctx=ctx,
-        )
-
     def write(self, path: Path, space: Path, report: Progress) -> None:
-        """Write the file; space: a folder for what it takes on the way."""
         matrix = self._matrix
         if self._params.calibrate is not None:
             matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
@@ -114,7 +106,6 @@ class ToGGUF:
             path.unlink(missing_ok=True)
 
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
-        """Raises InvalidModelFile, ModelLoadError."""
         with closing(GGUF(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             weighted = self._params.has_importance
@@ -129,10 +120,7 @@ class ToGGUF:
 
 def importance(model: Model, text: Path, space: Path, report: Progress, file_bytes: int) -> ImportanceMatrix:
     """What the model's weights multiply while it reads the text; file_bytes: room that must be left in `space`."""
-
-    def read(done: int, of: int) -> None:
-        report("calibrating", done, of)
-
+    read = partial(report, "calibrating")
     if model.runs == "llamacpp":
         return collect(model.path, text, progress=read)
     smaller = ToGGUF(model, GGUFParams(quant="q8_0"))

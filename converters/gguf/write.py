@@ -7,7 +7,7 @@ Nothing is read before its turn, and what was read may leave memory at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def write(
     path: Path,
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    choices: Iterable[Choice],
+    choices: list[Choice],
     matrix: ImportanceMatrix | None,
     advance: Advance,
 ) -> None:
@@ -50,9 +50,8 @@ def write(
                 return _copied(choice.name, tensor)
             return _quantized(quantizers, choice, tensor, importance[choice.name])
 
-        listed = list(choices)
-        importance = _importance(listed, matrix)
-        write_gguf(path, metadata, [(c.name, c.shape, c.type, counted(partial(pieces, c), advance)) for c in listed])
+        importance = _importance(choices, matrix)
+        write_gguf(path, metadata, [(c.name, c.shape, c.type, counted(partial(pieces, c), advance)) for c in choices])
 
 
 def _importance(choices: list[Choice], matrix: ImportanceMatrix | None) -> dict[str, NDArray[np.float32] | None]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.tensor import CHUNK_BYTES
 
 from .graph.carrier import unpaired
-from .tensors import Store, Which
+from .tensors import Which
 
 _BLOCK = 32  # elements of a block of every GGUF type below
 
@@ -43,21 +44,21 @@ class Blocks:
     q: (N, K / block, block · bits / 8) uint8, the low half of a byte first. Raises Unsupported, InvalidModelFile.
     """
 
-    def __init__(self, store: Store, names: BlockNames, shape: tuple[int, int], bits: int, block: int) -> None:
-        self._store, self._names, self.shape = store, names, shape
+    def __init__(self, file: ONNXFile, names: BlockNames, shape: tuple[int, int], bits: int, block: int) -> None:
+        self._file, self._names, self.shape = file, names, shape
         self._bits, self._block = bits, block
         if bits not in (4, 8) or block < 16 or min(shape) < 1:
-            raise store.error(
+            raise file.error(
                 Unsupported, names.q, f"{bits} bits in blocks of {block}; 4 and 8 bits from 16 on are read"
             )
         self._n_blocks = n = -(-shape[1] // block)
         for codes in (names.q, names.low) if names.low else (names.q,):
             self._expect(codes, n * block * (4 if names.low else bits) // 8, "UINT8")
         self._expect(names.scale, n, "FLOAT", "FLOAT16")
-        self._float_zero = names.zero is not None and store.info(names.zero).dtype != "UINT8"
+        self._float_zero = names.zero is not None and file.info(names.zero).dtype != "UINT8"
         self._zero_bits = bits
         if names.zero:
-            self._zero_bits = 8 if store.info(names.zero).shape == (shape[0], n, 1) else bits
+            self._zero_bits = 8 if file.info(names.zero).shape == (shape[0], n, 1) else bits
             expected = n if self._float_zero else -(-n * self._zero_bits // 8)
             self._expect(names.zero, expected, "UINT8", "FLOAT", "FLOAT16")
         if names.correction:
@@ -66,10 +67,10 @@ class Blocks:
         self.stored = f"INT{bits}/{block}{extra}"
 
     def _expect(self, name: str, per_row: int, *dtypes: str) -> None:
-        info = self._store.info(name)
+        info = self._file.info(name)
         if math.prod(info.shape) != per_row * self.shape[0] or info.dtype not in dtypes:
             what = f"a matrix of {self.shape} needs {per_row} values of {' or '.join(dtypes)} for each row"
-            raise self._store.error(InvalidModelFile, name, what)
+            raise self._file.error(InvalidModelFile, name, what)
 
     def rows(self, which: Which) -> NDArray[np.float32]:
         """See Tensor: the numbers that ONNX Runtime multiplies with, in float32."""
@@ -119,7 +120,7 @@ class Blocks:
         """See Blocked. Layouts: Q4_0 is (d, 16 bytes), Q4_1 (d, m, 16 bytes), Q8_0 (d, 32 bytes), d and m float16; of 4
         bits element i shares its byte with element i + 16."""
         if self.type is None:
-            raise self._store.error(Unsupported, self._names.q, "no GGUF blocks; read its rows")
+            raise self._file.error(Unsupported, self._names.q, "no GGUF blocks; read its rows")
         q, scale, zero, minimum = self._blocks(which)
         n, repeat = len(q), self._block // _BLOCK
         q = q.reshape(n, -1, _BLOCK)[:, : self.shape[1] // _BLOCK]
@@ -137,32 +138,32 @@ class Blocks:
 
     def _blocks(self, which: Which) -> tuple[Any, ...]:
         """q (n, blocks, block) uint8, and `_scales`."""
-        raw = self._store.file.data(self._names.q).reshape(self.shape[0], -1)[which]
+        raw = self._file.data(self._names.q).reshape(self.shape[0], -1)[which]
         q = unpaired(raw) if self._bits == 4 or self._names.low else raw
         if self._names.low:
-            low = self._store.file.data(self._names.low).reshape(self.shape[0], -1)[which]
+            low = self._file.data(self._names.low).reshape(self.shape[0], -1)[which]
             q = (q << np.uint8(4)) | unpaired(low)
         return (q.reshape(len(raw), self._n_blocks, self._block), *self._scales(which))
 
     def _scales(self, which: Which) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
         """Of the blocks of rows: scale, zero and what is added, (n, blocks) float32 each."""
         names, height = self._names, self.shape[0]
-        scale = self._store.file.array(names.scale).reshape(height, -1)[which].astype(np.float32)
+        scale = self._file.array(names.scale).reshape(height, -1)[which].astype(np.float32)
         if names.zero is None:
             zero = np.full_like(scale, self._middle)
         elif self._float_zero:
-            zero = self._store.file.array(names.zero).reshape(height, -1)[which].astype(np.float32)
+            zero = self._file.array(names.zero).reshape(height, -1)[which].astype(np.float32)
         else:
-            packed = self._store.file.data(names.zero).reshape(height, -1)[which]
+            packed = self._file.data(names.zero).reshape(height, -1)[which]
             zero = (unpaired(packed) if self._zero_bits == 4 else packed)[:, : self._n_blocks].astype(np.float32)
         if names.correction is None:
             return scale, zero, None
-        added = self._store.file.array(names.correction).reshape(self._n_blocks, height)[:, which].T
+        added = self._file.array(names.correction).reshape(self._n_blocks, height)[:, which].T
         return scale, zero, np.ascontiguousarray(added, np.float32)
 
     def _release(self) -> None:
         for name in filter(None, (self._names.q, self._names.low, self._names.scale)):
-            self._store.file.release(name)
+            self._file.release(name)
 
 
 def _halves(

@@ -17,7 +17,6 @@ from ..model import Model
 from .graph.carrier import Carrier
 from .recipes import Choice
 
-_CONFIG = "config.json"
 _RENEWED = {"quantization_config", "transformers.js_config"}
 
 
@@ -41,7 +40,7 @@ def small_files(model: Model, n_ctx: int, graph: str, *, external: bool) -> dict
     dtype = {"model_q4.onnx": "q4", "model_int8.onnx": "int8"}.get(name, "fp32")
     data = {"use_external_data_format": {name: 1}} if external else {}
     config["transformers.js_config"] = {"dtype": dtype, **data}
-    made[_CONFIG] = _json(config)
+    made["config.json"] = _json(config)
     if hyper.causal:
         generation = json.loads(made.get("generation_config.json", b"{}"))
         made["genai_config.json"] = _json(

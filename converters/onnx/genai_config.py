@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Node
-
-from .tensors import Store
 
 _PLAIN = {"llama", "mistral", "qwen2", "qwen3"}
 _SIZES = {
@@ -30,7 +29,7 @@ _SIZES = {
 _FACTORS = ("/mlp/act_fn/Mul", "/mlp/Mul")  # the only products of a plain model
 
 
-def config_of(model: Mapping[str, Any], store: Store, folder: Path) -> dict[str, Any]:
+def config_of(model: Mapping[str, Any], file: ONNXFile, folder: Path) -> dict[str, Any]:
     """config.json from the object `model` of genai_config.json and the graph.
 
     Raises Unsupported for what only the original config.json tells, InvalidModelFile for numbers that are not there.
@@ -50,7 +49,7 @@ def config_of(model: Mapping[str, Any], store: Store, folder: Path) -> dict[str,
     wrong = [name for name, value in config.items() if not isinstance(value, int) or value < 1]
     if wrong:
         raise InvalidModelFile(f"{folder / 'genai_config.json'}: no {', '.join(wrong)}; fetch or export it again")
-    nodes = store.file.graph.nodes
+    nodes = file.graph.nodes
     attention = [node for node in nodes if node.op == "GroupQueryAttention"]
     factors = [node for node in nodes if node.op == "Mul" and not node.name.endswith(_FACTORS)]
     activations = {node.name.rpartition("/")[2] for node in nodes if "/mlp/act_fn/" in node.name}
@@ -64,10 +63,10 @@ def config_of(model: Mapping[str, Any], store: Store, folder: Path) -> dict[str,
     norm = next((node for node in nodes if node.name.startswith("/model/layers.0/input_layernorm/")), None)
     if norm is None or not isinstance(norm.attributes.get("epsilon"), float):
         raise needed("the graph does not tell the epsilon of its norms")
-    theta = _theta(store, attention[0], config["head_dim"])
+    theta = _theta(file, attention[0], config["head_dim"])
     if theta is None:
         raise needed("its rotary embedding is scaled, or not in a table")
-    width = _width(store)
+    width = _width(file)
     if width is None:
         raise needed("the feed-forward part is not where it is looked for")
     tokens = {
@@ -81,7 +80,7 @@ def config_of(model: Mapping[str, Any], store: Store, folder: Path) -> dict[str,
         "rms_norm_eps": float(f"{norm.attributes['epsilon']:.6g}"),
         "rope_theta": theta,
         "hidden_act": "silu",
-        "tie_word_embeddings": not any(name.startswith("model.embed_tokens.") for name in store),
+        "tie_word_embeddings": not any(info.name.startswith("model.embed_tokens.") for info in file.graph.initializers),
     } | ({"sliding_window": None} if kind == "mistral" else {})
 
 
@@ -95,24 +94,24 @@ def _plain(node: Node, head_dim: int) -> bool:
     )
 
 
-def _width(store: Store) -> int | None:
+def _width(file: ONNXFile) -> int | None:
     """Columns of the matrix that leads out of the first feed-forward part."""
-    for node in store.file.graph.nodes:
+    for node in file.graph.nodes:
         if node.name.startswith("/model/layers.0/mlp/down_proj/MatMul"):
             if node.op == "MatMulNBits":
                 width = node.attributes.get("K")
                 return width if isinstance(width, int) else None
-            if node.op == "MatMul" and node.inputs[1] in store:
-                return store.info(node.inputs[1]).shape[0]
+            if node.op == "MatMul" and node.inputs[1] in file:
+                return file.info(node.inputs[1]).shape[0]
     return None
 
 
-def _theta(store: Store, attention: Node, head_dim: int) -> float | None:
+def _theta(file: ONNXFile, attention: Node, head_dim: int) -> float | None:
     """θ, from the angles of position 1, which are θ^(-2i/d): https://arxiv.org/abs/2104.09864. None for others."""
     tables = attention.inputs[7:9]
-    if len(tables) < 2 or not all(name in store for name in tables):
+    if len(tables) < 2 or not all(name in file for name in tables):
         return None
-    cos, sin = (store.file.array(name).astype(np.float64) for name in tables)
+    cos, sin = (file.array(name).astype(np.float64) for name in tables)
     if cos.shape != sin.shape or cos.ndim != 2 or len(cos) < 2 or cos.shape[1] * 2 != head_dim or head_dim < 4:
         return None
     angles = np.arctan2(sin[1], cos[1])

@@ -31,7 +31,7 @@ from ..job import Progress
 from ..model import Model
 from ..numbers import WIDTH
 from ..params import OptimumParams
-from ..plan import Plan, Planned
+from ..plan import Plan, Planned, of_source
 
 INSTALL = "pip install 'edgellm[optimum]'"
 NEEDS = (("optimum-onnx", None), ("torch", None), ("transformers", (4, 58)))  # and below which version
@@ -52,16 +52,13 @@ class Export:
         kind = model.config.get("model_type")
         tensors = tuple(self._planned(name, tensor) for name, tensor in model.tensors.items())
         self.plan = Plan(
-            source=str(model.path),
-            source_format=model.format,
-            source_fingerprint=model.fingerprint,
+            **of_source(model),
             architecture=kind if isinstance(kind, str) else "unknown",
             format="onnx",
             recipe=self._quantize or "f32",
             tensors=tensors,
             left_out=(),
             notes=("optimum decides what each tensor becomes: types, bytes and the size are guesses beforehand",),
-            source_bytes=model.weight_bytes,
             file_bytes=sum(tensor.nbytes for tensor in tensors),
         )
 

@@ -19,7 +19,7 @@ from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor, blocked
 
-from ..numbers import NEAREST
+from ..numbers import NEAREST, WIDTH
 from ..quant.fit import SENSITIVITY
 from ..quant.recipes import Shape, quantizable, role_of
 from .graph.carrier import BLOCKS, Carrier, carrier_of
@@ -27,9 +27,7 @@ from .graph.floats import Floats
 
 KEEP = "keep"
 _FLOATS: dict[str, Floats] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
-_WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
 _LADDER = ("int8", "int4", "int4_64", "int4_128")  # best first
-_INT8 = Carrier(8, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class Choice:
     def nbytes(self) -> int:
         """Bytes of all its arrays."""
         if isinstance(self.storage, str):
-            return _WIDTH[self.storage] * math.prod(self.shape)
+            return WIDTH[self.storage] * math.prod(self.shape)
         return self.storage.nbytes(self.shape)
 
 
@@ -68,8 +66,7 @@ def recipe_name(name: str) -> str:
 
 
 def choose(recipe: str, tensors: Mapping[str, Tensor]) -> list[Choice]:
-    """How every tensor (GGUF name) is stored. Raises InvalidParameter, and Unsupported for a type that keep cannot."""
-    recipe = recipe_name(recipe)
+    """How every tensor (GGUF name) is stored. Raises Unsupported for a type that keep cannot."""
     if recipe == KEEP:
         return [_kept(name, tensor) for name, tensor in tensors.items()]
     if recipe in _FLOATS:
@@ -114,7 +111,7 @@ def _spend(left: int, choices: Sequence[Choice]) -> list[Choice]:
     for index in sorted(range(len(mix)), key=lambda index: SENSITIVITY.index(role_of(mix[index].name))):
         before = mix[index]
         if isinstance(before.storage, Carrier) and before.storage.bits == 4:
-            after = _fitted(before.name, before.shape, _INT8)
+            after = _fitted(before.name, before.shape, Carrier(8, 32))
             if after.nbytes - before.nbytes <= left:
                 mix[index], left = after, left - (after.nbytes - before.nbytes)
     return mix

@@ -15,11 +15,12 @@ import re
 import numpy as np
 
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Node
 from edgellm.formats.tensor import Tensor
 
 from .blocks import BlockNames, Blocks
-from .tensors import Floats, Integers, Store
+from .tensors import Floats, Integers
 
 _OWN = re.compile(r"(?!.*\.(?:MatMul|Add)\.)[A-Za-z]\w*(\.\w+)*\.(weight|bias)")  # a name that PyTorch gave
 _RENAMED = (
@@ -39,15 +40,15 @@ class Scan:
     Raises Unsupported for a weight that is not understood, naming it and what uses it.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, file: ONNXFile) -> None:
+        self._file = file
         self.weights: dict[str, Tensor] = {}
         self.factors: set[str] = set()
         self.unused: list[str] = []
         self._aliases: dict[str, tuple[str, bool]] = {}  # of values: an initializer, and whether it is transposed
         self._readers: dict[str, list[Node]] = {}
         self._taken: set[str] = set()
-        graph = store.file.graph
+        graph = file.graph
         for node in graph.nodes:
             for name in node.inputs:
                 self._readers.setdefault(name, []).append(node)
@@ -60,16 +61,18 @@ class Scan:
             users = self._readers.get(info.name, [])
             if users:
                 what = f"is read by {users[0].op} {users[0].name!r}, whose weights edgellm does not understand"
-                raise store.error(Unsupported, info.name, f"{what}; convert the original checkpoint instead")
+                raise file.error(Unsupported, info.name, f"{what}; convert the original checkpoint instead")
             self.unused.append(info.name)
 
     def _visit(self, node: Node) -> None:
         handler = _HANDLERS.get(node.op)
         if handler is not None:
             handler(self, node)
-        elif node.op in _ROTARY:
-            for position in _ROTARY[node.op]:
-                self._rotary(node, position)
+        for position in _ROTARY.get(node.op, ()):
+            name = _input(node, position)
+            if name in self._file and name not in self._taken:
+                self._taken.add(name)
+                self.unused.append(name)
         for position in range(len(node.inputs)):
             self._vector(node, position)
 
@@ -82,57 +85,57 @@ class Scan:
     def matmul(self, node: Node) -> None:
         """x (..., K) by (K, N)."""
         name, transposed = self._constant(node, 1)
-        if name and len(self._store.info(name).shape) == 2:
+        if name and len(self._file.info(name).shape) == 2:
             stored_as_rows = transposed != (node.op == "Gemm" and node.attributes.get("transB") == 1)
-            self._add(node, "weight", Floats(self._store, name, not stored_as_rows), name)
+            self._add(node, "weight", Floats(self._file, name, not stored_as_rows), name)
 
     def blocks(self, node: Node) -> None:
         """MatMulNBits: x, q, scales, zero points, group indices, bias."""
         q, _ = self._constant(node, 1)
         scale, zero, order = (_input(node, i) for i in (2, 3, 4))
-        if not q or scale not in self._store or order:
+        if not q or scale not in self._file or order:
             raise self._unreadable(node)
         size = {key: node.attributes.get(key) for key in ("N", "K", "block_size")}
         shape, block = (_int(node, size["N"]), _int(node, size["K"])), _int(node, size["block_size"])
         made = Blocks(
-            self._store, BlockNames(q, scale, zero or None), shape, _int(node, node.attributes.get("bits", 4)), block
+            self._file, BlockNames(q, scale, zero or None), shape, _int(node, node.attributes.get("bits", 4)), block
         )
         self._add(node, "weight", made, q, scale, zero)
         if bias := _input(node, 5):
-            self._add(node, "bias", Floats(self._store, bias), bias)
+            self._add(node, "bias", Floats(self._file, bias), bias)
 
     def gather_blocks(self, node: Node) -> None:
         """GatherBlockQuantized: q, ids, scales, zero points."""
         q, _ = self._constant(node, 0)
         scale, zero = _input(node, 2), _input(node, 3)
         along = node.attributes.get("quantize_axis", 1), node.attributes.get("gather_axis", 0)
-        if not q or scale not in self._store or along not in ((1, 0), (-1, 0)):
+        if not q or scale not in self._file or along not in ((1, 0), (-1, 0)):
             raise self._unreadable(node)
-        if self._store.info(q).dtype != "UINT8":
-            raise self._store.error(Unsupported, q, f"looked up by {node.name!r}; of such tables UINT8 is read")
+        if self._file.info(q).dtype != "UINT8":
+            raise self._file.error(Unsupported, q, f"looked up by {node.name!r}; of such tables UINT8 is read")
         bits, block = (
             _int(node, node.attributes.get(key, default)) for key, default in (("bits", 4), ("block_size", 128))
         )
-        scales = self._store.info(scale).shape
+        scales = self._file.info(scale).shape
         rows = scales[0] if scales else 0
-        elements = int(np.prod(self._store.info(q).shape)) * 8 // max(bits, 1)
-        made = Blocks(self._store, BlockNames(q, scale, zero or None), (rows, elements // max(rows, 1)), bits, block)
+        elements = int(np.prod(self._file.info(q).shape)) * 8 // max(bits, 1)
+        made = Blocks(self._file, BlockNames(q, scale, zero or None), (rows, elements // max(rows, 1)), bits, block)
         self._add(node, "weight", made, q, scale, zero)
 
     def gather(self, node: Node) -> None:
         """A table of rows: numbers, or integers that DequantizeLinear makes numbers of."""
         name, transposed = self._constant(node, 0)
-        if not name or len(self._store.info(name).shape) != 2 or node.attributes.get("axis", 0) != 0:
+        if not name or len(self._file.info(name).shape) != 2 or node.attributes.get("axis", 0) != 0:
             return
-        if self._store.info(name).dtype not in ("INT8", "UINT8"):
-            if self._store.info(name).dtype in ("FLOAT", "FLOAT16", "BFLOAT16"):
-                self._add(node, "weight", Floats(self._store, name, transposed), name)
+        if self._file.info(name).dtype not in ("INT8", "UINT8"):
+            if self._file.info(name).dtype in ("FLOAT", "FLOAT16", "BFLOAT16"):
+                self._add(node, "weight", Floats(self._file, name, transposed), name)
             return
         readers = self._readers.get(node.outputs[0], [])
         if len(readers) != 1 or readers[0].op != "DequantizeLinear":
             raise self._unreadable(node)
         scale, zero = _input(readers[0], 1), _input(readers[0], 2)
-        self._add(node, "weight", Integers(self._store, name, scale, zero or None, transposed), name, scale, zero)
+        self._add(node, "weight", Integers(self._file, name, scale, zero or None, transposed), name, scale, zero)
 
     def integers(self, node: Node) -> None:
         """MatMulInteger: x, q, zero points of both. The scale is a factor of what comes out: (x's scale) · (q's)."""
@@ -144,7 +147,7 @@ class Scan:
         scale = f"{stem}_scale"
         if stem == name or not any(reader.op == "Mul" for reader in self._readers.get(scale, [])):
             raise self._unreadable(node)
-        made = Integers(self._store, name, scale, zero or None, not transposed)
+        made = Integers(self._file, name, scale, zero or None, not transposed)
         self._add(node, "weight", made, name, scale, zero)
 
     def _vector(self, node: Node, position: int) -> None:
@@ -153,24 +156,18 @@ class Scan:
         copied = name != node.inputs[position]  # the exporter kept equal vectors once: the node tells whose this is
         if not name or (name in self._taken and not copied):
             return
-        info = self._store.info(name)
+        info = self._file.info(name)
         if len(info.shape) != 1 or info.shape[0] < 2 or info.dtype not in ("FLOAT", "FLOAT16", "BFLOAT16"):
             return
         bias = node.op in ("Add", "Gemm") or (node.op == "LayerNormalization" and position == 2)
-        hf = self._add(node, "bias" if bias else "weight", Floats(self._store, name), name, own=not copied)
+        hf = self._add(node, "bias" if bias else "weight", Floats(self._file, name), name, own=not copied)
         if not bias:
             self.factors.add(hf)
-
-    def _rotary(self, node: Node, position: int) -> None:
-        name = _input(node, position)
-        if name in self._store and name not in self._taken:
-            self._taken.add(name)
-            self.unused.append(name)
 
     def _constant(self, node: Node, position: int) -> tuple[str, bool]:
         """The initializer that an input is, "" if it is none, and whether it is transposed."""
         name = _input(node, position)
-        return (name, False) if name in self._store else self._aliases.get(name, ("", False))
+        return (name, False) if name in self._file else self._aliases.get(name, ("", False))
 
     def _add(self, node: Node, kind: str, weight: Tensor, *initializers: str, own: bool = True) -> str:
         """Add a weight under the name of its first initializer (own), or that of its node, and return that."""
@@ -179,7 +176,7 @@ class Scan:
         made = name.removesuffix("_quantized") if own and _OWN.fullmatch(name.removesuffix("_quantized")) else ""
         scope = node.name.strip("/").split("/")[:-1]
         if not made and not scope:
-            raise self._store.error(
+            raise self._file.error(
                 Unsupported, name, f"neither its name nor that of its node, {node.op} {node.name!r}, tells what it is"
             )
         made = made or ".".join([*scope, kind])
@@ -187,12 +184,12 @@ class Scan:
             made = pattern.sub(new, made)
         before = self.weights.setdefault(made, weight)
         if before.shape != weight.shape:
-            raise InvalidModelFile(f"{self._store.file.path}: two weights would be called {made!r}; export it again")
+            raise InvalidModelFile(f"{self._file.path}: two weights would be called {made!r}; export it again")
         return made
 
     def _unreadable(self, node: Node) -> Unsupported:
         return Unsupported(
-            f"{self._store.file.path}: the weights of {node.op} {node.name!r} are not where edgellm looks for them; "
+            f"{self._file.path}: the weights of {node.op} {node.name!r} are not where edgellm looks for them; "
             "convert the original checkpoint instead"
         )
 

@@ -10,8 +10,6 @@ our own say under "edgellm.tensors" of their metadata which GGUF tensor is where
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -28,17 +26,16 @@ from edgellm.formats.onnx_folder import ModelFolder
 from edgellm.formats.strict_json import parse_object
 from edgellm.formats.tensor import Tensor
 
-from ..folder.configured import ConfiguredFolder
-from ..model import LeftOut
+from ..folder.configured import ConfiguredFolder, fingerprint_of
+from ..model import ROTATED, LeftOut
 from .blocks import BlockNames, Blocks
 from .genai_config import config_of
 from .scan import Scan
-from .tensors import Floats, Shifted, Store
+from .tensors import Floats
 
 OURS = "edgellm.tensors"
 _COMPUTED = "a table of the rotary embedding, or read by nothing"
 _CARRIER = re.compile(r"INT([48])/(\d{1,4})(\+zp)?(\+min)?")
-_ROTATED = re.compile(r"\.attn_[qk]\.(weight|bias)$")
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
@@ -56,39 +53,37 @@ class ONNXFolder(ConfiguredFolder):
     runs = "onnx"
 
     def __init__(self, path: Path, pre: str | None = None) -> None:
-        super().__init__(pre)
+        self._pre = pre
         found = onnx_folder.find(path)
         self.path, self.folder = path, found.root
         self.notes = (found.choice,) if found.choice else ()
         self.file = ONNXFile.open(found.model)
         self.embedded, self.weight_files = self.file.metadata, [self.file.path, *self.file.data_paths]
         try:
-            store = Store(self.file)
-            self._config, self.generation = self._configuration(found, store), found.generation
+            self._config, self.generation = self._configuration(found), found.generation
             architecture, hyper = from_config(self.config)
             if OURS in self.file.metadata:
-                self.names, self.tensors = "gguf", _ours(store, architecture, hyper)
+                self.names, self.tensors = "gguf", _ours(self.file, architecture, hyper)
             else:
-                weights = Scan(store)
+                weights = Scan(self.file)
                 self.names, self.tensors = "huggingface", _as_huggingface(weights, architecture, hyper)
                 self.left_out = tuple(LeftOut(name, _COMPUTED) for name in weights.unused)
         except BaseException:
             self.close()
             raise
 
-    def _configuration(self, found: ModelFolder, store: Store) -> Mapping[str, Any]:
+    def _configuration(self, found: ModelFolder) -> Mapping[str, Any]:
         if found.config:
             return found.config
         if not found.genai:
             raise ModelNotFound(f"{self.folder}: no config.json; put that of the original model there")
         self.notes += ("no config.json: the numbers are those of genai_config.json and of the graph",)
-        return config_of(found.genai, store, self.folder)
+        return config_of(found.genai, self.file, self.folder)
 
     @cached_property
     def fingerprint(self) -> str:
-        """BLAKE2b over both configurations and the fingerprint of the graph."""
-        parts = [self.config, self.generation, self.file.fingerprint]
-        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+        """Of both configurations and the fingerprint of the graph."""
+        return fingerprint_of(self.config, self.generation, self.file.fingerprint)
 
     def close(self) -> None:
         self.file.close()
@@ -101,7 +96,7 @@ def _as_huggingface(found: Scan, architecture: Architecture, hyper: Hyper) -> di
     for name, weight in found.weights.items():
         relation = expected.get(name)
         if relation is not None and relation.shift and name in found.factors:
-            made[name] = Shifted(weight, -relation.shift)
+            made[name] = Joined([(weight, 0, height(weight.shape))], shape=weight.shape, shift=-relation.shift)
         else:
             made |= _apart(name, weight, expected) if relation is None else {name: weight}
     for name in expected:
@@ -137,7 +132,7 @@ def _apart(name: str, weight: Tensor, expected: Mapping[str, Relation]) -> dict[
     return {m: Joined([(weight, at, at + size)]) for m, at, size in zip(members, starts, sizes, strict=True)}
 
 
-def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
+def _ours(file: ONNXFile, architecture: Architecture, hyper: Hyper) -> dict[str, Tensor]:
     """The GGUF tensors of a graph that edgellm wrote.
 
     The metadata is {name: {"carrier": "INT4/32+min", "shape": [...], "parts": [[base, start, stop], ...]}}: rows of
@@ -145,8 +140,8 @@ def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, T
     base.scale, base.zp and base.corr. The rows are in GGUF's order, but for those of q and k, which are in Hugging
     Face's.
     """
-    path = store.file.path
-    listed = parse_object(store.file.metadata[OURS].encode(), f"{path}: metadata {OURS}")
+    path = file.path
+    listed = parse_object(file.metadata[OURS].encode(), f"{path}: metadata {OURS}")
     relations = {
         part.name: (part, relation)
         for relation in architecture.relations(hyper, list(listed))
@@ -157,20 +152,18 @@ def _ours(store: Store, architecture: Architecture, hyper: Hyper) -> dict[str, T
         if name not in relations:
             raise Unsupported(f"{path}: metadata {OURS} lists {name[:200]!r}, which this model does not have")
         part, relation = relations[name]
-        parts = _parts(store, name, entry, listed)
+        parts = _parts(file, name, entry, listed)
         widths = {weight.shape[1:] for weight, _, _ in parts}
         if sum(stop - start for _, start, stop in parts) != height(part.shape) or widths != {part.shape[1:][-1:]}:
             found = ", ".join(f"{start} to {stop} of {weight.shape}" for weight, start, stop in parts[:8])
             raise InvalidModelFile(f"{path}: {name!r} has rows {found}; the configuration says {part.shape}")
-        made[name] = Joined(parts, relation.order if _ROTATED.search(name) else None, part.shape)
+        made[name] = Joined(parts, relation.order if ROTATED.match(name) else None, part.shape)
     return made
 
 
-def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Tensor, int, int]]:
+def _parts(file: ONNXFile, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Tensor, int, int]]:
     """The matrices that an entry of our metadata names, and which of their rows are meant."""
-    wrong = InvalidModelFile(
-        f"{store.file.path}: metadata {OURS}: nothing of use about {name[:200]!r}; export it again"
-    )
+    wrong = InvalidModelFile(f"{file.path}: metadata {OURS}: nothing of use about {name[:200]!r}; export it again")
     carrier, parts = (entry.get(key) if isinstance(entry, dict) else None for key in ("carrier", "parts"))
     if not isinstance(carrier, str) or not isinstance(parts, list) or not parts:
         raise wrong
@@ -179,34 +172,34 @@ def _parts(store: Store, name: str, entry: Any, listed: Mapping[str, Any]) -> li
         if not isinstance(part, list) or [type(each) for each in part] != [str, int, int]:
             raise wrong
         base, start, stop = part
-        weight = _matrix(store, base, carrier)
+        weight = _matrix(file, base, carrier)
         if weight is None:
-            weight, before = _joined_bias(store, name, listed)
+            weight, before = _joined_bias(file, name, listed)
             start, stop = start + before, stop + before
         if not 0 <= start < stop <= weight.shape[0]:
-            raise InvalidModelFile(f"{store.file.path}: {name!r} would have rows {start} to {stop} of {weight.shape}")
+            raise InvalidModelFile(f"{file.path}: {name!r} would have rows {start} to {stop} of {weight.shape}")
         found.append((weight, start, stop))
     return found
 
 
-def _joined_bias(store: Store, name: str, listed: Mapping[str, Any]) -> tuple[Tensor, int]:
+def _joined_bias(file: ONNXFile, name: str, listed: Mapping[str, Any]) -> tuple[Tensor, int]:
     """The initializer a+b+c that holds the biases of products that became one, and where this one begins in it."""
-    for joined in store:
-        names = joined.split("+")
+    for info in file.graph.initializers:
+        names = info.name.split("+")
         if name in names:
             before = [other["shape"][0] for other in (listed.get(n) for n in names[: names.index(name)]) if other]
-            return Floats(store, joined), sum(before)
-    raise InvalidModelFile(f"{store.file.path}: the initializers of {name[:200]!r} are not there; export it again")
+            return Floats(file, info.name), sum(before)
+    raise InvalidModelFile(f"{file.path}: the initializers of {name[:200]!r} are not there; export it again")
 
 
-def _matrix(store: Store, base: str, carrier: str) -> Tensor | None:
+def _matrix(file: ONNXFile, base: str, carrier: str) -> Tensor | None:
     """A matrix of our own; None where it has no initializer."""
     quantized = _CARRIER.fullmatch(carrier)
     if not quantized:
-        return Floats(store, base) if base in store else None
+        return Floats(file, base) if base in file else None
     bits, block = int(quantized[1]), int(quantized[2])
-    halves = f"{base}.hi" in store
-    zero = f"{base}.zp" if f"{base}.zp" in store else f"{base}.zeros"  # of a matrix that is only looked up
+    halves = f"{base}.hi" in file
+    zero = f"{base}.zp" if f"{base}.zp" in file else f"{base}.zeros"  # of a matrix that is only looked up
     names = BlockNames(
         f"{base}.hi" if halves else f"{base}.q",
         f"{base}.scale",
@@ -214,7 +207,7 @@ def _matrix(store: Store, base: str, carrier: str) -> Tensor | None:
         f"{base}.corr" if quantized[4] else None,
         f"{base}.lo" if halves else None,
     )
-    codes = store.info(names.q).shape
+    codes = file.info(names.q).shape
     if len(codes) != 3:
-        raise store.error(InvalidModelFile, names.q, "not the shape of blocks; export the model again")
-    return Blocks(store, names, (codes[0], codes[1] * block), bits, block)
+        raise file.error(InvalidModelFile, names.q, "not the shape of blocks; export the model again")
+    return Blocks(file, names, (codes[0], codes[1] * block), bits, block)

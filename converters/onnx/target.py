@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from edgellm import arguments
@@ -23,8 +24,9 @@ from .. import verify
 from ..gguf.target import importance, runnable
 from ..job import Progress, counter, record_of
 from ..model import Model
+from ..numbers import is_exact
 from ..params import ONNXParams
-from ..plan import Plan, Planned
+from ..plan import Plan, Planned, of_source
 from ..quant.imatrix import ImportanceMatrix
 from ..yardstick import TEXT
 from . import files, kv_scales
@@ -71,27 +73,27 @@ class ToONNX:
             raise InvalidParameter(f"max_context={self._n_ctx}: the model was made for {hyper.n_ctx_train} tokens")
         self._matrix = ImportanceMatrix.read(params.imatrix) if params.imatrix is not None else None
         self._kv_scales = kv_scales.unknown(self._hyper) if params.kv == "int8" else None  # until it is measured
-        recipe, self._choices = self._choose()
+        self._choose()
         fallen = [choice for choice in self._choices if choice.fallback_from]
         if params.strict and fallen:
             raise Unsupported(
-                f"strict: {len(fallen)} tensors cannot be stored as {recipe} wants, as {fallen[0].name} with rows of "
-                f"{fallen[0].shape[-1]} ({fallen[0].label} instead of {fallen[0].fallback_from})"
+                f"strict: {len(fallen)} tensors cannot be stored as {self._recipe} wants, as {fallen[0].name} with "
+                f"rows of {fallen[0].shape[-1]} ({fallen[0].label} instead of {fallen[0].fallback_from})"
             )
-        self._recipe = recipe
         self.plan = self._plan(self._make(None, self._kv_scales))
 
-    def _choose(self) -> tuple[str, list[onnx_recipes.Choice]]:
+    def _choose(self) -> None:
         """What each tensor is stored as; under a size, less is asked for until all files together fit."""
         if self._params.fit is None:
-            return self._params.quant, onnx_recipes.choose(self._params.quant, self._model.unrotated)
+            self._recipe = self._params.quant
+            self._choices = onnx_recipes.choose(self._recipe, self._model.unrotated)
+            return
         budget = self._params.fit
         while True:
-            recipe, self._choices = onnx_recipes.choose_under(budget, self._model.unrotated)
-            self._recipe = recipe
+            self._recipe, self._choices = onnx_recipes.choose_under(budget, self._model.unrotated)
             excess = self._make(None, self._kv_scales).nbytes - self._params.fit
             if excess <= 0:
-                return recipe, self._choices
+                return
             budget -= max(excess // 8, budget // 256)
 
     def _make(self, matrix: ImportanceMatrix | None, scales: KVScales | None) -> _Made:
@@ -108,8 +110,8 @@ class ToONNX:
             raise InvalidParameter(
                 f"tensors that the graph has no place for: {', '.join(unused[:8])}; please report this"
             )
-        record = {**record_of(model), "target": self._params.quant, "recipe": self._recipe}
-        metadata = model.origin.record | {f"edgellm.convert.{key}": str(value) for key, value in record.items()}
+        record = record_of(model, target=self._params.quant, recipe=self._recipe)
+        metadata = {**model.origin.record, **record}
         metadata[OURS] = json.dumps(weights.manifest)
         name = files.model_file(self._choices)
         external = onnx_bytes(graph, metadata)[1] > 0
@@ -121,9 +123,7 @@ class ToONNX:
         cache = ctx * self._kv_bytes(self._params.kv) if hyper.causal else 0
         memory = made.nbytes + cache + work_bytes(ctx, hyper.n_head, hyper.n_embd, hyper.n_ff)
         return Plan(
-            source=str(self._model.path),
-            source_format=self._model.format,
-            source_fingerprint=self._model.fingerprint,
+            **of_source(self._model),
             architecture=found.architecture.model_type,
             format="onnx",
             recipe=self._recipe,
@@ -134,14 +134,13 @@ class ToONNX:
                     tensors[choice.name].stored,
                     choice.label,
                     choice.nbytes,
-                    _is_lossless(tensors[choice.name], choice),
+                    _is_exact(tensors[choice.name], choice),
                     choice.fallback_from,
                 )
                 for choice in self._choices
             ),
             left_out=found.left_out,
             notes=(*found.notes, *self._notes()),
-            source_bytes=self._model.weight_bytes,
             file_bytes=made.nbytes,
             memory=memory,
             memory_ctx=ctx,
@@ -173,7 +172,6 @@ class ToONNX:
         return notes
 
     def write(self, path: Path, space: Path, report: Progress) -> None:
-        """Write the folder; space: a folder for what it takes on the way."""
         matrix = self._matrix
         if self._params.calibrate is not None and self._params.has_importance:
             matrix = importance(self._model, self._params.calibrate, space, report, self.plan.file_bytes)
@@ -186,19 +184,13 @@ class ToONNX:
         initializers = tuple(replace(each, data=counted(each.data, advance)) for each in made.graph.initializers)
         write_onnx(file, replace(made.graph, initializers=initializers), metadata=made.metadata)
         if self._kv_scales is not None:  # the data file stays
-            made = self._make(matrix, self._measured(path, report))
+            given = self._params.calibrate
+            text = TEXT if given is None else arguments.utf8_file("the calibration text", given).decode()
+            scales = kv_scales.measure(path, text, self._hyper, partial(report, "measuring keys and values"))
+            made = self._make(matrix, scales)
             write_onnx(file, made.graph, metadata=made.metadata, keep_data=True)
 
-    def _measured(self, path: Path, report: Progress) -> KVScales:
-        """Scales for the keys and values that the folder, with a KV cache in float32, computes."""
-        given = self._params.calibrate
-        text = TEXT if given is None else arguments.utf8_file("the calibration text", given).decode()
-        return kv_scales.measure(
-            path, text, self._hyper, lambda done, of: report("measuring keys and values", done, of)
-        )
-
     def verify(self, path: Path, space: Path, report: Progress) -> verify.Verification:
-        """Raises InvalidModelFile, ModelLoadError."""
         with closing(ONNXFolder(path)) as written:
             advance = counter("verifying", self.plan.tensor_bytes, report)
             weighted = self._params.has_importance
@@ -208,8 +200,7 @@ class ToONNX:
         return verify.run(nullcontext(path), source, compared, report, rounded=rounded)
 
 
-def _is_lossless(tensor: Tensor, choice: onnx_recipes.Choice) -> bool:
-    """Whether every number stays what it is: a quantized one what ggml's dequantize gives."""
+def _is_exact(tensor: Tensor, choice: onnx_recipes.Choice) -> bool:
     if isinstance(choice.storage, Carrier):
         return lossless(tensor, choice.storage)
-    return tensor.stored == choice.storage or (choice.storage == "F32" and tensor.stored != "F64")
+    return is_exact(tensor.stored, choice.storage)

@@ -12,15 +12,12 @@ https://github.com/onnx/onnx/blob/main/docs/Operators.md; GGUF's in ggml's ggml-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported
+from edgellm.errors import Unsupported
 from edgellm.formats.onnx import ONNXFile
-from edgellm.formats.onnx_graph import Initializer
-from edgellm.formats.tensor import Tensor, n_rows
+from edgellm.formats.tensor import n_rows
 
 from ..numbers import decode
 
@@ -29,53 +26,26 @@ Which = slice | NDArray[np.int64]
 _STORED = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 
 
-class Store:
-    """The initializers of a model, by name."""
-
-    def __init__(self, file: ONNXFile) -> None:
-        self.file = file
-        self._known = {info.name: info for info in file.graph.initializers}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def info(self, name: str) -> Initializer:
-        """What the graph says of it. Raises InvalidModelFile."""
-        if name not in self._known:
-            raise InvalidModelFile(
-                f"{self.file.path}: a weight needs the initializer {name[:200]!r}, which is not there; export it again"
-            )
-        return self._known[name]
-
-    def error(self, kind: type[EdgeLLMError], name: str, what: str) -> EdgeLLMError:
-        """An error about an initializer."""
-        info = self.info(name)
-        return kind(f"{self.file.path}: {name[:200]!r} ({info.dtype}, shape {info.shape}): {what}")
-
-
 class Floats:
     """A weight of floating-point numbers; transposed: stored (K, N), as MatMul takes it. A scalar has the shape (1,).
 
     Raises Unsupported for integers.
     """
 
-    def __init__(self, store: Store, name: str, transposed: bool = False) -> None:
-        info = store.info(name)
-        self._store, self._name, self._transposed = store, name, transposed
+    def __init__(self, file: ONNXFile, name: str, transposed: bool = False) -> None:
+        info = file.info(name)
+        self._file, self._name, self._transposed = file, name, transposed
         self.shape = info.shape[::-1] if transposed else info.shape or (1,)
         if info.dtype not in _STORED:
-            raise store.error(Unsupported, name, f"a weight of this type; {', '.join(_STORED)} are read")
+            raise file.error(Unsupported, name, f"a weight of this type; {', '.join(_STORED)} are read")
         self.stored = _STORED[info.dtype]
 
     def rows(self, which: Which) -> NDArray[np.float32]:
         """See Tensor. A row of a transposed matrix is a column of the file."""
-        whole = self._store.file.array(self._name)
+        whole = self._file.array(self._name)
         part = whole[:, which].T if self._transposed else whole.reshape(n_rows(self), -1)[which]
         values = decode(self.stored, np.ascontiguousarray(part).view(np.uint8))
-        self._store.file.release(self._name)
+        self._file.release(self._name)
         return values
 
 
@@ -84,44 +54,29 @@ class Integers:
 
     stored = "INT8"
 
-    def __init__(self, store: Store, name: str, scale: str, zero: str | None, transposed: bool) -> None:
-        info = store.info(name)
-        self._store, self._name, self._transposed = store, name, transposed
+    def __init__(self, file: ONNXFile, name: str, scale: str, zero: str | None, transposed: bool) -> None:
+        info = file.info(name)
+        self._file, self._name, self._transposed = file, name, transposed
         if len(info.shape) != 2 or info.dtype not in ("INT8", "UINT8"):
-            raise store.error(Unsupported, name, "quantized in a way that is not read: 8-bit matrices are")
+            raise file.error(Unsupported, name, "quantized in a way that is not read: 8-bit matrices are")
         self.shape = info.shape[::-1] if transposed else info.shape
         self._scale = self._per_row(scale)
         self._zero = self._per_row(zero) if zero else np.zeros((1, 1), np.float32)
 
     def _per_row(self, name: str) -> NDArray[np.float32]:
         """(1, 1) or (N, 1) float32."""
-        self._store.info(name)
-        values = self._store.file.array(name).astype(np.float32).reshape(-1, 1)
+        self._file.info(name)
+        values = self._file.array(name).astype(np.float32).reshape(-1, 1)
         if values.shape[0] not in (1, self.shape[0]):
-            raise self._store.error(Unsupported, name, f"belongs to a matrix of {self.shape[0]} rows: one each, or one")
+            raise self._file.error(Unsupported, name, f"belongs to a matrix of {self.shape[0]} rows: one each, or one")
         return values
 
     def rows(self, which: Which) -> NDArray[np.float32]:
         """See Tensor."""
-        whole = self._store.file.array(self._name)
+        whole = self._file.array(self._name)
         part = (whole[:, which].T if self._transposed else whole[which]).astype(np.float32)
         scale, zero = (v if v.shape[0] == 1 else v[which] for v in (self._scale, self._zero))
         part -= zero
         part *= scale
-        self._store.file.release(self._name)
+        self._file.release(self._name)
         return np.ascontiguousarray(part)
-
-
-class Shifted:
-    """A tensor plus a number."""
-
-    stored = "F32"
-
-    def __init__(self, tensor: Tensor, shift: float) -> None:
-        self._tensor, self._shift = tensor, np.float32(shift)
-        self.shape = tensor.shape
-
-    def rows(self, which: Which) -> NDArray[np.float32]:
-        """See Tensor."""
-        moved: NDArray[np.float32] = self._tensor.rows(which) + self._shift
-        return moved

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.arguments import shown
-from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported
 from edgellm.formats.confined import path_in
 from edgellm.formats.mapped import Mapped, MappedFile
 from edgellm.formats.onnx_graph import Graph, broken
@@ -78,6 +78,22 @@ class ONNXFile(Mapped):
     def data_paths(self) -> list[Path]:
         """The data files, sorted."""
         return sorted(file.path for file in self._beside.values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def info(self, name: str) -> StoredTensor:
+        """What the graph says of an initializer. Raises InvalidModelFile if there is none."""
+        if name not in self._tensors:
+            raise InvalidModelFile(
+                f"{self.path}: a weight needs the initializer {name[:200]!r}, which is not there; export it again"
+            )
+        return self._tensors[name]
+
+    def error(self, kind: type[EdgeLLMError], name: str, what: str) -> EdgeLLMError:
+        """An error about an initializer."""
+        info = self.info(name)
+        return kind(f"{self.path}: {name[:200]!r} ({info.dtype}, shape {info.shape}): {what}")
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of an initializer, (n,) uint8, read-only; not copied, unless they are kept as numbers one by one.

@@ -28,7 +28,6 @@ from edgellm.converters.onnx.graph.carrier import carrier_of
 from edgellm.converters.onnx.graph.floats import FloatMatrix
 from edgellm.converters.onnx.graph.quantized import QuantizedMatrix
 from edgellm.converters.onnx.source import ONNXFolder
-from edgellm.converters.onnx.tensors import Store
 from edgellm.converters.quant.ggml import dequantize, quantize
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
 from edgellm.formats.ggml_types import GGMLType
@@ -192,7 +191,7 @@ def test_blocks_are_what_matmulnbits_multiplies_with(
     onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "m.onnx")
     with ONNXFile.open(tmp_path / "m.onnx") as file:
         names = BlockNames("q", "scale", "zero" if "zero" in arrays else None)
-        tensor = Blocks(Store(file), names, (n, columns), bits, block)
+        tensor = Blocks(file, names, (n, columns), bits, block)
         np.testing.assert_allclose(whole(tensor), expected, atol=1e-5)
         np.testing.assert_array_equal(tensor.rows(np.array([3, 0])), whole(tensor)[[3, 0]])
         assert (tensor.type.name if tensor.type else None) == kind
@@ -214,7 +213,7 @@ def test_scales_beyond_float16_have_no_blocks(tmp_path: Path) -> None:
     graph = helper.make_graph([], "g", [], [], weights)
     onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "m.onnx")
     with ONNXFile.open(tmp_path / "m.onnx") as file:
-        tensor = Blocks(Store(file), BlockNames("q", "scale"), (1, 32), 4, 32)
+        tensor = Blocks(file, BlockNames("q", "scale"), (1, 32), 4, 32)
         assert tensor.type is None
         assert whole(tensor).min() == -8e6
 
