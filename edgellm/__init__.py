@@ -13,67 +13,46 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PLACES = {
-    "load": "loading",
-    "Model": "model",
-    "Chat": "chat",
-    "CancelToken": "engine.cancel",
-    "inspect": "backends",
-    "context_that_fits": "budget",
-    "memory_needed": "budget",
-    "engines": "backends",
-    "ModelInfo": "backends.base",
-    "GenerateParams": "params",
-    "LoadParams": "params",
-    "CacheParams": "params",
-    "CacheReport": "events",
-    "Chunk": "events",
-    "Completion": "events",
-    "Timings": "events",
-    "TokenLogprob": "events",
-    "Usage": "events",
-    "EdgeLLMError": "errors",
+_ROOMS = {
+    "backends": ("engines", "inspect"),
+    "backends.base": ("ModelInfo",),
+    "budget": ("context_that_fits", "memory_needed"),
+    "chat": ("Chat",),
+    "engine.cancel": ("CancelToken",),
+    "errors": ("EdgeLLMError",),
+    "events": ("CacheReport", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"),
+    "loading": ("load",),
+    "model": ("Model",),
+    "params": ("CacheParams", "GenerateParams", "LoadParams"),
 }
-
-__all__ = [
-    "CacheParams",
-    "CacheReport",
-    "CancelToken",
-    "Chat",
-    "Chunk",
-    "Completion",
-    "EdgeLLMError",
-    "GenerateParams",
-    "LoadParams",
-    "Model",
-    "ModelInfo",
-    "Timings",
-    "TokenLogprob",
-    "Usage",
-    "__version__",
-    "context_that_fits",
-    "engines",
-    "errors",
-    "inspect",
-    "load",
-    "memory_needed",
-]
+_PLACES = {name: room for room, names in _ROOMS.items() for name in names}
 
 if TYPE_CHECKING:
-    from edgellm import errors
-    from edgellm.backends import engines, inspect
-    from edgellm.backends.base import ModelInfo
-    from edgellm.budget import context_that_fits, memory_needed
-    from edgellm.chat import Chat
-    from edgellm.engine.cancel import CancelToken
-    from edgellm.errors import EdgeLLMError
-    from edgellm.events import CacheReport, Chunk, Completion, Timings, TokenLogprob, Usage
-    from edgellm.loading import load
-    from edgellm.model import Model
-    from edgellm.params import CacheParams, GenerateParams, LoadParams
+    from edgellm import errors as errors
+    from edgellm.backends import engines as engines
+    from edgellm.backends import inspect as inspect
+    from edgellm.backends.base import ModelInfo as ModelInfo
+    from edgellm.budget import context_that_fits as context_that_fits
+    from edgellm.budget import memory_needed as memory_needed
+    from edgellm.chat import Chat as Chat
+    from edgellm.engine.cancel import CancelToken as CancelToken
+    from edgellm.errors import EdgeLLMError as EdgeLLMError
+    from edgellm.events import CacheReport as CacheReport
+    from edgellm.events import Chunk as Chunk
+    from edgellm.events import Completion as Completion
+    from edgellm.events import Timings as Timings
+    from edgellm.events import TokenLogprob as TokenLogprob
+    from edgellm.events import Usage as Usage
+    from edgellm.loading import load as load
+    from edgellm.model import Model as Model
+    from edgellm.params import CacheParams as CacheParams
+    from edgellm.params import GenerateParams as GenerateParams
+    from edgellm.params import LoadParams as LoadParams
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # not said outright: type checkers take the imports above for it
+        return __dir__()
     if name == "errors":
         return import_module("edgellm.errors")
     if name == "_native":  # what `from edgellm import _native` asks for first
@@ -96,4 +75,4 @@ def _compiled() -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_PLACES, "__version__", "errors"])

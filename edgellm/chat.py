@@ -322,10 +322,9 @@ class Chat:
 
     async def _left_streams_end(self) -> None:
         """Let the event loop close a stream that its reader left by `break`: it does so a few steps later."""
-        steps = 0
-        while self._answering.locked() and steps < LEFT:
-            await asyncio.sleep(0)
-            steps += 1
+        for _ in range(LEFT):
+            if self._answering.locked():
+                await asyncio.sleep(0)
 
     def _remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
         self.model.prompter.remember(turn, text, tokens)

@@ -92,15 +92,11 @@ class Completion:
         if self.logprobs is None:
             del plain["logprobs"]
         else:
-            plain["logprobs"] = [
-                {
-                    "token": lp.token,
-                    "text": lp.text.decode("utf-8", "replace"),
-                    "logprob": lp.logprob,
-                    "top": [{"token": t, "text": b.decode("utf-8", "replace"), "logprob": p} for t, b, p in lp.top],
-                }
-                for lp in self.logprobs
-            ]
+            for each in plain["logprobs"]:
+                each["text"] = each["text"].decode("utf-8", "replace")
+                each["top"] = [
+                    {"token": t, "text": b.decode("utf-8", "replace"), "logprob": p} for t, b, p in each["top"]
+                ]
         return plain
 
 

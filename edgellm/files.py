@@ -1,4 +1,4 @@
-"""Files that are read: regular ones. A pipe would be waited for, and a device may have no end. And `sync_folder`.
+"""Files that are read: regular ones. A pipe would be waited for, and a device may have no end. And `new_file`.
 
     with open(path, "rb", opener=regular) as file: …
     raw = read_file(path)
@@ -12,7 +12,10 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 SMALL = 16 << 20  # bytes; settings and state have far fewer
 _PIECE = 1 << 20
@@ -50,6 +53,31 @@ def read_file(path: Path, limit: int = SMALL, *, pipe: bool = False) -> bytes:
     if len(raw) > limit:
         raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB", os.fspath(path))
     return bytes(raw)
+
+
+@contextmanager
+def new_file(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
+    """A file that gets its name, complete and on disk, when the block ends; after an error nothing is left.
+
+    mode: its permissions; None: those that the umask leaves. Raises OSError, and ValueError for a null byte.
+    """
+    import tempfile  # costs what only writers should pay
+
+    handle, name = tempfile.mkstemp(prefix=f"{path.name[:100]}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is None:
+            umask = os.umask(0o077)  # which `mkstemp` ignores; reading it means setting it
+            os.umask(umask)
+            mode = 0o666 & ~umask
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -79,8 +79,9 @@ class Model:
         self._engine.check_open()
         text = arguments.text("text", text)
         special, bos = arguments.flag("special", special), arguments.flag("bos", bos)
-        tokens = self._engine.backend.tokenizer.encode(text, special=special, bos=bos)
-        return tokens if self.info.can_generate or not bos else self._ended(tokens)
+        tokenizer = self._engine.backend.tokenizer
+        tokens = tokenizer.encode(text, special=special, bos=bos)
+        return tokens if self.info.can_generate or not bos else [*tokens, *tokenizer.end]
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """Text of token ids; control tokens only when `special`. Invalid UTF-8 becomes U+FFFD.
@@ -264,10 +265,8 @@ class Model:
     def _whole(self, name: str, text: Prompt) -> list[int]:
         """The tokens of a text that nothing follows, the argument `name`."""
         tokens = self._tokens(name, text)
-        return self._ended(tokens) if isinstance(text, str) and self.info.can_generate else tokens
-
-    def _ended(self, tokens: list[int]) -> list[int]:
-        return [*tokens, *self._engine.backend.tokenizer.end]
+        end = self._engine.backend.tokenizer.end if isinstance(text, str) and self.info.can_generate else ()
+        return [*tokens, *end]
 
     def submit(
         self,
@@ -338,9 +337,8 @@ def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:
     store = None if params.disk == 0 else BlockStore(store_path(), budget=params.disk)
     if store is not None and store.problem is not None:
         unkept(store.problem)
-    root = root_key(backend.info.fingerprint, backend.state_key)
     return PrefixCache(
-        root,
+        root_key(backend.info.fingerprint, backend.state_key),
         MemoryTier(memory),
         store,
         label=backend.info.name,

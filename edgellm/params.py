@@ -23,11 +23,7 @@ MICRO_BATCH = 512  # tokens of a pass
 MAX_BREAKER = 40  # characters of a breaker of DRY, as in llama.cpp, which cuts longer ones
 
 ANSWER, SAMPLING, MODEL = "The answer", "Sampling", "The model"  # sections of help pages
-answer, sampling, model = (
-    partial(option, section=ANSWER),
-    partial(option, section=SAMPLING),
-    partial(option, section=MODEL),
-)
+answer, sampling, model = (partial(option, section=each) for each in (ANSWER, SAMPLING, MODEL))
 UNIT = Real(0, 1)
 
 

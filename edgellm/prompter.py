@@ -7,7 +7,7 @@ messages ── chat template ──▶ text ── what the model said before (
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,10 @@ from edgellm.backends.base import Backend, text_of
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
 from edgellm.params import GenerateParams
 from edgellm.prompts.messages import Message, flattened
-from edgellm.said import Answer, Said
+from edgellm.said import Answer, Messages, Said
 
 if TYPE_CHECKING:
     from edgellm.prompts.template import ChatTemplate
-
-Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

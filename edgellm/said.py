@@ -23,6 +23,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from edgellm.backends.base import Tokenizer
@@ -140,7 +141,8 @@ class Said:
             new = _Known(before, asked, read, answer.place, answer.text, produced, next(self._orders))
             if not proven and not self._spells(new):
                 return
-            same = next((known for known in before.after if _alike(known, new)), None)
+            alike = attrgetter("asked", "place", "text", "read", "produced")  # one prompt, answered twice the same
+            same = next((known for known in before.after if alike(known) == alike(new)), None)
             if same is None:
                 before.after[new] = self._used[new] = None
                 self.nbytes += new.nbytes
@@ -236,11 +238,6 @@ class Said:
         return shown
 
 
-def _alike(one: _Known, other: _Known) -> bool:
-    """Whether one prompt was answered twice with the same text in the same tokens."""
-    return all(getattr(one, name) == getattr(other, name) for name in ("asked", "place", "text", "read", "produced"))
-
-
 def _letters(data: bytes) -> str:
     return "".join(data.decode("utf-8", "replace").split())
 
@@ -270,15 +267,9 @@ def unpacked(value: Any, n_vocab: int) -> list[Answer]:
     for prompt, tokens, text, n_prompt, place in [*others, first]:
         if isinstance(prompt, int):
             prompt, tokens, text = whole[:prompt], ids[:tokens], whole[prompt : prompt + text]
-        answers.append(_checked(Answer(place, prompt, text, tokens, n_prompt)))
+        texts = isinstance(prompt, str) and isinstance(text, str)
+        numbers = isinstance(tokens, list) and all(type(number) is int for number in (*tokens, n_prompt, place))
+        if not texts or not numbers or place < 0 or not 0 <= n_prompt <= len(tokens):
+            raise ValueError("an answer in it is not as edgellm writes them")
+        answers.append(Answer(place, prompt, text, tokens, n_prompt))
     return [answer for answer in answers if all(0 <= token < n_vocab for token in answer.tokens)]
-
-
-def _checked(answer: Answer) -> Answer:
-    texts = isinstance(answer.prompt, str) and isinstance(answer.text, str)
-    numbers = isinstance(answer.tokens, list) and all(
-        type(number) is int for number in (*answer.tokens, answer.n_prompt, answer.place)
-    )
-    if not texts or not numbers or answer.place < 0 or not 0 <= answer.n_prompt <= len(answer.tokens):
-        raise ValueError("an answer in it is not as edgellm writes them")
-    return answer

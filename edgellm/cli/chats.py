@@ -19,7 +19,7 @@ import click
 
 from edgellm.cli.output import local_time, print_json, print_table
 from edgellm.errors import InvalidParameter
-from edgellm.files import read_file
+from edgellm.files import new_file, read_file
 from edgellm.home import home, make_folder
 
 if TYPE_CHECKING:
@@ -84,9 +84,8 @@ class Keeper:
         words = " ".join(_plain(asked[0].get("content")).split())[:WORDS] if asked else ""
         at = datetime.now(timezone.utc).isoformat()
         about = KeptChat(number, self.model, words, len(asked), at)
-        partial = folder / f"{number}.about.partial"
-        partial.write_text(json.dumps(asdict(about)), encoding="utf-8")
-        os.replace(partial, folder / f"{number}.about")
+        with new_file(folder / f"{number}.about") as file:
+            file.write(json.dumps(asdict(about)).encode())
 
 
 @click.group("chats", invoke_without_command=True)

@@ -79,16 +79,13 @@ def answer(cli: click.Command) -> NoReturn:
 
 def _write(file: Path, text: str) -> None:
     from edgellm.errors import CannotWrite
+    from edgellm.files import new_file
 
-    partial = file.with_name(f"{file.name}.edgellm-partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-        if file.exists():
-            partial.chmod(file.stat().st_mode)
-        os.replace(partial, file.resolve())
+        with new_file(file.resolve(), file.stat().st_mode if file.exists() else None) as out:
+            out.write(text.encode("utf-8", "surrogateescape"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise CannotWrite(
             f"{file} cannot be written: {error.strerror or error}; without --install the script is printed"
         ) from error

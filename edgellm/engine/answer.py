@@ -1,4 +1,4 @@
-"""Answer: rows become tokens, tokens text, and text the chunks that a caller sees."""
+"""AnswerBuilder: rows become tokens, tokens text, and text the chunks that a caller sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings
 from edgellm.params import GenerateParams
 
 
-class Answer:
+class AnswerBuilder:
     """deliver: takes chunks; None where the last one is enough, which spares the caller a wake-up per token.
 
     history: the prompt, and behind it the answer as it grows. together: how many of the newest tokens go into one pass:

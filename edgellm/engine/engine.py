@@ -248,7 +248,7 @@ class Engine:
             elif item is not None:
                 item.future.set_exception(closed)
         for request in [*self._seats.running, *self._seats.waiting]:
-            request.fail(closed)
+            request.generation.end(closed)
             self._seats.retire(request, retain=retain)
         self.outbox.flush()
         self.reuse.close()

@@ -90,7 +90,11 @@ class Passes:
             with self._lock:
                 self._in_pass = set()
         self._account(shares, reading, self._clock() - started)
-        self._hand_out([request for request, _ in shares], rows)
+        for (request, _), row in zip(shares, rows, strict=True):
+            if request.done:
+                self._seats.retire(request)
+            elif row is not None:  # it becomes a token, where the backend has not chosen one
+                self._sample(request, row)
 
     def _account(self, shares: list[tuple[Request, int]], reading: list[tuple[Request, int]], seconds: float) -> None:
         """A pass took so long."""
@@ -103,14 +107,6 @@ class Passes:
             request.prefilled(size, seconds * size / count)
             if request.length in request.checkpoints:
                 self._reuse.checkpoint(request)
-
-    def _hand_out(self, requests: list[Request], rows: Sequence[Rows | int | None]) -> None:
-        """Rows become tokens, where the backend has not chosen them."""
-        for request, row in zip(requests, rows, strict=True):
-            if request.done:
-                self._seats.retire(request)
-            elif row is not None:
-                self._sample(request, row)
 
     def _sample(self, request: Request, row: Rows | int) -> None:
         try:

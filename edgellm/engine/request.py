@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend, Buffer, Rows, SamplingPlan, Sequence
-from edgellm.engine.answer import Answer
+from edgellm.engine.answer import AnswerBuilder
 from edgellm.engine.generation import Generation
 from edgellm.events import CacheReport, FinishReason, Timings
 from edgellm.params import GenerateParams
@@ -71,7 +71,7 @@ class Request:
         self.params = params
         self.title = title
         self.generation = generation
-        self.answer = Answer(params, backend, prompt, generation.deliver if generation.stream else None)
+        self.answer = AnswerBuilder(params, backend, prompt, generation.deliver if generation.stream else None)
         self.sequence: Sequence | None = None
         self.parked: list[tuple[Block, Buffer]] = []
         self.reused = 0  # tokens of the prompt that were not computed
@@ -132,6 +132,12 @@ class Request:
     def in_prefill(self) -> bool:
         return self.length < len(self.prompt)
 
+    def release(self) -> None:
+        """Close its sequence, if it has one."""
+        if self.sequence is not None:
+            self.sequence.close()
+            self.sequence = None
+
     def began(self, undone: int) -> None:
         """Its sequence holds what is known of the prompt. undone: tokens that were computed before, and lost."""
         self.read = self.reused
@@ -160,14 +166,14 @@ class Request:
         try:
             self.generation.progress(self.read)
         except BaseException as error:  # of a function that came with a sink
-            self.fail(error)
+            self.generation.end(error)
 
     def plan(self) -> SamplingPlan | None:
         """How the backend chooses the token after the next pass; None where it does not, or the row is needed here."""
         return None if self.in_prefill or self.spent.first_token is None else self.answer.plan()
 
     def accept(self, row: Rows | int) -> None:
-        """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `Answer.accept`."""
+        """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `AnswerBuilder.accept`."""
         if self.spent.first_token is None:
             self.spent.first_token = time.perf_counter()
             if self.params.cache and self.row is None and not isinstance(row, int):
@@ -184,7 +190,3 @@ class Request:
             self.cache = replace(self.cache, computed=self.read - self.reused, reason=words)
         timings = self.spent.timings(len(self.answer.tokens))
         self.generation.end(self.answer.end(reason, self.reused, timings, self.cache))
-
-    def fail(self, error: BaseException) -> None:
-        """Deliver an error instead of an answer."""
-        self.generation.end(error)

@@ -81,8 +81,7 @@ class Reuse:
         try:
             self._fill(request, match, from_blocks, why)
         except Busy:  # no cells for it now: the engine tries again when another request has finished
-            request.sequence.close()
-            request.sequence = None
+            request.release()
             raise
 
     def _start_at_end(self, request: Request, match: Match, running: Many[Request]) -> bool:
@@ -135,8 +134,7 @@ class Reuse:
             request.parked = self._known.export(tokens, sequence, private=request.private)
         elif tokens:
             request.parked = [(make_block(b"", 0, tokens), sequence.save(0, len(tokens)))]
-        sequence.close()
-        request.sequence = None
+        request.release()
 
     def checkpoint(self, request: Request) -> None:
         """Park the state of a request that goes on."""
@@ -155,18 +153,16 @@ class Reuse:
 
     def retain(self, request: Request, *, alone: bool) -> None:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
-        sequence, parked = request.sequence, request.parked
-        if parked and self._known is not None:
-            self._known.park_saved(parked, self._title(request), private=request.private)
-        if sequence is None:
+        if request.parked and self._known is not None:
+            self._known.park_saved(request.parked, self._title(request), private=request.private)
+        if request.sequence is None:
             return
         self.checkpoint(request)
         if alone:
             self.forget_live()
             self._live = request
         else:
-            sequence.close()
-            request.sequence = None
+            request.release()
 
     def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
         """What is known of the beginning of `tokens`, as blocks of nothing but them."""
@@ -189,8 +185,7 @@ class Reuse:
         live, self._live = self._live, None
         if live is None or live.sequence is None:
             return False
-        live.sequence.close()
-        live.sequence = None
+        live.release()
         return True
 
     def close(self) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +33,6 @@ Ids = NDArray[np.intp]
 Doubles = NDArray[np.float64]
 
 _LOWEST = np.finfo(np.float32).min
-
-
-class Adjustment(Protocol):
-    """What is to become of logits before the filters, by what was said."""
-
-    def shift(self) -> Shift | None: ...
-
-    def accept(self, token: int) -> None: ...
 
 
 def bias(params: GenerateParams, n_vocab: int) -> Shift:
@@ -69,7 +60,7 @@ class Sampler:
         self._tokenizer = tokenizer
         self._stream = np.random.PCG64(self.seed)
         self._bias = (bias(params, n_vocab),) if params.logit_bias else ()
-        self._adjustments: list[Adjustment] = []
+        self._adjustments: list[RepeatPenalty | Dry] = []
         if RepeatPenalty.wanted(params):
             self._adjustments.append(RepeatPenalty(params, prompt))
         if Dry.wanted(params):
@@ -278,10 +269,6 @@ def _top_n_sigma(left: Candidates, n: float) -> None:
     left.floor = max(left.floor, float(np.float32(left.peak - n * float(finite.std()))))
 
 
-def _top_k(left: Candidates, k: float) -> None:
-    left.take(largest(left.row, int(k)))
-
-
 def _typical(left: Candidates, typical_p: float) -> None:
     """Locally typical sampling (arXiv:2202.00666): surprises nearest the entropy first, until the mass is passed."""
     ids, logits = left.sorted()
@@ -324,7 +311,7 @@ def _exclude_top_choices(left: Candidates, threshold: float) -> None:
 # the filters in their order, by the option that each is set by: the values that switch it on, and what it does
 STEPS: dict[str, tuple[Callable[[float], bool], Callable[[Candidates, float], None]]] = {
     "top_n_sigma": (lambda value: value > 0, _top_n_sigma),
-    "top_k": (lambda value: value > 0, _top_k),
+    "top_k": (lambda value: value > 0, lambda left, k: left.take(largest(left.row, int(k)))),
     "typical_p": (lambda value: value < 1, _typical),
     "top_p": (lambda value: value < 1, _top_p),
     "min_p": (lambda value: value > 0, _min_p),

@@ -33,7 +33,8 @@ def continued(tokenizer: Tokenizer, text: str, at: int) -> list[int]:
     for end in range(same, len(whole)):
         cut += tokenizer.piece(whole[end], special=True)
         behind = len(cut) - len(before)
-        if behind > 0 and not _inside_a_character(rest, behind):
+        inside = behind < len(rest) and rest[behind] & 0xC0 == 0x80  # of a character
+        if behind > 0 and not inside:
             if cut != before + rest[:behind]:
                 break  # this tokenizer does not give its text back, so that nobody knows where a token ends
             return alone(tokenizer, rest[:behind].decode()) + whole[end + 1 :]
@@ -55,7 +56,3 @@ def alone(tokenizer: Tokenizer, text: str, *, special: bool = True) -> list[int]
 def spelled(tokenizer: Tokenizer, tokens: Sequence[int]) -> bytes:
     """What the tokens stand for, control tokens included."""
     return b"".join(tokenizer.piece(token, special=True) for token in tokens)
-
-
-def _inside_a_character(data: bytes, at: int) -> bool:
-    return at < len(data) and data[at] & 0xC0 == 0x80

@@ -151,9 +151,7 @@ class Seats:
                     request.lost()
             return
         for request in reversed(requests):  # a recurrent state is undefined now: begin again where one is known
-            assert request.sequence is not None  # it was in the pass
-            request.sequence.close()
-            request.sequence = None
+            request.release()
             if request.stop_reason is None:
                 self._leave(request)
                 self.waiting.appendleft(request)
@@ -172,7 +170,7 @@ class Seats:
                 self.waiting.appendleft(request)
                 self._full = True
                 return
-        youngest_first[0].fail(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
+        youngest_first[0].generation.end(NotEnoughMemory(f"{full}; ask for a smaller ctx"))
         self.retire(youngest_first[0])
 
     def park(self, request: Request) -> bool:
@@ -197,7 +195,7 @@ class Seats:
         """End a request with an error of ours, and forget it with its state."""
         if not isinstance(error, EdgeLLMError):
             error = BackendFailed(f"{what}: {type(error).__name__}: {error}")
-        request.fail(error)
+        request.generation.end(error)
         self.retire(request, retain=False)
 
     def retire(self, request: Request, *, retain: bool = True) -> None:
@@ -208,11 +206,9 @@ class Seats:
             self._leave(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        sequence = request.sequence
         if retain and request.params.cache and (request.parked or request.length):
             self._reuse.retain(request, alone=not self.running)
-        elif sequence is not None:
-            sequence.close()
-            request.sequence = None
+        else:
+            request.release()
         request.parked = []
         self._left()

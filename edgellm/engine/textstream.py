@@ -13,27 +13,22 @@ class TextStream:
     """
 
     def __init__(self) -> None:
-        self._pending = b""
-
-    @property
-    def pending(self) -> bool:
-        """Whether a character is held back."""
-        return bool(self._pending)
+        self.pending = b""  # the beginning of a character, held back
 
     def push(self, data: bytes) -> str:
         """The text that is certain after `data`."""
-        data = self._pending + data
+        data = self.pending + data
         text, used = codecs.utf_8_decode(data, "replace", False)
         pending = data[used:]
         if pending[:1] == b"\xed" and pending[1:2] >= b"\xa0":
             # Half of a surrogate is no beginning of a character; the codec alone would wait for the third byte.
             text += pending.decode("utf-8", "replace")
             pending = b""
-        self._pending = pending
+        self.pending = pending
         return text
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an incomplete character, or nothing."""
-        text = self._pending.decode("utf-8", "replace")
-        self._pending = b""
+        text = self.pending.decode("utf-8", "replace")
+        self.pending = b""
         return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import CannotWrite, EdgeLLMError, InvalidParameter
+from edgellm.files import new_file
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or write to another disk",
@@ -30,18 +30,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises CannotWrite, also for an OSError of the block.
     """
     target = Path(path)
-    with writing(target):
-        handle, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~umask())
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+    with writing(target), new_file(target) as file:
+        yield file
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -76,13 +66,6 @@ def writing(target: Path) -> Iterator[None]:
         why = error.strerror or str(error)
         advice = _ADVICE.get(error.errno or 0, "check the folder, its permissions and its disk")
         raise CannotWrite(f"{target}: cannot be written: {why}; nothing was left there: {advice}") from error
-
-
-def umask() -> int:
-    """The process's umask, which `mkstemp` ignores; reading it means setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def write_data(file: BinaryIO, name: str, data: Data, expected: int) -> None:

@@ -13,16 +13,15 @@ import io
 import json
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgellm.backends.base import Buffer
 from edgellm.errors import CannotWrite, InvalidModelFile, InvalidParameter, ModelNotFound
-from edgellm.files import read_file, regular
+from edgellm.files import new_file, read_file, regular
 from edgellm.kv.blockfile import Damaged, encode, read_header
 from edgellm.kv.blocks import Block
 
@@ -40,35 +39,18 @@ def write_archive(path: Path, content: dict[str, Any], state: Sequence[tuple[Blo
         text = json.dumps(content, ensure_ascii=False, indent=1).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidParameter(f"{path}: the conversation cannot be written as JSON: {error}") from error
-    if not state:
-        _write_privately(path, lambda file: file.write(text))
-        return
-
-    def fill(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(NAME, text, zipfile.ZIP_DEFLATED)
-            for number, (block, payload) in enumerate(state):
-                with archive.open(f"state/{number:05d}.kv", "w", force_zip64=True) as entry:
-                    entry.write(encode(block, payload, label, ""))
-                    entry.write(payload)
-
-    _write_privately(path, fill)
-
-
-def _write_privately(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """A file that appears whole or not at all, and that only its owner may read: `mkstemp` makes no others."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with new_file(path, 0o600) as file:
+            if not state:
+                file.write(text)
+                return
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr(NAME, text, zipfile.ZIP_DEFLATED)
+                for number, (block, payload) in enumerate(state):
+                    with archive.open(f"state/{number:05d}.kv", "w", force_zip64=True) as entry:
+                        entry.write(encode(block, payload, label, ""))
+                        entry.write(payload)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         why = getattr(error, "strerror", None) or error
         raise CannotWrite(f"{path}: the conversation cannot be written: {why}; choose another place") from error

@@ -148,7 +148,9 @@ def write_block(path: Path, head: bytes, payload: Buffer, stop: Callable[[], boo
     The temporary file is locked while its writer lives, which is how `remove_leftover` tells (on Windows an open file
     cannot be deleted, which does the same). Raises OSError, Stopped.
     """
-    make_folder(path.parent)
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent.parent)
     name, file = _temporary(path)
     try:
         with file:
@@ -195,13 +197,6 @@ def remove_leftover(path: Path) -> bool:
             return True
     except OSError:
         return False
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder that only its owner can enter, and make its name durable."""
-    if not path.is_dir():
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(path.parent)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -62,13 +62,13 @@ def make_block(parent: bytes, start: int, tokens: Sequence[int] | Tokens) -> Blo
     return Block(block_key(parent, start, array), parent, start, array)
 
 
-def chain(root: bytes, tokens: Sequence[int] | Tokens, size: int = BLOCK_TOKENS) -> list[Block]:
-    """Blocks of `size` tokens after `root`, a key, and the unfinished last one if there is a rest."""
+def chain(root: bytes, tokens: Sequence[int] | Tokens, size: int = BLOCK_TOKENS, at: int = 0) -> list[Block]:
+    """Blocks of `size` tokens from position `at` on, after `root`, a key; and the unfinished last one, if any."""
     if len(root) != KEY_BYTES:
         raise InvalidParameter(f"a root has {KEY_BYTES} bytes, this one {len(root)}; make it with root_key()")
     array = np.asarray(tokens, np.int32)
     blocks, parent = [], root
-    for start in range(0, len(array), size):
-        blocks.append(make_block(parent, start, array[start : start + size]))
+    for begin in range(0, len(array), size):
+        blocks.append(make_block(parent, at + begin, array[begin : begin + size]))
         parent = blocks[-1].key
     return blocks

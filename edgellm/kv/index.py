@@ -100,11 +100,9 @@ class Index:
         return found
 
     def has(self, key: bytes) -> bool:
-        """Whether there is a row."""
         return bool(self._rows("SELECT 1 FROM block WHERE key = ?", key))
 
     def keys(self) -> set[bytes]:
-        """Every key."""
         return {row[0] for row in self._rows("SELECT key FROM block")}
 
     def rows(self) -> list[Row]:

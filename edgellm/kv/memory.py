@@ -74,7 +74,6 @@ class MemoryTier:
             self._evict()
 
     def clear(self) -> None:
-        """Forget everything."""
         self._held.clear()
         self._after.clear()
         self._oldest.clear()

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Buffer, Sequence
-from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, make_block
+from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, chain, make_block
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.store import BlockStore
 
@@ -230,12 +230,9 @@ class PrefixCache:
                 disk.write(block, payload, label=self._label, words=words)
 
     def _saved(self, node: bytes, at: int, tokens: list[int], sequence: Sequence) -> Iterator[tuple[Block, Buffer]]:
-        step = len(tokens) if self._whole else BLOCK_TOKENS
-        while at < len(tokens):
-            stop = min(at + step, len(tokens))
-            new = make_block(node, at, tokens[at:stop])
-            yield new, sequence.save(at, stop)
-            at, node = stop, new.key
+        size = max(1, len(tokens)) if self._whole else BLOCK_TOKENS
+        for block in chain(node, tokens[at:], size, at):
+            yield block, sequence.save(block.start, block.stop)
 
     def _disk(self, length: int, private: bool) -> BlockStore | None:
         """Where a conversation of `length` tokens goes beside memory."""
