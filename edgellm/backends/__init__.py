@@ -29,9 +29,9 @@ def open_backend(path: Path, params: LoadParams, progress: Callable[[float], Non
     """
     try:
         return _open(path, params, progress)
-    except (MemoryError, ImportError) as error:
+    except (MemoryError, ImportError, Unsupported) as error:
         # An engine is imported when it is needed: where its code finds no room, that is no MemoryError (dlopen(3)).
-        if isinstance(error, ImportError) and not any(words in str(error) for words in NO_ROOM):
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_ROOM):
             raise
         raise NotEnoughMemory(f"{path}: the memory was not enough to load it; close other programs") from error
 
