@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,9 @@ from hypothesis import settings
 
 settings.register_profile("edgellm", deadline=None)  # no test depends on a time
 settings.load_profile("edgellm")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's job in the background, whose children would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
