@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
@@ -322,9 +321,11 @@ class Chat:
 
     async def _left_streams_end(self) -> None:
         """Let the event loop close a stream that its reader left by `break`: it does so a few steps later."""
+        from asyncio import sleep  # costs what only its users should pay
+
         for _ in range(LEFT):
             if self._answering.locked():
-                await asyncio.sleep(0)
+                await sleep(0)
 
     def _remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
         self.model.prompter.remember(turn, text, tokens)

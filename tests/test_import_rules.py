@@ -233,6 +233,10 @@ def test_starting_up_loads_nothing_heavy(start: str) -> None:
     assert loaded(start) & {"llama_cpp", "onnxruntime", "numpy", "jinja2", "huggingface_hub", "rich"} == set()
 
 
+def test_chats_load_asyncio_for_its_users_alone() -> None:
+    assert "asyncio" not in loaded("import edgellm.chat, edgellm.model, edgellm.engine.engine")
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "import runpy, sys\n"
