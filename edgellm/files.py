@@ -61,19 +61,16 @@ def new_file(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
 
     mode: its permissions; None: those that the umask leaves. Raises OSError, and ValueError for a null byte.
     """
-    import tempfile  # costs what only writers should pay
-
-    handle, name = tempfile.mkstemp(prefix=f"{path.name[:100]}.", suffix=".part", dir=path.parent)
+    name = path.parent / f"{path.name[:40]}.{os.urandom(8).hex()}.part"
+    # opening minds the umask; asking what that is would mean setting it, for all threads
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if mode is None:
-            umask = os.umask(0o077)  # which `mkstemp` ignores; reading it means setting it
-            os.umask(umask)
-            mode = 0o666 & ~umask
-        os.chmod(name, mode)
+        if mode is not None:
+            os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

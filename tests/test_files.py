@@ -12,7 +12,7 @@ import pytest
 
 import edgellm
 from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter
-from edgellm.files import read_file, regular
+from edgellm.files import new_file, read_file, regular
 from edgellm.home import home, make_folder
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no pipes with names")
@@ -49,6 +49,22 @@ def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert read_file(path) == read_file(path, 3_000_000) == path.read_bytes()
     with pytest.raises(OSError, match="more than"):
         read_file(path, 2_999_999)
+
+
+def test_a_new_file_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the process's: what other threads make meanwhile would have its permissions from it."""
+    names = ("file", "own", "\u732b" * 80)  # the last one of 240 bytes, of which 255 are allowed
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", None)
+            for name in names:
+                with new_file(tmp_path / name, 0o604 if name == "own" else None) as file:
+                    file.write(b"x")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in names] == [0o640, 0o604, 0o640]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_is_no_file_is_refused(pipe: Path, tmp_path: Path) -> None:
