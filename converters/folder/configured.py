@@ -60,13 +60,13 @@ class ConfiguredFolder(Model):
         left_out, notes = [*self.left_out], [*self.notes]
         skipped = (name for name in self.tensors if architecture.skips(name))
         left_out += [LeftOut(name, "no part of the model that is converted") for name in skipped]
-        for name, other in architecture.duplicates(hyper, list(self.tensors)):
+        for name, other in architecture.duplicates(hyper, self.tensors):
             if _equal(self.tensors[name], self.tensors[other]):
                 left_out.append(LeftOut(name, f"equal to {other}, which serves as both"))
             else:  # some checkpoints store one that differs, and that is what they were trained with
                 notes.append(f"{name} differs from {other} although config.json says that they are one: it is kept")
                 hyper = replace(hyper, tied=False)
-        relations = tuple(architecture.relations(hyper, list(self.tensors)))
+        relations = tuple(architecture.relations(hyper, self.tensors))
         if self.names == "gguf":
             for relation in relations:
                 to_hf(relation, self.tensors)  # raises where one is missing or has another shape

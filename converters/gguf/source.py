@@ -87,7 +87,7 @@ class GGUF(Model):
         architecture, hyper = from_metadata(self.file)
         extra = (name for name, _ in architecture.extra(hyper) if name in self.tensors)
         left_out = tuple(LeftOut(name, "computed from the numbers") for name in extra)
-        relations = tuple(architecture.relations(hyper, list(self.tensors)))
+        relations = tuple(architecture.relations(hyper, self.tensors))
         for relation in relations:
             to_hf(relation, self.tensors)  # raises where one is missing or has another shape
         return Description(architecture, hyper, relations, left_out)

@@ -143,16 +143,14 @@ def _ours(file: ONNXFile, architecture: Architecture, hyper: Hyper) -> dict[str,
     path = file.path
     listed = parse_object(file.metadata[OURS].encode(), f"{path}: metadata {OURS}")
     relations = {
-        part.name: (part, relation)
-        for relation in architecture.relations(hyper, list(listed))
-        for part in relation.gguf
+        part.name: (part, relation) for relation in architecture.relations(hyper, listed) for part in relation.gguf
     }
     made: dict[str, Tensor] = {}
     for name, entry in listed.items():
         if name not in relations:
             raise Unsupported(f"{path}: metadata {OURS} lists {name[:200]!r}, which this model does not have")
         part, relation = relations[name]
-        parts = _parts(file, name, entry, listed)
+        parts = _parts(file, name, entry)
         widths = {weight.shape[1:] for weight, _, _ in parts}
         if sum(stop - start for _, start, stop in parts) != height(part.shape) or widths != {part.shape[1:][-1:]}:
             found = ", ".join(f"{start} to {stop} of {weight.shape}" for weight, start, stop in parts[:8])
@@ -161,7 +159,7 @@ def _ours(file: ONNXFile, architecture: Architecture, hyper: Hyper) -> dict[str,
     return made
 
 
-def _parts(file: ONNXFile, name: str, entry: Any, listed: Mapping[str, Any]) -> list[tuple[Tensor, int, int]]:
+def _parts(file: ONNXFile, name: str, entry: Any) -> list[tuple[Tensor, int, int]]:
     """The matrices that an entry of our metadata names, and which of their rows are meant."""
     wrong = InvalidModelFile(f"{file.path}: metadata {OURS}: nothing of use about {name[:200]!r}; export it again")
     carrier, parts = (entry.get(key) if isinstance(entry, dict) else None for key in ("carrier", "parts"))
@@ -173,30 +171,17 @@ def _parts(file: ONNXFile, name: str, entry: Any, listed: Mapping[str, Any]) -> 
             raise wrong
         base, start, stop = part
         weight = _matrix(file, base, carrier)
-        if weight is None:
-            weight, before = _joined_bias(file, name, listed)
-            start, stop = start + before, stop + before
         if not 0 <= start < stop <= weight.shape[0]:
             raise InvalidModelFile(f"{file.path}: {name!r} would have rows {start} to {stop} of {weight.shape}")
         found.append((weight, start, stop))
     return found
 
 
-def _joined_bias(file: ONNXFile, name: str, listed: Mapping[str, Any]) -> tuple[Tensor, int]:
-    """The initializer a+b+c that holds the biases of products that became one, and where this one begins in it."""
-    for info in file.graph.initializers:
-        names = info.name.split("+")
-        if name in names:
-            before = [other["shape"][0] for other in (listed.get(n) for n in names[: names.index(name)]) if other]
-            return Floats(file, info.name), sum(before)
-    raise InvalidModelFile(f"{file.path}: the initializers of {name[:200]!r} are not there; export it again")
-
-
-def _matrix(file: ONNXFile, base: str, carrier: str) -> Tensor | None:
-    """A matrix of our own; None where it has no initializer."""
+def _matrix(file: ONNXFile, base: str, carrier: str) -> Tensor:
+    """A matrix or a vector of our own."""
     quantized = _CARRIER.fullmatch(carrier)
     if not quantized:
-        return Floats(file, base) if base in file else None
+        return Floats(file, base)
     bits, block = int(quantized[1]), int(quantized[2])
     halves = f"{base}.hi" in file
     zero = f"{base}.zp" if f"{base}.zp" in file else f"{base}.zeros"  # of a matrix that is only looked up

@@ -187,6 +187,10 @@ def renamed(text: str) -> str:
     return text.replace('"blk.1.ffn_up.weight"', '"blk.1.ffn_aside.weight"')
 
 
+def moved(text: str) -> str:
+    return text.replace('[["blk.1.attn_norm.weight"', '[["blk.1.gone"')
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], None], type[EdgeLLMError], str]] = {
     "data outside": (elsewhere("../../outside"), InvalidModelFile, "outside"),
     "data at an absolute path": (elsewhere("/etc/passwd"), InvalidModelFile, "passwd"),
@@ -200,6 +204,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], type[EdgeLLMError], str]] = {
     "more layers": (edit(num_hidden_layers=3), EdgeLLMError, "blk.2|missing"),
     "another architecture": (edit(model_type="mamba"), UnsupportedArchitecture, "mamba"),
     "a manifest of something else": (manifest(renamed), Unsupported, "ffn_aside"),
+    "a manifest of what is not there": (manifest(moved), InvalidModelFile, r"blk\.1\.gone"),
     "half a manifest": (manifest(lambda text: text[: len(text) // 2]), InvalidModelFile, "edgellm.tensors"),
     "a manifest without end": (manifest(lambda text: "[" * 100_000), InvalidModelFile, "edgellm.tensors"),
     "rows beyond the end": (manifest(lambda text: text.replace("64]]", "6400]]")), InvalidModelFile, "rows"),
