@@ -22,6 +22,7 @@ from tiny_models import bpe_vocabulary
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD, FF, CONTEXT = 2, 64, 4, 2, 16, 96, 4096
 VOCABULARY = bpe_vocabulary()
 N_VOCAB = len(VOCABULARY["tokenizer.ggml.tokens"])
+PROMPT = [int(token) for token in np.random.default_rng(1).integers(3, N_VOCAB, 48)]
 KINDS = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
 
 

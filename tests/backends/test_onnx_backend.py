@@ -1,9 +1,7 @@
-"""The ONNX engine on tiny random graphs: one with GroupQueryAttention, one that joins its cache itself, an encoder."""
+"""The ONNX engine on tiny random graphs: one with GroupQueryAttention, one that joins its cache itself."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,48 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import tiny_onnx
 from numpy.typing import NDArray
-from onnx import helper
-from tiny_onnx import KV_HEADS, LAYERS, N_VOCAB, Maker, write_decoder, write_encoder
+from tiny_onnx import KV_HEADS, LAYERS, N_VOCAB, PROMPT, write_decoder
 
 import edgellm
-from edgellm import _native, budget
-from edgellm.backends import engines, inspect, open_backend
+from edgellm import budget
+from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Sequence, Step
-from edgellm.backends.onnx import library
 from edgellm.backends.onnx.pool import FIRST_CAPACITY
-from edgellm.errors import (
-    BackendFailed,
-    Busy,
-    Closed,
-    ContextOverflow,
-    Interrupted,
-    InvalidModelFile,
-    InvalidParameter,
-    ModelLoadError,
-    ModelNotFound,
-    Unsupported,
-    UnsupportedArchitecture,
-)
+from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter, Unsupported
 from edgellm.params import LoadParams
-from edgellm.tokenizers.ends import ENDS, GAPS
-
-PROMPT = [int(token) for token in np.random.default_rng(1).integers(3, N_VOCAB, 48)]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("onnx")
-    return {
-        "shared": write_decoder(root / "shared"),
-        "copied": write_decoder(root / "copied", "concat"),
-        "plain": write_decoder(root / "plain", keep=False),  # GroupQueryAttention, and logits of every token
-        "encoder": write_encoder(root / "encoder"),
-    }
 
 
 @pytest.fixture(params=["shared", "copied", "plain"])
@@ -418,264 +387,6 @@ def test_a_run_given_another_token_returns_that_tokens_rows(folders: dict[str, P
         backend.close()
 
 
-# Embeddings
-
-
-def test_embeddings_pool_what_the_encoder_gives(folders: dict[str, Path]) -> None:
-    backend = open_backend(folders["encoder"], LoadParams())
-    texts = [PROMPT[:9], PROMPT[:3], PROMPT[5:40], [4]]
-    found = backend.embed(texts)
-    assert found.shape == (4, tiny_onnx.WIDTH)
-    session = onnxruntime.InferenceSession(folders["encoder"] / "model.onnx", providers=["CPUExecutionProvider"])
-    for tokens, vector in zip(texts, found, strict=True):
-        ids = np.array([tokens], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        mean = session.run(None, feed)[0][0].mean(0)
-        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
-    assert backend.embed([]).shape == (0, tiny_onnx.WIDTH)
-    with pytest.raises(ContextOverflow):
-        backend.embed([[5] * 129])
-    with pytest.raises(Unsupported, match="embed"):
-        backend.new_sequence()
-    backend.interrupt()
-    with pytest.raises(Interrupted):
-        backend.embed(texts)
-    assert np.array_equal(backend.embed(texts), found)
-    backend.close()
-
-
-@pytest.mark.parametrize("kind", ["cls", "last", "max", "raw"])
-def test_how_it_pools_is_read_from_the_folder(folders: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
-    names = {"cls": "cls_token", "last": "lasttoken", "max": "max_tokens", "raw": "mean_tokens"}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{names[kind]}": True}))
-    modules = json.loads((folder / "modules.json").read_text())[:2]
-    (folder / "modules.json").write_text(json.dumps(modules))  # without Normalize
-    backend = open_backend(folder, LoadParams())
-    ids = np.array([PROMPT[:9]], np.int64)
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    hidden = session.run(None, feed)[0][0]
-    expected = {"cls": hidden[0], "last": hidden[-1], "max": hidden.max(0), "raw": hidden.mean(0)}[kind]
-    found = backend.embed([[5, 6], PROMPT[:9]])[1]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    backend.close()
-
-
-def test_pooling_that_is_not_known_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))
-    with pytest.raises(Unsupported, match="weightedmean"):
-        open_backend(folder, LoadParams())
-    (folder / "modules.json").write_text(json.dumps([{"type": "a.Dense"}]))
-    with pytest.raises(Unsupported, match="Dense"):
-        open_backend(folder, LoadParams())
-
-
-# What is known of a model
-
-
-def test_info_is_read_from_graph_and_folder(folders: dict[str, Path]) -> None:
-    info = inspect(folders["shared"])
-    assert (info.format, info.architecture, info.n_layer, info.n_vocab) == ("onnx", "llama", 2, N_VOCAB)
-    assert (info.n_ctx_train, info.n_embd, info.n_head, info.n_ff) == (4096, 64, 4, 96)
-    assert info.kv_bytes_per_token == 2 * LAYERS * KV_HEADS * 16 * 4
-    assert info.stop_ids == {0}
-    assert info.bos_id == 1
-    assert info.chat_template is not None
-    assert set(info.tensor_types) == {"F32", "INT8/32"}
-    assert info.tensor_types["INT8/32"] == N_VOCAB * 64 + 4 * N_VOCAB * 2
-    layer = 64 * 64 * 2 + 64 * 32 * 2 + 2 * 64 * 96 + 2 * 64
-    assert info.n_params == 2 * N_VOCAB * 64 + 2 * layer + 64
-    assert info.file_bytes == (folders["shared"] / "onnx" / "model.onnx").stat().st_size
-    assert inspect(folders["shared"] / "onnx" / "model.onnx").fingerprint == info.fingerprint
-    assert inspect(folders["plain"]).fingerprint != info.fingerprint
-    encoder = inspect(folders["encoder"])
-    assert (encoder.can_embed, encoder.can_truncate, info.can_embed) == (True, False, False)
-
-
-def test_what_ends_an_answer_is_what_llama_cpp_ends_it_by(folders: dict[str, Path], tmp_path: Path) -> None:
-    from tiny_models import tiny
-    from tokens_oracle import llama_tokenizer
-
-    folder = shutil.copytree(folders["shared"], tmp_path / "ends")
-    tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    model = tiny("llama")
-    lone = (
-        *ENDS,
-        *(text for texts in GAPS.values() for text in texts),
-        "<|im_start|>",
-        "<|pad|>",
-        "<|file|>",
-        "<|fim_middle|>",
-        "<|plamo:eos|>",
-    )
-    cases = [("<|end|>", "<|bos|>", text) for text in lone if text != "<|end|>"]
-    cases += [("<|return|>", "<|end|>", "<|call|>"), ("<|call|>", "<|end|>", "<|flush|>")]
-    cases += [("<|calls|>", "<|end|>", "<|flush|>"), ("<|return|>", "<|end|>", "<|flush|>")]
-    cases += [("<|tool_response>", "</s>", "<turn|>"), ("<|plamo:eos|>", "</s>", "<eos>"), ("<eos>", "</s>", "<bos>")]
-    for texts in cases:
-        changed = tokenizer
-        for old, new in zip(("<|end|>", "<|bos|>", "<|pad|>"), texts, strict=True):
-            changed = changed.replace(f'"{old}"', f'"new {new}"')
-        (folder / "tokenizer.json").write_text(changed.replace('"new ', '"'), encoding="utf-8")
-        model.metadata["tokenizer.ggml.tokens"][:3] = texts
-        with llama_tokenizer(model.write(tmp_path / "ends.gguf")) as oracle:
-            expected = {token for token in range(3) if oracle._lib.llama_vocab_is_eog(oracle._vocab, token)}
-        assert inspect(folder).stop_ids == expected, texts
-
-
-def test_what_a_converted_file_stores_is_counted_once(tmp_path: Path) -> None:
-    """Halves of 8 bits, corrections and scales are no weights."""
-    from tiny_models import tiny
-
-    from edgellm.converters import ConvertParams, convert
-    from edgellm.formats.ggml_types import GGMLType
-
-    source = tiny("llama", hidden=128, weights=GGMLType.Q8_0).write(tmp_path / "tiny.gguf")
-    for exact in (False, True):
-        folder = convert(source, tmp_path / f"onnx{exact}", ConvertParams(to="onnx", exact=exact, verify=False)).path
-        info = inspect(folder)
-        assert info.n_params == inspect(source).n_params
-        assert info.name == inspect(source).name
-        assert (info.quantization, set(info.tensor_types)) == ("INT8/32", {"INT8/32", "F32"})
-    file = next((folder / "onnx").glob("*.onnx"))
-    model = onnx.load(file, load_external_data=False)
-    entry = next(entry for entry in model.metadata_props if entry.key == "edgellm.tensors")
-    for damaged in ("{", "[]", '{"a": {}}', entry.value.replace('"shape": [', '"shape": [-', 1)):
-        entry.value = damaged
-        onnx.save(model, file)
-        with pytest.raises(InvalidModelFile, match="convert it again"):
-            inspect(folder)
-
-
-def test_another_type_of_cache_is_an_error(folders: dict[str, Path]) -> None:
-    open_backend(folders["shared"], LoadParams(kv_type="f32")).close()
-    with pytest.raises(Unsupported, match="f32"):
-        open_backend(folders["shared"], LoadParams(kv_type="q8_0"))
-    with pytest.raises(Unsupported, match="flash_attention"):
-        open_backend(folders["shared"], LoadParams(flash_attention=True))
-
-
-def test_which_file_is_run(folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(folders["shared"], tmp_path / "several")
-    shutil.copy(folder / "onnx" / "model.onnx", folder / "onnx" / "model_q4.onnx")
-    with pytest.raises(Unsupported, match=r"onnx/model\.onnx, onnx/model_q4\.onnx"):
-        open_backend(folder, LoadParams())
-    open_backend(folder / "onnx" / "model_q4.onnx", LoadParams()).close()
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": {"dtype": "q4"}}))
-    assert inspect(folder).architecture == "llama"
-    genai = {"model": {"decoder": {"filename": "onnx/missing.onnx"}}}
-    (folder / "genai_config.json").write_text(json.dumps(genai))
-    with pytest.raises(ModelNotFound, match="missing"):
-        open_backend(folder, LoadParams())
-    genai["model"]["decoder"]["filename"] = "../shared/onnx/model.onnx"
-    (folder / "genai_config.json").write_text(json.dumps(genai))
-    with pytest.raises(InvalidModelFile):
-        open_backend(folder, LoadParams())
-    with pytest.raises(Unsupported, match="without a"):
-        open_backend(tmp_path, LoadParams())
-
-
-def change(model: onnx.ModelProto, folders: dict[str, Path], tmp_path: Path) -> Path:
-    folder = shutil.copytree(folders["shared"], tmp_path / "changed")
-    onnx.save(model, folder / "onnx" / "model.onnx")
-    return folder
-
-
-def test_unknown_operators_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    model = tiny_onnx.decoder()
-    node = next(node for node in model.graph.node if node.op_type == "Sigmoid")
-    node.op_type, node.domain = "Sigmund", "com.microsoft"
-    with pytest.raises(UnsupportedArchitecture, match="Sigmund"):
-        open_backend(change(model, folders, tmp_path), LoadParams())
-
-
-def test_inputs_that_nobody_can_feed_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
-    model = tiny_onnx.decoder()
-    model.graph.input.append(helper.make_tensor_value_info("pixel_values", 1, [1, 3]))
-    with pytest.raises(UnsupportedArchitecture, match="pixel_values"):
-        open_backend(change(model, folders, tmp_path), LoadParams())
-
-
-def test_a_graph_without_a_cache_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    maker = Maker()
-    maker.input("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])
-    maker.node("Gather", maker.noise("embed", N_VOCAB, N_VOCAB), "input_ids", to="logits")
-    maker.output("logits", onnx.TensorProto.FLOAT, ["batch", "sequence", N_VOCAB])
-    with pytest.raises(UnsupportedArchitecture, match="cache"):
-        open_backend(change(maker.model(), folders, tmp_path), LoadParams())
-
-
-def test_huge_shapes_allocate_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
-    model = tiny_onnx.decoder()
-    for value in [*model.graph.input, *model.graph.output]:
-        if "key" in value.name or "value" in value.name:
-            value.type.tensor_type.shape.dim[1].dim_value = 2**40
-    with pytest.raises(InvalidModelFile, match="cannot be"):
-        open_backend(change(model, folders, tmp_path), LoadParams())
-
-
-@pytest.mark.parametrize("heads", [0, 2**62])  # ONNX Runtime reads 32 bits, and divides by them
-def test_numbers_that_would_end_the_process_are_refused(folders: dict[str, Path], tmp_path: Path, heads: int) -> None:
-    model = tiny_onnx.decoder()
-    node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
-    next(attribute for attribute in node.attribute if attribute.name == "kv_num_heads").i = heads
-    with pytest.raises(InvalidModelFile, match="kv_num_heads"):
-        open_backend(change(model, folders, tmp_path), LoadParams())
-
-
-def test_wrong_shapes_in_a_graph_fail_with_the_engines_words(folders: dict[str, Path], tmp_path: Path) -> None:
-    model = tiny_onnx.decoder()
-    weight = next(weight for weight in model.graph.initializer if weight.name == "q0")
-    del weight.dims[:]
-    weight.dims.extend([32, 128])
-    with pytest.raises(ModelLoadError, match="ONNX Runtime refused"):
-        open_backend(change(model, folders, tmp_path), LoadParams())
-
-
-def test_a_truncated_file_never_reaches_the_engine(folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(folders["shared"], tmp_path / "cut")
-    path = folder / "onnx" / "model.onnx"
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InvalidModelFile):
-        open_backend(folder, LoadParams())
-
-
-# Providers
-
-
-def test_why_a_provider_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Fake:
-        def __init__(self) -> None:
-            self.providers: list[str] = []
-
-        def get_available_providers(self) -> list[str]:
-            return self.providers
-
-    fake = Fake()
-    monkeypatch.setattr(library, "load_library", lambda: fake)
-    assert library.providers(0, "f32")[0] == [library.CPU]
-    assert library.providers("auto", "f32")[0] == [library.CPU]
-    with pytest.raises(Unsupported, match="onnxruntime-gpu"):
-        library.providers(4, "f32")
-    fake.providers = [library.CUDA, library.CPU]
-    assert library.providers("auto", "f16")[0] == [library.CUDA, library.CPU]
-    assert library.providers("auto", "f32")[0] == [library.CPU]
-    assert library.providers(1, "f32")[0] == [library.CUDA, library.CPU]
-    fake.providers = [library.COREML, library.CPU]
-    assert library.providers("auto", "f16")[0] == [library.CPU]
-    assert library.providers(1, "f16")[0] == [library.COREML, library.CPU]
-
-
-def test_the_report_names_the_build() -> None:
-    report = next(report for report in engines() if report["name"] == "ONNX Runtime")
-    assert report["version"] == onnxruntime.__version__
-    assert "CPUExecutionProvider" in report["providers"]
-    assert report["kernels"] == _native.kernel_names()
-
-
 # End to end
 
 
@@ -697,11 +408,3 @@ def test_a_folder_runs_like_any_model(folders: dict[str, Path], tmp_path: Path) 
         assert restored.cache.from_disk > 0
     with edgellm.load(folders["copied"]) as model:
         assert model.generate(prompt, max_tokens=12, temperature=0).tokens == first.tokens
-
-
-def test_embeddings_end_to_end(folders: dict[str, Path]) -> None:
-    with edgellm.load(folders["encoder"]) as model:
-        vectors = model.embed(["hello", "world, hello"])
-        assert vectors.shape == (2, tiny_onnx.WIDTH)
-        with pytest.raises(Unsupported):
-            model.generate("hello")

@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 import bisect
-import ctypes
 import math
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
-from tiny_models import spm_vocabulary
-from tokens_oracle import llama_tokenizer
+from sampling_oracle import OFF, ByteTokenizer, adjusted, oracle, rows, sampler
 
 from edgellm.backends.base import SamplingPlan, Shift, Step
-from edgellm.backends.echo import IM_END, EchoBackend, EchoTokenizer
-from edgellm.engine.penalties import breaker_sequences, match_lengths
-from edgellm.engine.sampling import Sampler, _apply, _exclude_top_choices, _survivors, choose, largest
+from edgellm.backends.echo import EchoBackend
+from edgellm.engine.sampling import Sampler, _exclude_top_choices, _survivors, choose, largest
 from edgellm.errors import BackendFailed, InvalidParameter
-from edgellm.formats.gguf_writer import write_gguf
 from edgellm.params import GenerateParams
-
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-
-
-class ByteTokenizer:
-    """Tokens are bytes, as far as they go."""
-
-    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        return list(text.encode())
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        return bytes([token]) if token < 256 else b"<%d>" % token
-
-
-def rows(n_vocab: int, count: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Logits like a model's: a few large ones over a broad base; some rows flat, some with many equal values."""
-    rng = np.random.default_rng(seed)
-    for index in range(count):
-        row = rng.normal(0, rng.uniform(0.5, 3), n_vocab)
-        row[rng.integers(0, n_vocab, 12)] += rng.uniform(0, 10, 12)
-        if index % 5 == 4:
-            row = np.round(row)
-        row = row.astype(np.float32)
-        row.flags.writeable = False
-        yield row
-
-
-def sampler(n_vocab: int = 256, prompt: Sequence[int] = (), **options: Any) -> Sampler:
-    return Sampler(GenerateParams(**{**OFF, "seed": 1, **options}), n_vocab, ByteTokenizer(), prompt)
-
-
-def oracle(row: np.ndarray, *steps: Any, accept: Sequence[int] = ()) -> np.ndarray:
-    """What llama.cpp's samplers, applied in order and then freed, make of a row: a CANDIDATE array."""
-    candidates = np.empty(row.size, CANDIDATE)
-    candidates["id"], candidates["logit"], candidates["p"] = np.arange(row.size), row, 0
-    pointer = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
-    array = lib.llama_token_data_array(pointer, row.size, -1, False)
-    for step in steps:
-        assert step
-        for token in accept:
-            lib.llama_sampler_accept(step, token)
-        lib.llama_sampler_apply(step, ctypes.byref(array))
-        lib.llama_sampler_free(step)
-    size = array.size * CANDIDATE.itemsize
-    address = ctypes.cast(array.data, ctypes.c_void_p).value
-    return np.frombuffer(ctypes.string_at(address, size), CANDIDATE).copy()
 
 
 def survivors(row: np.ndarray, exclude: bool = False, **options: Any) -> set[int]:
@@ -206,34 +154,6 @@ def test_xtc_happens_as_often_as_asked() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 13.8  # 2 degrees of freedom, one in a thousand
 
 
-@pytest.mark.parametrize("last_n", [-1, 0, 5, 64])
-@pytest.mark.parametrize(("repeat", "frequency", "presence"), [(1.3, 0, 0), (0.8, 0.5, 0), (1.0, 0.3, -0.4), (2, 1, 1)])
-def test_penalties_give_llama_cpps_logits(last_n: int, repeat: float, frequency: float, presence: float) -> None:
-    history = np.random.default_rng(7).integers(0, 60, 90).tolist()
-    it = sampler(
-        repeat_penalty=repeat,
-        frequency_penalty=frequency,
-        presence_penalty=presence,
-        penalty_last_n=last_n,
-        prompt=history[:50],
-    )
-    for token in history[50:]:
-        it.accept(token)
-    for row in rows(256, 5):
-        size = len(history) if last_n < 0 else last_n
-        step = lib.llama_sampler_init_penalties(256, size, repeat, frequency, presence)
-        expected = oracle(row, step, accept=history)
-        np.testing.assert_allclose(adjusted(it, row), expected["logit"], rtol=1e-6, atol=1e-6)
-
-
-def adjusted(it: Sampler, row: np.ndarray) -> np.ndarray:
-    """The logits after bias, penalties and DRY."""
-    row = row.copy()
-    for shift in it.plan().shifts:
-        _apply(shift, row)
-    return row
-
-
 def test_bias_adds_and_forbids() -> None:
     row = np.zeros(256, np.float32)
     bias = {3: 2.5, 4: -math.inf, 255: -1e300, 7: 1e300}
@@ -246,139 +166,6 @@ def test_bias_adds_and_forbids() -> None:
     for token in (256, -1):
         with pytest.raises(InvalidParameter, match=f"{token}.*0 to 255"):
             sampler(logit_bias={token: 1.0})
-
-
-class LlamaVocabulary:
-    """The vocabulary of a GGUF file through llama.cpp, without its weights."""
-
-    def __init__(self, path: Path) -> None:
-        params = lib.llama_model_default_params()
-        params.vocab_only, params.use_extra_bufts = True, False
-        self.model = lib.llama_model_load_from_file(str(path).encode(), params)
-        assert self.model
-        self.vocab = lib.llama_model_get_vocab(self.model)
-        self.n_vocab = lib.llama_vocab_n_tokens(self.vocab)
-
-    def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        data = text.encode()
-        tokens = (ctypes.c_int32 * (len(data) + 8))()
-        return tokens[: lib.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), bos, special)]
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        buffer = ctypes.create_string_buffer(256)
-        size = lib.llama_token_to_piece(self.vocab, token, buffer, 256, 0, special)
-        return buffer.raw[:size]
-
-
-@pytest.fixture(scope="module")
-def vocabulary(smollm2: Path) -> Iterator[LlamaVocabulary]:
-    opened = LlamaVocabulary(smollm2)
-    yield opened
-    lib.llama_model_free(opened.model)
-
-
-PHRASES = ["the cat sat on the mat", " and", ":", "\n", '"', " the cat", " sat on", "THE END", "HE EN", " a", "the the"]
-BREAKERS: list[tuple[str, ...]] = [(), ("\n", ":", '"', "*"), ("THE END", "cat sat", "on the m"), ("é", " the", "at")]
-
-
-@pytest.mark.parametrize("breakers", BREAKERS)
-def test_dry_gives_llama_cpps_logits(vocabulary: LlamaVocabulary, breakers: tuple[str, ...]) -> None:
-    rng = np.random.default_rng(len(breakers))
-    row = np.zeros(vocabulary.n_vocab, np.float32)
-    penalized = 0
-    for allowed, last_n, base in [(2, -1, 1.75), (0, 40, 1.2), (1, -1, 3.0), (4, 25, 1.0), (0, -1, 1e25), (2, 7, 50.0)]:
-        params = GenerateParams(
-            **{**OFF, "seed": 1},
-            dry_multiplier=0.8,
-            dry_base=base,
-            dry_allowed_length=allowed,
-            dry_last_n=last_n,
-            dry_breakers=breakers,
-        )
-        for length in (1, 3, 10, 30):
-            text = "".join(PHRASES[i] for i in rng.integers(0, len(PHRASES), length))
-            history = vocabulary.encode(text)
-            split = len(history) // 2
-            it = Sampler(params, vocabulary.n_vocab, vocabulary, history[:split])
-            for token in history[split:]:
-                it.accept(token)
-            strings = (ctypes.c_char_p * len(breakers))(*(breaker.encode() for breaker in breakers))
-            size = len(history) if last_n < 0 else last_n
-            step = lib.llama_sampler_init_dry(
-                vocabulary.vocab,
-                0.8,
-                base,
-                allowed,
-                size,
-                ctypes.cast(strings, ctypes.POINTER(ctypes.c_char_p)),
-                len(strings),
-            )
-            expected = np.zeros_like(row)
-            result = oracle(row, step, accept=history)
-            expected[result["id"]] = result["logit"]
-            np.testing.assert_allclose(adjusted(it, row), expected, rtol=1e-5)
-            penalized += int((expected < 0).sum())
-    assert penalized > 15
-
-
-def test_dry_has_a_ceiling_in_a_long_loop() -> None:
-    it = sampler(dry_multiplier=1.0, dry_base=2.0, dry_breakers=(), prompt=[5, 6] * 300)
-    for token in [5, 6] * 300:
-        it.accept(token)
-    row = adjusted(it, np.zeros(256, np.float32))
-    assert -math.inf < row[5] < -1e38
-    assert np.count_nonzero(row) == 1
-
-
-def test_match_lengths_agree_with_the_definition() -> None:
-    rng = np.random.default_rng(3)
-    for size in (1, 2, 3, 10, 40):
-        for _ in range(20):
-            window = rng.integers(0, 3, size).astype(np.int32)
-            for limit in (0, 2, size):
-                expected = []
-                for end in range(size - 1):
-                    length = 0
-                    while length < min(limit, end + 1) and window[end - length] == window[size - 1 - length]:
-                        length += 1
-                    expected.append(length)
-                assert match_lengths(window, limit).tolist() == expected
-
-
-def test_breakers_are_found_in_and_across_tokens() -> None:
-    class Words(ByteTokenizer):
-        calls = 0
-
-        def piece(self, token: int, *, special: bool = False) -> bytes:
-            self.calls += 1
-            return [b"ab", b"xab", b"b", b"abc!", "é".encode(), b"\xc3", b"a", b"c"][token]
-
-        def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-            return {"c": [7], "bc": [2, 7]}[text]
-
-    words = Words()
-    found = breaker_sequences(words, 8, ("abc", "é"))
-    assert found == {0: ((7,),), 1: ((7,),), 3: ((),), 4: ((),), 6: ((2, 7),)}
-    words.calls = 0
-    assert breaker_sequences(words, 8, ("abc", "é")) is found
-    assert words.calls == 0
-    assert breaker_sequences(Words(), 8, ("abc",)) != found
-
-
-def test_a_breaker_may_end_in_a_control_token() -> None:
-    found = breaker_sequences(EchoTokenizer(512), 512, ("\n<|im_end|>",))
-    assert found[ord("\n")] == (tuple(b"<|im_end|>"), (IM_END,))
-    assert IM_END not in found  # the end alone is none
-
-
-def test_what_completes_a_breaker_does_not_begin_a_text(tmp_path: Path) -> None:
-    """Where a vocabulary puts a space before a text, a model writes none in the middle of one."""
-    metadata = spm_vocabulary() | {"tokenizer.ggml.add_space_prefix": True}
-    write_gguf(tmp_path / "vocabulary.gguf", {"general.architecture": "llama", **metadata}, [])
-    with llama_tokenizer(tmp_path / "vocabulary.gguf") as tokenizer:
-        tokens = metadata["tokenizer.ggml.tokens"]
-        found = breaker_sequences(tokenizer, len(tokens), ("!hello",))
-        assert found[tokens.index("!")] == ((tokens.index("hello"),),)
 
 
 def test_greedy_takes_the_first_of_the_largest() -> None:
@@ -469,12 +256,6 @@ def test_large_logits_overflow_nothing() -> None:
     it = sampler(4, prompt=[0, 1, 3], repeat_penalty=1e300, frequency_penalty=-2.0, top_p=0.9)
     assert it.sample(row) == 2
     assert it.logprobs(row, 0, 0).logprob == pytest.approx(-math.log(2), abs=1e-6)
-
-
-def test_a_breaker_of_any_length_would_take_any_time() -> None:
-    GenerateParams(dry_breakers=("x" * 40,))
-    with pytest.raises(InvalidParameter, match="at most 40 characters"):
-        GenerateParams(dry_breakers=("\n", "x" * 41))
 
 
 @pytest.mark.parametrize(
