@@ -91,7 +91,7 @@ class Chat:
         at: int | None = None,
         **options: Unpack[CallOptions],
     ) -> Completion:
-        """Say `content` and wait for the answer. `cancel` and `progress` are those of `Model.generate`.
+        """Say `content` and wait for the answer. options: those of `Model.generate`, `cancel` and `progress` too.
 
         at: say it in place of the user's message `messages[at]`; what came after is forgotten once there is an answer.
         An answer that was stopped before its first token leaves the conversation as it was.
@@ -108,7 +108,7 @@ class Chat:
         at: int | None = None,
         **options: Unpack[CallOptions],
     ) -> Completion:
-        """`send` for asyncio; cancelling the task cancels the answer."""
+        """`send` and its options for asyncio; cancelling the task cancels the answer."""
         prompt, chosen, control = self._asked(asking(content, at), params, options)
         await self._left_streams_end()
         with self._replying(prompt) as reply:
@@ -122,7 +122,7 @@ class Chat:
         at: int | None = None,
         **options: Unpack[CallOptions],
     ) -> Iterator[Chunk]:
-        """Say `content` and get the answer piece by piece. Close the iterator, or drop it, to cancel. at: see `send`.
+        """Say `content`, get the answer piece by piece. Close the iterator, or drop it, to cancel. at, options: `send`.
 
         What is wrong is raised here, as `send` does; the answer begins with the first piece that is asked for. The
         exchange is part of the conversation also when it was cancelled: with the answer as far as it came.
@@ -137,22 +137,21 @@ class Chat:
         at: int | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Chunk]:
-        """`stream` for asyncio; cancelling the task cancels the answer."""
+        """`stream` and its options for asyncio; cancelling the task cancels the answer."""
         # Where a stream that was left is about to be closed, what is wrong is raised with the first piece.
         begin = self._asked if self._answering.locked() else self._begun
         return self._astream(*begin(asking(content, at), params, options))
 
     def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
-        """Answer the last message of the user anew, in place of the answer it got. Everything before is reused."""
+        """Answer the user's last message anew, in place of its answer; all before is reused. options: `send`'s."""
         return self._send(*self._asked(asked_last, params, options))
 
     def edit(
         self, index: int, content: Content, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
-        """Put `content` in place of the user's message `messages[index]`, forget what came after, and answer it: `send`
-        with `at`.
+        """Answer `content` in place of the user's message `messages[index]`, as `send` does with `at` and its options.
 
-        Everything before is reused. The conversation stays as it was when the answer fails.
+        What came after is forgotten, all before is reused. The conversation stays as it was when the answer fails.
         """
         if not arguments.is_int(index):
             raise arguments.refuse("index", index, "the position of a message")

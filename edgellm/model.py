@@ -101,8 +101,8 @@ class Model:
     def generate(
         self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
-        """Continue `prompt`. Raises Unsupported for an encoder, ContextOverflow, InvalidParameter, Busy, Closed,
-        BackendFailed.
+        """Continue `prompt`. options: GenerateParams' by name, and `cancel` and `progress`. Raises Unsupported for an
+        encoder, ContextOverflow, InvalidParameter, Busy, Closed, BackendFailed.
 
         `cancel`, a CancelToken, ends it from anywhere. `progress(done, total)` is called while the prompt is read, on
         this thread and at most 20 times a second, with the tokens that are known or computed and all there are: once
@@ -117,7 +117,7 @@ class Model:
     ) -> Iterator[Chunk]:
         """Continue `prompt`, piece by piece. Close the iterator to cancel; the last chunk carries the Completion.
 
-        `progress` is that of `generate`, called on the thread that waits for the first chunk.
+        options: those of `generate`; `progress` is called on the thread that waits for the first chunk.
         """
         chosen, control = split(options, params)
         return iter(self.submit(prompt, chosen, stream=True, **control))
@@ -125,7 +125,7 @@ class Model:
     async def agenerate(
         self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> Completion:
-        """`generate` for asyncio; cancelling the task cancels the generation. `progress` is called in the task."""
+        """`generate` and its options for asyncio; cancelling the task cancels it, and `progress` is called there."""
         completion: Completion | None = None
         async for chunk in self._deliver(prompt, *split(options, params), stream=False):
             completion = chunk.completion
@@ -135,7 +135,7 @@ class Model:
     def astream(
         self, prompt: Prompt, params: GenerateParams | None = None, **options: Unpack[CallOptions]
     ) -> AsyncGenerator[Chunk]:
-        """`stream` for asyncio. `progress` is called in the task that waits for the first chunk."""
+        """`stream` and its options for asyncio. `progress` is called in the task that waits for the first chunk."""
         return self._deliver(prompt, *split(options, params), stream=True)
 
     def chat(

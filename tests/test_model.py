@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import queue
 import threading
 from collections.abc import Iterator
@@ -29,6 +30,15 @@ def test_every_public_name_is_there() -> None:
         assert getattr(edgellm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         edgellm.nothing  # noqa: B018
+
+
+def test_help_tells_of_the_options_of_every_call() -> None:
+    """They are keywords that a signature does not list."""
+    methods = [each for kind in (Model, edgellm.Chat) for each in vars(kind).values() if inspect.isfunction(each)]
+    takers = [each for each in methods if "**options" in str(inspect.signature(each))]
+    assert {each.__name__ for each in takers} >= {"generate", "astream", "send", "edit"}
+    assert [each.__name__ for each in takers if "options" not in (each.__doc__ or "")] == []
+    assert "`cancel`" in str(Model.generate.__doc__)
 
 
 def test_generate_and_stream_say_the_same(model: Model) -> None:
