@@ -95,7 +95,7 @@ class _Known:
         return found[::-1]
 
     def prompt_tokens(self) -> list[int]:
-        return [token for known in self.path() for token in known.read]
+        return array("i", b"".join(known.read for known in self.path())).tolist()
 
     def as_answer(self) -> Answer:
         tokens = self.prompt_tokens()
@@ -213,7 +213,7 @@ class Said:
     def _spells(self, known: _Known) -> bool:
         """Whether its tokens stand for its texts, but for white space, which vocabularies put in and take away."""
         begin = 0 if known.n_start else len(self._tokenizer.begin)
-        read = {_letters(spelled(self._tokenizer, known.read[at:])) for at in (0, begin)}
+        read = {_letters(spelled(self._tokenizer, known.read[at:])) for at in {0, begin}}
         produced = _letters(spelled(self._tokenizer, known.produced))
         return _letters(known.asked.encode()) in read and produced.startswith(_letters(known.text.encode()))
 
@@ -268,8 +268,8 @@ def unpacked(value: Any, n_vocab: int) -> list[Answer]:
         if isinstance(prompt, int):
             prompt, tokens, text = whole[:prompt], ids[:tokens], whole[prompt : prompt + text]
         texts = isinstance(prompt, str) and isinstance(text, str)
-        numbers = isinstance(tokens, list) and all(type(number) is int for number in (*tokens, n_prompt, place))
+        numbers = isinstance(tokens, list) and {type(n_prompt), type(place), *map(type, tokens)} == {int}
         if not texts or not numbers or place < 0 or not 0 <= n_prompt <= len(tokens):
             raise ValueError("an answer in it is not as edgellm writes them")
         answers.append(Answer(place, prompt, text, tokens, n_prompt))
-    return [answer for answer in answers if all(0 <= token < n_vocab for token in answer.tokens)]
+    return [each for each in answers if not each.tokens or 0 <= min(each.tokens) <= max(each.tokens) < n_vocab]
