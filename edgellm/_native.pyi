@@ -4,8 +4,8 @@ discard_log: int
 """Address of a C function in the shape of ggml_log_callback that forgets the line; safe after the interpreter ended."""
 
 onnx_domain: str
-"""The domains of edgellm's MatMulNBits in ONNX graphs: for any of its kernels, and for those of bytes alone. This
-module's file is the library that ONNX Runtime registers them from."""
+"""The domain of edgellm's operators in ONNX graphs. This module's file is the library that ONNX Runtime registers them
+from."""
 
 class AbortFlag:
     """A flag that any thread raises and native code reads, without Python in between.
