@@ -9,12 +9,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count
 
 
 class Deadlines:
-    """A heap of (time, number, function); its thread starts with the first one. Safe from any thread."""
+    """A heap of times; its thread starts with the first one. Safe from any thread."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -23,15 +23,16 @@ class Deadlines:
     def renew(self) -> None:
         """Begin without any: in a forked child the thread is missing, and the lock may be held for ever."""
         self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._dropped: set[int] = set()  # numbers of those in the heap that are not wanted any more
+        self._heap: list[tuple[float, int]] = []  # when, and the number of a function
+        self._functions: dict[int, Callable[[], None]] = {}  # that are wanted; each holds the request that it ends
         self._thread: threading.Thread | None = None
 
     def add(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
         """Call `function` in so many seconds, unless the function that is returned was called before."""
         with self._changed:
             number = next(self._numbers)
-            heappush(self._heap, (time.monotonic() + seconds, number, function))
+            self._functions[number] = function
+            heappush(self._heap, (time.monotonic() + seconds, number))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="edgellm-deadlines", daemon=True)
                 self._thread.start()
@@ -41,11 +42,9 @@ class Deadlines:
 
     def _drop(self, number: int) -> None:
         with self._changed:
-            self._dropped.add(number)
-            if 2 * len(self._dropped) > len(self._heap):
-                self._heap = [each for each in self._heap if each[1] not in self._dropped]
-                heapify(self._heap)
-                self._dropped.clear()
+            self._functions.pop(number, None)
+            if len(self._heap) > 2 * len(self._functions):
+                self._heap = sorted(each for each in self._heap if each[1] in self._functions)  # a heap, too
 
     def _run(self) -> None:
         while True:
@@ -53,12 +52,10 @@ class Deadlines:
                 while not self._heap or self._heap[0][0] > time.monotonic():
                     left = self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX
                     self._changed.wait(min(max(left, 0), threading.TIMEOUT_MAX))
-                _at, number, function = heappop(self._heap)
-                wanted = number not in self._dropped
-                self._dropped.discard(number)
-            if wanted:
+                function = self._functions.pop(heappop(self._heap)[1], None)
+            if function is not None:
                 function()
-            del function  # with it goes the request that it ends
+            del function
 
 
 DEADLINES = Deadlines()  # of this process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from edgellm.engine.deadlines import Deadlines
 
@@ -30,3 +31,16 @@ def test_one_thread_for_all_keeps_nothing_that_was_dropped() -> None:
         drop()
         drop()
     assert len(deadlines._heap) == 0
+
+
+def test_what_was_dropped_is_forgotten_at_once() -> None:
+    class Held:
+        def end(self) -> None: ...
+
+    deadlines, held = Deadlines(), Held()
+    drop, known = deadlines.add(1e9, held.end), weakref.ref(held)
+    for _ in range(5):
+        deadlines.add(1e9, lambda: None)
+    del held
+    drop()
+    assert known() is None
