@@ -8,6 +8,7 @@ A block of saved state begins alike everywhere; what follows belongs to the engi
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, Sequence, Step, Tokenizer
@@ -99,19 +100,19 @@ class CheckedSequence(Sequence, Generic[P]):
 
     # What an engine does. `_load` alone changes the length
 
-    def _truncate(self, length: int) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _truncate(self, length: int) -> bool: ...
 
-    def _copy_to(self: S, twin: S, length: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _copy_to(self: S, twin: S, length: int) -> None: ...
 
+    @abstractmethod
     def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
         """The pieces of a block behind its header."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         """Append blocks whose headers are right and which end at `stops`: all of them, or none and an error."""
-        raise NotImplementedError
 
 
 class CheckedBackend(Backend, Generic[H]):
@@ -209,15 +210,18 @@ class CheckedBackend(Backend, Generic[H]):
 
     # What an engine does
 
-    def _new_sequence(self, expected: int) -> H:
-        raise NotImplementedError
+    @abstractmethod
+    def interrupt(self) -> None: ...
 
+    @abstractmethod
+    def _new_sequence(self, expected: int) -> H: ...
+
+    @abstractmethod
     def _forward(self, sequences: list[H], steps: list[Step]) -> list[Rows | None]:
         """See `forward`: the sequences are those of the steps. Their lengths change when all is computed."""
-        raise NotImplementedError
 
-    def _embed(self, batches: list[list[int]]) -> Rows:
-        raise NotImplementedError
+    @abstractmethod
+    def _embed(self, batches: list[list[int]]) -> Rows: ...
 
     def _free(self) -> None:
         """Free what computes. Called once."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import jinja2
 import numpy as np
 import pytest
 
 from edgellm.backends.base import Step
+from edgellm.backends.checked import CheckedBackend, CheckedSequence
 from edgellm.backends.echo import BOS, EOS, IM_END, REPLY, EchoBackend, EchoSequence, open_echo
+from edgellm.backends.onnx.pool import OnnxPool
+from edgellm.backends.pool import Pool
 from edgellm.errors import Interrupted, InvalidParameter
 from edgellm.params import LoadParams
 
@@ -43,6 +47,22 @@ def greedy(backend: EchoBackend, tokens: list[int], n: int) -> list[int]:
         answer.append(int(feed(backend, sequence, [answer[-1]]).argmax()))
     sequence.close()
     return answer
+
+
+def test_what_lacks_a_part_is_not_made(echo: EchoBackend) -> None:
+    class Backend(CheckedBackend[EchoSequence]):
+        _forward = EchoBackend._forward
+
+    class Sequence(CheckedSequence[Pool[Any]]):
+        _load = EchoSequence._load
+
+    with pytest.raises(TypeError, match="_embed.*_new_sequence.*interrupt"):
+        Backend(echo.info, echo.tokenizer, echo.pool)
+    with pytest.raises(TypeError, match="_copy_to.*_save.*_truncate"):
+        Sequence(echo.pool)
+    with pytest.raises(TypeError, match="_open.*bind.*close.*reserve.*resize.*views"):
+        OnnxPool("model", echo.pool.limits, (), 64)
+    assert not echo.pool.open
 
 
 def test_it_echoes_a_prompt(echo: EchoBackend) -> None:

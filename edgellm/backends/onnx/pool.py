@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
@@ -34,7 +35,7 @@ ALIGNED = 64  # bytes, what the start of a slab is a multiple of
 State = NDArray[np.generic]  # (heads, tokens, size) of the graph's dtype
 
 
-class OnnxPool(Pool[Held]):
+class OnnxPool(Pool[Held], ABC):
     """The state of all open sequences. kept: the tensors of one. max_cells: tokens of all together.
 
     together: the most sequences of a run. layout: tells caches of different shape or dtype apart. token_bytes: of the
@@ -60,29 +61,29 @@ class OnnxPool(Pool[Held]):
         with suppress(Busy, NotEnoughMemory):  # it is only expected
             self.reserve(sequence, expected)
 
+    @abstractmethod
     def _open(self, sequence: Held) -> None:
         """Make room for a new sequence. Raises Busy, NotEnoughMemory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of all memory, and of the bindings to it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reserve(self, sequence: Held, length: int) -> None:
         """Make sure that it can hold so many tokens. Raises Busy, NotEnoughMemory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resize(self, sequence: Held, length: int) -> None:
         """Give it so many tokens: the first stay, more are undefined. What `reserve` raises, then nothing changed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def views(self, sequence: Held) -> list[State]:
         """Per tensor the state, at least as many tokens as it was given; valid until anything else is called here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bind(self, session: Session, sequences: Sequence[Held], tokens: int) -> Binding:
         """A binding with the past and present of these sequences, which `tokens` new ones each were reserved for."""
-        raise NotImplementedError
 
     def commit(self, sequence: Held, tokens: int) -> None:
         """A run that appended so many tokens was completed."""
