@@ -49,7 +49,7 @@ class Scheduler:
         if self._shape.mixes_prefill_and_decode and len(decoding) < self._max_rows:
             beside = self._decode(decoding)
         room = self._micro_batch - sum(size for _, size in beside)
-        if room < 2 * self._shape.shortest or (decoding and self._prefilled_last and not beside):
+        if room < 2 * self._shape.shortest if beside else decoding and self._prefilled_last:
             self._prefilled_last = False
             return beside or self._decode(decoding)
         self._prefilled_last = True
