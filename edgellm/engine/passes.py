@@ -72,7 +72,8 @@ class Passes:
             self._in_pass = {request.generation for request, _ in reading}
         started = self._clock()
         try:
-            plans = [plan for request, _ in shares if (plan := request.plan()) is not None]
+            wanted = (request for (request, _), step in zip(shares, steps, strict=True) if step.logits == "last")
+            plans = [plan for request in wanted if (plan := request.plan()) is not None]
             chosen = len(plans) == len(steps)
             rows: Sequence[Rows | int | None]
             rows = self._backend.choose(steps, plans) if chosen else self._backend.forward(steps)

@@ -170,7 +170,7 @@ class Request:
 
     def plan(self) -> SamplingPlan | None:
         """How the backend chooses the token after the next pass; None where it does not, or the row is needed here."""
-        return None if self.in_prefill or self.spent.first_token is None else self.answer.plan()
+        return None if self.spent.first_token is None else self.answer.plan()
 
     def accept(self, row: Rows | int) -> None:
         """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `AnswerBuilder.accept`."""

@@ -97,6 +97,13 @@ def test_an_onnx_prompt_has_the_same_bits_beside_others(tmp_path: Path) -> None:
     engine.close()
 
 
+def test_a_prompt_that_fills_a_small_pass_is_read() -> None:
+    engine = Engine(EchoBackend(n_ctx=12, micro_batch=12))
+    params = GenerateParams(temperature=0, max_tokens=1, timeout=20)
+    assert engine.submit(tokens("ten tokens"), params).result().finish_reason == "length"
+    engine.close()
+
+
 def test_a_pass_holds_no_more_answers_than_rows() -> None:
     backend = Shaped(PassShape(), micro_batch=16, max_sequences=40)
     engine = Engine(backend)
@@ -146,6 +153,22 @@ def test_forced_tokens_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         ends = "a qui" if params.max_tokens else "a q"
         assert engine.submit(tokens(script), params).result().text == ends
     engine.close()
+
+
+def test_forced_tokens_that_fill_more_than_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is chosen before the last of them is read, whoever chooses."""
+    monkeypatch.setattr(Sampler, "accept", lambda self, token: answer.append(token))
+    monkeypatch.setattr(Sampler, "forced", lambda self: b"u" * 30 if answer[-1] == ord("q") else b"")
+    texts = set()
+    for takes in (True, False):
+        backend = Shaped(STRICT, micro_batch=16)
+        monkeypatch.setattr(backend, "takes", lambda plan, takes=takes: takes)
+        answer: list[int] = []
+        engine = Engine(backend)
+        texts.add(engine.submit(tokens("a quiz of 12"), GREEDY).result().text)
+        assert [16] in backend.passes
+        engine.close()
+    assert len(texts) == 1
 
 
 # Between the passes
