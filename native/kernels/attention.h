@@ -3,11 +3,10 @@
 // One way for tokens == 1 and one for more, each of which gives a query the same bits whatever other queries there are
 // and however the work is divided:
 //
-//   single          in 32-bit floats: 128 keys at a time from position 0 on, whose softmax sums are joined at the end
-//   prompt, AMX     scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of a
-//   whole
-//                   row in 32 bits
-//   prompt, AVX-512 all of it in 32-bit floats
+//   single            in 32-bit floats: 128 keys at a time from position 0 on, whose softmax sums are joined at the end
+//   prompt, AMX       scores and weighted values as products of bfloat16 numbers, summed in 32 bits; the softmax of
+//                     a whole row in 32 bits
+//   prompt, AVX-512   all of it in 32-bit floats
 //
 // Keys that a query does not see have the weight 0, exactly.
 #pragma once

@@ -4,11 +4,10 @@
 // the work is divided:
 //
 //   bytes      X becomes 8-bit codes, code = round(x / scale), scale = largest |x| of the block / 127. A number of Y is
-//              the sum over the blocks, in their order, y = fma(float(sum of x_code * (w_code - zero)), w_scale *
-//              x_scale, y) whose inner sum is exact.
+//              the sum over the blocks, in their order, whose inner sum is exact:
+//              y = fma(float(sum of x_code * (w_code - zero)), w_scale * x_scale, y)
 //   bfloat16   X and the values of W are rounded to bfloat16, their products summed in 32 bits, in the order of
-//   columns.
-//              Nearer to the exact product, and faster for many rows: W is unpacked for all of them.
+//              columns. Nearer to the exact product, and faster for many rows: W is unpacked for all of them.
 #pragma once
 
 #include <cstddef>

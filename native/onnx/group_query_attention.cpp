@@ -2,8 +2,7 @@
 //
 //   query (b, s, heads * size), key and value (b, s, kv_heads * size); or all three in query, side by side
 //   past_key, past_value (b, kv_heads, capacity, size)       seqlens_k (b) int32: the position of each last token
-//   total_sequence_length () int32: not read                 cos_cache, sin_cache (positions, rotary / 2), with
-//   do_rotary
+//   total_sequence_length () int32: not read                 cos_cache, sin_cache (positions, rotary / 2): do_rotary
 //     -> output (b, s, heads * size)    present_key, present_value: as past, in the same memory where they are bound so
 //
 // https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention

@@ -1,5 +1,4 @@
-// MatMulNBits as an operator of our own: what com.microsoft.MatMulNBits means with accuracy_level 4, through our
-// kernels.
+// MatMulNBits as an operator of our own: what com.microsoft.MatMulNBits means with accuracy_level 4, by our kernels.
 //
 //   A (..., K) float    B (N, K / block, block * bits / 8) uint8    scales (N, K / block) float
 //   zero_points (N, ceil(K / block / 2)) uint8, optional            bias (N) float, optional
@@ -34,8 +33,7 @@ enum Input : size_t { kA, kB, kScales, kZeroPoints, kGroups, kBias };
 constexpr size_t kMost = size_t{1} << 40;      // rows or columns; more is damage
 constexpr size_t kElementsPerTask = 16 << 10;  // below, handing work to another thread takes longer than doing it
 
-// B, scales and zero_points of the operator. Two codes of 4 bits, or two zeros, lie in a byte, the first in its low
-// bits.
+// B, scales and zero_points of the operator. Two codes of 4 bits, or two zeros, share a byte, the first its low half.
 struct Source {
   const uint8_t* codes;
   const float* scales;
