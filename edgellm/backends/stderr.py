@@ -6,14 +6,17 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+
+_ONE = threading.RLock()  # of two at once the first to end would leave the other the wrong stream to give back
 
 
 @contextmanager
 def sifted(words: bytes, log: logging.Logger) -> Iterator[None]:
     """Lines with these words that reach the error stream inside the block go to the log; the rest is passed on."""
-    with ExitStack() as stack:
+    with _ONE, ExitStack() as stack:
         try:
             sys.stderr.flush()
             kept = os.dup(2)

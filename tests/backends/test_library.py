@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -366,3 +367,26 @@ def test_what_others_write_to_stderr_meanwhile_is_passed_on(capfd: pytest.Captur
     with sifted(amx.REFUSED, amx._logger):
         os.write(2, b"before\n" + amx.REFUSED + b"after\n")
     assert capfd.readouterr().err == "before\nafter\n"
+
+
+def test_two_that_sift_stderr_at_once_give_it_back() -> None:
+    inside, both = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with sifted(b"", logging.getLogger()):
+            inside.set()
+            both.wait(0.2)  # comes only where two are let in
+
+    def second() -> None:
+        inside.wait()
+        with sifted(b"", logging.getLogger()):
+            both.set()
+            threads[0].join()
+
+    before = os.fstat(2).st_ino
+    threads = [threading.Thread(target=each) for each in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.fstat(2).st_ino == before
