@@ -38,10 +38,8 @@ class AnswerBuilder:
 
     def plan(self) -> SamplingPlan | None:
         """How the backend chooses the next token; None where it does not, or the row is needed here."""
-        if self._logprobs is not None:
-            return None
-        plan = self._sampler.plan()
-        return plan if self._backend.takes(plan) else None
+        plan = self._sampler.plan() if self._logprobs is None else None
+        return plan if plan is not None and self._backend.takes(plan) else None
 
     def accept(self, row: Rows | int) -> FinishReason | None:
         """Sample from the last row (1, n_vocab) of a pass, or take the token that was chosen from it; what must follow

@@ -49,9 +49,8 @@ class Deadlines:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._heap or self._heap[0][0] > time.monotonic():
-                    left = self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX
-                    self._changed.wait(min(max(left, 0), threading.TIMEOUT_MAX))
+                while (left := self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX) > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
                 function = self._functions.pop(heappop(self._heap)[1], None)
             if function is not None:
                 function()

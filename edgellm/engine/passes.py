@@ -72,11 +72,9 @@ class Passes:
             self._in_pass = {request.generation for request, _ in reading}
         started = self._clock()
         try:
-            wanted = (request for (request, _), step in zip(shares, steps, strict=True) if step.logits == "last")
-            plans = [plan for request in wanted if (plan := request.plan()) is not None]
-            chosen = len(plans) == len(steps)
+            plans = [p for (r, _), step in zip(shares, steps, strict=True) if step.logits == "last" and (p := r.plan())]
             rows: Sequence[Rows | int | None]
-            rows = self._backend.choose(steps, plans) if chosen else self._backend.forward(steps)
+            rows = self._backend.choose(steps, plans) if len(plans) == len(steps) else self._backend.forward(steps)
         except Interrupted:
             self._seats.recover([request for request, _ in shares])
             return

@@ -75,8 +75,7 @@ class Sampler:
 
         Raises BackendFailed if the row holds no usable number, InvalidParameter if the bias forbids every token.
         """
-        plan, self._plan = self.plan(), None
-        token = choose(row, plan)
+        token, self._plan = choose(row, self.plan()), None
         if token is None:
             raise self.refusal(row)
         return token

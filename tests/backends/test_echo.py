@@ -56,11 +56,11 @@ def test_what_lacks_a_part_is_not_made(echo: EchoBackend) -> None:
     class Sequence(CheckedSequence[Pool[Any]]):
         _load = EchoSequence._load
 
-    with pytest.raises(TypeError, match="_embed.*_new_sequence.*interrupt"):
+    with pytest.raises(TypeError, match=r"_embed.*_new_sequence.*interrupt"):
         Backend(echo.info, echo.tokenizer, echo.pool)
-    with pytest.raises(TypeError, match="_copy_to.*_save.*_truncate"):
+    with pytest.raises(TypeError, match=r"_copy_to.*_save.*_truncate"):
         Sequence(echo.pool)
-    with pytest.raises(TypeError, match="_open.*bind.*close.*reserve.*resize.*views"):
+    with pytest.raises(TypeError, match=r"_open.*bind.*close.*reserve.*resize.*views"):
         OnnxPool("model", echo.pool.limits, (), 64)
     assert not echo.pool.open
 

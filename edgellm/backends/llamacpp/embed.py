@@ -26,6 +26,7 @@ from edgellm.backends.llamacpp.batch import Batch
 from edgellm.backends.llamacpp.context import context_params, new_context
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.reason import reason
+from edgellm.backends.pool import round_up
 from edgellm.errors import BackendFailed, Interrupted
 
 ENCODER_TEXTS, CAUSAL_TEXTS = 64, 8  # texts of one pass; a causal model may hold a state for each
@@ -121,7 +122,7 @@ class Embedder:
 
     def _make_room(self, longest: int) -> None:
         """A context and a batch for a text of so many tokens."""
-        cells = -(-max(longest, self._limit) // 256) * 256
+        cells = round_up(max(longest, self._limit), 256)
         if cells <= self._cells:
             return
         self.close()

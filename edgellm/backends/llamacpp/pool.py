@@ -66,9 +66,7 @@ class LlamaPool(Pool[Held]):
     # Sequences
 
     def lease(self, sequence: Held, expected: int = 0) -> None:
-        needed = min(self.used() + expected, self.max_cells)
-        if needed > self.cells:
-            self.grow(needed, len(self.open) + 1)
+        self.grow(min(self.used() + expected, self.max_cells), len(self.open) + 1)
         super().lease(sequence, expected)
         self._lib.llama_memory_seq_rm(self._memory, sequence.id, -1, -1)
 

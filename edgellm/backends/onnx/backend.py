@@ -51,8 +51,8 @@ class OnnxBackend(CheckedBackend[Held]):
             ours = plan.rewritten is not None and kernels.ATTENTION in plan.rewritten.operators
             self._computes = Decoder(self._session, roles, self.pool, n_vocab, ours=ours)
         else:
-            alone, limit = plan.mixes_batches, self.micro_batch
-            self._computes = Encoder(self._session, roles, plan.pooling, limit=limit, alone=alone)
+            alone = plan.mixes_batches
+            self._computes = Encoder(self._session, roles, plan.pooling, limit=self.micro_batch, alone=alone)
 
     def interrupt(self) -> None:
         self._session.interrupt()
