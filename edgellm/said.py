@@ -97,11 +97,6 @@ class _Known:
     def prompt_tokens(self) -> list[int]:
         return array("i", b"".join(known.read for known in self.path())).tolist()
 
-    def as_answer(self) -> Answer:
-        tokens = self.prompt_tokens()
-        prompt = "".join(known.asked for known in self.path())
-        return Answer(self.place, prompt, self.text, tokens + self.produced.tolist(), len(tokens))
-
     def is_in(self, messages: Messages) -> bool:
         """Whether it is still the message in its place: one that somebody edited was not said by the model."""
         message = messages[self.place] if self.place < len(messages) else {}
@@ -176,7 +171,14 @@ class Said:
 
     def answers(self, text: str, messages: Messages) -> list[Answer]:
         """The answers among `messages` whose prompts the prompt `text` begins with, or is: the shortest first."""
-        return [known.as_answer() for known in reversed(self._beginning(text)) if known.is_in(messages)]
+        read: dict[_Known | None, list[int]] = {self._top: []}  # the tokens of each prompt
+        found = []
+        for known in reversed(self._beginning(text)):  # each behind the one that it goes on with
+            read[known] = tokens = read[known.before] + known.read.tolist()
+            if known.is_in(messages):
+                whole = tokens + known.produced.tolist()
+                found.append(Answer(known.place, text[: known.end], known.text, whole, len(tokens)))
+        return found
 
     def _beginning(self, text: str) -> list[_Known]:
         """Whose prompts `text` begins with: the longest prompt first, of answers to the same one the last first."""
