@@ -155,7 +155,7 @@ class Chat:
         """
         if not arguments.is_int(index):
             raise arguments.refuse("index", index, "the position of a message")
-        return self.send(content, params, at=index, **options)
+        return self._send(*self._asked(asking(content, index), params, options))
 
     def reset(self) -> None:
         """Forget everything but the system prompt."""

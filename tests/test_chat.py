@@ -556,6 +556,15 @@ def contents(chat: Chat) -> list[str]:
     return [message["content"] for message in chat.messages]
 
 
+def test_wrong_options_are_told_by_the_call_itself(model: Model) -> None:
+    chat = model.chat(messages=[{"role": "user", "content": "x"}])
+    for call in (chat.send, chat.stream, chat.astream, model.stream, model.astream):
+        with pytest.raises(InvalidParameter, match="cancel=3: must be a CancelToken"):
+            call("x", cancel=3)  # type: ignore[operator]
+    with pytest.raises(InvalidParameter, match="unknown option 'at'"):
+        chat.edit(0, "x", at=0)  # type: ignore[call-arg]
+
+
 def test_a_message_is_said_in_place_of_another_one(model: Model) -> None:
     chat = model.chat("S")
     for text in ("one", "two"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from edgellm.arguments import instance
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.option import build
@@ -29,4 +30,6 @@ def split(options: CallOptions, params: GenerateParams | None) -> tuple[Generate
     InvalidParameter."""
     control = Control(cancel=options.pop("cancel", None), progress=options.pop("progress", None))
     check_progress(control["progress"])
+    if control["cancel"] is not None:
+        instance("cancel", control["cancel"], CancelToken)
     return build(GenerateParams, options, params), control
