@@ -225,6 +225,7 @@ class Architecture:
             if name is not None:
                 kind, optional = _KINDS[key.field]
                 found[key.field] = config.maybe(name, kind) if optional else config.take(name, kind, key.default)
+        self._check_limits(found, given=True)  # before anything is computed with them
         found["n_head_kv"] = found.get("n_head_kv") or found["n_head"]
         found["head_dim"] = found.get("head_dim") or found["n_embd"] // max(found["n_head"], 1)
         if min(found["n_head"], found["head_dim"]) < 1:
@@ -233,9 +234,7 @@ class Architecture:
 
     def _made(self, fields: dict[str, Any]) -> Hyper:
         made = Hyper(**{"gguf": self.gguf, "model_type": self.model_type, **self.constants, **fields})
-        for name, least, most in _LIMITS:
-            if not least <= getattr(made, name) <= most:
-                raise InvalidModelFile(f"{self.model_type}: {name} = {getattr(made, name)}, expected {least} to {most}")
+        self._check_limits(vars(made))
         if made.n_head % made.n_head_kv or made.head_dim % 2:
             what = f"{made.n_head} heads of {made.head_dim} elements, {made.n_head_kv} of them for keys"
             raise InvalidModelFile(f"{self.model_type}: {what}; they do not divide")
@@ -243,6 +242,12 @@ class Architecture:
             what = f"{made.n_head} heads of {made.head_dim} elements do not fill the embedding of {made.n_embd}"
             raise Unsupported(f"{self.model_type}: {what}, and llama.cpp computes no other heads here")
         return made
+
+    def _check_limits(self, numbers: Mapping[str, Any], *, given: bool = False) -> None:
+        """given: only those that are there, of which 0 may stand for what is found out later."""
+        for name, least, most in _LIMITS:
+            if not (0 if given else least) <= (number := numbers.get(name, least)) <= most:
+                raise InvalidModelFile(f"{self.model_type}: {name} = {str(number)[:40]}, expected {least} to {most}")
 
     def _computed(self, rope: ropes.Rope, head: int) -> ropes.Rope:
         if rope.dim != head and not (self.partial and rope.dim < head):

@@ -6,6 +6,7 @@ mathematics, so `finish` stops there instead of producing a model that answers d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -48,7 +49,8 @@ class Config:
     """Values under their names; `where` names their file in messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
+        self.values = {key: each.tolist() if isinstance(each, np.ndarray) else each for key, each in values.items()}
+        self.where = where
         self._read: set[str] = set()
 
     def __contains__(self, key: str | None) -> bool:
@@ -73,9 +75,7 @@ class Config:
         if value is None:
             return None
         if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = float(value)
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
+            value = float(value) if abs(value) <= sys.float_info.max else str(value)  # infinite or NaN is no number
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InvalidModelFile(f"{self.where}: {key!r} is {value!r:.60}, expected {kind.__name__}")
         return value

@@ -46,7 +46,7 @@ class Rope:
     every: int = 0
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.factor <= 0 or self.dim < 2 or self.dim % 2 or self.high <= self.low:
+        if min(self.base, self.factor, self.magnitude) <= 0 or self.dim < 2 or self.dim % 2 or self.high <= self.low:
             raise InvalidModelFile(f"{self.dim} rotated elements: a rotary embedding that cannot be: {self}")
 
 
@@ -84,7 +84,10 @@ def from_config(config: Config, dim: int, n_ctx: int, base: float = 10000.0, par
     original = config.take("original_max_position_embeddings", int, n_ctx)
     inner = Config(given, f"{config.where}: rope scaling")
     theta = inner.take("rope_theta", float, theta)
-    rotated = int(dim * inner.take("partial_rotary_factor", float, share))
+    share = inner.take("partial_rotary_factor", float, share)
+    if not 0.0 <= share <= 2.0:
+        raise InvalidModelFile(f"{config.where}: partial_rotary_factor = {share}, a share of a head")
+    rotated = int(dim * share)
     if local:
         windowed = Config(local, f"{config.where}: rope of the windowed layers")
         windowed.expect("rope_type", "default")
@@ -116,8 +119,10 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
         factor = inner.take("factor", float)
         magnitude = inner.maybe("attention_factor", float)
         scale, scale_all = inner.maybe("mscale", float), inner.maybe("mscale_all_dim", float)
+        if not all(0.0 <= each <= 1e3 for each in (scale or 0.0, scale_all or 0.0)):
+            raise InvalidModelFile(f"{inner.where}: mscale = {scale}, mscale_all_dim = {scale_all}, expected 0 to 1000")
         if magnitude is None and scale and scale_all:
-            more = max(0.1 * math.log(factor), 0.0)
+            more = 0.1 * math.log(max(factor, 1.0))
             magnitude = (more * scale + 1.0) / (more * scale_all + 1.0)
         if magnitude is None:
             magnitude = usual_magnitude("yarn", factor, original)
@@ -125,7 +130,8 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
     if kind == "longrope":
         factor = inner.take("factor", float, n_ctx / original)
         magnitude = inner.take("attention_factor", float, usual_magnitude("longrope", factor, original))
-        short, long = (tuple(map(float, inner.take(key, list))) for key in ("short_factor", "long_factor"))
+        keys = ("short_factor", "long_factor")
+        short, long = (tuple(Config({k: x}, inner.where).take(k, float) for x in inner.take(k, list)) for k in keys)
         if len(short) != rotated // 2 or len(long) != rotated // 2:
             raise InvalidModelFile(f"{inner.where}: {len(short)} and {len(long)} factors, expected {rotated // 2}")
         return Rope(base, rotated, local, "longrope", factor, original, magnitude, short=short, long=long)
@@ -133,7 +139,7 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
 
 
 def _stretchable(config: Config, original: int) -> int:
-    if original < 2:
+    if not 2 <= original <= 1 << 31:
         raise InvalidModelFile(f"{config.where}: an original context of {original} tokens")
     return original
 

@@ -23,7 +23,7 @@ def _rotates(n_layer: int) -> list[int]:
 
 def _read_config(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     interval = config.take("no_rope_layer_interval", int, EVERY)
-    usual = [int((i + 1) % interval != 0) for i in range(fields["n_layer"])]
+    usual = [int(not interval or (i + 1) % interval != 0) for i in range(fields["n_layer"])]
     if config.take("no_rope_layers", list, usual) != _rotates(fields["n_layer"]):
         raise Unsupported(f"{config.where}: no_rope_layers; llama.cpp leaves the rotation out of every {EVERY}th layer")
     return {"rope": replace(fields["rope"], every=EVERY), **no_window(config, fields)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,46 @@ def test_defaults_of_sparse_configurations() -> None:
     found = from_config(sparse)[1]
     assert (found.n_head_kv, found.head_dim, found.tied, found.rope) == (4, 16, False, Rope(10000.0, 16))
     assert issubclass(Unsupported, EdgeLLMError)
+
+
+BEYOND = (
+    0,
+    -1,
+    3,
+    10**12,
+    10**400,
+    -(10**400),
+    math.nan,
+    math.inf,
+    -1.5,
+    "x",
+    [],
+    ["x"],
+    {},
+    {"rope_type": "yarn"},
+    True,
+)
+STRETCHED = {
+    "yarn": ("factor", "mscale", "mscale_all_dim", "attention_factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": ("factor", "short_factor", "long_factor", "attention_factor", "original_max_position_embeddings"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_number_that_cannot_be_is_a_typed_error(name: str) -> None:
+    """Whatever a key says, nothing that large is computed, and what is refused is refused with an error of ours."""
+    known = {**CONFIGS[name], **PUBLISHED.get(name, {})}
+    rotary = ("rope_theta", "partial_rotary_factor", "rope_local_base_freq", "no_rope_layer_interval", "head_dim")
+    changes = [{key: value} for key in {*known, *rotary} for value in BEYOND]
+    for kind, keys in STRETCHED.items():
+        usual = {key: [1.0] * 8 if key.startswith(("short", "long")) else 4.0 for key in keys} | {keys[-1]: 32}
+        listed = [*BEYOND, [math.nan] * 8, [None] * 8]
+        changes += [{"rope_scaling": {"rope_type": kind, **usual, key: value}} for key in keys for value in listed]
+    for change in changes:
+        try:
+            architecture, found = from_config({**known, **change})
+            architecture.metadata(found)
+            architecture.extra(found)
+        except EdgeLLMError:
+            pass
