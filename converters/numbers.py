@@ -60,6 +60,12 @@ def decode(stored: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
         return numbers.astype(np.float32)
 
 
+def integers(value: Any) -> NDArray[np.int64]:
+    """(n,) of a value in a GGUF file, of which some models have one per layer; none of what is no integers."""
+    found = np.ravel(value if isinstance(value, (int, np.integer, np.ndarray)) else [])
+    return found.astype(np.int64) if found.dtype.kind in "iu" else np.zeros(0, np.int64)
+
+
 def is_exact(stored: str, target: str) -> bool:
     """Whether every weight of this source type stays the same number in the target type."""
     return stored == target or (target == "F32" and stored not in ("F64", "F8_E4M3", "F8_E5M2"))

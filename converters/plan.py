@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from edgellm.budget import default_context, work_bytes
 
 from .model import LeftOut, Model
-from .numbers import NEAREST
+from .numbers import NEAREST, integers
 from .params import KEEP
 
 _UNQUANTIZED = {*NEAREST, "computed"}
@@ -134,17 +132,16 @@ def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, in
     """
     arch = str(metadata["general.architecture"])
 
-    def total(key: str, default: int) -> int:
-        """A number per layer, or one for each, summed over the layers."""
-        value = np.ravel(metadata.get(f"{arch}.{key}", default)).astype(np.int64)
-        return int(value.sum() if value.size > 1 else value[0] * largest("block_count"))
+    def numbers(key: str, default: int) -> list[int]:
+        return integers(metadata.get(f"{arch}.{key}")).tolist() or [default]
 
     def largest(key: str, default: int = 0) -> int:
-        return int(np.max(metadata.get(f"{arch}.{key}", default)))
+        return max(numbers(key, default))
 
     n_embd, n_head = largest("embedding_length"), largest("attention.head_count")
     head = n_embd // n_head if n_head else 0
-    kv = total("attention.head_count_kv", n_head)
+    heads = numbers("attention.head_count_kv", n_head)  # of each layer, or one for all
+    kv = sum(heads) if len(heads) > 1 else heads[0] * largest("block_count")
     kv *= 2 * (largest("attention.key_length", head) + largest("attention.value_length", head))
     ctx = default_context(largest("context_length"))
     n_ff = largest("feed_forward_length", 4 * n_embd)

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.tensor import Tensor, blocked
 
-from ..numbers import NEAREST, kept_type
+from ..numbers import NEAREST, integers, kept_type
 from ..params import KEEP, GGUFParams
 from ..quant.fit import choose_under, data_bytes, fast_on_cpu
 from ..quant.recipes import TARGETS, Choice, Facts, choose, quantizable
@@ -24,8 +22,7 @@ def facts_of(metadata: Mapping[str, Any], has_imatrix: bool) -> Facts:
     arch = str(metadata["general.architecture"])
 
     def number(key: str) -> int:
-        value = np.ravel(metadata.get(f"{arch}.{key}", 0))  # some models have one number per layer: the first counts
-        return int(value[0]) if value.size and value.dtype.kind in "iu" else 0
+        return next(iter(integers(metadata.get(f"{arch}.{key}")).tolist()), 0)  # of one for each layer the first counts
 
     n_head = number("attention.head_count")
     n_head_kv = number("attention.head_count_kv") or n_head

@@ -160,6 +160,19 @@ def test_a_hostile_checkpoint(what: str, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "value", [np.uint32(2**32 - 1), np.float32("nan"), "x", ["x"], np.zeros(0, np.int32)], ids=repr
+)
+def test_a_gguf_file_of_numbers_that_cannot_be(value: Any, tmp_path: Path) -> None:
+    for name in ("block_count", "context_length", "attention.head_count_kv", "attention.value_length"):
+        model = tiny("gemma2")
+        model.metadata[f"gemma2.{name}"] = value
+        source = model.write(tmp_path / "source.gguf")
+        with pytest.raises(EdgeLLMError):
+            plan(source, ConvertParams(to="onnx"))
+        assert plan(source).memory is not None  # copied, whatever it is
+
+
 @pytest.mark.parametrize(("quant", "value"), [("keep", np.nan), ("f16", -np.inf), ("q8_0", np.inf), ("q4_k_m", np.nan)])
 def test_weights_that_are_not_numbers(quant: str, value: float, tmp_path: Path) -> None:
     tensors = checkpoint(LLAMA)
