@@ -46,4 +46,6 @@ def test_golden(name: str, tmp_path: Path) -> None:
     keys, tensors = _described(convert(CONFIGS[name], checkpoint(CONFIGS[name]), tmp_path / "tiny.gguf"))
     if folder := os.environ.get("EDGELLM_GOLDEN"):
         (Path(folder) / f"{name}.txt").write_text(keys + tensors, encoding="utf-8")
-    assert f"{_digest(keys.encode())} {_digest(tensors.encode())}" == GOLDEN.get(name), keys + tensors
+    found = f"{_digest(keys.encode())} {_digest(tensors.encode())}"
+    how = "(of its keys, of its tensors); compare with what EDGELLM_GOLDEN=FOLDER writes on the commit before"
+    assert found == GOLDEN.get(name), f"{name} has other digests {how}:\n{keys}{tensors}"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from arch_models import CONFIGS, EMBEDDERS, LLAMA, checkpoint
 from hf_models import ALIGNED, UNALIGNED, folder_of, write_tokenizer, write_weights
+from llama_quantize import llama_quantize
 from numpy.typing import NDArray
 from tiny_models import tiny
 
@@ -33,35 +34,7 @@ from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.safetensors import write_safetensors
 from edgellm.formats.tensor import Tensor, chunks
 
-# Reads (source, destination, ftype, {weight: importance values} file or null) and quantizes with llama.cpp.
-ORACLE = """
-import ctypes, json, sys
-import numpy as np
-from llama_cpp import llama_cpp as L
-L.llama_backend_init()
-for source, destination, ftype, importance in json.load(sys.stdin):
-    params = L.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.allow_requantize = ftype, 1, True
-    if importance:
-        data = dict(np.load(importance))
-        entries = (L.llama_model_imatrix_data * (len(data) + 1))()
-        for entry, (name, values) in zip(entries, data.items()):
-            entry.name, entry.size = name.encode(), values.size
-            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = entries
-    assert L.llama_model_quantize(source.encode(), destination.encode(), ctypes.byref(params)) == 0
-"""
-
-
 VERIFIED = {"llama", "gemma3", "mixtral", "gpt2", "bert"}  # tests/architectures/test_identity.py runs all of them
-
-
-def llama_quantize(jobs: list[tuple[Path, Path, str, Path | None]]) -> None:
-    listed = [(str(s), str(d), TARGETS[quant].file_type, str(m) if m else None) for s, d, quant, m in jobs]
-    done = subprocess.run(
-        [sys.executable, "-c", ORACLE], input=json.dumps(listed), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def whole(tensor: Tensor) -> NDArray[np.float32]:

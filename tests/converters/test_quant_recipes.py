@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_quantize import llama_quantize
 from numpy.typing import NDArray
 
 from edgellm.converters.quant import ggml
@@ -30,27 +28,6 @@ from edgellm.errors import InvalidParameter
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
-
-# Reads jobs (source, destination, ftype, importance file or null) as JSON and answers with the return codes.
-ORACLE = """
-import ctypes, json, sys
-import numpy as np
-from llama_cpp import llama_cpp as L
-L.llama_backend_init()
-codes = []
-for source, destination, ftype, importance in json.load(sys.stdin):
-    params = L.llama_model_quantize_default_params()
-    params.ftype, params.nthread = ftype, 1
-    if importance:
-        data = dict(np.load(importance))
-        entries = (L.llama_model_imatrix_data * (len(data) + 1))()
-        for entry, (name, values) in zip(entries, data.items()):
-            entry.name, entry.size = name.encode(), values.size
-            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = entries
-    codes.append(L.llama_model_quantize(source.encode(), destination.encode(), ctypes.byref(params)))
-print(json.dumps(codes))
-"""
 
 
 @dataclass(frozen=True)
@@ -153,16 +130,9 @@ class Oracle:
                 for importance in (False, True):
                     if target == "q2_k_s" and not importance:
                         continue
-                    matrix = str(folder / f"{number}.npz") if importance else None
-                    where = self.path(name, target, importance)
-                    jobs.append((str(folder / f"{number}.gguf"), str(where), TARGETS[target].file_type, matrix))
-        done = subprocess.run(
-            [sys.executable, "-c", ORACLE], input=json.dumps(jobs), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        codes = json.loads(done.stdout)
-        refused = [job for job, code in zip(jobs, codes, strict=True) if code]
-        assert not refused, (refused[:3], done.stderr[-2000:])
+                    matrix = folder / f"{number}.npz" if importance else None
+                    jobs.append((folder / f"{number}.gguf", self.path(name, target, importance), target, matrix))
+        llama_quantize(jobs)
 
     def path(self, name: str, target: str, importance: bool) -> Path:
         return self.folder / f"{list(MODELS).index(name)}-{target}-{importance}.gguf"
