@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stopping() -> Iterator[CancelToken]:
-    """A token that Ctrl-C cancels, so that what came of an answer is told; a second Ctrl-C is raised at once."""
+    """A token that Ctrl-C cancels, so that what came of an answer is told; a second Ctrl-C is raised at once. Where the
+    signal is ignored, as a shell's script has it for its jobs in the background, it stays so."""
     from edgellm import CancelToken
 
     token = CancelToken()
@@ -26,10 +27,11 @@ def stopping() -> Iterator[CancelToken]:
             raise KeyboardInterrupt
         token.cancel()
 
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if before in (signal.SIG_IGN, None) or threading.current_thread() is not threading.main_thread():
         yield token
         return
-    before = signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGINT, stop)
     try:
         yield token
     finally:

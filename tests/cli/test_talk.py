@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 
 import edgellm
 from edgellm.cli import talk as module
+from edgellm.cli.keyboard import stopping
 from edgellm.cli.talk import Manner, Talk
 from edgellm.errors import ContextOverflow, Unsupported
 from edgellm.params import GenerateParams
@@ -65,3 +67,17 @@ def test_a_message_that_does_not_fit_is_not_lost(talk: Talk) -> None:
     assert talk.said == "x" * 300
     assert talk.again("short").text == "short"
     assert said(talk) == ["first", "first", "short", "short"]
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    """As a shell's script has it for its jobs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping() as ignoring:
+            signal.raise_signal(signal.SIGINT)
+        assert signal.signal(signal.SIGINT, before) == signal.SIG_IGN
+        with stopping() as token:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (ignoring.cancelled, token.cancelled) == (False, True)
