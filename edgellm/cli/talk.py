@@ -115,6 +115,7 @@ class Talk:
         at: the message of the conversation that the prompt is said in place of. options: of this answer alone.
         """
         params = replace(self.params, **options)
+        before = self.chat and self.chat.messages
         self.answering, self.unanswered = True, prompt if at is None else None
         stream = self.model.stream if self.chat is None else partial(self.chat.stream, at=at)
         try:
@@ -123,11 +124,11 @@ class Talk:
         except Exception:
             self.answering = False
             raise
-        stopped = self.last.finish_reason == "cancelled"
-        if self.last.tokens or not stopped:
-            self.unanswered = None
-            self._save()
-        if stopped:
+        finally:
+            if self.chat is None or self.chat.messages is not before:  # an answer, or the beginning of one
+                self.unanswered = None
+                self._save()
+        if self.last.finish_reason == "cancelled":
             raise KeyboardInterrupt
         self.answering = False
         self._warn(self.last)

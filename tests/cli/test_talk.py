@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import NoReturn
 
 import pytest
 
 import edgellm
+from edgellm import Chunk
 from edgellm.cli import talk as module
 from edgellm.cli.keyboard import stopping
+from edgellm.cli.status import Status
 from edgellm.cli.talk import Manner, Talk
-from edgellm.errors import ContextOverflow, Unsupported
+from edgellm.errors import BackendFailed, ContextOverflow, Unsupported
 from edgellm.params import GenerateParams
 
 
@@ -81,3 +84,23 @@ def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert (ignoring.cancelled, token.cancelled) == (False, True)
+
+
+@pytest.mark.parametrize("error", [BackendFailed("the engine gave up"), KeyboardInterrupt()])
+def test_what_came_of_an_answer_that_failed_is_kept(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(chunks: Generator[Chunk], status: Status) -> NoReturn:
+        next(chunks)
+        chunks.close()
+        raise error
+
+    saved: list[int] = []
+    monkeypatch.setattr(talk, "_save", lambda: saved.append(len(talk.conversation().messages)))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_written", fail)
+        with pytest.raises(type(error)):
+            talk.show("a question")
+    assert (saved, talk.unanswered, talk.said) == ([2], None, "a question")
+    talk.again()
+    assert [message["role"] for message in talk.conversation().messages] == ["user", "assistant"]
