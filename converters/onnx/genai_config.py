@@ -18,7 +18,7 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_graph import Node
 
-_PLAIN = {"llama", "mistral", "qwen2", "qwen3"}
+_PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 _SIZES = {
     "hidden_size": "hidden_size",
     "num_attention_heads": "num_attention_heads",

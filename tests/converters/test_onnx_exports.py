@@ -390,6 +390,16 @@ def test_another_configuration_is_refused(copied: Any) -> None:
         ONNXFolder(folder)
 
 
+@pytest.mark.parametrize("kind", [[], {}, 3, None])
+def test_a_type_that_is_no_text_is_refused(copied: Any, kind: Any) -> None:
+    folder = copied("genai-int4")
+    described = json.loads((folder / "genai_config.json").read_text())
+    described["model"]["type"] = kind
+    (folder / "genai_config.json").write_text(json.dumps(described))
+    with pytest.raises(Unsupported, match="a model of type"):
+        ONNXFolder(folder)
+
+
 def test_one_of_several_graphs_must_be_chosen(copied: Any) -> None:
     folder = copied("optimum")
     (folder / "onnx").mkdir()
