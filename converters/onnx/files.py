@@ -87,4 +87,4 @@ def _genai(architecture: Architecture, hyper: Hyper, n_ctx: int, graph: str, ids
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, indent=2, ensure_ascii=False).encode()
+    return json.dumps(values, indent=2).encode()  # escaped: half of a surrogate pair is no UTF-8

@@ -130,6 +130,13 @@ def test_targets_and_sources_that_will_not_do(tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
 
 
+def test_half_of_a_surrogate_pair_comes_back_as_it_was(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source")
+    edit(id2label={"0": "\ud800"})(source)
+    made = convert(source, tmp_path / "graph", ConvertParams(to="onnx", verify=False)).path
+    assert json.loads((made / "config.json").read_bytes())["id2label"] == {"0": "\ud800"}
+
+
 def elsewhere(location: str) -> Callable[[Path], None]:
     """Data that the graph says lie there."""
 
