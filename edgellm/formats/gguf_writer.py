@@ -1,4 +1,4 @@
-"""write_gguf: a GGUF file from metadata and tensors, streamed; the layout is drawn in `gguf.py`."""
+"""write_gguf: a GGUF file from metadata and tensors, streamed; the layout is drawn in `gguf_shard.py`."""
 
 from __future__ import annotations
 
