@@ -29,13 +29,13 @@ HINT = "reading standard input, which joins the prompt; Ctrl-D ends it, `< /dev/
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.argument("prompt", required=False)
 @in_section(ANSWER, "--system", metavar="TEXT", help="System prompt.")
-@in_section(ANSWER, "--raw", is_flag=True, help="Continue the text, without the chat template.")
+@in_section(ANSWER, "--raw", is_flag=True, default=None, help="Continue the text, without the chat template.")
 @in_section(ANSWER, "--thinking/--no-thinking", default=None, help="Of models that think before they answer.")
 @flags([*GENERATE.values(), *LOAD.values()])
-@in_section(MODEL, "--no-cache", is_flag=True, help="Reuse nothing of earlier prompts.")
-@in_section(MODEL, "--no-disk-cache", is_flag=True, help="Keep what was read in memory only.")
+@in_section(MODEL, "--no-cache", is_flag=True, default=None, help="Reuse nothing of earlier prompts.")
+@in_section(MODEL, "--no-disk-cache", is_flag=True, default=None, help="Keep what was read in memory only.")
 @click.option("--preset", metavar="NAME", help="Options and a system prompt by name: see `edgellm config`.")
-@click.option("--private", is_flag=True, help="Nothing that is said reaches the disk.")
+@click.option("--private", is_flag=True, default=None, help="Nothing that is said reaches the disk.")
 @click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation that was kept.")
 @click.option("--resume", type=int, metavar="N", help="Go on with that one: see `edgellm chats`.")
 @click.option("--stats", is_flag=True, help="Token counts and speeds on stderr after each answer.")
@@ -58,7 +58,7 @@ def run(
     """
     past = kept(resume) if latest or resume is not None else None
     asked = _asked((model, prompt), preset, past)
-    given = {**asked.options, **{k: v for k, v in options.items() if not (v is None or v is False or v == ())}}
+    given = {**asked.options, **{k: v for k, v in options.items() if v is not None and v != ()}}
     manner = Manner(**{f.name: given.pop(f.name) for f in fields(Manner) if f.name in given})
     text = _text(asked.prompt)
     if text is None and (as_json or manner.raw):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import fields, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,10 +15,12 @@ from click.testing import CliRunner
 
 from edgellm.cli import cli
 from edgellm.cli.options import GENERATE, LOAD, chosen, flags, from_text
+from edgellm.cli.talk import Manner
 from edgellm.errors import InvalidParameter
 from edgellm.option import Params, Real, Whole
 from edgellm.params import CacheParams, GenerateParams, LoadParams
 
+run = import_module("edgellm.cli.run")
 GIVEN: dict[str, tuple[str, object]] = {  # option: its text, and what it becomes; plain numbers find theirs
     "stop": ('"the end" x', ("the end", "x")),
     "ignore_eos": ("on", True),
@@ -117,3 +122,32 @@ def test_the_command_line_gives_what_was_given() -> None:
     assert load == {"ctx": 64, "gpu_layers": 0, "flash_attention": False, "trust": True, "micro_batch": 32}
     assert LoadParams(**load).gpu_layers == 0  # type: ignore[arg-type]
     assert run("--gpu-layers", "auto", "--flash-attention")[1] == {"gpu_layers": "auto", "flash_attention": True}
+
+
+def test_what_is_switched_off_is_off(monkeypatch: pytest.MonkeyPatch, edgellm_home: Path) -> None:
+    given: list[Any] = []
+
+    class Taken(Exception):
+        pass
+
+    def take(*things: Any) -> Any:
+        given.extend(things)
+        raise Taken
+
+    def called(*words: str) -> Any:
+        given.clear()
+        with pytest.raises(Taken):
+            CliRunner().invoke(cli, ["run", "--preset", "quiet", "x", "hi", *words], catch_exceptions=False)
+        return given[-1]
+
+    (edgellm_home / "config.toml").write_text(
+        "[presets.quiet]\nprivate = true\nthinking = true\nflash_attention = true\n"
+    )
+    monkeypatch.setattr(run, "open_model", take)
+    assert called().flash_attention is True
+    assert called("--no-flash-attention").flash_attention is False
+    monkeypatch.setattr(run, "open_model", lambda *_: nullcontext())
+    monkeypatch.setattr(run, "Talk", lambda _model, _params, manner, _keeper: take(manner))
+    assert called() == Manner(thinking=True, private=True)
+    assert called("--no-thinking", "--raw") == Manner(thinking=False, private=True, raw=True)
+    (edgellm_home / "config.toml").unlink()
