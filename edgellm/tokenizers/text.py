@@ -94,8 +94,7 @@ class TextTokenizer:
 
     def id_of(self, token: str) -> int | None:
         """The id of a token's exact text."""
-        found: int | None = self._library.token_to_id(token)
-        return found
+        return _id_of(self._library, token)
 
     @property
     def added(self) -> dict[str, int]:
@@ -206,10 +205,18 @@ def _add_tokens(library: Any, config: Mapping[str, Any], make: Any, where: str) 
     known = {added.content: added for added in library.get_added_tokens_decoder().values()}
     for each in named:
         text = each.get("content") if isinstance(each, Mapping) else each
-        if not isinstance(text, str) or (text in known and known[text].special) or library.token_to_id(text) is None:
+        if not isinstance(text, str) or (text in known and known[text].special) or _id_of(library, text) is None:
             continue
         flags = _flags(each) if isinstance(each, Mapping) else {"normalized": False}
         library.add_special_tokens([make(text, **{**flags, "special": True})])
+
+
+def _id_of(library: Any, text: str) -> int | None:
+    try:
+        found: int | None = library.token_to_id(text)
+    except UnicodeEncodeError:  # half of a surrogate pair is in it, so no token is called so
+        return None
+    return found
 
 
 def _flags(entry: Mapping[str, Any]) -> dict[str, bool]:

@@ -167,6 +167,13 @@ def test_long_runs_of_one_kind_from_a_thread_with_a_small_stack(run: str, tmp_pa
     assert found == [run * 10000]
 
 
+def test_half_of_a_surrogate_pair_names_no_token(tmp_path: Path) -> None:
+    names = {"bos_token": "\ud800", "eos_token": {"content": "he"}, "additional_special_tokens": ["\udfff"]}
+    tokenizer = opened(byte_level(), tmp_path, names)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (None, tokenizer.id_of("he"))
+    assert tokenizer.id_of("\ud800") is None
+
+
 def test_it_can_be_a_key_and_be_forgotten(tmp_path: Path) -> None:
     tokenizer = opened(byte_level(), tmp_path)
     assert {tokenizer: 1}[tokenizer] == 1
