@@ -39,9 +39,8 @@ class CacheReport:
     """How much of the prompt was reused, in tokens, and where and why the known prefix ended.
 
     from_live + from_memory + from_disk + computed is the length of the prompt, or of what was read of it when the
-    answer was stopped before. broke_at is the token position where
-    the prompt left the nearest known one (None: nothing near was known, or nothing broke); expected and found are
-    the texts on both sides.
+    answer was stopped before. broke_at is the token position where the prompt left the nearest known one (None: nothing
+    near was known, or nothing broke); expected and found are the texts on both sides.
     """
 
     from_live: int = 0

@@ -94,9 +94,6 @@ class _Known:
             known = known.before
         return found[::-1]
 
-    def prompt_tokens(self) -> list[int]:
-        return array("i", b"".join(known.read for known in self.path())).tolist()
-
     def is_in(self, messages: Messages) -> bool:
         """Whether it is still the message in its place: one that somebody edited was not said by the model."""
         message = messages[self.place] if self.place < len(messages) else {}
@@ -166,7 +163,8 @@ class Said:
                 with self._lock:
                     self._use(known)
                 rest = continued(self._tokenizer, text, end) if end < len(text) else []
-                return [*known.prompt_tokens(), *known.produced[:count], *rest]
+                read = b"".join(each.read for each in known.path())
+                return [*array("i", read), *known.produced[:count], *rest]
         return self._tokenizer.encode(text, special=True, bos=bos)
 
     def answers(self, text: str, messages: Messages) -> list[Answer]:

@@ -14,9 +14,8 @@ from edgellm.cli.output import print_facts, print_json, size, values_of
 if TYPE_CHECKING:
     from edgellm import ModelInfo
 
-SAME = (  # what JSON has as it is in ModelInfo
-    "format architecture name file_bytes quantization bits_per_weight kv_bytes_per_token chat_template"
-)
+# what JSON has as it is in ModelInfo
+SAME = "format architecture name file_bytes quantization bits_per_weight kv_bytes_per_token chat_template"
 
 
 @click.command("show")
