@@ -122,6 +122,8 @@ def _check_target(model: Model, target: Path, params: TargetParams) -> None:
         raise InvalidParameter(f"{target}: is the source itself; choose another name")
     if target.is_dir():
         raise InvalidParameter(f"{target}: a folder of this name exists; choose another name, or remove it")
+    if target.exists() and not target.is_file():
+        raise InvalidParameter(f"{target}: is a device or a pipe, and would be replaced; choose another name")
     if not params.force:
         raise InvalidParameter(f"{target}: exists; choose another name, or replace it with force (--force)")
     if params.to != "gguf":

@@ -61,6 +61,10 @@ def new_file(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
 
     mode: its permissions; None: those that the umask leaves. Raises OSError, and ValueError for a null byte.
     """
+    if (
+        path.exists() and not path.is_file() and not path.is_dir()
+    ):  # it would be replaced, as /dev/null for all programs
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     name = path.parent / f"{path.name[:40]}.{os.urandom(8).hex()}.part"
     # opening minds the umask; asking what that is would mean setting it, for all threads
     handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny
 
 import edgellm
+from edgellm.converters import ConvertParams, convert
 from edgellm.errors import EdgeLLMError, InvalidModelFile, InvalidParameter
 from edgellm.files import new_file, read_file, regular
 from edgellm.home import home, make_folder
@@ -65,6 +67,15 @@ def test_a_new_file_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.M
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in names] == [0o640, 0o604, 0o640]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_pipe_is_not_replaced_by_a_file(pipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="not a regular file"), new_file(pipe):
+        pass
+    source = tiny().write(tmp_path / "source.gguf")
+    with pytest.raises(InvalidParameter, match="a device or a pipe"):
+        convert(source, pipe, ConvertParams(force=True, verify=False))
+    assert pipe.is_fifo()
 
 
 def test_what_is_no_file_is_refused(pipe: Path, tmp_path: Path) -> None:
