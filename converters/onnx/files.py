@@ -43,22 +43,17 @@ def small_files(model: Model, n_ctx: int, graph: str, *, external: bool) -> dict
     made["config.json"] = _json(config)
     if hyper.causal:
         generation = json.loads(made.get("generation_config.json", b"{}"))
-        made["genai_config.json"] = _json(
-            _genai(model.description.architecture, hyper, n_ctx, graph, {**config, **generation})
-        )
+        genai = _genai(model.description.architecture, hyper, n_ctx, graph, {**config, **generation})
+        made["genai_config.json"] = _json(genai)
     return made
 
 
 def _genai(architecture: Architecture, hyper: Hyper, n_ctx: int, graph: str, ids: Mapping[str, Any]) -> dict[str, Any]:
     """https://onnxruntime.ai/docs/genai/reference/config.html"""
-    eos = ids.get("eos_token_id")
-    pad = ids.get("pad_token_id")
+    eos, pad = ids.get("eos_token_id"), ids.get("pad_token_id")
     first = eos[0] if isinstance(eos, list) and eos else eos
-    tokens = {
-        "bos_token_id": ids.get("bos_token_id"),
-        "eos_token_id": eos,
-        "pad_token_id": first if pad is None else pad,
-    }
+    pad = first if pad is None else pad
+    tokens = {"bos_token_id": ids.get("bos_token_id"), "eos_token_id": eos, "pad_token_id": pad}
     decoder = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "filename": graph,
