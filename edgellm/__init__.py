@@ -50,18 +50,20 @@ if TYPE_CHECKING:
     from edgellm.params import LoadParams as LoadParams
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__all__":  # not said outright: type checkers take the imports above for it
-        return __dir__()
-    if name == "errors":
-        return import_module("edgellm.errors")
-    if name == "_native":  # what `from edgellm import _native` asks for first
-        return _compiled()
-    if name not in _PLACES:
-        raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
-    value = getattr(import_module(f"edgellm.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # for a type checker there are no names but those above
+
+    def __getattr__(name: str) -> Any:
+        if name == "__all__":  # not said outright: type checkers take the imports above for it
+            return __dir__()
+        if name == "errors":
+            return import_module("edgellm.errors")
+        if name == "_native":  # what `from edgellm import _native` asks for first
+            return _compiled()
+        if name not in _PLACES:
+            raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
+        value = getattr(import_module(f"edgellm.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def _compiled() -> Any:
