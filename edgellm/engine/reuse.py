@@ -29,6 +29,7 @@ WORTH_WAITING = 64  # tokens that a running prefill will hold and this prompt sh
 WORDS = 64  # tokens of a conversation that people are shown
 DAMAGED = "a stored block was damaged and is computed again"
 NO_ROOM = "there was no room for the known state"
+BEYOND = "what is known of it was read with a larger context, in a block that this one has no room for"
 UNCUT = "the known state could not be cut to where this prompt leaves it"
 LOGITS_SHARE = 20  # logits are kept when the state that was computed before them takes so many times their bytes
 
@@ -253,9 +254,9 @@ class Reuse:
         """
         sequence = request.sequence
         assert sequence is not None  # the callers have made one
-        beyond: list[tuple[int, int]] = []
+        away: list[tuple[int, int]] = []
         if length and self._known is not None:
-            beyond = self._known.beyond_memory(match)
+            away = self._known.beyond_memory(match)
             try:
                 if not self._known.load(match, length, sequence):
                     why = DAMAGED
@@ -272,7 +273,8 @@ class Reuse:
             request.sequence = self._backend.new_sequence()
             aligned, why = 0, UNCUT
         request.reused = aligned
-        report = _by_tier(beyond, aligned)
+        report = _by_tier(away, aligned)
+        why = why or (BEYOND if match.beyond else "")
         request.cache = self._report(request, report, match.agreed, match.next_known, why)
 
     def _known_text(self, live: Request, request: Request) -> tuple[list[int], str]:

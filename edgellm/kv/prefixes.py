@@ -48,7 +48,8 @@ class Match:
     """The known prefix of a prompt: `length` tokens whose state can be had.
 
     agreed: tokens that the prompt shares with the nearest known text, of which checkpoints may hold less. next_known:
-    what followed there. logits: the block of the logits after the whole prompt.
+    what followed there. logits: the block of the logits after the whole prompt. beyond: more of it is known, in a block
+    that a sequence has no room for.
     """
 
     hits: list[Hit]
@@ -56,6 +57,7 @@ class Match:
     agreed: int
     next_known: list[int]
     logits: Block | None = None
+    beyond: bool = False
 
 
 NOTHING = Match([], 0, 0, [])
@@ -66,7 +68,7 @@ class PrefixCache:
 
     root: the key that all its blocks descend from. store: None keeps everything off the disk. whole: sequences cannot
     be truncated, so blocks are checkpoints. room: tokens that a sequence holds; a block that reaches further, from a
-    larger context, counts as not known.
+    larger context, is of no use.
     """
 
     def __init__(
@@ -100,21 +102,26 @@ class PrefixCache:
             return self._match_checkpoint(node, tokens, private, len(tokens) - feed)
         hits: list[Hit] = []
         rest: list[int] = []
+        beyond = False
         while at < len(tokens):
             best: Hit | None = None
             for candidate, on_disk in self._children(node, at, int(tokens[at]), private):
+                if candidate.stop > self._room:
+                    beyond = True
+                    continue
                 taken = common_prefix(candidate.tokens, tokens[at:])
                 if best is None or taken > best.taken:
                     best = Hit(candidate, taken, on_disk)
             if best is None:
-                rest = rest or self._any_after(node, at, private)
+                rest = rest if rest or beyond else self._any_after(node, at, private)
                 break
+            beyond = False
             rest = [int(token) for token in best.block.tokens[best.taken :]]
             hits.append(best)
             at += best.taken
             node = best.block.key
         ends = self._children(node, at, LOGITS, private) if hits and at == len(tokens) else []
-        return Match(hits, at, at, rest, ends[0][0] if ends else None)
+        return Match(hits, at, at, rest, ends[0][0] if ends else None, beyond)
 
     def _match_checkpoint(self, root: bytes, tokens: NDArray[np.int32], private: bool, limit: int) -> Match:
         """The longest checkpoint of at most `limit` tokens that the prompt begins with."""
@@ -256,7 +263,7 @@ class PrefixCache:
         if self.store is not None and not private:
             for child in self.store.children(node, at, token):
                 here[child.key] = (child, True)
-        return [found for found in here.values() if at + len(found[0].tokens) <= self._room]
+        return list(here.values())
 
     def _any_after(self, node: bytes, at: int, private: bool) -> list[int]:
         """The tokens of one block that continues `node` at this position, whatever they are."""

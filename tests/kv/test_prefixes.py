@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from edgellm.backends.base import Sequence, Step
 from edgellm.backends.echo import EchoBackend
+from edgellm.engine.engine import Engine
+from edgellm.engine.reuse import BEYOND
+from edgellm.events import CacheReport
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import OVERHEAD, MemoryTier
 from edgellm.kv.prefixes import PrefixCache, common_prefix
 from edgellm.kv.store import BlockStore
+from edgellm.params import GenerateParams
 
 ROOT = root_key("model")
 
@@ -68,6 +72,26 @@ def test_what_was_parked_comes_back_with_the_same_logits(backend: EchoBackend) -
         assert np.array_equal(logits(backend, sequence, [7, 8]), logits(backend, fresh, [7, 8]))
         sequence.close()
         fresh.close()
+
+
+def test_a_block_of_a_larger_context_is_no_difference(tmp_path: Path) -> None:
+    prompt = text(3, 100)
+
+    def ask(n_ctx: int, prompt: list[int]) -> CacheReport:
+        store = BlockStore(tmp_path / "store")
+        known = PrefixCache(ROOT, MemoryTier(1 << 20), store, label="echo", room=n_ctx)
+        engine = Engine(EchoBackend(n_ctx=n_ctx), known)
+        try:
+            return engine.submit(prompt, GenerateParams(max_tokens=1)).result().cache
+        finally:
+            engine.close()
+
+    ask(512, [*prompt, *text(4, 100)])  # one block of 200 tokens
+    small = ask(128, prompt)
+    assert (small.computed, small.broke_at, small.expected, small.reason) == (len(prompt), None, "", BEYOND)
+    assert ask(128, [*prompt, 7]).from_disk >= 64  # the shorter block that came of it
+    assert ask(512, [*prompt, 9]).from_disk >= 64
+    assert "differs at token 0" in ask(128, [1 + prompt[0] % 200, *prompt]).reason
 
 
 @settings(max_examples=60)
