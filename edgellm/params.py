@@ -1,6 +1,6 @@
 """LoadParams and GenerateParams: the options of edgellm, validated on construction.
 
-Options travel in these frozen dataclasses; the command line, the server and the Python API build the same ones. A new
+Options travel in these frozen dataclasses; the command line and the Python API build the same ones. A new
 option is a field, here and in the keywords below; its flag, its place behind `/set` and its documentation follow.
 """
 

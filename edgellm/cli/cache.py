@@ -68,7 +68,7 @@ def ls(as_json: bool) -> None:
 @cache.command("prune")
 @click.option("--to", "to_bytes", metavar="SIZE", callback=parse_size, help="What may stay [default: the budget].")
 def prune(to_bytes: int | None) -> None:
-    """Remove what was not used for longest until at most SIZE is left."""
+    """Remove what was not used for longest until at most the SIZE of --to is left."""
     with opened() as store:
         freed = store.prune(store.budget if to_bytes is None else to_bytes)
         left = store.stats().nbytes

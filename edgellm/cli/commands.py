@@ -141,7 +141,7 @@ class Commands:
     def _edit(self, _: str) -> None:
         talk, said = self._talk, self._talk.said
         try:
-            text = click.edit(said or "", editor=editor(), extension=".txt", require_save=said is None)
+            text = click.edit(said or "", editor=editor(), extension=".txt")
         except click.ClickException as error:
             raise Unsupported(f"{error.message}; EDITOR names the program") from None
         text = (text or "").strip()

@@ -65,7 +65,7 @@ def convert(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Convert SRC: a Hugging Face folder, a GGUF file, or the name of a model that is here.
+    """Convert SRC: a Hugging Face or ONNX folder, a GGUF file, or the name of a model that is here.
 
     The result is compared with SRC, tensor by tensor, and run, before it gets its name. Prints its path.
     """
