@@ -17,6 +17,7 @@ from edgellm.engine.control import CallOptions, Control, split
 from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
+from edgellm.kv.prefixes import PUBLIC
 from edgellm.params import GenerateParams
 from edgellm.prompter import Turn, title_of, turn_starts
 from edgellm.prompts.messages import Message, check, copied, flattened
@@ -65,7 +66,7 @@ class Chat:
             if self.messages and self.messages[0].get("role") == "system":
                 raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
             self.messages.insert(0, message("system", system, "system"))
-        self._own = model.prompter.new_said()  # what is private of it
+        self._own = model.prompter.new_said()  # what is private of it, here and in the engine
         self._answering = threading.Lock()
         self.unused_state = ""  # why the state of a restored conversation could not be used
 
@@ -215,9 +216,10 @@ class Chat:
             "dropped": self.dropped,
             "thinking": self.thinking,
             "private": self.private,
+            "owner": self._own.owner.hex(),
             "said": packed(answers),
         }
-        blocks = self.model.export_state(answers[-1].tokens, private=self.private) if state and answers else []
+        blocks = self.model.export_state(answers[-1].tokens, private=self._key) if state and answers else []
         write_archive(file, content, blocks, self.model.info.name)
 
     def restore(self, path: str | Path) -> None:
@@ -231,18 +233,19 @@ class Chat:
                 raise ValueError(f"of version {content['edgellm_chat']!r}, and this edgellm reads {VERSION}")
             messages, dropped = copied(content["messages"]), copied(content["dropped"])
             thinking, private = _switch("thinking", content["thinking"]), _switch("private", content["private"])
+            owner = bytes.fromhex(content.get("owner", ""))
             ours = content["model"] == self.model.info.name  # else they are another model's tokens
             answers = unpacked(content["said"], self.model.info.n_vocab)
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
         with self._alone():
             self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private is True
-            self._own = self.model.prompter.new_said()
+            self._own = self.model.prompter.new_said(owner)
             said = self._own if self.private else self.model.prompter.said
             for answer in answers if ours else ():
                 said.add(answer, proven=False)
             self.unused_state = damage
-            if blocks and not self.model.adopt_state(blocks, private=self.private):
+            if blocks and not self.model.adopt_state(blocks, private=self._key):
                 self.unused_state = "the saved state is of another model, another engine build or another KV type"
         if self.unused_state:
             log.warning("%s: %s; the conversation will be read again", path, self.unused_state)
@@ -269,6 +272,11 @@ class Chat:
                 raise InvalidParameter(f"chat.{name} is no longer a list of dictionaries")
             check(held)
         return self.messages
+
+    @property
+    def _key(self) -> bytes:
+        """Whose the state of the conversation is: everybody's, or its own."""
+        return self._own.owner if self.private else PUBLIC
 
     def _has_system(self) -> bool:
         messages = self._listed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
@@ -22,7 +23,7 @@ from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
 from edgellm.kv.blocks import Block, root_key
 from edgellm.kv.memory import MemoryTier
-from edgellm.kv.prefixes import PrefixCache
+from edgellm.kv.prefixes import PUBLIC, UNNAMED, PrefixCache
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.params import CacheParams, GenerateParams
 from edgellm.prompter import Prompter, Turn
@@ -47,9 +48,10 @@ class Model:
     def __init__(self, backend: Backend, *, cache: CacheParams | None = None, load_ms: float = 0.0) -> None:
         if not isinstance(getattr(backend, "info", None), ModelInfo):
             raise arguments.refuse("backend", backend, "an engine's backend; open a model with edgellm.load()")
-        self._engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
-        self.prompter = Prompter(backend, self._engine.check_open)
-        weakref.finalize(self, self._engine.abandon).atexit = False  # the engine has an end of its own for that
+        self._engine = engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
+        forget = engine.reuse.forget  # on the engine's thread
+        self.prompter = Prompter(backend, engine.check_open, lambda owner: engine.post(lambda _: forget(owner)))
+        weakref.finalize(self, engine.abandon).atexit = False  # the engine has an end of its own for that
 
     @property
     def info(self) -> ModelInfo:
@@ -213,18 +215,20 @@ class Model:
         embedding.check_batches(batches, self.n_ctx, self.info.name)
         return embedding.vectors(self._engine, batches, progress)
 
-    def export_state(self, tokens: Sequence[int], *, private: bool = False) -> list[tuple[Block, Buffer]]:
-        """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: of private ones."""
-        tokens, private = self._tokens("tokens", tokens), arguments.flag("private", private)
-        return self._engine.call(lambda _: self._engine.reuse.export(tokens, private=private), needs_room=True)
+    def export_state(self, tokens: Sequence[int], *, private: bool | bytes = False) -> list[tuple[Block, Buffer]]:
+        """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: to calls with
+        cache="memory", or to the private conversation with this key."""
+        tokens, owner = self._tokens("tokens", tokens), _owner(private)
+        return self._engine.call(lambda _: self._engine.reuse.export(tokens, owner=owner), needs_room=True)
 
-    def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool = False) -> bool:
-        """Know what `export_state` gave. False when it belongs to another model, engine build or kind of cache."""
+    def adopt_state(self, blocks: list[tuple[Block, Buffer]], *, private: bool | bytes = False) -> bool:
+        """Know what `export_state` gave, as `private` says there. False when it belongs to another model, engine build
+        or kind of cache."""
         pairs = isinstance(blocks, list) and all(isinstance(each, tuple) and len(each) == 2 for each in blocks)
         if not pairs or not all(isinstance(block, Block) for block, _payload in blocks):
             raise arguments.refuse("blocks", blocks, "a list that export_state gave")
-        private = arguments.flag("private", private)
-        return self._engine.call(lambda _: self._engine.reuse.adopt(blocks, private=private))
+        owner = _owner(private)
+        return self._engine.call(lambda _: self._engine.reuse.adopt(blocks, owner=owner))
 
     def close(self) -> None:
         """Stop what runs (it ends with Closed) and free the memory. Closing twice is harmless."""
@@ -294,11 +298,15 @@ class Model:
         if params.overflow != "error" and not isinstance(prompt, Turn):
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
         tokens = self._tokens("prompt", prompt)
-        title = prompt.title if isinstance(prompt, Turn) else ""
-        generation = self._engine.submit(tokens, params, stream=stream, sink=sink, progress=progress, title=title)
+        title, owner = "", UNNAMED
+        if isinstance(prompt, Turn):  # with cache="memory" one whose answers are public stands alone
+            title, owner = prompt.title, prompt.said.owner or os.urandom(16)
+        generation = self._engine.submit(
+            tokens, params, stream=stream, sink=sink, progress=progress, title=title, owner=owner
+        )
         if cancel is not None:
             generation.at_end(cancel.subscribe(generation.cancel))
-        generation.owner = self
+        generation.owner = None if generation.done else (self, prompt)  # what is private of a turn goes with it
         return generation
 
     async def _deliver(
@@ -328,6 +336,12 @@ class Model:
                     item()  # progress
         finally:
             request.cancel()
+
+
+def _owner(private: bool | bytes) -> bytes:
+    if isinstance(private, bytes):
+        return private
+    return UNNAMED if arguments.flag("private", private) else PUBLIC
 
 
 def _prefix_cache(backend: Backend, params: CacheParams) -> PrefixCache:

@@ -130,7 +130,8 @@ class GenerateParams(Params):
     cache: bool | Literal["memory"] = option(
         True,
         Choice((True, False, "memory")),
-        "Whether known state is used and this request's is kept; memory: never on disk, nor found by others' prompts",
+        "Whether known state is used and this request's is kept; memory: off the disk, and found by none but its "
+        "conversation, or outside of one by this program's other requests with memory",
     )
 
 

@@ -6,11 +6,13 @@ messages ── chat template ──▶ text ── what the model said before (
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary, finalize
 
 from edgellm.backends.base import Backend, text_of
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
@@ -27,7 +29,7 @@ class Turn:
     """A prompt made of messages: what may be given to a model in place of a text.
 
     messages: those in it. dropped: those left out to make it fit. title: what people are shown of the conversation.
-    said: where its answer is remembered.
+    said: where its answer is remembered, and whose its state is where that is private.
     """
 
     messages: list[Message]
@@ -42,13 +44,16 @@ class Prompter:
     """Makes the prompts of one model, for every chat and every request that brings its messages along.
 
     said: the model's answers in its own tokens; nothing private is among them, and none of it reaches the disk.
-    check_open: raises Closed where the backend is. Safe from any thread.
+    check_open: raises Closed where the backend is. forget: told the key of each private conversation that nobody can go
+    on with, by the collector, in the midst of anything. Safe from any thread.
     """
 
-    def __init__(self, backend: Backend, check_open: Callable[[], None]) -> None:
+    def __init__(self, backend: Backend, check_open: Callable[[], None], forget: Callable[[bytes], None]) -> None:
         self.said = Said(backend.tokenizer)
         self._backend = backend
         self.check_open = check_open
+        self._forget = forget
+        self._private: WeakValueDictionary[bytes, Said] = WeakValueDictionary()  # by their owners' keys
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -65,9 +70,15 @@ class Prompter:
         )
         return ChatTemplate(info.chat_template, bos=bos, eos=eos)
 
-    def new_said(self) -> Said:
-        """A memory of answers beside the model's own, as private conversations need one."""
-        return Said(self._backend.tokenizer)
+    def new_said(self, owner: bytes = b"") -> Said:
+        """A memory of answers beside the model's own, as private conversations need one: the one with the key `owner`
+        where somebody holds it, else with a key that nobody has."""
+        said = self._private.get(owner)
+        if said is None:
+            said = Said(self._backend.tokenizer, owner=os.urandom(16))
+            self._private[said.owner] = said
+            finalize(said, self._forget, said.owner).atexit = False
+        return said
 
     def read(self, messages: Messages, said: Said | None = None, *, title: str = "", **given: Any) -> Turn:
         """The prompt of a conversation, however long it is: see `prepare`."""

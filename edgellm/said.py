@@ -108,11 +108,13 @@ class _Known:
 class Said:
     """The answers that were said or used last, in `limit` bytes. Safe from any thread.
 
-    The least recently used goes first, and a prompt after all that go on with it.
+    The least recently used goes first, and a prompt after all that go on with it. owner: the key of the private
+    conversation whose memory it is; b"" for what is public.
     """
 
-    def __init__(self, tokenizer: Tokenizer, limit: int = REMEMBERED) -> None:
+    def __init__(self, tokenizer: Tokenizer, limit: int = REMEMBERED, owner: bytes = b"") -> None:
         self.nbytes = 0
+        self.owner = owner
         self._tokenizer = tokenizer
         self._limit = limit
         self._lock = threading.Lock()  # guards the tree and the two below

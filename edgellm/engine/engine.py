@@ -29,7 +29,7 @@ from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.seats import Seats
 from edgellm.errors import Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
-from edgellm.kv.prefixes import PrefixCache
+from edgellm.kv.prefixes import UNNAMED, PrefixCache
 from edgellm.params import GenerateParams
 
 log = logging.getLogger("edgellm.engine")
@@ -94,17 +94,18 @@ class Engine:
         sink: Sink | None = None,
         progress: OnProgress | None = None,
         title: str = "",
+        owner: bytes = UNNAMED,
     ) -> Generation:
         """Queue a generation. Raises ContextOverflow, InvalidParameter, Busy, Closed.
 
         Chunks (stream: of every piece, else the last one alone), or the error, go to `sink` on the engine's thread;
         without one the generation keeps them for its reader. So do the calls of `progress`: the tokens of the prompt
-        that are read, and all. title: see `Request`.
+        that are read, and all. title, owner: see `Request`.
         """
         self.check_open()
         self._check_prompt(prompt)
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
-        request = Request(self.backend, prompt, params, generation, title=title, load_ms=self.load_ms)
+        request = Request(self.backend, prompt, params, generation, title=title, owner=owner, load_ms=self.load_ms)
         with self._lock:
             self.check_open()
             if self._unfinished >= self._queue_limit:

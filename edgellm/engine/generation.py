@@ -35,7 +35,7 @@ class Generation:
         self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.done = False
-        self.owner: object = None  # what must not be forgotten before this is done: the Model
+        self.owner: object = None  # what must not be forgotten before this is done: the Model, and the Turn
         self._engine = engine
         self._queue: queue.SimpleQueue[Chunk | BaseException | Callable[[], None]] = queue.SimpleQueue()
         self._sink: Sink = sink or self._queue.put

@@ -17,6 +17,7 @@ from edgellm.backends.base import Backend, Buffer, Rows, SamplingPlan, Sequence
 from edgellm.engine.answer import AnswerBuilder
 from edgellm.engine.generation import Generation
 from edgellm.events import CacheReport, FinishReason, Timings
+from edgellm.kv.prefixes import PUBLIC, UNNAMED
 from edgellm.params import GenerateParams
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Spent:
 
 
 class Request:
-    """title: what people are shown of the prompt; "" is how it begins."""
+    """title: what people are shown of the prompt; "" is how it begins. owner: whose its state is if it is private."""
 
     def __init__(
         self,
@@ -65,11 +66,13 @@ class Request:
         generation: Generation,
         *,
         title: str = "",
+        owner: bytes = UNNAMED,
         load_ms: float = 0.0,
     ) -> None:
         self.prompt = prompt
         self.params = params
         self.title = title
+        self.owner = owner if params.cache == "memory" else PUBLIC
         self.generation = generation
         self.answer = AnswerBuilder(params, backend, prompt, generation.deliver if generation.stream else None)
         self.sequence: Sequence | None = None
@@ -122,11 +125,6 @@ class Request:
     def expected(self) -> int:
         """Tokens that its sequence will probably hold."""
         return len(self.prompt) + min(self.params.max_tokens or USUAL_ANSWER, USUAL_ANSWER)
-
-    @property
-    def private(self) -> bool:
-        """Its state never reaches the disk, and nobody else's prompt finds it."""
-        return self.params.cache == "memory"
 
     @property
     def in_prefill(self) -> bool:

@@ -63,7 +63,7 @@ class Reuse:
             return
         match = NOTHING
         if self._known is not None:
-            match = self._known.match(request.prompt, private=request.private, feed=self._shape.shortest)
+            match = self._known.match(request.prompt, owner=request.owner, feed=self._shape.shortest)
             if self._whole:
                 request.checkpoints = self._worth_a_checkpoint(request, match.agreed)
         if self._start_at_end(request, match, running):
@@ -120,7 +120,7 @@ class Reuse:
         if not request.params.cache or self._whole:
             return False
         for other in running:
-            if not other.in_prefill or not other.params.cache or other.private != request.private:
+            if not other.in_prefill or not other.params.cache or other.owner != request.owner:
                 continue
             if self._usable(common_prefix(request.prompt, other.prompt), request) - other.length >= WORTH_WAITING:
                 return True
@@ -132,7 +132,7 @@ class Reuse:
         assert sequence is not None  # every running request has one
         tokens = request.history[: sequence.length]
         if self._known is not None:
-            request.parked = self._known.export(tokens, sequence, private=request.private)
+            request.parked = self._known.export(tokens, sequence, owner=request.owner)
         elif tokens:
             request.parked = [(make_block(b"", 0, tokens), sequence.save(0, len(tokens)))]
         request.release()
@@ -145,17 +145,17 @@ class Reuse:
             tokens = request.history[: sequence.length]
             try:
                 words = self._title(request)
-                self._known.park(tokens, sequence, words, private=request.private)
+                self._known.park(tokens, sequence, words, owner=request.owner)
                 if self._worth_keeping_logits(request):
                     assert request.row is not None  # the line above has looked
-                    self._known.park_logits(request.prompt, request.row.tobytes(), words, private=request.private)
+                    self._known.park_logits(request.prompt, request.row.tobytes(), words, owner=request.owner)
             except EdgeLLMError as error:
                 log.warning("the state of a request could not be kept: %s", error)
 
     def retain(self, request: Request, *, alone: bool) -> None:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
         if request.parked and self._known is not None:
-            self._known.park_saved(request.parked, self._title(request), private=request.private)
+            self._known.park_saved(request.parked, self._title(request), owner=request.owner)
         if request.sequence is None:
             return
         self.checkpoint(request)
@@ -165,21 +165,28 @@ class Reuse:
         else:
             request.release()
 
-    def export(self, tokens: list[int], *, private: bool) -> list[tuple[Block, Buffer]]:
+    def export(self, tokens: list[int], *, owner: bytes) -> list[tuple[Block, Buffer]]:
         """What is known of the beginning of `tokens`, as blocks of nothing but them."""
         if self._known is None:
             return []
-        match = self._known.match(tokens, private=private, feed=0)
+        match = self._known.match(tokens, owner=owner, feed=0)
         sequence = self._backend.new_sequence(match.length)
         try:
             self._known.load(match, match.length, sequence)
-            return self._known.export(tokens[: sequence.length], sequence, private=private)
+            return self._known.export(tokens[: sequence.length], sequence)
         finally:
             sequence.close()
 
-    def adopt(self, blocks: Many[tuple[Block, Buffer]], *, private: bool) -> bool:
+    def adopt(self, blocks: Many[tuple[Block, Buffer]], *, owner: bytes) -> bool:
         """Know what `export` gave. False when it belongs to another model, engine build or kind of cache."""
-        return self._known is not None and self._known.adopt(blocks, private=private)
+        return self._known is not None and self._known.adopt(blocks, owner=owner)
+
+    def forget(self, owner: bytes) -> None:
+        """Let go what is private of a conversation that nobody can go on with."""
+        if self._live is not None and self._live.owner == owner:
+            self.forget_live()
+        if self._known is not None:
+            self._known.forget(owner)
 
     def forget_live(self) -> bool:
         """Free the cells of the sequence that was kept alive. False when there was none."""
@@ -222,7 +229,7 @@ class Reuse:
         best: Request | None = None
         most = 0
         for other in running if self._live is None else [*running, self._live]:
-            if other.sequence is None or not other.params.cache or other.private != request.private:
+            if other.sequence is None or not other.params.cache or other.owner != request.owner:
                 continue
             shared = min(common_prefix(other.history, request.prompt), other.length)
             if self._whole and shared < other.length:

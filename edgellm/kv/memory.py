@@ -73,6 +73,14 @@ class MemoryTier:
         while self._held and self.nbytes + OVERHEAD * len(self._held) > self.budget:
             self._evict()
 
+    def drop(self, key: bytes) -> None:
+        """Let everything go that descends from a key."""
+        left = [key]
+        while left:
+            for child in self.children(left.pop()):
+                left.append(child.key)
+                self._remove(child)
+
     def clear(self) -> None:
         self._held.clear()
         self._after.clear()
@@ -85,12 +93,14 @@ class MemoryTier:
             held = self._held.get(key)
             if held is not None and held.used == used and (key, None, None) not in self._after:
                 break
-        del self._held[key]
-        self.nbytes -= len(held.payload)
-        for group in _groups(held.block):
-            del self._after[group][key]
-            if not self._after[group]:
-                del self._after[group]
+        self._remove(held.block)
         parent = held.block.parent
         if parent in self._held and (parent, None, None) not in self._after:  # a leaf now: its turn to go may come
             heappush(self._oldest, (self._held[parent].used, parent))
+
+    def _remove(self, block: Block) -> None:
+        self.nbytes -= len(self._held.pop(block.key).payload)
+        for group in _groups(block):
+            del self._after[group][block.key]
+            if not self._after[group]:
+                del self._after[group]

@@ -12,6 +12,9 @@ checkpoints instead: blocks that begin at 0 and are used whole or not at all.
 
 The logits after a whole prompt are a leaf of this tree too, a block of the one token LOGITS: then the same prompt costs
 nothing at all.
+
+What is private has an owner, whose key is a part of the root of a tree of its own: nobody else's prompt meets it, and
+it stays off the disk.
 """
 
 from __future__ import annotations
@@ -25,13 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Buffer, Sequence
-from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, chain, make_block
+from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, chain, make_block, root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.store import BlockStore
 
 log = logging.getLogger("edgellm.kv")
 
 SHORTEST_ON_DISK = 64  # tokens; shorter conversations are not worth a file
+PUBLIC = b""  # the owner of what every prompt may find, and the disk may hold
+UNNAMED = b"memory"  # of what calls with cache="memory" have read that belong to no conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,6 @@ class PrefixCache:
         self.memory = memory
         self.store = store
         self._root = root
-        self._private_root = make_block(root, 0, [-1]).key  # no token is -1: nothing public descends from it
         self._label = label
         self._whole = whole
         self._room = room
@@ -94,18 +98,18 @@ class PrefixCache:
         """Why nothing is kept on disk where it should be."""
         return None if self.store is None else self.store.problem
 
-    def match(self, prompt: Tokens[int], *, private: bool = False, feed: int = 1) -> Match:
+    def match(self, prompt: Tokens[int], *, owner: bytes = PUBLIC, feed: int = 1) -> Match:
         """The longest known prefix. feed: tokens at the end of the prompt that a checkpoint must not hold."""
         tokens = np.asarray(prompt, np.int32)
-        node, at = self._top(private), 0
+        node, at = self._top(owner), 0
         if self._whole:
-            return self._match_checkpoint(node, tokens, private, len(tokens) - feed)
+            return self._match_checkpoint(node, tokens, owner, len(tokens) - feed)
         hits: list[Hit] = []
         rest: list[int] = []
         beyond = False
         while at < len(tokens):
             best: Hit | None = None
-            for candidate, on_disk in self._children(node, at, int(tokens[at]), private):
+            for candidate, on_disk in self._children(node, at, int(tokens[at]), owner):
                 if candidate.stop > self._room:
                     beyond = True
                     continue
@@ -113,20 +117,20 @@ class PrefixCache:
                 if best is None or taken > best.taken:
                     best = Hit(candidate, taken, on_disk)
             if best is None:
-                rest = rest if rest or beyond else self._any_after(node, at, private)
+                rest = rest if rest or beyond else self._any_after(node, at, owner)
                 break
             beyond = False
             rest = [int(token) for token in best.block.tokens[best.taken :]]
             hits.append(best)
             at += best.taken
             node = best.block.key
-        ends = self._children(node, at, LOGITS, private) if hits and at == len(tokens) else []
+        ends = self._children(node, at, LOGITS, owner) if hits and at == len(tokens) else []
         return Match(hits, at, at, rest, ends[0][0] if ends else None, beyond)
 
-    def _match_checkpoint(self, root: bytes, tokens: NDArray[np.int32], private: bool, limit: int) -> Match:
+    def _match_checkpoint(self, root: bytes, tokens: NDArray[np.int32], owner: bytes, limit: int) -> Match:
         """The longest checkpoint of at most `limit` tokens that the prompt begins with."""
         found = NOTHING
-        for block, on_disk in self._children(root, 0, int(tokens[0]), private):
+        for block, on_disk in self._children(root, 0, int(tokens[0]), owner):
             shared = common_prefix(block.tokens, tokens)
             hits, length = found.hits, found.length
             if length < shared == len(block.tokens) <= limit:
@@ -158,13 +162,13 @@ class PrefixCache:
         away = [hit for hit in match.hits if self.memory.read(hit.block.key) is None]
         return [(hit.block.start, hit.block.start + hit.taken) for hit in away]
 
-    def park_logits(self, prompt: list[int], row: bytes, words: str, *, private: bool) -> None:
+    def park_logits(self, prompt: list[int], row: bytes, words: str, *, owner: bytes) -> None:
         """Keep the logits after a prompt whose state is parked."""
-        match = self.match(prompt, private=private)
+        match = self.match(prompt, owner=owner)
         if match.length < len(prompt) or match.logits is not None:
             return
         block = make_block(match.hits[-1].block.key, len(prompt), [LOGITS])
-        self._write([(block, row)], self._disk(len(prompt), private), words)
+        self._write([(block, row)], self._disk(len(prompt), owner), words)
 
     def load(self, match: Match, length: int, sequence: Sequence) -> bool:
         """Load the first `length` tokens of a match into an empty sequence. False: fewer, as a block is damaged."""
@@ -185,10 +189,10 @@ class PrefixCache:
                 break
         return True
 
-    def park(self, tokens: list[int], sequence: Sequence, words: str, *, private: bool) -> None:
+    def park(self, tokens: list[int], sequence: Sequence, words: str, *, owner: bytes) -> None:
         """Keep the state of a sequence that holds `tokens`: what is not known yet is saved, and written to disk."""
-        match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
-        disk = self._disk(len(tokens), private)
+        match = self._known_checkpoint(tokens, owner) if self._whole else self.match(tokens, owner=owner)
+        disk = self._disk(len(tokens), owner)
         for hit in match.hits:
             payload = self.memory.read(hit.block.key)
             if disk is not None and payload is not None and not hit.on_disk:
@@ -198,31 +202,38 @@ class PrefixCache:
         at = match.length
         if at == len(tokens):
             return
-        node = match.hits[-1].block.key if match.hits else self._top(private)
+        node = match.hits[-1].block.key if match.hits else self._top(owner)
         self._write(self._saved(node, at, tokens, sequence), disk, words)
 
-    def park_saved(self, blocks: Tokens[tuple[Block, Buffer]], words: str, *, private: bool) -> None:
+    def park_saved(self, blocks: Tokens[tuple[Block, Buffer]], words: str, *, owner: bytes) -> None:
         """`park`, for state that `export` has saved."""
         tokens = [int(token) for block, _payload in blocks for token in block.tokens]
-        match = self._known_checkpoint(tokens, private) if self._whole else self.match(tokens, private=private)
+        match = self._known_checkpoint(tokens, owner) if self._whole else self.match(tokens, owner=owner)
         if match.length == len(tokens):
             return
-        self._write(blocks, self._disk(len(tokens), private), words)
+        self._write(blocks, self._disk(len(tokens), owner), words)
 
-    def export(self, tokens: list[int], sequence: Sequence, *, private: bool) -> list[tuple[Block, Buffer]]:
+    def export(self, tokens: list[int], sequence: Sequence, *, owner: bytes = PUBLIC) -> list[tuple[Block, Buffer]]:
         """The state of a sequence that holds `tokens`, as blocks of nothing but these tokens."""
-        return list(self._saved(self._top(private), 0, tokens, sequence))
+        return list(self._saved(self._top(owner), 0, tokens, sequence))
 
-    def adopt(self, blocks: Tokens[tuple[Block, Buffer]], *, private: bool) -> bool:
-        """Keep what `export` gave. False when it belongs to another model, engine build or kind of cache."""
-        node = self._top(private)
+    def adopt(self, blocks: Tokens[tuple[Block, Buffer]], *, owner: bytes) -> bool:
+        """Keep what `export` gave as public. False when it is of another model, engine build or kind of cache."""
+        node = self._root
         for block, _payload in blocks:
             if block.parent != node:
                 return False
             node = block.key
+        node = self._top(owner)
         for block, payload in blocks:
-            self.memory.write(block, payload)
+            known = make_block(node, block.start, block.tokens)
+            self.memory.write(known, payload)
+            node = known.key
         return True
+
+    def forget(self, owner: bytes) -> None:
+        """Let go what is private of somebody."""
+        self.memory.drop(self._top(owner))
 
     def close(self) -> None:
         """Finish writing and let everything go."""
@@ -241,34 +252,34 @@ class PrefixCache:
         for block in chain(node, tokens[at:], size, at):
             yield block, sequence.save(block.start, block.stop)
 
-    def _disk(self, length: int, private: bool) -> BlockStore | None:
+    def _disk(self, length: int, owner: bytes) -> BlockStore | None:
         """Where a conversation of `length` tokens goes beside memory."""
-        return self.store if not private and length >= SHORTEST_ON_DISK else None
+        return self.store if not owner and length >= SHORTEST_ON_DISK else None
 
-    def _top(self, private: bool) -> bytes:
-        return self._private_root if private else self._root
+    def _top(self, owner: bytes) -> bytes:
+        return root_key(self._root, owner) if owner else self._root
 
-    def _known_checkpoint(self, tokens: list[int], private: bool) -> Match:
+    def _known_checkpoint(self, tokens: list[int], owner: bytes) -> Match:
         """The checkpoint of exactly these tokens, if there is one."""
-        wanted = make_block(self._top(private), 0, tokens)
+        wanted = make_block(self._top(owner), 0, tokens)
         in_memory = self.memory.read(wanted.key) is not None
-        on_disk = self.store is not None and not private and self.store.has(wanted.key)
+        on_disk = self.store is not None and not owner and self.store.has(wanted.key)
         if not in_memory and not on_disk:
             return NOTHING
         return Match([Hit(wanted, len(tokens), on_disk)], len(tokens), len(tokens), [])
 
-    def _children(self, node: bytes, at: int, token: int, private: bool) -> list[tuple[Block, bool]]:
+    def _children(self, node: bytes, at: int, token: int, owner: bytes) -> list[tuple[Block, bool]]:
         """Blocks that continue `node` at this position with this token, and whether they are on disk."""
         here = {child.key: (child, False) for child in self.memory.children(node, at, token)}
-        if self.store is not None and not private:
+        if self.store is not None and not owner:
             for child in self.store.children(node, at, token):
                 here[child.key] = (child, True)
         return list(here.values())
 
-    def _any_after(self, node: bytes, at: int, private: bool) -> list[int]:
+    def _any_after(self, node: bytes, at: int, owner: bytes) -> list[int]:
         """The tokens of one block that continues `node` at this position, whatever they are."""
         found = self.memory.children(node, at, limit=2)  # one of them may be logits
-        if not found and self.store is not None and not private:
+        if not found and self.store is not None and not owner:
             found = self.store.children(node, at, limit=2)
         known = next((block.tokens for block in found if block.tokens[0] != LOGITS), ())
         return [int(token) for token in known]

@@ -18,7 +18,7 @@ from edgellm.engine.reuse import BEYOND
 from edgellm.events import CacheReport
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import OVERHEAD, MemoryTier
-from edgellm.kv.prefixes import PrefixCache, common_prefix
+from edgellm.kv.prefixes import NOTHING, PUBLIC, PrefixCache, common_prefix
 from edgellm.kv.store import BlockStore
 from edgellm.params import GenerateParams
 
@@ -49,9 +49,9 @@ def logits(backend: EchoBackend, sequence: Sequence, tokens: list[int]) -> NDArr
     return rows[0].copy()
 
 
-def park(known: PrefixCache, backend: EchoBackend, tokens: list[int], *, private: bool = False) -> None:
+def park(known: PrefixCache, backend: EchoBackend, tokens: list[int], *, owner: bytes = PUBLIC) -> None:
     sequence = fed(backend, tokens)
-    known.park(tokens, sequence, "words", private=private)
+    known.park(tokens, sequence, "words", owner=owner)
     sequence.close()
 
 
@@ -156,9 +156,15 @@ def test_eviction_takes_old_leaves_before_shared_prefixes(
 def test_private_conversations_are_found_by_private_ones_only(backend: EchoBackend, tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "kv")
     known, tokens = cache(store=store), text(4, 300)
-    park(known, backend, tokens, private=True)
+    park(known, backend, tokens, owner=b"one")
     assert known.match(tokens).length == 0
-    assert known.match(tokens, private=True).length == 300
+    assert known.match(tokens, owner=b"one").length == 300
+    assert known.match(tokens, owner=b"another") == NOTHING
+    held = known.memory.nbytes
+    park(known, backend, tokens, owner=b"another")
+    known.forget(b"one")
+    assert (known.match(tokens, owner=b"one"), known.memory.nbytes) == (NOTHING, held)
+    assert known.match(tokens, owner=b"another").length == 300
     assert store.flush(10)
     assert store.stats().blocks == 0
     known.close()
