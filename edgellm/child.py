@@ -37,7 +37,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from edgellm import errors
+from edgellm import errors, threads
 from edgellm.errors import BackendFailed, EdgeLLMError, Unsupported
 
 ARGUMENT = "--edgellm-child"  # what a frozen program is started with to be a child
@@ -140,7 +140,7 @@ class Child:
             self._log.close()
             raise Unsupported(f"{command[0]} cannot be started as a child process: {error}; {_advice()}") from error
         try:
-            threading.Thread(target=self._listen, name="edgellm-child", daemon=True).start()
+            threads.start(threading.Thread(target=self._listen, name="edgellm-child", daemon=True))
             self.send({"token": self._token, "path": _search_path(), "target": target, "job": job})
             self._greet(command[0])
         except BaseException:

@@ -34,7 +34,7 @@ COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
 CONVERT = {"budget", "errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
-EVERYBODYS = {"arguments", "files", "home", "pace", "pages"}
+EVERYBODYS = {"arguments", "files", "home", "pace", "pages", "threads"}
 
 # room: the rooms it may import, besides itself and EVERYBODYS
 RULES: dict[str, set[str]] = {
@@ -47,6 +47,7 @@ RULES: dict[str, set[str]] = {
     "home": set(),
     "pace": set(),
     "pages": set(),
+    "threads": {"errors"},
     "_native": set(),
     "option": {"errors"},
     "params": {"errors", "option"},

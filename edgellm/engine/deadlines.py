@@ -5,16 +5,23 @@ The engine's thread may be inside of a pass when a time limit is over, and the p
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from contextlib import suppress
 from itertools import count
+from queue import Empty, SimpleQueue
+
+from edgellm import threads
+
+log = logging.getLogger("edgellm.engine")
 
 
 class Deadlines:
-    """A heap of times; its thread starts with the first one. Safe from any thread."""
+    """Functions by their times; the thread starts with the first one. Safe from any thread, and in what the collector
+    or a signal begins in the midst of it: each step on the dictionary is whole, and its thread holds no lock."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -22,38 +29,41 @@ class Deadlines:
 
     def renew(self) -> None:
         """Begin without any: in a forked child the thread is missing, and the lock may be held for ever."""
-        self._changed = threading.Condition()
-        self._heap: list[tuple[float, int]] = []  # when, and the number of a function
-        self._functions: dict[int, Callable[[], None]] = {}  # that are wanted; each holds the request that it ends
+        self._starting = threading.RLock()
+        self._functions: dict[tuple[float, int], Callable[[], None]] = {}  # each holds the request that it ends
+        self._added: SimpleQueue[None] = SimpleQueue()  # wakes the thread
         self._thread: threading.Thread | None = None
 
     def add(self, seconds: float, function: Callable[[], None]) -> Callable[[], None]:
-        """Call `function` in so many seconds, unless the function that is returned was called before."""
-        with self._changed:
-            number = next(self._numbers)
-            self._functions[number] = function
-            heappush(self._heap, (time.monotonic() + seconds, number))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="edgellm-deadlines", daemon=True)
-                self._thread.start()
-            elif self._heap[0][1] == number:
-                self._changed.notify()
-        return lambda: self._drop(number)
+        """Call `function` in so many seconds, unless the function that is returned was called before.
 
-    def _drop(self, number: int) -> None:
-        with self._changed:
-            self._functions.pop(number, None)
-            if len(self._heap) > 2 * len(self._functions):
-                self._heap = sorted(each for each in self._heap if each[1] in self._functions)  # a heap, too
+        Raises NotEnoughMemory when its thread cannot be started.
+        """
+        with self._starting:
+            if self._thread is None:
+                self._thread = threads.start(threading.Thread(target=self._run, name="edgellm-deadlines", daemon=True))
+        due = time.monotonic() + seconds, next(self._numbers)
+        self._functions[due] = function
+        self._added.put(None)
+        return lambda: self._drop(due)
+
+    def _drop(self, due: tuple[float, int]) -> None:
+        self._functions.pop(due, None)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while (left := self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX) > 0:
-                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
-                function = self._functions.pop(heappop(self._heap)[1], None)
-            if function is not None:
-                function()
+            first = min(list(self._functions), default=(threading.TIMEOUT_MAX, 0))  # of a few hundred at most
+            left = first[0] - time.monotonic()
+            if left > 0:
+                with suppress(Empty):
+                    self._added.get(timeout=min(left, threading.TIMEOUT_MAX))
+                continue
+            function = self._functions.pop(first, None)
+            try:
+                if function is not None:
+                    function()
+            except Exception:
+                log.exception("what a time limit has to end failed")
             del function
 
 
