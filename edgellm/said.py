@@ -20,7 +20,7 @@ import itertools
 import sys
 import threading
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -110,6 +110,9 @@ class Said:
 
     The least recently used goes first, and a prompt after all that go on with it. owner: the key of the private
     conversation whose memory it is; b"" for what is public.
+
+    The collector may end a dropped stream in the midst of anything here, on the thread that holds the lock. So what the
+    model gave waits in `_arrived`, and whoever holds the lock, or has it next, puts it into the tree.
     """
 
     def __init__(self, tokenizer: Tokenizer, limit: int = REMEMBERED, owner: bytes = b"") -> None:
@@ -117,6 +120,7 @@ class Said:
         self.owner = owner
         self._tokenizer = tokenizer
         self._limit = limit
+        self._arrived: deque[Answer] = deque()
         self._lock = threading.Lock()  # guards the tree and the two below
         self._top = _Known(None, "", array("i"), -1, "", array("i"), 0)
         self._used: OrderedDict[_Known, None] = OrderedDict()  # a prompt behind all that go on with it
@@ -126,28 +130,19 @@ class Said:
         return len(self._used)
 
     def add(self, answer: Answer, *, proven: bool = True) -> None:
-        """Remember an answer. proven: the model gave it here and now; else its tokens must be those of its text."""
-        tokens = array("i", answer.tokens[: answer.n_prompt])
-        produced = array("i", answer.tokens[answer.n_prompt :])
-        with self._lock:
-            before = self._longest(answer.prompt, tokens)
-            asked, read = answer.prompt[before.end :], tokens[before.n_prompt :]
-            new = _Known(before, asked, read, answer.place, answer.text, produced, next(self._orders))
-            if not proven and not self._spells(new):
-                return
-            alike = attrgetter("asked", "place", "text", "read", "produced")  # one prompt, answered twice the same
-            same = next((known for known in before.after if alike(known) == alike(new)), None)
-            if same is None:
-                before.after[new] = self._used[new] = None
-                self.nbytes += new.nbytes
-            else:
-                same.order, new = new.order, same
-            self._use(new)
-            while self.nbytes > self._limit:
-                oldest, _ = self._used.popitem(last=False)
-                assert oldest.before is not None  # the top is not among them
-                del oldest.before.after[oldest]
-                self.nbytes -= oldest.nbytes
+        """Remember an answer. proven: the model gave it here and now, and nobody is waited for; else its tokens must be
+        those of its text."""
+        if not proven:
+            with self._lock:
+                self._add_arrived()
+                self._put(answer, proven=False)
+            return
+        self._arrived.append(answer)
+        while self._arrived and self._lock.acquire(blocking=False):  # looks again, for what came while it was held
+            try:
+                self._add_arrived()
+            finally:
+                self._lock.release()
 
     def tokens(self, text: str, messages: Messages, *, bos: bool = True) -> list[int]:
         """Tokens of a prompt that shows `messages`: those of the whole text, but for what the model produced.
@@ -184,6 +179,7 @@ class Said:
         """Whose prompts `text` begins with: the longest prompt first, of answers to the same one the last first."""
         found = []
         with self._lock:
+            self._add_arrived()
             left = list(self._top.after)
             while left:
                 known = left.pop()
@@ -191,6 +187,32 @@ class Said:
                     found.append(known)
                     left += known.after
         return sorted(found, key=lambda known: (known.end, known.order), reverse=True)
+
+    def _add_arrived(self) -> None:
+        while self._arrived:
+            self._put(self._arrived.popleft(), proven=True)
+
+    def _put(self, answer: Answer, *, proven: bool) -> None:
+        tokens = array("i", answer.tokens[: answer.n_prompt])
+        produced = array("i", answer.tokens[answer.n_prompt :])
+        before = self._longest(answer.prompt, tokens)
+        asked, read = answer.prompt[before.end :], tokens[before.n_prompt :]
+        new = _Known(before, asked, read, answer.place, answer.text, produced, next(self._orders))
+        if not proven and not self._spells(new):
+            return
+        alike = attrgetter("asked", "place", "text", "read", "produced")  # one prompt, answered twice the same
+        same = next((known for known in before.after if alike(known) == alike(new)), None)
+        if same is None:
+            before.after[new] = self._used[new] = None
+            self.nbytes += new.nbytes
+        else:
+            same.order, new = new.order, same
+        self._use(new)
+        while self.nbytes > self._limit:
+            oldest, _ = self._used.popitem(last=False)
+            assert oldest.before is not None  # the top is not among them
+            del oldest.before.after[oldest]
+            self.nbytes -= oldest.nbytes
 
     def _longest(self, prompt: str, tokens: array[int]) -> _Known:
         """Where in the tree a prompt belongs: behind the longest one that it goes on with, in text and tokens."""

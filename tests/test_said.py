@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,41 @@ def test_the_answer_that_is_there_counts(spaces: Tokenizer) -> None:
     assert talk.tokens()[: len(answers[0].tokens)] == answers[0].tokens
     talk.messages[1] = {"role": "user", "content": "hell"}
     assert talk.tokens() == talk.whole()
+
+
+class Interrupting(str):
+    """A text that does something else when it is compared, as the collector may at any time."""
+
+    __slots__ = ("do",)
+
+    def startswith(self, *args: Any) -> bool:
+        self.do()
+        return super().startswith(*args)
+
+
+def test_an_answer_comes_in_the_midst_of_another() -> None:
+    said = Said(EchoTokenizer(512))
+
+    def answer(prompt: str, text: str) -> Answer:
+        return Answer(1, prompt, text, list((str(prompt) + text).encode()), len(prompt))
+
+    def run() -> None:
+        said.add(answer("a:", "one"))
+        for name in ("b", "c"):
+            text = Interrupting("a:one d:")
+            text.do = lambda name=name: said.add(answer(f"{name}:", "hi"))
+            if name == "b":
+                said.add(dataclasses.replace(answer("a:one d:", "two"), prompt=text))
+            else:
+                said.answers(text, [])
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    for prompt, text in {"a:": "one", "b:": "hi", "c:": "hi"}.items():
+        assert [each.text for each in said.answers(prompt, [{}, {"role": "assistant", "content": text}])] == [text]
+    assert len(said) == 4
 
 
 @given(st.lists(st.tuples(st.text("ab"), st.text("ab"), st.booleans()), max_size=5))
