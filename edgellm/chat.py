@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mappi
 from contextlib import aclosing, contextmanager
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,8 +42,8 @@ class Chat:
     """A conversation with a model. `messages` holds everything said; nothing is removed from it silently.
 
     One answer at a time: while one is being produced, from the first piece of a stream to its end, what would answer or
-    change the conversation raises Busy, in every thread. Reading goes on, and `fork` talks beside it. Messages are
-    copies: nothing in them is shared with what was given.
+    change the conversation raises Busy, in every thread. Reading goes on, and `fork` talks beside it. What is put into
+    `messages` meanwhile stays, behind the answer. Messages are copies: nothing in them is shared with what was given.
     """
 
     def __init__(
@@ -320,7 +321,8 @@ class Chat:
     def _replying(self, prompt: Callable[[], Turn]) -> Iterator[Reply]:
         """An answer to the prompt is on its way. Raises Busy, and what `Prompter.prepare` does."""
         with self._alone():
-            reply = Reply(prompt(), self._remember)
+            held = list(self._listed())
+            reply = Reply(prompt(), partial(self._remember, held))
             try:
                 yield reply
             finally:
@@ -334,10 +336,20 @@ class Chat:
             if self._answering.locked():
                 await sleep(0)
 
-    def _remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
+    def _remember(self, held: list[Message], turn: Turn, text: str, tokens: list[int]) -> None:
+        """The question and its answer, behind what the turn holds of the messages that were there when it was asked.
+
+        Nobody can be kept from changing the list or a message of it meanwhile: what is new in it stays, behind them.
+        """
         self.model.prompter.remember(turn, text, tokens)
+        gone = len(turn.dropped)
+        first, asked = turn_starts(turn.messages)[0], len(turn.messages) + gone - 1
+        past = [*held[:first], *held[first + gone : asked], turn.messages[-1]]
+        known = set(map(id, held))
+        listed = self.messages if isinstance(self.messages, list) else []
+        new = [message for message in listed if id(message) not in known]
         self.dropped = self.dropped + turn.dropped
-        self.messages = [*turn.messages, {"role": "assistant", "content": text}]
+        self.messages = [*past, {"role": "assistant", "content": text}, *new]
 
     def _send(self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control) -> Completion:
         with self._replying(prompt) as reply:

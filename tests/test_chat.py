@@ -422,6 +422,36 @@ def test_one_answer_at_a_time() -> None:
         assert contents == ["S", "one", "one", "0123456789" * 3, "0123456789" * 3, "two", "two"]
 
 
+def test_what_is_put_into_the_list_meanwhile_stays() -> None:
+    late = {"role": "user", "content": "late"}
+    with Model(EchoBackend(delay=0.002, micro_batch=64, n_ctx=256)) as model:
+        chat = model.chat("S")
+        chat.send("one", temperature=0)
+        stream = chat.stream("two", temperature=0, max_tokens=1)
+        next(stream)
+        chat.messages.append(dict(late))
+        chat.messages.insert(0, {"role": "user", "content": "early"})
+        chat.messages[2]["content"] = "edited"
+        stream.close()
+        assert contents(chat) == ["S", "edited", "one", "two", "t", "early", "late"]
+        stream = chat.stream("three", at=3, temperature=0)  # in place of all from there on
+        next(stream)
+        chat.messages += [dict(late), dict(late)]
+        assert "".join(chunk.text for chunk in stream) == "hree"
+        assert contents(chat) == ["S", "edited", "one", "three", "three", "late", "late"]
+        stream = chat.stream("x" * 150, temperature=0, overflow="drop-oldest", max_tokens=1)
+        next(stream)
+        chat.messages.append(dict(late))
+        stream.close()
+        assert [message["content"] for message in chat.dropped] == ["edited", "one"]
+        assert contents(chat) == ["S", "three", "three", "late", "late", "x" * 150, "x", "late"]
+        stream = chat.stream("last", temperature=0, overflow="drop-oldest", max_tokens=1)
+        next(stream)
+        chat.messages = None  # type: ignore[assignment]
+        stream.close()
+        assert contents(chat)[-2:] == ["last", "l"]
+
+
 def test_of_two_threads_one_is_told_to_wait_and_no_turn_is_lost() -> None:
     with Model(EchoBackend(delay=0.001, micro_batch=64)) as model:
         chat = model.chat()
