@@ -21,7 +21,7 @@ from edgellm.engine.progress import OnProgress, check_progress
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
-from edgellm.kv.blocks import Block, root_key
+from edgellm.kv.blocks import Block, root_key, sound
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PUBLIC, UNNAMED, PrefixCache
 from edgellm.kv.store import BlockStore, store_path
@@ -225,7 +225,10 @@ class Model:
         """Know what `export_state` gave, as `private` says there. False when it belongs to another model, engine build
         or kind of cache."""
         pairs = isinstance(blocks, list) and all(isinstance(each, tuple) and len(each) == 2 for each in blocks)
-        if not pairs or not all(isinstance(block, Block) for block, _payload in blocks):
+        if not pairs or not all(
+            isinstance(block, Block) and sound(block) and isinstance(payload, (bytes, bytearray, memoryview))
+            for block, payload in blocks
+        ):
             raise arguments.refuse("blocks", blocks, "a list that export_state gave")
         owner = _owner(private)
         return self._engine.call(lambda _: self._engine.reuse.adopt(blocks, owner=owner))

@@ -6,17 +6,25 @@ import asyncio
 import gc
 import inspect
 import queue
+import struct
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import pytest
 
 import edgellm
-from edgellm.backends.echo import BOS, EchoBackend
+from edgellm.backends.base import Buffer
+from edgellm.backends.echo import BOS, EchoBackend, EchoSequence
 from edgellm.errors import Closed, ContextOverflow, EdgeLLMError, InvalidParameter, ModelNotFound, Unsupported
+from edgellm.kv.blocks import Block
+from edgellm.kv.store import BlockStore, store_path
 from edgellm.model import Model
+from edgellm.params import CacheParams
 
 
 @pytest.fixture
@@ -256,3 +264,70 @@ def test_two_threads_one_cancelled_half_way_many_times() -> None:
             assert texts["kept"].text == f"right answer {i}"
             assert texts["dropped"].finish_reason in ("cancelled", "stop")
             assert texts["dropped"].text == "w" * len(texts["dropped"].text)
+
+
+TEXT = "hello " * 30
+
+
+def exported() -> list[tuple[Block, Buffer]]:
+    with edgellm.load("x", backend="echo", cache=CacheParams(disk=0)) as model:
+        model.generate(TEXT, max_tokens=2)
+        return model.export_state(model.encode(TEXT))
+
+
+def test_state_is_checked_before_any_of_it_is_taken() -> None:
+    (first, payload), *_ = good = exported()
+    odd = [replace(first, tokens=first.tokens[:0]), replace(first, start=-1), replace(first, tokens=first.tokens[1:])]
+    odd += [replace(first, key=b"x"), replace(first, parent=None), replace(first, tokens=None)]  # type: ignore[arg-type]
+    with edgellm.load("x", backend="echo", cache=CacheParams(disk=0)) as model:
+        for bad in ([(first, 5)], [(first, None)], [(first, "x")], *([(block, payload)] for block in odd)):
+            with pytest.raises(InvalidParameter, match="blocks"):
+                model.adopt_state(bad)  # type: ignore[arg-type]
+        assert model.adopt_state(good)
+        assert model.generate(TEXT + "x", max_tokens=1).cache.from_memory > 0
+
+
+HEAD = struct.Struct("<4sII")  # of saved state: magic, start, stop
+
+
+@pytest.mark.parametrize("disk", [False, True])
+@pytest.mark.parametrize("damage", ["short", "other", "longer than the context", "what fails in an engine's own way"])
+def test_a_block_that_no_engine_takes_is_computed_again(
+    damage: str, disk: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path))
+    [(block, payload)] = exported()
+    payload = bytes(payload)
+    if damage == "short":
+        payload = payload[:-1]
+    elif damage == "other":
+        payload = b"nonsense"
+    elif damage.startswith("longer"):
+        payload = HEAD.pack(payload[:4], 0, 10**6) + payload[HEAD.size :]
+    else:
+        take = EchoSequence.load
+        bad, payload = payload + b"!", payload + b"!"
+
+        def load(sequence: EchoSequence, blocks: list[Buffer]) -> None:
+            if bad in blocks:
+                raise TypeError("not in this way")
+            take(sequence, blocks)
+
+        monkeypatch.setattr(EchoSequence, "load", load)
+    if disk:
+        with closing(BlockStore(store_path())) as store:
+            store.write(block, payload, label="", words="")
+            assert store.flush(20)
+    with edgellm.load("x", backend="echo", cache=CacheParams(disk=None if disk else 0)) as model:
+        assert disk or model.adopt_state([(block, payload)])
+        done = model.generate(TEXT + "x", max_tokens=1)
+        assert (done.cache.from_memory, done.cache.from_disk) == (0, 0)
+        assert done.cache.reason == "a stored block was damaged and is computed again"
+        assert "could not be loaded" in caplog.text
+        model.generate("something else", max_tokens=1)  # the sequence that was kept alive is another one
+        done = model.generate(TEXT + "x", max_tokens=1)
+        assert done.cache.from_memory > 150
+    if disk:
+        with edgellm.load("x", backend="echo") as model:
+            done = model.generate(TEXT + "y", max_tokens=1)
+            assert done.cache.from_disk > 150

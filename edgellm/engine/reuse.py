@@ -17,7 +17,7 @@ import numpy as np
 
 from edgellm.backends.base import INSIDE, Backend, Buffer, text_of
 from edgellm.engine.request import Request
-from edgellm.errors import BackendFailed, Busy, EdgeLLMError, Unsupported
+from edgellm.errors import Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
 from edgellm.kv.blocks import Block, make_block
 from edgellm.kv.explain import explain
@@ -267,9 +267,6 @@ class Reuse:
             try:
                 if not self._known.load(match, length, sequence):
                     why = DAMAGED
-            except BackendFailed as error:
-                log.warning("stored state could not be loaded and is computed again: %s", error)
-                why = DAMAGED
             except Busy:
                 if request.row is None:
                     raise

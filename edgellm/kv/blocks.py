@@ -62,6 +62,14 @@ def make_block(parent: bytes, start: int, tokens: Sequence[int] | Tokens) -> Blo
     return Block(block_key(parent, start, array), parent, start, array)
 
 
+def sound(block: Block) -> bool:
+    """Whether it is a block that `make_block` made: of some tokens, with their key."""
+    try:
+        return len(block.tokens) > 0 and make_block(block.parent, block.start, block.tokens) == block
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return False
+
+
 def chain(root: bytes, tokens: Sequence[int] | Tokens, size: int = BLOCK_TOKENS, at: int = 0) -> list[Block]:
     """Blocks of `size` tokens from position `at` on, after `root`, a key; and the unfinished last one, if any."""
     if len(root) != KEY_BYTES:

@@ -74,7 +74,9 @@ class MemoryTier:
             self._evict()
 
     def drop(self, key: bytes) -> None:
-        """Let everything go that descends from a key."""
+        """Let a block go, and everything that descends from its key."""
+        if key in self._held:
+            self._remove(self._held[key].block)
         left = [key]
         while left:
             for child in self.children(left.pop()):
@@ -94,9 +96,6 @@ class MemoryTier:
             if held is not None and held.used == used and (key, None, None) not in self._after:
                 break
         self._remove(held.block)
-        parent = held.block.parent
-        if parent in self._held and (parent, None, None) not in self._after:  # a leaf now: its turn to go may come
-            heappush(self._oldest, (self._held[parent].used, parent))
 
     def _remove(self, block: Block) -> None:
         self.nbytes -= len(self._held.pop(block.key).payload)
@@ -104,3 +103,6 @@ class MemoryTier:
             del self._after[group][block.key]
             if not self._after[group]:
                 del self._after[group]
+        parent = block.parent
+        if parent in self._held and (parent, None, None) not in self._after:  # a leaf now: its turn to go may come
+            heappush(self._oldest, (self._held[parent].used, parent))

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Buffer, Sequence
+from edgellm.errors import Closed, Interrupted, ResourceError
 from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, chain, make_block, root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.store import BlockStore
@@ -181,7 +182,13 @@ class PrefixCache:
                 payload = next(stored, None)
             if payload is None:
                 return False
-            sequence.load([payload])
+            try:
+                sequence.load([payload])
+            except (Closed, Interrupted, ResourceError, MemoryError):  # not for what is in the block
+                raise
+            except Exception as error:
+                self._give_up(hit, str(error))
+                return False
             if came_from_disk:
                 self.memory.write(hit.block, payload)
             wanted = min(hit.block.start + hit.taken, length)
@@ -240,6 +247,13 @@ class PrefixCache:
         self.memory.clear()
         if self.store is not None:
             self.store.close()
+
+    def _give_up(self, hit: Hit, reason: str) -> None:
+        """Know a block no more that the engine does not take."""
+        log.warning("stored state could not be loaded and is computed again: %s", reason)
+        self.memory.drop(hit.block.key)
+        if self.store is not None and hit.on_disk:
+            self.store.reject(hit.block.key, reason)
 
     def _write(self, blocks: Iterable[tuple[Block, Buffer]], disk: BlockStore | None, words: str) -> None:
         for block, payload in blocks:

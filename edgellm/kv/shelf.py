@@ -99,6 +99,13 @@ class Shelf:
                 self._adopt(self._path(key), time.time())
         return True
 
+    def remove(self, key: bytes) -> bool:
+        """Delete a block, whole or not. False: nothing can be deleted here."""
+        if self.problem is None:
+            with self.index.transaction():
+                self._delete(key)
+        return self.problem is None
+
     def repair(self) -> None:
         """Make rows and files agree, and delete what killed writers left.
 

@@ -137,6 +137,10 @@ class BlockStore:
                 for each in reading:
                     each.cancel()
 
+    def reject(self, key: bytes, reason: str) -> None:
+        """Delete a block that is of no use, though it may be whole; `rejected` says why."""
+        self._doubt(key, reason, useless=True)
+
     # Writing
 
     def write(self, block: Block, payload: Buffer, *, label: str, words: str) -> None:
@@ -192,9 +196,9 @@ class BlockStore:
         except (OSError, sqlite3.Error) as error:
             raise ResourceError(f"the prompt cache in {self.folder} cannot be used: {error}") from error
 
-    def _doubt(self, key: bytes, reason: str | None) -> None:
-        """Do not offer the block any more. reason None: it is simply gone."""
-        if self._writer.doubt(key) and reason is not None:
+    def _doubt(self, key: bytes, reason: str | None, *, useless: bool = False) -> None:
+        """Do not offer the block any more. reason None: it is simply gone. useless: though it may be whole."""
+        if self._writer.doubt(key, useless=useless) and reason is not None:
             self.rejected.append((key, reason))
             log.warning("the block %s on disk is computed again: %s", key.hex()[:16], reason)
 

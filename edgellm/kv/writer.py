@@ -44,7 +44,7 @@ class _Work:
     queue: dict[bytes, Item] = field(default_factory=dict)
     nbytes: int = 0
     touched: list[list[bytes]] = field(default_factory=list)
-    unchecked: list[bytes] = field(default_factory=list)
+    unchecked: list[tuple[bytes, bool]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.queue or self.touched or self.unchecked)
@@ -102,14 +102,14 @@ class Writer:
         with self._changed:
             return set(self._doubted)
 
-    def doubt(self, key: bytes) -> bool:
-        """Do not offer the block any more, and look at it. False: it is doubted already."""
+    def doubt(self, key: bytes, *, useless: bool = False) -> bool:
+        """Do not offer the block any more, and look at it, or delete what is useless. False: it is doubted already."""
         with self._changed:
             if key in self._doubted:
                 return False
             self._doubted.add(key)
             if self._deadline is None:
-                self._work.unchecked.append(key)
+                self._work.unchecked.append((key, useless))
                 self._changed.notify_all()
             return True
 
@@ -160,8 +160,8 @@ class Writer:
                 item = next(iter(self._work.queue.values()), None)
                 unchecked, self._work.unchecked = self._work.unchecked, []
                 last = self._deadline is not None and item is None
-            for key in unchecked:
-                self._guarded(partial(self._check, key))
+            for key, useless in unchecked:
+                self._guarded(partial(self._check, key, useless))
             self._guarded(self._write_touches)
             if item is not None:
                 self._guarded(partial(self._store, item))
@@ -227,7 +227,7 @@ class Writer:
             with self._shelf.index.transaction():
                 self._shelf.index.touch(order)
 
-    def _check(self, key: bytes) -> None:
-        if self._shelf.check(key):
+    def _check(self, key: bytes, useless: bool) -> None:
+        if self._shelf.remove(key) if useless else self._shelf.check(key):
             with self._changed:
                 self._doubted.discard(key)
