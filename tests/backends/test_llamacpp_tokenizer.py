@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_models import tiny
 from tokens_oracle import llama_tokenizer, random_texts
@@ -91,6 +92,51 @@ def test_the_ids_are_those_of_the_plain_call(tokenizer: LlamaTokenizer) -> None:
             ids = (ctypes.c_int32 * (len(data) + 8))()
             count = lib.llama_tokenize(vocab, data, len(data), ids, len(ids), bos, special)
             assert tokenizer.encode(text, special=special, bos=bos) == ids[:count]
+
+
+WORDS = {  # and their kinds, as GGUF numbers them: 3 control, 4 what a user defined
+    "<|im_start|>": 3, "<|im_end|>": 3, "<|end_of|>": 4, "<|endoftext|>": 3, "[INST]": 3, "[/INST]": 4, "{{": 3,
+    "\n\n": 4, "  ": 4, " y ": 3, "aba": 4, "▁▁": 4, "<mask>": 3, "\t": 4,
+}  # fmt: skip
+OTHERS = ["", "]xxxxxxxx", "x[", "[INST]ab", "[IN", "INS", "|>a<|"]  # that share characters with one of them
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("kind", ["spm", "spm-space", "phi-3", "bpe", "jina-v2-de"])  # the blanks around some go
+def test_a_text_in_parts_has_the_ids_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, other: str
+) -> None:
+    model = tiny("llama" if kind in ("bpe", "jina-v2-de") else "gemma2")
+    meta, words = model.metadata, {**WORDS, **({other: 4} if other else {})}
+    added = {"tokens": [*words], "token_type": [*words.values()], "scores": [0] * len(words)}
+    for name in (f"tokenizer.ggml.{each}" for each in added):
+        if name in meta:
+            made = [*meta[name], *added[name.removeprefix("tokenizer.ggml.")]]
+            meta[name] = made if name.endswith("tokens") else np.array(made, meta[name].dtype)
+    meta |= {"general.name": kind, "tokenizer.ggml.add_space_prefix": kind == "spm-space"}
+    meta |= {"tokenizer.ggml.pre": kind} if kind == "jina-v2-de" else {}
+    model.tensors.clear()
+    parts = 0
+    with llama_tokenizer(model.write(tmp_path / "v.gguf")) as tokenizer:
+        pairs = [first + blank + last for first in words for last in words for blank in ("", " ", "\n\n", "\t")]
+        pairs += [first + last[1:] for first in words for last in words if first[-1] == last[0]]
+        for text in [*random_texts(200, [*words], seed=1), *pairs]:
+            for special in (False, True):
+                monkeypatch.setattr(tokenizing, "PART", 1 << 20)
+                whole = tokenizer.encode(3 * text, special=special)
+                monkeypatch.setattr(tokenizing, "PART", 1)
+                assert tokenizer.encode(3 * text, special=special) == whole, text
+                parts += len(list(tokenizer._parts(3 * text.encode(), special)))
+    assert parts > 2 * (200 + len(pairs)) or kind == "phi-3"
+
+
+def test_llama_cpp_gets_few_control_tokens_at_once(tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, tokenize = list[int](), _native.tokenize
+    with monkeypatch.context() as patch:
+        patch.setattr("edgellm._native.tokenize", lambda *given: [sizes.append(len(given[2])), *tokenize(*given)][1:])
+        found = tokenizer.encode("<|end|>\n" * 20_000, special=True)
+    assert found == tokenizer.encode("<|end|>\n", special=True) * 20_000
+    assert (max(sizes) < 2 * tokenizing.PART, sum(sizes)) == (True, 160_000)
 
 
 def test_what_no_stack_can_hold_is_refused_with_its_place(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 from edgellm import _native
@@ -17,6 +20,8 @@ PROBE = b"a"  # a text that every vocabulary can write
 STACK = 256 << 10
 STACK_PER_CHARACTER = 1024
 MAX_STACK = 2 << 30  # of which only what is used takes memory
+# It takes time by the square of how many control tokens a text has, so that a long one goes there in parts.
+PART = 16 << 10  # bytes
 
 
 class LlamaTokenizer(Tokenizer):
@@ -61,7 +66,10 @@ class LlamaTokenizer(Tokenizer):
                 "to tokenize at once; take the text apart there"
             )
         try:
-            return _native.tokenize(self._tokenize, self._address, data, bool(special), stack)
+            found = list[int]()
+            for part in self._parts(data, special):
+                found += _native.tokenize(self._tokenize, self._address, part, bool(special), stack)
+            return found
         except MemoryError:
             raise NotEnoughMemory(
                 f"no memory, or no thread with a stack of {stack >> 10} KiB, to tokenize a text of {len(data)} bytes; "
@@ -71,6 +79,57 @@ class LlamaTokenizer(Tokenizer):
             raise InvalidParameter(f"a text of {len(data)} bytes is too long to tokenize") from None
         except RuntimeError as error:
             raise BackendFailed(f"llama.cpp cannot tokenize a text of {len(data)} bytes: {error}") from error
+
+    def _parts(self, data: bytes, special: bool) -> Iterator[bytes]:
+        """A text in parts that have the tokens that all of it has: cut behind tokens that llama.cpp cuts it at."""
+        at, look = 0, PART
+        while look < len(data):
+            texts, first, lengths = self._sure[special]
+            begin = first.search(data, look)
+            if begin is None:
+                break
+            look, ends = begin.end(), [begin.start() + length for length in lengths]
+            end = next((end for end in ends if data[begin.start() : end] in texts), None)
+            if end is not None:
+                yield data[at:end]
+                at, look = end, end + PART
+        if at < len(data):
+            yield data[at:]
+
+    @cached_property
+    def _sure(self) -> list[tuple[set[bytes], re.Pattern[bytes], set[int]]]:
+        """The texts that llama.cpp takes for a token wherever they stand, what finds their first bytes, and their
+        lengths; the second ones where control tokens count.
+
+        It looks for the texts of these tokens one by one in what is left of a text (llama_vocab's
+        tokenizer_st_partition), so a text counts for sure if it can share no character with another one; some tokens
+        take the blanks beside them away. What is between two of them is tokenized by itself, as if it were all.
+        """
+        lib, vocab = self._lib, self._vocab
+        texts: dict[bytes, int] = {}
+        for token in range(self._n_vocab):
+            kind = lib.llama_vocab_get_attr(vocab, token)
+            if kind & self._cuts:
+                texts[lib.llama_vocab_get_text(vocab, token)] = kind
+        firsts = {text[:1] for text in texts}
+        inner = {text[at : at + 1] for text in texts for at in range(1, len(text))}
+        shorter = {text[:at] for text in texts for at in range(1, len(text))}
+        strips = lib.LLAMA_TOKEN_ATTR_LSTRIP | lib.LLAMA_TOKEN_ATTR_RSTRIP
+        sure = {
+            text: kind
+            for text, kind in texts.items()
+            if not kind & strips
+            and text == text.strip() != b""
+            and text[:1] not in inner
+            and text not in shorter
+            and not any(text[at : at + 1] in firsts or text[:at] in texts for at in range(1, len(text)))
+        }
+        made = []
+        for kinds in (lib.LLAMA_TOKEN_ATTR_USER_DEFINED, self._cuts):
+            of = {text for text, kind in sure.items() if kind & kinds}
+            first = re.compile(b"|".join(map(re.escape, {text[:1] for text in of})) or b"(?!)")
+            made.append((of, first, {len(text) for text in of}))
+        return made
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         key = 2 * token + special  # of its own for every number, also for one outside the vocabulary
