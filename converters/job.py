@@ -45,14 +45,13 @@ def record_of(model: Model, **said: str | int) -> dict[str, Any]:
 
 def paced(progress: Progress) -> Progress:
     """The callback, called as often as somebody can look, and at the beginning and the end of all that is done."""
-    arguments.function("progress", progress)
-    pace, doing = Pace(), ""
+    tell, pace, doing = arguments.callback("progress", progress), Pace(), ""
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal doing
         if pace.due(surely=what != doing or done >= total):
             doing = what
-            progress(what, done, total)
+            tell(what, done, total)
 
     return report
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from edgellm.errors import InvalidParameter
 from edgellm.files import read_file
@@ -16,6 +16,7 @@ from edgellm.files import read_file
 LARGEST_TEXT = 1 << 30  # bytes
 LARGEST_ID = 2**31  # above every token id: engines take 32 bits
 
+P = ParamSpec("P")
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
@@ -102,6 +103,22 @@ def function(name: str, value: object) -> None:
     """Something that can be called."""
     if not callable(value):
         raise refuse(name, value, "a function")
+
+
+def callback(name: str, value: Callable[P, object]) -> Callable[P, None]:
+    """A function that is called with news. Its StopIteration is an InvalidParameter: Python ends loops by it."""
+    function(name, value)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            value(*args, **kwargs)
+        except (StopIteration, StopAsyncIteration) as error:
+            kind = type(error).__name__
+            raise InvalidParameter(
+                f"{name} raised {kind}, by which Python ends loops; raise another exception"
+            ) from error
+
+    return call
 
 
 def instance(name: str, value: object, kind: type, hint: str = "") -> None:

@@ -209,6 +209,7 @@ class Chat:
         same model and build goes on without reading it again. Raises CannotWrite, InvalidParameter.
         """
         file, messages = arguments.path("path", path), copied(self._listed())
+        arguments.flag("state", state)
         answers = self._answers()
         content = {
             "edgellm_chat": VERSION,
@@ -231,7 +232,9 @@ class Chat:
         content, blocks, damage = read_archive(arguments.path("path", path))
         try:
             if content["edgellm_chat"] != VERSION:
-                raise ValueError(f"of version {content['edgellm_chat']!r}, and this edgellm reads {VERSION}")
+                raise ValueError(
+                    f"of version {arguments.shown(content['edgellm_chat'])}, and this edgellm reads {VERSION}"
+                )
             messages, dropped = copied(content["messages"]), copied(content["dropped"])
             thinking, private = _switch("thinking", content["thinking"]), _switch("private", content["private"])
             owner = bytes.fromhex(content.get("owner", ""))

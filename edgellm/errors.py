@@ -32,10 +32,16 @@ from __future__ import annotations
 from typing import Any
 
 _OS_ERROR = ("errno", "strerror", "filename", "filename2")  # attributes of an OSError that are not in its __dict__
+LONGEST = 2000  # letters of a message
 
 
 class EdgeLLMError(Exception):
     """Root of every error raised by edgellm."""
+
+    def __str__(self) -> str:
+        # A path or a name in it may have any length: what is wrong is at the end.
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python's own way calls the class with `args` alone, which one with arguments of its own does not take.

@@ -17,7 +17,7 @@ from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.control import CallOptions, Control, split
 from edgellm.engine.engine import Engine
-from edgellm.engine.progress import OnProgress, check_progress
+from edgellm.engine.progress import OnProgress, checked_progress
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
@@ -170,7 +170,7 @@ class Model:
         `progress` is called with the tokens that are scored, and all, as that of `generate`.
         """
         self._check_generates()
-        check_progress(progress)
+        progress = checked_progress(progress)
         tokens = self._tokens("text", text)
         if len(tokens) < 2:
             return np.zeros(0)
@@ -202,7 +202,7 @@ class Model:
         Raises Unsupported when the model gives none, ContextOverflow, InvalidParameter, Closed, BackendFailed.
         """
         self._engine.check_open()
-        check_progress(progress)
+        progress = checked_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
         if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(texts, Iterable):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from edgellm.arguments import function
+from edgellm.arguments import callback
 
 T = TypeVar("T")
 SECONDS = 0.05  # between two calls
@@ -33,11 +33,10 @@ class Pace:
 
 def paced(progress: Callable[[T], object], last: Callable[[T], bool]) -> Callable[[T], None]:
     """`progress`, called as often as somebody can look, and for what `last` says is the last report of its kind."""
-    function("progress", progress)
-    pace = Pace()
+    tell, pace = callback("progress", progress), Pace()
 
     def report(item: T) -> None:
         if pace.due(surely=last(item)):
-            progress(item)
+            tell(item)
 
     return report

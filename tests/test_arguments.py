@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
+import json
 import os
 import pickle
 import subprocess
@@ -21,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny
+from tiny_onnx import write_encoder
 
 import edgellm
 from edgellm import (
@@ -175,6 +178,74 @@ def test_a_name_too_long_for_the_system_is_not_found(name: str, tmp_path: Path, 
             call(name)
     with pytest.raises(errors.ResourceError):
         convert(gguf, tmp_path / ("d" * 300))
+
+
+@pytest.mark.parametrize("path", ["n" * 300_000, "/tmp/" + "a/" * 150_000])
+def test_a_message_about_a_long_path_is_short(path: str, model: Model, gguf: Path, tmp_path: Path) -> None:
+    chat = model.chat()
+    calls = [edgellm.inspect, edgellm.load, read, hub.resolve, model.load_chat, chat.restore, chat.save]
+    for call in [*calls, lambda path: convert(gguf, path)]:
+        with pytest.raises(EdgeLLMError) as raised:
+            call(path)
+        assert len(str(raised.value)) < 2100
+        assert pickle.loads(pickle.dumps(raised.value)).args == raised.value.args
+
+
+def test_a_message_about_a_long_value_in_a_chat_is_short(model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    model.chat("S").save(file)
+    saved = json.loads(file.read_bytes())
+    for value in ("n" * 5000, ["n" * 5000], {"n" * 5000: 1}, [{"role": "n" * 5000, "content": 1}], 10**4000):
+        for key in ("edgellm_chat", "messages", "dropped", "thinking", "private"):
+            file.write_text(json.dumps(saved | {key: value}))
+            with pytest.raises(InvalidModelFile) as raised:
+                model.load_chat(file)
+            assert len(str(raised.value)) < 400 + len(str(file))
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_progress_that_ends_loops_is_a_typed_error(
+    kind: type[Exception], model: Model, gguf: Path, tmp_path: Path
+) -> None:
+    def progress(*_: Any) -> None:
+        raise kind
+
+    async def drained() -> None:
+        async for _ in model.astream("hi", progress=progress):
+            pass
+
+    chat = model.chat()
+    for call in (
+        lambda: model.generate("hi", progress=progress),
+        lambda: list(model.stream("hi", progress=progress)),
+        lambda: model.submit("hi", GenerateParams(), progress=progress).result(),
+        lambda: asyncio.run(model.agenerate("hi", progress=progress)),
+        lambda: asyncio.run(drained()),
+        lambda: chat.send("hi", progress=progress),
+        lambda: list(chat.stream("hi", progress=progress)),
+        lambda: asyncio.run(chat.asend("hi", progress=progress)),
+        lambda: model.score("hi there", progress=progress),
+        lambda: edgellm.load(gguf, progress=progress),
+        lambda: convert(gguf, tmp_path / "x", progress=progress),
+        lambda: convert(gguf, tmp_path / "x", ConvertParams(to="onnx"), progress=progress),
+    ):
+        with pytest.raises(InvalidParameter, match=f"progress raised {kind.__name__}"):
+            call()
+
+
+def test_whether_state_is_saved_is_a_flag(model: Model, tmp_path: Path) -> None:
+    for wrong in ("no", None, np.array([1, 2])):
+        with pytest.raises(InvalidParameter, match="must be True or False"):
+            model.chat().save(tmp_path / "x", state=wrong)  # type: ignore[arg-type]
+
+
+def test_the_state_of_no_tokens_is_none(tmp_path: Path) -> None:
+    with edgellm.load(tiny("mamba").write(tmp_path / "mamba.gguf"), ctx=64) as recurrent:
+        assert recurrent.export_state([]) == []
+    with edgellm.load(write_encoder(tmp_path / "encoder")) as encoder:
+        for nothing in ([], ""):
+            with pytest.raises(Unsupported, match="is an encoder"):
+                encoder.export_state(nothing)
 
 
 def test_what_the_system_refuses_is_said_with_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

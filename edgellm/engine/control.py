@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from edgellm.arguments import instance
 from edgellm.engine.cancel import CancelToken
-from edgellm.engine.progress import OnProgress, check_progress
+from edgellm.engine.progress import OnProgress, checked_progress
 from edgellm.option import build
 from edgellm.params import GenerateOptions, GenerateParams
 
@@ -28,8 +28,8 @@ class CallOptions(GenerateOptions, total=False):
 def split(options: CallOptions, params: GenerateParams | None) -> tuple[GenerateParams, Control]:
     """The params of the answer, `params` with what `options` say in its place, and the control. Raises
     InvalidParameter."""
-    control = Control(cancel=options.pop("cancel", None), progress=options.pop("progress", None))
-    check_progress(control["progress"])
+    progress = checked_progress(options.pop("progress", None))
+    control = Control(cancel=options.pop("cancel", None), progress=progress)
     if control["cancel"] is not None:
         instance("cancel", control["cancel"], CancelToken)
     return build(GenerateParams, options, params), control

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from edgellm.engine.progress import OnProgress, Progress, check_progress
+from edgellm.engine.progress import OnProgress, Progress, checked_progress
 from edgellm.errors import Unsupported
 from edgellm.events import Chunk, Completion, FinishReason
 
@@ -31,7 +31,7 @@ class Generation:
     def __init__(
         self, engine: Engine, total: int, *, stream: bool, sink: Sink | None, progress: OnProgress | None
     ) -> None:
-        check_progress(progress)
+        progress = checked_progress(progress)
         self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.done = False

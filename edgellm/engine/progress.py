@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgellm.arguments import refuse
+from edgellm.arguments import callback, refuse
 from edgellm.pace import Pace
 
 OnProgress = Callable[[int, int], None]
@@ -32,7 +32,8 @@ class Progress:
             self._tell(done, self._total)
 
 
-def check_progress(progress: object) -> None:
-    """Raises InvalidParameter for what cannot be called."""
+def checked_progress(progress: OnProgress | None) -> OnProgress | None:
+    """The callback as it is called: see `arguments.callback`. Raises InvalidParameter for what cannot be called."""
     if progress is not None and not callable(progress):
         raise refuse("progress", progress, "a function of two numbers, done and total")
+    return progress and callback("progress", progress)

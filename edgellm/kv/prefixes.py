@@ -102,6 +102,8 @@ class PrefixCache:
     def match(self, prompt: Tokens[int], *, owner: bytes = PUBLIC, feed: int = 1) -> Match:
         """The longest known prefix. feed: tokens at the end of the prompt that a checkpoint must not hold."""
         tokens = np.asarray(prompt, np.int32)
+        if not len(tokens):
+            return NOTHING
         node, at = self._top(owner), 0
         if self._whole:
             return self._match_checkpoint(node, tokens, owner, len(tokens) - feed)
