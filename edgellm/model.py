@@ -287,8 +287,9 @@ class Model:
     ) -> Generation:
         """Queue a generation and return its handle: iterate it, wait for its result(), or cancel() it.
 
-        Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. `progress`, that
-        of `generate`, is called there too, and else by whoever iterates the handle or waits for its result. The model
+        Chunks go to `sink`, on the engine's thread, if one is given; an exception it raises cancels. It may
+        submit, cancel and close; what would wait for this model raises Unsupported there. `progress`, that of
+        `generate`, is called there too, and else by whoever iterates the handle or waits for its result. The model
         stays open until the request is done.
         """
         self._check_generates()
@@ -317,6 +318,7 @@ class Model:
     ) -> AsyncGenerator[Chunk]:
         import asyncio  # costs 90 ms that only its users should pay
 
+        self._engine.check_waiter()
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Chunk | BaseException | Callable[[], None]] = asyncio.Queue()
         progress = control["progress"]
@@ -326,6 +328,7 @@ class Model:
 
         tell = progress and (lambda *numbers: sink(partial(progress, *numbers)))
         request = self.submit(prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
+        request.loop = loop
         try:
             while True:
                 item = await arrived.get()

@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgellm import threads
 from edgellm.backends.base import Backend, Rows, Step
 from edgellm.engine.deadlines import DEADLINES
 from edgellm.engine.generation import Generation, Sink
@@ -28,7 +30,7 @@ from edgellm.engine.progress import OnProgress
 from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.seats import Seats
-from edgellm.errors import Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
+from edgellm.errors import Busy, Closed, ContextOverflow, Interrupted, InvalidParameter, NotEnoughMemory, Unsupported
 from edgellm.kv.prefixes import UNNAMED, PrefixCache
 from edgellm.params import GenerateParams
 
@@ -73,15 +75,21 @@ class Engine:
         self._queue_limit = queue_limit
         self._inbox: queue.SimpleQueue[Request | _Call | None] = queue.SimpleQueue()
         self.reuse = Reuse(backend, known)  # for its thread
-        self._seats = Seats(backend, self.reuse, left=self._left, clock=clock)
+        self._unfinished: set[Request] = set()
+        self._seats = Seats(backend, self.reuse, left=self._unfinished.discard, clock=clock)
         self._passes = Passes(backend, self._seats, self.reuse, clock=clock)
-        self._lock = threading.RLock()  # guards the two below; the collector may end a request while it is held
         self._open = True
-        self._unfinished = 0
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="edgellm-engine", daemon=True)
         _alive.add(self)
-        self._thread.start()
+        try:
+            threads.start(self._thread)
+        except NotEnoughMemory:
+            self._shut_down(retain=False)
+            raise
+        except BaseException:  # Ctrl-C: the thread runs
+            self.abandon()
+            raise
 
     # Any thread
 
@@ -106,28 +114,31 @@ class Engine:
         self._check_prompt(prompt)
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
         request = Request(self.backend, prompt, params, generation, title=title, owner=owner, load_ms=self.load_ms)
-        with self._lock:
-            self.check_open()
-            if self._unfinished >= self._queue_limit:
+        try:
+            self._unfinished.add(request)
+            if len(self._unfinished) > self._queue_limit:
                 raise Busy(
-                    f"{self._unfinished} generations are already queued on {self.backend.info.name}; try again later"
+                    f"{self._queue_limit} generations are already queued on {self.backend.info.name}; try again later"
                 )
-            self._unfinished += 1
-            self._inbox.put(request)
-        if params.timeout is not None:
-            generation.at_end(DEADLINES.add(params.timeout, lambda: generation.cancel("timeout")))
+            self._put(request)
+            if params.timeout is not None:
+                generation.at_end(DEADLINES.add(params.timeout, lambda: generation.cancel("timeout")))
+        except BaseException:  # Ctrl-C too: nobody would know that it goes on
+            generation.cancel()
+            self._unfinished.discard(request)
+            raise
         return generation
 
     def call(self, function: Callable[[Backend], T], *, needs_room: bool = False) -> T:
         """Run `function(backend)` on the engine's thread between two passes, and wait for what it returns.
 
-        needs_room: it opens or feeds sequences, so that the one that was kept alive is forgotten first.
+        needs_room: it opens or feeds sequences, so that the one that was kept alive is forgotten first. Raises Closed,
+        Unsupported on the engine's thread, and what `function` raises.
         """
         self.check_open()
+        self.check_waiter()
         call = _Call(function, Future(), needs_room)
-        with self._lock:
-            self.check_open()
-            self._inbox.put(call)
+        self._put(call)
         result: T = call.future.result()
         return result
 
@@ -155,6 +166,15 @@ class Engine:
         if os.getpid() != self._pid:
             raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
 
+    def check_waiter(self) -> None:
+        """Raise Closed where nobody will come, and Unsupported on its own thread, which would wait for itself."""
+        self.check_process()
+        if threading.current_thread() is self._thread:
+            raise Unsupported(
+                "a sink and its progress are called on the engine's own thread, which cannot wait for its model; "
+                "submit() the work with a sink of its own, or hand it to another thread"
+            )
+
     def abandon(self) -> None:
         """Close it soon: like `post`, for what ends with an object. Nothing is interrupted."""
         self._open = False
@@ -165,13 +185,16 @@ class Engine:
         if os.getpid() != self._pid:
             self._open = False
             return  # a forked child: the thread, its locks and the memory are the parent's
-        with self._lock:
-            was_open, self._open = self._open, False
-            if was_open:
-                self._passes.stop()
+        was_open, self._open = self._open, False
+        if was_open:
+            self._passes.stop()
         self._inbox.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _put(self, item: Request | _Call) -> None:
+        self._inbox.put(item)
+        self.check_open()  # behind it: whoever ends the thread says so before it looks for the last time
 
     def _check_prompt(self, prompt: list[int]) -> None:
         info, n_ctx = self.backend.info, self.backend.n_ctx
@@ -196,12 +219,7 @@ class Engine:
             try:
                 return self.backend.forward(steps)
             except Interrupted:
-                with self._lock:
-                    self.check_open()
-
-    def _left(self) -> None:
-        with self._lock:
-            self._unfinished -= 1
+                self.check_open()
 
     def _run(self) -> None:
         sound, seats, passes = False, self._seats, self._passes
@@ -239,22 +257,24 @@ class Engine:
 
     def _shut_down(self, *, retain: bool) -> None:
         """Everything unfinished ends with Closed; nobody is left waiting. retain: what was computed stays known."""
-        with self._lock:
-            self._open = False
+        self._open = False
         closed = Closed(f"the model {self.backend.info.name} was closed")
-        while not self._inbox.empty():
-            item = self._inbox.get()
-            if isinstance(item, Request):
-                self._seats.waiting.append(item)
-            elif item is not None:
-                item.future.set_exception(closed)
-        for request in [*self._seats.running, *self._seats.waiting]:
-            request.generation.end(closed)
-            self._seats.retire(request, retain=retain)
-        self.outbox.flush()
-        self.reuse.close()
-        self.backend.close()
-        _alive.discard(self)
+        try:
+            with ExitStack() as stack:  # all of it happens, whatever some of it raises; the last that is pushed first
+                stack.callback(_alive.discard, self)
+                stack.callback(self.backend.close)
+                stack.callback(self.reuse.close)
+                stack.callback(self.outbox.flush)
+                for request in list(self._unfinished):
+                    stack.callback(self._seats.retire, request, retain=retain)
+                    if not request.done:
+                        stack.callback(request.generation.end, closed)
+                while not self._inbox.empty():
+                    item = self._inbox.get()
+                    if isinstance(item, _Call):
+                        stack.callback(item.future.set_exception, closed)
+        except BaseException:
+            log.exception("closing %s failed in part", self.backend.info.name)
 
 
 @atexit.register

@@ -14,6 +14,8 @@ from edgellm.errors import Unsupported
 from edgellm.events import Chunk, Completion, FinishReason
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from edgellm.engine.engine import Engine
 
 log = logging.getLogger("edgellm.engine")
@@ -35,6 +37,7 @@ class Generation:
         self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.done = False
+        self.loop: AbstractEventLoop | None = None  # where its reader is
         self.owner: object = None  # what must not be forgotten before this is done: the Model, and the Turn
         self._engine = engine
         self._queue: queue.SimpleQueue[Chunk | BaseException | Callable[[], None]] = queue.SimpleQueue()
@@ -79,7 +82,7 @@ class Generation:
         raise Unsupported("a generation is neither copied nor sent to another process: pass on its result()")
 
     def _next(self) -> Chunk:
-        self._engine.check_process()
+        self._engine.check_waiter()
         # On Windows a wait without a time limit cannot be interrupted by Ctrl-C.
         limit = 0.1 if sys.platform == "win32" else None
         while True:
@@ -105,10 +108,10 @@ class Generation:
             function()
 
     def deliver(self, item: Chunk | BaseException) -> None:
-        """Hand over a chunk; a sink that fails cancels the generation."""
+        """Hand over a chunk; a sink that fails, in whatever way, cancels the generation and stops nobody else."""
         try:
             self._sink(item)
-        except Exception:
+        except BaseException:
             log.exception("what takes the pieces of an answer failed; the generation is cancelled")
             self._sink = lambda item: None
             self.cancel()
@@ -117,7 +120,10 @@ class Generation:
         """Deliver the last chunk, or an error in place of it."""
         self.done = True
         for function in self._at_end:
-            function()
+            try:
+                function()
+            except BaseException:
+                log.exception("what is called at the end of a generation failed")
         self.deliver(item)
         if self._sink != self._queue.put:
             self._queue.put(item)  # for result()

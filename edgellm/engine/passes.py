@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 
 from edgellm.backends.base import Backend, Rows, Step
@@ -26,7 +25,6 @@ class Passes:
         self._reuse = reuse
         self._scheduler = Scheduler(backend)
         self._clock = clock
-        self._lock = threading.RLock()  # guards the two below; the collector may end a request while it is held
         self._in_pass: set[Generation] = set()  # whose prompts the pass in flight reads
         self._stopped = False
 
@@ -34,15 +32,13 @@ class Passes:
 
     def interrupt(self, generation: Generation) -> None:
         """End the pass in flight if it reads the prompt of `generation`."""
-        with self._lock:
-            if generation in self._in_pass:
-                self._backend.interrupt()
+        if generation in self._in_pass:
+            self._backend.interrupt()
 
     def stop(self) -> None:
         """End the pass in flight, and compute no more."""
-        with self._lock:
-            self._stopped = True
-            self._backend.interrupt()
+        self._stopped = True
+        self._backend.interrupt()
 
     # The engine's thread
 
@@ -65,13 +61,13 @@ class Passes:
             assert request.sequence is not None  # every running request has one
             tokens = request.pending
             steps.append(Step(request.sequence, tokens[:size], "last" if size == len(tokens) else "none"))
-        with self._lock:
-            if self._stopped or not shares or any(request.stop_reason is not None for request, _ in reading):
-                return
-            # A decode pass is over within a token; only the reading of a prompt is worth interrupting.
-            self._in_pass = {request.generation for request, _ in reading}
+        # A decode pass is over within a token; only the reading of a prompt is worth interrupting. Whoever stops one
+        # says so before looking here: it is seen below, or interrupts the pass, at worst one it was not meant for.
+        self._in_pass = {request.generation for request, _ in reading}
         started = self._clock()
         try:
+            if self._stopped or not shares or any(request.stop_reason is not None for request, _ in reading):
+                return
             plans = [p for (r, _), step in zip(shares, steps, strict=True) if step.logits == "last" and (p := r.plan())]
             rows: Sequence[Rows | int | None]
             rows = self._backend.choose(steps, plans) if len(plans) == len(steps) else self._backend.forward(steps)
@@ -86,8 +82,7 @@ class Passes:
                 self._seats.fail(request, error, "the engine failed on a pass")
             return
         finally:
-            with self._lock:
-                self._in_pass = set()
+            self._in_pass = set()
         self._account(shares, reading, self._clock() - started)
         for (request, _), row in zip(shares, rows, strict=True):
             if request.done:

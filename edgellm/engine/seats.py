@@ -18,7 +18,9 @@ log = logging.getLogger("edgellm.engine")
 class Seats:
     """For the engine's thread alone. left: called for every request that is forgotten. clock: seconds."""
 
-    def __init__(self, backend: Backend, reuse: Reuse, *, left: Callable[[], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, reuse: Reuse, *, left: Callable[[Request], None], clock: Callable[[], float]
+    ) -> None:
         shape = backend.pass_shape
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # the one that has had a sequence for longest comes first
@@ -31,8 +33,11 @@ class Seats:
         self._full = False  # a request was parked for lack of room, and none has finished since
 
     def drop_stopped(self) -> None:
-        """End those that were cancelled or are out of time."""
+        """End those that were cancelled or are out of time, or whose reader was left behind on a closed loop."""
         for request in [*self.running, *self.waiting]:
+            loop = request.generation.loop
+            if loop is not None and loop.is_closed():
+                request.generation.cancel()
             if request.stop_reason is not None:
                 request.finish(request.stop_reason)
                 self.retire(request)
@@ -211,4 +216,4 @@ class Seats:
         else:
             request.release()
         request.parked = []
-        self._left()
+        self._left(request)

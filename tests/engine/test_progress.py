@@ -114,7 +114,7 @@ def test_what_it_raises_stops_and_is_raised(model: Model, way: str) -> None:
     assert raised.value is stop
     assert model.generate("as ever").text == "as ever"
     assert model._engine.call(lambda backend: len(backend.pool.open)) <= 1  # type: ignore[attr-defined]
-    assert model._engine._unfinished == 0
+    assert not model._engine._unfinished
 
 
 def test_a_sink_gets_progress_and_its_exceptions(model: Model) -> None:
