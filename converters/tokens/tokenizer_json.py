@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
@@ -204,6 +205,9 @@ def _wordpiece(document: Mapping[str, Any], model: Mapping[str, Any], tokens: di
         raise _unsupported(f"llama.cpp always cleans texts and cuts Chinese, not so {_shown(normalizer)}")
     if [node.get("type") for node in _nodes(document.get("pre_tokenizer"))] != ["BertPreTokenizer"]:
         raise _unsupported("WordPiece without BERT's pre-tokenizer, which llama.cpp always applies")
+    for name in ("lowercase", "strip_accents"):
+        if not isinstance(normalizer.get(name), (bool, NoneType)):
+            raise _damaged(f"normalizer: {name} is {_shown(normalizer[name])}, not true or false")
     lowercase = bool(normalizer.get("lowercase", True))
     strip = normalizer.get("strip_accents")
     index = {text: number for number, text in tokens.items()}

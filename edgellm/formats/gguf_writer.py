@@ -67,19 +67,22 @@ def _header(metadata: Mapping[str, Any], tensors: list[tuple[str, Sequence[int],
     offset = 0
     seen = set()
     for name, shape, kind in tensors:
-        raw = name.encode()
+        raw = name.encode(errors="surrogatepass")  # of which `_string` says what is wrong
         if not 0 < len(raw) <= _MAX_NAME or name in seen:
             raise InvalidParameter(f"tensor name {shown(name)}: must be new and have 1 to {_MAX_NAME} bytes")
         seen.add(name)
         if not 1 <= len(shape) <= 4 or min(shape) < 1 or shape[-1] % kind.block_size:
             raise InvalidParameter(f"tensor {shown(name)}: {kind.name} cannot store the shape {tuple(shape)}")
-        parts.append(_string(raw) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset))
+        parts.append(_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset))
         offset += -(-kind.nbytes(tuple(shape)) // alignment) * alignment
     return b"".join(parts)
 
 
 def _string(text: str | bytes) -> bytes:
-    raw = text.encode() if isinstance(text, str) else text
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise InvalidParameter(f"{shown(text)}: GGUF has no text for {error.reason}") from error
     return struct.pack("<Q", len(raw)) + raw
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tiny
 from tiny_tokenizers import byte_level, save, sequence, size, special_token, steps
 from tokens_oracle import write_files, write_vocabulary
 
+from edgellm.converters import ConvertParams, convert
 from edgellm.converters.tokens import TokenType, read_gguf, read_huggingface, to_files
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
@@ -189,6 +191,17 @@ def test_damaged_files_are_typed_errors(tmp_path: Path, content: str, complaint:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InvalidModelFile, match=complaint):
         read_huggingface(tmp_path, 10)
+
+
+@pytest.mark.parametrize("name", ["lowercase", "strip_accents"])
+def test_a_flag_of_the_normalizer_is_one(tmp_path: Path, name: str) -> None:
+    tiny("bert").write(tmp_path / "bert.gguf")
+    convert(tmp_path / "bert.gguf", folder := tmp_path / "bert", ConvertParams(to="safetensors"))
+    document = json.loads((folder / "tokenizer.json").read_bytes())
+    document["normalizer"][name] = "\ud800"
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidModelFile, match=f"{name} is .*, not true or false"):
+        convert(folder, tmp_path / "again.gguf")
 
 
 def test_a_folder_without_tokenizer_and_a_token_twice(tmp_path: Path) -> None:
