@@ -8,7 +8,9 @@ The target gets its name only when it is complete, on disk and verified; whateve
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -132,10 +134,48 @@ def _check_target(model: Model, target: Path, params: TargetParams) -> None:
 
 @contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
-    """A new folder beside the target, on the same disk; it goes with all that is left in it."""
+    """A new folder beside the target, on the same disk; it goes with all that is left in it.
+
+    It is locked for as long as this process lives, where there are locks: so those of killed ones are told, and go.
+    """
+    parent, prefix = target.absolute().parent, f".{target.name}."
     with writing(target):
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.absolute().parent))
+        for name in os.listdir(parent):
+            if name.startswith(prefix) and re.fullmatch(r"[a-z0-9_]{8}\.part", name[len(prefix) :]):
+                _remove(parent / name, _locked(parent / name))
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=parent))
+            lock = _locked(folder, wait=True)
+            if folder.exists():  # else another process had it before it was locked, and took it for a leftover
+                break
+            _remove(folder, lock)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove(folder: Path, lock: int | None) -> None:
+    """Remove what nobody else holds, and unlock it."""
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that locks a folder while it is open. None: another process has it, or it cannot be locked."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor

@@ -1,14 +1,19 @@
 """The command line: one command per file, loaded when it is called.
 
 stdout carries the answer alone. An error is one line on stderr and exit code 1 (2 for wrong usage); `--verbose` shows
-the traceback and the engines' log. Ctrl-C exits with 130.
+the traceback and the engines' log. Ctrl-C exits with 130, SIGTERM with 143 and SIGHUP with 129: what was begun is
+cleaned up then, too.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -99,9 +104,34 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the `edgellm` program."""
-    with streams.safe():
+    with streams.safe(), _signals():
         code = _run(arguments)
     sys.exit(code)
+
+
+class _Ended(SystemExit):
+    """Somebody wants the program to end; code: 128 and the number of the signal, as shells have it."""
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does; a second one ends the program at once. Those that are ignored or
+    handled stay so."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Ended(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    in_main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if in_main and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -127,6 +157,8 @@ def _run(arguments: list[str] | None) -> int:
         code = _fail(error, verbose=bool(context.get("verbose")))
     except KeyboardInterrupt:
         code = 130
+    except _Ended as error:
+        code = int(str(error))
     try:
         sys.stdout.flush()
     except (streams.OutputLost, BrokenPipeError):  # reported by now, or nobody was listening

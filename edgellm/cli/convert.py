@@ -86,7 +86,7 @@ def convert(
     try:
         with _progress() as progress:
             done = converters.convert(path, output, params, progress=progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         note("stopped; nothing was left behind")
         raise
     _report(done)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +212,55 @@ def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest
     assert result.exit_code != 0
     assert "stopped; nothing was left behind" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+KILLED = """
+import sys, time
+import edgellm.converters
+from edgellm.cli import main
+
+def wait(*_):
+    print("begun", flush=True)
+    time.sleep(60)
+
+sys.modules["edgellm.converters.convert"].check_space = wait
+main(["convert", sys.argv[1], "-o", sys.argv[2]])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and locks")
+def test_what_is_left_when_a_conversion_is_killed(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+
+    def begun() -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-c", KILLED, source, folder / "a.gguf"]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begun\n"
+        return child
+
+    def ended(child: subprocess.Popen[bytes], number: signal.Signals) -> bytes:
+        child.send_signal(number)
+        return child.communicate(timeout=60)[1]
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # and so it is for children
+            continue
+        child = begun()
+        assert ended(child, number) == b"stopped; nothing was left behind\n"
+        assert child.returncode == 128 + number
+        assert list(folder.iterdir()) == []
+    killed = begun()
+    ended(killed, signal.SIGKILL)
+    [left] = folder.iterdir()
+    other = folder / ".b.gguf.aaaaaaaa.part"  # of another target
+    other.mkdir()
+    living = begun()
+    try:
+        assert not left.exists()
+        assert call(source, "-o", folder / "a.gguf").exit_code == 0
+        assert len(list(folder.glob(".a.gguf.*.part"))) == 1  # that of the one that lives
+    finally:
+        ended(living, signal.SIGTERM)
+    assert {path.name for path in folder.iterdir()} == {"a.gguf", other.name}
