@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from edgellm import threads
 from edgellm.backends.base import Buffer
+from edgellm.errors import NotEnoughMemory
 from edgellm.kv.blockfile import Stopped
 from edgellm.kv.blocks import Block
 from edgellm.kv.shelf import Shelf
@@ -68,7 +70,11 @@ class Writer:
         self._deadline: float | None = None  # set by close, on the monotonic clock
         self._paused_until = 0.0
         self._thread = threading.Thread(target=self._run, name="edgellm-kv-writer", daemon=True)
-        self._thread.start()
+        try:
+            threads.start(self._thread)
+        except NotEnoughMemory as error:
+            self.problem = shelf.problem = shelf.problem or f"{shelf.folder} is not written to: {error}"
+            self._deadline, self._busy = 0.0, False
 
     def write(self, item: Item) -> None:
         """Store a block; one that is there already counts as used."""
@@ -138,7 +144,8 @@ class Writer:
             if self._deadline is None:
                 self._deadline = time.monotonic() + timeout
             self._changed.notify_all()
-        self._thread.join(timeout + 1)
+        if self._thread.is_alive():  # or it never began
+            self._thread.join(timeout + 1)
         return not self._thread.is_alive()
 
     # The thread

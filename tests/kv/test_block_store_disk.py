@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from edgellm.errors import ResourceError
 from edgellm.home import home
 from edgellm.kv import blockfile, index, writer
 from edgellm.kv.blocks import chain
-from edgellm.kv.store import store_path
+from edgellm.kv.store import BlockStore, store_path
 
 
 def test_a_full_disk_stops_writing_and_nothing_else(
@@ -157,3 +158,21 @@ def test_only_the_owner_may_look(folder: Path) -> None:
 
 def test_the_store_is_in_the_state_folder() -> None:
     assert store_path() == home("kv")
+
+
+def test_without_a_thread_nothing_more_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = BlockStore(tmp_path)
+    put(before, [1, 2, 3, 4])
+    before.close()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    store = BlockStore(tmp_path)
+    assert "edgellm-kv-writer cannot be started" in str(store.problem)
+    store.touch([ROOT])
+    block = chain(ROOT, [5, 6, 7, 8], 4)[0]
+    store.write(block, payload(block.key), label="model", words="words")
+    assert store.flush(1)
+    assert (store.dropped, match(store, [1, 2, 3, 4])[1]) == (1, 4)
+    store.close()
