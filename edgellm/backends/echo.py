@@ -15,7 +15,8 @@ A generation that ignores the end gets the reply again and again.
 from __future__ import annotations
 
 import re
-import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +168,7 @@ class EchoBackend(CheckedBackend[EchoSequence]):
         super().__init__(info, EchoTokenizer(n_vocab), pool)
         self._delay = delay
         self._script = None if script is None else list(script.encode())
-        self._stop = threading.Event()
+        self._stop: SimpleQueue[None] = SimpleQueue()  # put by signal handlers, too
         self._rows: Rows = np.full((self.max_rows, n_vocab), np.nan, np.float32)
 
     def takes(self, plan: SamplingPlan) -> bool:
@@ -178,14 +179,16 @@ class EchoBackend(CheckedBackend[EchoSequence]):
         return [_chosen(row[0], plan) for row, plan in zip(rows, plans, strict=True) if row is not None]
 
     def interrupt(self) -> None:
-        self._stop.set()
+        self._stop.put(None)
 
     def _new_sequence(self, expected: int) -> EchoSequence:
         return EchoSequence(self.pool, expected)
 
     def _forward(self, sequences: list[EchoSequence], steps: list[Step]) -> list[Rows | None]:
-        if self._stop.wait(self._delay):
-            self._stop.clear()
+        with suppress(Empty):
+            self._stop.get(timeout=self._delay)
+            while not self._stop.empty():
+                self._stop.get()
             raise Interrupted("the pass was interrupted")
         self._rows.fill(np.nan)  # whoever kept rows of an earlier pass finds nothing in them
         results: list[Rows | None] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 
 from edgellm.backends.base import INSIDE, Tokenizer
 from edgellm.errors import Closed
@@ -24,10 +25,11 @@ class SharedTokenizer(Tokenizer):
         self.begin, self.end = tokenizer.begin, tokenizer.end
         self._tokenizer = tokenizer
         self._pid = os.getpid()
-        self._left = threading.Condition()  # a call has ended; guards the three below
+        # No lock, which closing would wait for where a signal handler does that in the midst of a call.
         self._open = True
-        self._calls = 0
-        self._free: Callable[[], None] | None = None  # what the last call in flight has to do
+        self._calls: set[object] = set()
+        self._left: SimpleQueue[None] = SimpleQueue()  # a call has ended while it was closed
+        self._free: list[Callable[[], None]] = []  # what whoever takes it out has to do
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         with self._call():
@@ -40,29 +42,37 @@ class SharedTokenizer(Tokenizer):
     def close(self, free: Callable[[], None] = lambda: None) -> None:
         """End it, and call `free` once nothing uses it any more: now, or, behind a text that takes longer than a few
         seconds, from the thread that reads it. Closing twice is harmless."""
-        with self._left:
-            if not self._open:
-                return
-            self._open = False
-            if not self._left.wait_for(lambda: not self._calls, PATIENCE):
-                self._free = free
-                return
+        if not self._open:
+            return
+        self._open = False
+        until = time.monotonic() + PATIENCE
+        while self._calls and (left := until - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._left.get(timeout=left)
+        self._free.append(free)
+        self._end()
+
+    def _end(self) -> None:
+        if self._calls:
+            return
+        try:
+            free = self._free.pop()
+        except IndexError:  # nothing yet, or another thread was faster
+            return
         free()
 
     @contextmanager
     def _call(self) -> Iterator[None]:
         if os.getpid() != self._pid:
             raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
-        with self._left:
-            if not self._open:
-                raise Closed("this model was closed")
-            self._calls += 1
+        call = object()
         try:
+            self._calls.add(call)
+            if not self._open:  # behind it: whoever closes it says so before looking for calls
+                raise Closed("this model was closed")
             yield
         finally:
-            with self._left:
-                self._calls -= 1
-                free, self._free = (None, self._free) if self._calls else (self._free, None)
-                self._left.notify_all()
-            if free is not None:
-                free()
+            self._calls.discard(call)
+            if not self._open:
+                self._left.put(None)
+                self._end()

@@ -232,7 +232,7 @@ class Program:
     def __init__(self, source: str, now: Callable[[], datetime] = datetime.now) -> None:
         if len(source) > MAX_SOURCE:
             raise TemplateError(f"the chat template has {len(source):,} characters, more than {MAX_SOURCE:,}; {ADVICE}")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._environment = Sandbox(now)
         try:
             tree = self._environment.parse(source)
@@ -251,6 +251,7 @@ class Program:
         Raises TemplateError when the template fails, raises an error of its own, or reaches a limit.
         """
         with self._lock:
+            interrupted = self._environment.meter  # of a rendering in the midst of which a signal handler asks for one
             meter = self._environment.meter = Meter()
             try:
                 meter.weigh(dict(variables))
@@ -261,7 +262,7 @@ class Program:
                 explained = self._explained(error)
                 raise explained from error.with_traceback(None)  # its frames hold what the template made
             finally:
-                self._environment.meter = Meter()
+                self._environment.meter = interrupted
 
     def _explained(self, error: Exception) -> TemplateError:
         line = self._line(error.__traceback__)

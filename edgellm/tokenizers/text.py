@@ -33,7 +33,7 @@ class TextTokenizer:
 
     def __init__(self, library: Any, config: Mapping[str, Any], spelling: Spelling) -> None:
         self._library = library
-        self._lock = threading.Lock()  # how control tokens are read is a setting of the library's object
+        self._lock = threading.RLock()  # how control tokens are read is a setting of the library's object
         self._spelling = spelling
         added = self._added_tokens()
         # Without those that are looked for in the normalized text: they are written as words are, ▁ and all.
@@ -58,8 +58,12 @@ class TextTokenizer:
         except UnicodeEncodeError as error:
             raise InvalidParameter(f"the text is not valid Unicode: {error}") from error
         with self._lock:
+            before = self._library.encode_special_tokens  # of a call that a signal handler has interrupted
             self._library.encode_special_tokens = not special
-            tokens = self._ids(text)
+            try:
+                tokens = self._ids(text)
+            finally:
+                self._library.encode_special_tokens = before
         return begun(tokens, self.begin if bos else (), lambda token: self.piece(token, special=True))
 
     def _ids(self, text: str) -> list[int]:

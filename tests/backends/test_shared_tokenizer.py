@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -95,3 +98,42 @@ def test_pieces_go_with_the_rest(slow: Slow) -> None:
     assert freed.is_set()
     with pytest.raises(Closed):
         tokenizer.piece(7, special=True)
+
+
+def closed_at_line(number: int) -> int:
+    """Close one elsewhere and wait for that, as a signal handler may, at a line of a call. How many lines there are."""
+    slow, freed, lines = Slow(), threading.Event(), 0
+    slow.go_on.set()
+    tokenizer = SharedTokenizer(slow)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Callable[[FrameType, str, Any], Any] | None:
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("shared_tokenizer.py"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                sys.settrace(None)
+                closing = threading.Thread(target=tokenizer.close, args=(freed.set,), daemon=True)
+                closing.start()
+                closing.join(20)
+                assert not closing.is_alive()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        tokenizer.encode("abc")
+    except Closed:
+        pass
+    finally:
+        sys.settrace(None)
+    assert freed.is_set() or not number
+    return lines
+
+
+def test_a_signal_may_close_it_in_the_midst_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_tokenizer, "PATIENCE", 0.01)
+    lines = closed_at_line(0)
+    assert lines > 8
+    for number in range(1, lines + 1):
+        closed_at_line(number)

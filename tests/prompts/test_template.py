@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgellm.errors import InvalidParameter, TemplateError, Unsupported
+from edgellm.prompts.sandbox import Program
 from edgellm.prompts.template import ChatTemplate, sources
 
 TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("templates/*.jinja")}
@@ -281,3 +283,19 @@ def test_a_long_conversation_is_within_the_limits(reference: Any) -> None:
     for name in ("thinking", "deepseek", "built", "headers"):
         rendered = _template(TEMPLATES[name]).render(messages)
         assert rendered == reference(TEMPLATES[name], messages, add_generation_prompt=True)
+
+
+def test_a_signal_handler_may_ask_in_the_midst_of_a_rendering() -> None:
+    found: list[str] = []
+
+    def now() -> datetime:
+        if not found:
+            found.append("inside")
+            found.append(template.render({}))
+        return NOW
+
+    template = Program("{{ strftime_now('%Y') }} {% for i in range(3) %}{{ i }}{% endfor %}", now)
+    thread = threading.Thread(target=lambda: found.append(template.render({})), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found == ["inside", "2031 012", "2031 012"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -241,3 +244,34 @@ def test_real_vocabularies_are_llama_cpp_s(model: str, smollm2: Path, llama_voca
         for token in range(tokenizer.n_vocab):
             for special in (False, True):
                 assert tokenizer.piece(token, special=special) == theirs.piece(token, special=special), token
+
+
+def test_a_signal_handler_may_encode_in_the_midst_of_it(tmp_path: Path) -> None:
+    made = byte_level()
+    made.add_special_tokens(["<|end|>"])
+    tokenizer, lines, found = opened(made, tmp_path), 0, list[list[int]]()
+    text = "<|end|> or so"
+    plain, special = tokenizer.encode(text), tokenizer.encode(text, special=True)
+    assert plain != special
+
+    def trace(frame: FrameType, event: str, _: Any) -> Callable[[FrameType, str, Any], Any] | None:
+        nonlocal lines
+        if event == "line":
+            sys.settrace(None)
+            lines += 1
+            assert tokenizer.encode(text, special=True) == special
+            sys.settrace(trace)
+        return trace if frame.f_code.co_filename.endswith("text.py") else None
+
+    def program() -> None:
+        sys.settrace(trace)
+        try:
+            found.append(tokenizer.encode(text))
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=program, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found == [plain]
+    assert lines > 5

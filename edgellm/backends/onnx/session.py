@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +47,8 @@ class Session:
     def __init__(self, native: Any) -> None:
         self._native: Any = native
         self.provider: str = native.get_providers()[0]
-        self._lock = threading.Lock()  # guards the two below
+        # No lock: a signal handler may interrupt in the midst of anything. Each side says what it does before it looks
+        # at the other; at worst a pass more is interrupted.
         self._interrupted = False
         self._running: Any = None  # RunOptions of the pass in flight
         self._options: Any = None  # those of the last one, if it was not stopped
@@ -69,10 +69,10 @@ class Session:
 
     def interrupt(self) -> None:
         """From any thread: the pass in flight, or else the next one, raises Interrupted."""
-        with self._lock:
-            self._interrupted = True
-            if self._running is not None:
-                self._running.terminate = True
+        self._interrupted = True
+        running = self._running
+        if running is not None:
+            running.terminate = True
 
     def close(self) -> None:
         """Let go of the InferenceSession, which ends with the last binding to it."""
@@ -86,26 +86,24 @@ class Session:
             self._options.log_severity_level = library.FATAL
             # Its absence is an exception inside every run, which costs a hundredth of a step of a small model.
             self._options.add_run_config_entry("gpu_graph_id", "0")
-        with self._lock:
-            if self._interrupted:
-                self._interrupted = False
-                raise Interrupted("the pass was interrupted")
-            self._running = self._options
+        self._running = self._options
         try:
+            self._check()
             yield
         finally:
-            with self._lock:
-                self._running = None
-                if self._options.terminate:
-                    self._options = None
+            self._running = None
+            if self._options.terminate:
+                self._options = None
 
     def _call(self, run: Callable[[], None], tokens: int) -> None:
         try:
             run()
         except Exception as error:
-            if not self._interrupted:
-                raise BackendFailed(f"ONNX Runtime failed on a pass over {tokens} tokens: {error}") from error
-        if self._interrupted:
-            with self._lock:
-                self._interrupted = False
+            self._check()
+            raise BackendFailed(f"ONNX Runtime failed on a pass over {tokens} tokens: {error}") from error
+        self._check()
+
+    def _check(self) -> None:
+        if self._interrupted or self._running.terminate:
+            self._interrupted = False
             raise Interrupted("the pass was interrupted")
