@@ -21,7 +21,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], No
 
     Raises InvalidModelFile, UnsafeModel, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.
     """
-    from edgellm.backends.llamacpp import library, loading, proof
+    from edgellm.backends.llamacpp import library, loading, proof, signals
     from edgellm.backends.llamacpp.backend import LlamaBackend
     from edgellm.formats.gguf import GGUFFile
 
@@ -38,23 +38,27 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], No
                 progress(share)
         except BaseException as error:
             stopped.append(error)
-            return False
-        return True
+        return not stopped
 
     callback = lib.llama_progress_callback(report)  # referenced here while llama.cpp may call it
     p.progress_callback = callback
-    with library.capture_log() as lines:
-        model = lib.llama_model_load_from_file(os.fsencode(plan.path), p)
-    if stopped:
-        if model:
-            lib.llama_model_free(model)
-        raise stopped[0]
-    if not model:
-        raise refusal(path, "refused the file", reason(lines))
+    model, backend = None, None
     try:
-        return LlamaBackend(model, plan)
+        with signals.kept(stopped):
+            with library.capture_log() as lines:
+                model = lib.llama_model_load_from_file(os.fsencode(plan.path), p)
+            if model and not stopped:
+                backend = LlamaBackend(model, plan)
+        if backend is None or stopped:
+            raise refusal(path, "refused the file", reason(lines))
+        return backend
     except BaseException:
-        lib.llama_model_free(model)
+        if backend is not None:
+            backend.close()
+        elif model:
+            lib.llama_model_free(model)
+        if stopped:  # which is why, whatever came of it
+            raise stopped[0] from None
         raise
 
 

@@ -21,7 +21,7 @@ from importlib import metadata
 from typing import Any
 
 from edgellm import _native
-from edgellm.backends.llamacpp import amx
+from edgellm.backends.llamacpp import amx, signals
 from edgellm.backends.llamacpp.amx import ExtraBuffers
 from edgellm.backends.llamacpp.ggml import Device, Ggml
 from edgellm.child import Parent
@@ -172,9 +172,13 @@ def _open() -> Any:
                 f"llama.cpp is installed but does not load: {error}; rebuild it for this machine with: "
                 f"{rebuild_command()}"
             ) from error
-        module.llama_log_set(_sink(module), None)
-        module.llama_backend_init()
+        raised: list[BaseException] = []
+        with signals.kept(raised):
+            module.llama_log_set(_sink(module), None)
+            module.llama_backend_init()
         _module = module
+        if raised:
+            raise raised[0]
         return module
 
 
