@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import warnings
@@ -11,8 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import pairwise
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -188,32 +185,6 @@ def test_cancel_during_prefill_and_during_decode() -> None:
         assert len(done.tokens) < 160
     assert engine.submit(tokens("still right"), GREEDY).result().text == "still right"
     engine.close()
-
-
-def test_a_cancel_in_the_midst_of_a_subscription() -> None:
-    called: list[int] = []
-
-    def subscribe(line: int) -> None:
-        """With a cancel before so many lines of it, as a signal handler may have it."""
-        token, left = CancelToken(), line
-
-        def trace(frame: FrameType, event: str, _arg: object) -> Any:
-            nonlocal left
-            left -= event == "line"
-            if event == "line" and left == 0:
-                token.cancel()
-            return trace if frame.f_code is CancelToken.subscribe.__code__ else None
-
-        sys.settrace(trace)
-        try:
-            token.subscribe(lambda: called.append(line))
-        finally:
-            sys.settrace(None)
-
-    thread = threading.Thread(target=lambda: [subscribe(line) for line in range(1, 5)], daemon=True)
-    thread.start()
-    thread.join(20)
-    assert called == [1, 2, 3, 4]
 
 
 def test_a_token_cancelled_before_cancels_at_once(engine: Engine) -> None:
