@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm import arguments
 from edgellm.backends.base import ModelInfo
-from edgellm.engine.control import CallOptions, Control, split
+from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
 from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.kv.archive import read_archive, write_archive
@@ -34,7 +34,8 @@ log = logging.getLogger("edgellm.chat")
 VERSION = 3  # of a saved conversation
 LEFT = 8  # steps of an event loop in which a stream that was left is surely closed
 
-Asked = tuple[Callable[[], Turn], GenerateParams, Control]
+MakesPrompt = Callable[[list[Message]], Turn]  # of the messages that are there
+Asked = tuple[MakesPrompt, GenerateParams, Control]
 """What makes the prompt, how it is answered, and who may stop that and follow it."""
 
 
@@ -113,7 +114,7 @@ class Chat:
         """`send` and its options for asyncio; cancelling the task cancels the answer."""
         prompt, chosen, control = self._asked(asking(content, at), params, options)
         await self._left_streams_end()
-        with self._replying(prompt) as reply:
+        with self._alone(), self._replying(held := self._held(), await self._made(prompt, held, content)) as reply:
             return reply.end(await self.model.agenerate(reply.turn, chosen, **control))
 
     def stream(
@@ -139,10 +140,13 @@ class Chat:
         at: int | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Chunk]:
-        """`stream` and its options for asyncio; cancelling the task cancels the answer."""
-        # Where a stream that was left is about to be closed, what is wrong is raised with the first piece.
-        begin = self._asked if self._answering.locked() else self._begun
-        return self._astream(*begin(asking(content, at), params, options))
+        """`stream` and its options for asyncio; cancelling the task cancels the answer.
+
+        What is wrong is raised with the first piece in place of here where the event loop should not wait until it is
+        known: in a conversation of more than 65,536 characters, and where a stream that was left is still to be closed.
+        """
+        begin = self._asked if self._answering.locked() or self._is_long(content) else self._begun
+        return self._astream(content, *begin(asking(content, at), params, options))
 
     def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
         """Answer the user's last message anew, in place of its answer; all before is reused. options: `send`'s."""
@@ -303,8 +307,8 @@ class Chat:
             chosen = replace(chosen, cache="memory")
         made: list[tuple[Any, Turn]] = []
 
-        def prompt() -> Turn:
-            asked, given = ask(self._listed()), self._given()
+        def prompt(held: list[Message]) -> Turn:
+            asked, given = ask(held), self._given()
             if not made or made[-1][0] != (asked, given):
                 said = None if chosen.cache is True else self._own
                 turn = self.model.prompter.prepare(asked, chosen, said, title=title_of(self.dropped), **given)
@@ -317,19 +321,27 @@ class Chat:
         """The same for a stream: what is wrong is raised here."""
         asked = self._asked(ask, params, options)
         with self._alone():
-            asked[0]()
+            asked[0](self._held())
         return asked
 
     @contextmanager
-    def _replying(self, prompt: Callable[[], Turn]) -> Iterator[Reply]:
-        """An answer to the prompt is on its way. Raises Busy, and what `Prompter.prepare` does."""
-        with self._alone():
-            held = list(self._listed())
-            reply = Reply(prompt(), partial(self._remember, held))
-            try:
-                yield reply
-            finally:
-                reply.cut()
+    def _replying(self, held: list[Message], turn: Turn) -> Iterator[Reply]:
+        """An answer to a turn, made when the messages were `held`, is on its way."""
+        reply = Reply(turn, partial(self._remember, held))
+        try:
+            yield reply
+        finally:
+            reply.cut()
+
+    def _held(self) -> list[Message]:
+        return list(self._listed())
+
+    def _is_long(self, content: Content) -> bool:
+        return len(str(content)) + len(str(self.messages)) > LONG
+
+    async def _made(self, prompt: MakesPrompt, held: list[Message], content: Content) -> Turn:
+        """The prompt that says `content`; a long one is made while the event loop goes on."""
+        return await beside_loop(partial(prompt, held)) if self._is_long(content) else prompt(held)
 
     async def _left_streams_end(self) -> None:
         """Let the event loop close a stream that its reader left by `break`: it does so a few steps later."""
@@ -354,12 +366,12 @@ class Chat:
         self.dropped = self.dropped + turn.dropped
         self.messages = [*past, {"role": "assistant", "content": text}, *new]
 
-    def _send(self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control) -> Completion:
-        with self._replying(prompt) as reply:
+    def _send(self, prompt: MakesPrompt, chosen: GenerateParams, control: Control) -> Completion:
+        with self._alone(), self._replying(held := self._held(), prompt(held)) as reply:
             return reply.end(self.model.generate(reply.turn, chosen, **control))
 
-    def _stream(self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control) -> Generator[Chunk]:
-        with self._replying(prompt) as reply:
+    def _stream(self, prompt: MakesPrompt, chosen: GenerateParams, control: Control) -> Generator[Chunk]:
+        with self._alone(), self._replying(held := self._held(), prompt(held)) as reply:
             request = self.model.submit(reply.turn, chosen, stream=True, **control)
             try:
                 for chunk in request:
@@ -368,10 +380,10 @@ class Chat:
                 request.cancel()
 
     async def _astream(
-        self, prompt: Callable[[], Turn], chosen: GenerateParams, control: Control
+        self, content: Content, prompt: MakesPrompt, chosen: GenerateParams, control: Control
     ) -> AsyncGenerator[Chunk]:
         await self._left_streams_end()
-        with self._replying(prompt) as reply:
+        with self._alone(), self._replying(held := self._held(), await self._made(prompt, held, content)) as reply:
             async with aclosing(self.model.astream(reply.turn, chosen, **control)) as chunks:
                 async for chunk in chunks:
                     yield reply.take(chunk)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgellm import arguments, embedding, machine, scoring
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
 from edgellm.engine.cancel import CancelToken
-from edgellm.engine.control import CallOptions, Control, split
+from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, checked_progress
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
@@ -327,7 +327,9 @@ class Model:
             self._engine.outbox.put(loop, arrived.put_nowait, item)
 
         tell = progress and (lambda *numbers: sink(partial(progress, *numbers)))
-        request = self.submit(prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
+        submit = partial(self.submit, prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
+        long = isinstance(prompt, str) and len(prompt) > LONG
+        request = await beside_loop(submit, lambda left: left.cancel()) if long else submit()
         request.loop = loop
         try:
             while True:

@@ -11,7 +11,9 @@ import pickle
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import tiny
@@ -701,5 +703,97 @@ def test_cancelling_a_task_cancels_the_answer() -> None:
             assert 0 < len(answer) < 200
             assert (await chat.asend("after", temperature=0)).text == "after"
             assert model.prompter.answers(chat.messages)[0].text == answer
+
+    asyncio.run(scenario())
+
+
+def long_text_calls(model: Model) -> dict[str, Callable[[], Any]]:
+    """By their names, what makes tokens of a text of 100,000 characters for an event loop."""
+
+    async def first(pieces: Any) -> Any:
+        async with aclosing(pieces):
+            return await anext(pieces)
+
+    text, chat = "y" * 100_000, model.chat()
+    return {
+        "agenerate": lambda: model.agenerate(text),
+        "astream": lambda: first(model.astream(text)),
+        "asend": lambda: chat.asend(text),
+        "chat.astream": lambda: first(chat.astream(text)),
+    }
+
+
+@pytest.mark.parametrize("name", ["agenerate", "astream", "asend", "chat.astream"])
+def test_an_event_loop_does_not_wait_for_a_long_text(model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    ask, begun, go_on, waited = long_text_calls(model)[name], threading.Event(), threading.Event(), list[bool]()
+    tokenizer = model._engine.backend.tokenizer
+    encode = tokenizer.encode
+
+    def slowly(*given: Any, **options: Any) -> list[int]:
+        begun.set()
+        waited.append(go_on.wait(5))  # which the event loop says meanwhile
+        return encode(*given, **options)
+
+    monkeypatch.setattr(tokenizer, "encode", slowly)
+
+    async def scenario() -> None:
+        for cancelled in (True, False):
+            begun.clear()
+            go_on.clear()
+            task = asyncio.create_task(ask())
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            if cancelled:
+                task.cancel()
+            else:
+                go_on.set()
+            with pytest.raises(asyncio.CancelledError if cancelled else ContextOverflow):
+                await task
+            go_on.set()
+
+    asyncio.run(scenario())
+    assert set(waited) == {True}
+
+
+def test_a_long_text_that_nobody_waits_for_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with edgellm.load("x", backend="echo", ctx=32_000, cache=edgellm.CacheParams(disk=0)) as model:
+        begun, go_on, made = threading.Event(), threading.Event(), list[Any]()
+        submit = model.submit
+
+        def slowly(*given: Any, **options: Any) -> Any:
+            begun.set()
+            go_on.wait(5)
+            made.append(submit(*given, **options))
+            return made[0]
+
+        monkeypatch.setattr(model, "submit", slowly)
+        monkeypatch.setattr("edgellm.model.LONG", 10)
+
+        async def scenario() -> None:
+            task = asyncio.create_task(model.agenerate("some more than ten", ignore_eos=True))
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            while not made:
+                await asyncio.sleep(0.001)
+
+        asyncio.run(scenario())
+        assert made[0].result().finish_reason == "cancelled"
+
+
+def test_a_long_text_to_a_busy_chat_is_busy_first(model: Model) -> None:
+    chat = model.chat()
+
+    async def scenario() -> None:
+        async with aclosing(chat.astream("0123456789" * 20)) as pieces:
+            await anext(pieces)
+            with pytest.raises(Busy):
+                await chat.asend("y" * 100_000)
+        with pytest.raises(ContextOverflow):
+            await chat.asend("y" * 100_000)
+        assert (await chat.asend("after", temperature=0)).text == "after"
 
     asyncio.run(scenario())
