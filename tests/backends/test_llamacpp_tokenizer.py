@@ -96,7 +96,7 @@ def test_the_ids_are_those_of_the_plain_call(tokenizer: LlamaTokenizer) -> None:
 
 WORDS = {  # and their kinds, as GGUF numbers them: 3 control, 4 what a user defined
     "<|im_start|>": 3, "<|im_end|>": 3, "<|end_of|>": 4, "<|endoftext|>": 3, "[INST]": 3, "[/INST]": 4, "{{": 3,
-    "\n\n": 4, "  ": 4, " y ": 3, "aba": 4, "▁▁": 4, "<mask>": 3, "\t": 4,
+    "\n\n": 4, "  ": 4, " y ": 3, "zbz": 4, "▁▁": 4, "<mask>": 3, "\t": 4,
 }  # fmt: skip
 OTHERS = ["", "]xxxxxxxx", "x[", "[INST]ab", "[IN", "INS", "|>a<|"]  # that share characters with one of them
 
@@ -118,8 +118,8 @@ def test_a_text_in_parts_has_the_ids_of_the_whole(
     model.tensors.clear()
     parts = 0
     with llama_tokenizer(model.write(tmp_path / "v.gguf")) as tokenizer:
-        pairs = [first + blank + last for first in words for last in words for blank in ("", " ", "\n\n", "\t")]
-        pairs += [first + last[1:] for first in words for last in words if first[-1] == last[0]]
+        pairs = ["q" + first + blank + last for first in words for last in words for blank in ("", " ", "\n\n", "\t")]
+        pairs += ["q" + first + last[1:] for first in words for last in words if first[-1] == last[0]]
         for text in [*random_texts(200, [*words], seed=1), *pairs]:
             for special in (False, True):
                 monkeypatch.setattr(tokenizing, "PART", 1 << 20)
@@ -127,7 +127,7 @@ def test_a_text_in_parts_has_the_ids_of_the_whole(
                 monkeypatch.setattr(tokenizing, "PART", 1)
                 assert tokenizer.encode(3 * text, special=special) == whole, text
                 parts += len(list(tokenizer._parts(3 * text.encode(), special)))
-    assert parts > 2 * (200 + len(pairs)) or kind == "phi-3"
+    assert parts > 2 * (200 + len(pairs))
 
 
 def test_llama_cpp_gets_few_control_tokens_at_once(tokenizer: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

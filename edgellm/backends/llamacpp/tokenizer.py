@@ -81,18 +81,17 @@ class LlamaTokenizer(Tokenizer):
             raise BackendFailed(f"llama.cpp cannot tokenize a text of {len(data)} bytes: {error}") from error
 
     def _parts(self, data: bytes, special: bool) -> Iterator[bytes]:
-        """A text in parts that have the tokens that all of it has: cut behind tokens that llama.cpp cuts it at."""
+        """A text in parts that have the tokens that all of it has: cut before tokens that llama.cpp cuts it at."""
         at, look = 0, PART
         while look < len(data):
             texts, first, lengths = self._sure[special]
             begin = first.search(data, look)
             if begin is None:
                 break
-            look, ends = begin.end(), [begin.start() + length for length in lengths]
-            end = next((end for end in ends if data[begin.start() : end] in texts), None)
-            if end is not None:
-                yield data[at:end]
-                at, look = end, end + PART
+            look, start = begin.end(), begin.start()
+            if any(data[start : start + length] in texts for length in lengths):
+                yield data[at:start]
+                at, look = start, start + PART
         if at < len(data):
             yield data[at:]
 
@@ -103,7 +102,7 @@ class LlamaTokenizer(Tokenizer):
 
         It looks for the texts of these tokens one by one in what is left of a text (llama_vocab's
         tokenizer_st_partition), so a text counts for sure if it can share no character with another one; some tokens
-        take the blanks beside them away. What is between two of them is tokenized by itself, as if it were all.
+        take away the blanks before or behind them. What is between two is tokenized by itself, as if it were all.
         """
         lib, vocab = self._lib, self._vocab
         texts: dict[bytes, int] = {}
@@ -114,11 +113,10 @@ class LlamaTokenizer(Tokenizer):
         firsts = {text[:1] for text in texts}
         inner = {text[at : at + 1] for text in texts for at in range(1, len(text))}
         shorter = {text[:at] for text in texts for at in range(1, len(text))}
-        strips = lib.LLAMA_TOKEN_ATTR_LSTRIP | lib.LLAMA_TOKEN_ATTR_RSTRIP
         sure = {
             text: kind
             for text, kind in texts.items()
-            if not kind & strips
+            if not kind & lib.LLAMA_TOKEN_ATTR_LSTRIP
             and text == text.strip() != b""
             and text[:1] not in inner
             and text not in shorter
