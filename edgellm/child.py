@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgellm import errors, threads
-from edgellm.errors import BackendFailed, EdgeLLMError, Unsupported
+from edgellm.errors import BackendFailed, EdgeLLMError, NotEnoughMemory, Unsupported
 
 ARGUMENT = "--edgellm-child"  # what a frozen program is started with to be a child
 START_SECONDS = 60  # until a child has answered at all: a cold disk, a virus scanner
@@ -143,8 +143,10 @@ class Child:
             threads.start(threading.Thread(target=self._listen, name="edgellm-child", daemon=True))
             self.send({"token": self._token, "path": _search_path(), "target": target, "job": job})
             self._greet(command[0])
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, NotEnoughMemory) and self._process.stdout is not None:
+                self._process.stdout.close()  # there is no thread that does
             raise
 
     def _greet(self, program: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from multiprocessing import spawn
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,6 +88,15 @@ def pretend(executable: str | None, prefix: Path, monkeypatch: pytest.MonkeyPatc
 def start() -> None:
     """Start a child that would answer if it were one."""
     Child("edgellm.child:is_frozen", {}).close()
+
+
+def test_a_child_that_nobody_can_listen_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(NotEnoughMemory, match="edgellm-child cannot be started"):
+        start()
 
 
 def test_questions_and_answers(room: str) -> None:

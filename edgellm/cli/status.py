@@ -6,7 +6,11 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
+
+from edgellm import threads
+from edgellm.errors import NotEnoughMemory
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PATIENCE = 0.4  # seconds before it appears: what is over sooner needs no line
@@ -40,8 +44,8 @@ class Status:
 
     def __enter__(self) -> Status:
         if sys.stderr.isatty():
-            self._thread = threading.Thread(target=self._draw, name="edgellm-status", daemon=True)
-            self._thread.start()
+            with suppress(NotEnoughMemory):  # then there is no line
+                self._thread = threads.start(threading.Thread(target=self._draw, name="edgellm-status", daemon=True))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 
 import pytest
 
 from edgellm.cli import convert, eval
+from edgellm.cli.status import Status
 from edgellm.converters.evaluate import Evaluation
 
 SO_FAR = [Evaluation(done, 4, 10 * done, 7.25, 0.5) for done in (1, 2, 3, 4)]
@@ -60,3 +62,14 @@ def test_a_bar_of_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = shown.getvalue()
     assert "one.gguf perplexity 7.2500" in drawn
     assert "4/4" in drawn
+
+
+def test_without_a_thread_there_is_no_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    shown = screen(monkeypatch)
+    with Status("at work") as status:
+        status.say("still at work")
+    assert "work" not in shown.getvalue()
