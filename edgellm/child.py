@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgellm import errors, threads
-from edgellm.errors import BackendFailed, EdgeLLMError, NotEnoughMemory, Unsupported
+from edgellm.errors import BackendFailed, EdgeLLMError, Unsupported
 
 ARGUMENT = "--edgellm-child"  # what a frozen program is started with to be a child
 START_SECONDS = 60  # until a child has answered at all: a cold disk, a virus scanner
@@ -139,13 +139,14 @@ class Child:
         except (OSError, ValueError) as error:
             self._log.close()
             raise Unsupported(f"{command[0]} cannot be started as a child process: {error}; {_advice()}") from error
+        listener = threading.Thread(target=self._listen, name="edgellm-child", daemon=True)
         try:
-            threads.start(threading.Thread(target=self._listen, name="edgellm-child", daemon=True))
+            threads.start(listener)
             self.send({"token": self._token, "path": _search_path(), "target": target, "job": job})
             self._greet(command[0])
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if isinstance(error, NotEnoughMemory) and self._process.stdout is not None:
+            if listener.ident is None and self._process.stdout is not None:
                 self._process.stdout.close()  # there is no thread that does
             raise
 
