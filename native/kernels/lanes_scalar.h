@@ -1,0 +1,182 @@
+// Lanes: what the kernels are written in. Sixteen numbers side by side, and the few things that are done with them.
+// Each instruction set has a file that defines these names in a namespace of its own; the sources of the kernels
+// (*.inc) are compiled once in each. This one is plain C++, the reference for the others, and runs everywhere.
+//
+//   F  16 float32       I  16 int32       B  64 bytes, four to a lane       Q  4 int8, the same in every lane
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace edgellm::kernels::scalar {
+
+constexpr size_t kLanes = 16;
+constexpr size_t kMaxRows = 4;  // rows of X that share a reading of W: whose sums fit the registers
+
+struct F {
+  float v[16];
+};
+struct I {
+  int32_t v[16];
+};
+struct B {
+  uint8_t v[64];
+};
+struct Q {
+  int8_t v[4];
+};
+
+template <typename V, typename Make>
+inline V each(Make make) {
+  V out;
+  for (size_t i = 0; i < sizeof out.v / sizeof out.v[0]; ++i) out.v[i] = make(i);
+  return out;
+}
+
+// Numbers
+
+inline F set(float x) {
+  return each<F>([&](size_t) { return x; });
+}
+inline F load(const float* x) {
+  return each<F>([&](size_t i) { return x[i]; });
+}
+inline F load(const float* x, size_t n) {
+  return each<F>([&](size_t i) { return i < n ? x[i] : 0.0F; });
+}
+inline void store(float* to, F x) { std::memcpy(to, x.v, sizeof x.v); }
+inline void store(float* to, F x, size_t n) { std::memcpy(to, x.v, n * sizeof(float)); }
+inline F add(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] + b.v[i]; });
+}
+inline F sub(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] - b.v[i]; });
+}
+inline F mul(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] * b.v[i]; });
+}
+inline F div(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] / b.v[i]; });
+}
+inline F fma(F a, F b, F c) {
+  return each<F>([&](size_t i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+// b where either is NaN.
+inline F max(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F min(F a, F b) {
+  return each<F>([&](size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F abs(F a) {
+  return each<F>([&](size_t i) { return std::fabs(a.v[i]); });
+}
+// Over the lanes, in halves: (0 + 8) + (4 + 12) and so on.
+inline float sum(F a) {
+  for (size_t n = 8; n > 0; n /= 2)
+    for (size_t i = 0; i < n; ++i) a.v[i] += a.v[i + n];
+  return a.v[0];
+}
+inline float most(F a) { return *std::max_element(a.v, a.v + 16); }
+
+inline I set_int(int32_t x) {
+  return each<I>([&](size_t) { return x; });
+}
+inline I add(I a, I b) {
+  return each<I>([&](size_t i) { return a.v[i] + b.v[i]; });
+}
+inline I sub(I a, I b) {
+  return each<I>([&](size_t i) { return a.v[i] - b.v[i]; });
+}
+inline I mul(I a, I b) {
+  return each<I>([&](size_t i) { return a.v[i] * b.v[i]; });
+}
+inline int32_t sum(I a) {
+  int32_t all = 0;
+  for (const int32_t x : a.v) all += x;
+  return all;
+}
+inline F to_float(I a) {
+  return each<F>([&](size_t i) { return static_cast<float>(a.v[i]); });
+}
+// To the nearest, ties to even.
+inline I to_int(F a) {
+  return each<I>([&](size_t i) { return static_cast<int32_t>(std::nearbyintf(a.v[i])); });
+}
+
+// 16 numbers of 16 bits: halves (IEEE 754 binary16) and bfloat16; to the nearest, ties to even.
+float from_half(uint16_t x);  // storage.cpp
+uint16_t to_half(float x);
+inline F load_halves(const uint16_t* x) {
+  return each<F>([&](size_t i) { return from_half(x[i]); });
+}
+inline void store_halves(uint16_t* to, F x) {
+  for (size_t i = 0; i < 16; ++i) to[i] = to_half(x.v[i]);
+}
+inline F load_brains(const uint16_t* x) {
+  return each<F>([&](size_t i) { return std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16); });
+}
+
+// 16 bytes.
+inline I load_int8(const int8_t* x) {
+  return each<I>([&](size_t i) { return int32_t{x[i]}; });
+}
+inline I load_uint8(const uint8_t* x) {
+  return each<I>([&](size_t i) { return int32_t{x[i]}; });
+}
+inline void store_int8(int8_t* to, I x) {  // saturated
+  for (size_t i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(std::clamp(x.v[i], -128, 127));
+}
+
+// Codes
+
+inline B load_codes(const uint8_t* at) {
+  B out;
+  std::memcpy(out.v, at, sizeof out.v);
+  return out;
+}
+inline B set_codes(uint8_t x) {
+  return each<B>([&](size_t) { return x; });
+}
+inline B bit_and(B a, B b) {
+  return each<B>([&](size_t i) { return static_cast<uint8_t>(a.v[i] & b.v[i]); });
+}
+inline B bit_or(B a, B b) {
+  return each<B>([&](size_t i) { return static_cast<uint8_t>(a.v[i] | b.v[i]); });
+}
+// Bits of each byte that are moved down or up, n < 8; what leaves a byte is lost.
+template <int n>
+inline B down(B a) {
+  return each<B>([&](size_t i) { return static_cast<uint8_t>(a.v[i] >> n); });
+}
+template <int n>
+inline B up(B a) {
+  return each<B>([&](size_t i) { return static_cast<uint8_t>(a.v[i] << n); });
+}
+// table[code] for codes below 16; table has 16 bytes.
+inline B look_up(const uint8_t* table, B codes) {
+  return each<B>([&](size_t i) { return table[codes.v[i] & 15]; });
+}
+
+inline Q load_four(const int8_t* x) {
+  Q out;
+  std::memcpy(out.v, x, sizeof out.v);
+  return out;
+}
+// sum + the four products of each lane, exact. dot: of codes up to 127; dot_wide: up to 255.
+inline I dot(I sum, B codes, Q x) {
+  return each<I>([&](size_t i) {
+    int32_t all = sum.v[i];
+    for (size_t j = 0; j < 4; ++j) all += int32_t{codes.v[4 * i + j]} * int32_t{x.v[j]};
+    return all;
+  });
+}
+inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
+
+inline void prefetch(const void*) {}
+
+}  // namespace edgellm::kernels::scalar

@@ -1,0 +1,55 @@
+// Causal attention of grouped queries over a cache of pages.
+//
+// A page holds the keys and values of 32 tokens that follow one another, of all layers. A sequence is a table of pages;
+// position p lies in page p / 32. Keys are summed in chunks of kChunk positions, counted from 0; the softmax sums of
+// the chunks are joined in their order. So a query gets the same bits however many queries and pieces there are. Keys
+// that a query does not see have no part in it. What is put into a page is finite: it is clamped to what the type
+// holds.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgellm::kernels {
+
+constexpr size_t kPageTokens = 32;
+constexpr size_t kChunk = 256;
+
+enum class KvType { f16, int8, f32 };
+
+struct PageShape {
+  KvType type;
+  size_t layers, kv_heads, size;  // size of a head, a multiple of 16 that is not above 256
+
+  size_t layer_bytes() const;  // of a page, keys and values of one layer: a multiple of 64
+  size_t bytes() const { return layers * layer_bytes(); }
+};
+
+// The attention of one layer, of the new tokens of one sequence.
+struct AttentionStep {
+  const PageShape* shape;
+  std::byte* const* pages;  // the sequence's, as many as its tokens and the new ones need
+  size_t layer;
+  size_t first, tokens;              // positions of the new tokens: [first, first + tokens)
+  size_t heads;                      // of queries, a multiple of kv_heads
+  size_t window;                     // keys that a query sees, itself among them; SIZE_MAX for all
+  float scale, soft_cap;             // of the scores: soft_cap * tanh(score * scale / soft_cap); 0 for none
+  const float *query, *key, *value;  // rotated; the heads of a token lie together
+  size_t query_stride, key_stride, value_stride;  // numbers from one token to the next
+  float* out;                                     // (heads * size) per token
+  size_t out_stride;
+  std::byte* scratch;  // PagedAttention::scratch bytes, at a multiple of 64, alone for this step
+};
+
+// In this order, each for all its indices, in any order and from any thread, before the next begins:
+// append for the token indices [0, tokens), attend for [0, pieces), join for [0, joins).
+struct PagedAttention {
+  size_t (*scratch)(const AttentionStep&);
+  void (*append)(const AttentionStep&, size_t token);
+  size_t (*pieces)(const AttentionStep&);
+  void (*attend)(const AttentionStep&, size_t piece);
+  size_t (*joins)(const AttentionStep&);  // 0 where attend has done it all
+  void (*join)(const AttentionStep&, size_t index);
+};
+
+}  // namespace edgellm::kernels

@@ -1,0 +1,36 @@
+// How GGUF stores the numbers of a tensor.
+// https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (ggml_type); the blocks: gguf's Python package, quants.py
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgellm::kernels {
+
+// The ids of GGUF.
+enum class Type : uint32_t {
+  f32 = 0,
+  f16 = 1,
+  q4_0 = 2,
+  q4_1 = 3,
+  q5_0 = 6,
+  q5_1 = 7,
+  q8_0 = 8,
+  q2_k = 10,
+  q3_k = 11,
+  q4_k = 12,
+  q5_k = 13,
+  q6_k = 14,
+  iq4_nl = 20,
+  bf16 = 30,
+};
+
+// A block in the file: so many numbers of a row, in so many bytes.
+struct Storage {
+  size_t numbers, bytes;
+};
+
+// {0, 0} for a type that there are no kernels for.
+Storage storage(Type type);
+
+}  // namespace edgellm::kernels
