@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,10 @@ def test_a_model_may_be_collected_on_its_engines_thread(case: Case, path: Path) 
     gc.disable()
     try:
         engine, stream = abandoned()
-        engine.post(lambda backend: gc.collect())
         del stream
-        for _ in range(6000):  # the request that nobody reads any more holds the model until the engine has dropped it
-            engine.post(lambda backend: gc.collect())
+        for _ in range(600):  # the request that nobody reads any more holds the model until the engine has dropped it
+            with suppress(Closed):
+                engine.call(lambda backend: gc.collect())
             engine._thread.join(0.01)
             if not engine._thread.is_alive():
                 break
