@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "storage.h"
+
 namespace edgellm::kernels::scalar {
 
 constexpr size_t kLanes = 16;
@@ -95,6 +97,11 @@ inline I sub(I a, I b) {
 inline I mul(I a, I b) {
   return each<I>([&](size_t i) { return a.v[i] * b.v[i]; });
 }
+// a * 2^n.
+template <int n>
+inline I up(I a) {
+  return each<I>([&](size_t i) { return a.v[i] * (1 << n); });
+}
 inline int32_t sum(I a) {
   int32_t all = 0;
   for (const int32_t x : a.v) all += x;
@@ -109,8 +116,6 @@ inline I to_int(F a) {
 }
 
 // 16 numbers of 16 bits: halves (IEEE 754 binary16) and bfloat16; to the nearest, ties to even.
-float from_half(uint16_t x);  // storage.cpp
-uint16_t to_half(float x);
 inline F load_halves(const uint16_t* x) {
   return each<F>([&](size_t i) { return from_half(x[i]); });
 }
