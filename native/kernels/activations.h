@@ -1,10 +1,12 @@
 // Rows of X as products read them.
 //
-//   bytes32    int8 codes with a scale per 32 columns: code = round(x / scale), scale = largest |x| of the 32 / 127
+//   bytes32    int8 codes with a scale per 32 columns: code = round(x / scale) in [-127, 127], scale = largest
+//              |x| of the 32 / 127
 //   bytes256   the same per 256 columns
 //   floats     as they are
 //
-// What a row becomes depends on nothing but the row. Rows that are not finite become nonsense.
+// What a row becomes depends on nothing but the row. Blocks without a number above 1e-36 become 0; the scale of one
+// that holds an infinity or NaN is NaN.
 //
 // Prepared rows lie in groups of up to kGroupRows, of about the same size; a group holds, for each block of columns,
 // the blocks of its rows one behind another, so that a kernel finds the rows of a group at constant distances.

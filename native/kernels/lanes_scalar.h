@@ -67,6 +67,10 @@ inline F div(F a, F b) {
 inline F fma(F a, F b, F c) {
   return each<F>([&](size_t i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
 }
+// c - a b.
+inline F fnma(F a, F b, F c) {
+  return each<F>([&](size_t i) { return std::fma(-a.v[i], b.v[i], c.v[i]); });
+}
 // b where either is NaN.
 inline F max(F a, F b) {
   return each<F>([&](size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
@@ -82,6 +86,14 @@ inline float sum(F a) {
   for (size_t n = 8; n > 0; n /= 2)
     for (size_t i = 0; i < n; ++i) a.v[i] += a.v[i + n];
   return a.v[0];
+}
+// To a whole number, the nearest, ties to even.
+inline F round(F a) {
+  return each<F>([&](size_t i) { return std::nearbyintf(a.v[i]); });
+}
+// a 2^n for whole n, |n| <= 200; NaN where n is.
+inline F times_power(F a, F n) {
+  return each<F>([&](size_t i) { return std::isnan(n.v[i]) ? n.v[i] : std::ldexp(a.v[i], static_cast<int>(n.v[i])); });
 }
 inline float most(F a) { return *std::max_element(a.v, a.v + 16); }
 
