@@ -1,5 +1,10 @@
 """What edgellm needs from C. Built from native/ by CMakeLists.txt."""
 
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
 discard_log: int
 """Address of a C function in the shape of ggml_log_callback that forgets the line; safe after the interpreter ended."""
 
@@ -68,3 +73,29 @@ def tokenize(function: int, vocabulary: int, text: bytes, parse_special: bool, s
     The interpreter lock is released. Raises MemoryError without memory for the stack or the tokens, ValueError for a
     text that is too long for its numbers, RuntimeError with the words of what else it throws.
     """
+
+def kernel_sets() -> list[str]:
+    """The kernels for GGUF's types that this processor has, by instruction set: the fastest first, "scalar" last.
+
+    The functions below are these kernels by themselves, for tests. Arrays are float32, (n,), and results are written
+    into the last one. They raise ValueError for a set that the processor does not have, and for sizes that differ.
+    """
+
+def rms_norm(set: str, x: Floats, weight: Floats | None, eps: float, y: Floats) -> None:
+    """y = x / sqrt(mean(x^2) + eps) * weight; y may be x."""
+
+def gated(set: str, gate: str, x: Floats, up: Floats, y: Floats) -> None:
+    """y = silu(x) * up, or "gelu_tanh" or "gelu" of x; y may be x."""
+
+def rotate(set: str, head: Floats, cos: Floats, sin: Floats) -> None:
+    """Turn the first 2 len(cos) numbers of a head: those of the first half of them are x, of the second y."""
+
+def soft_cap(set: str, x: Floats, cap: float) -> None:
+    """x = cap * tanh(x / cap)"""
+
+def scaled(set: str, x: Floats, scale: float, add: bool, y: Floats) -> None:
+    """y = scale * x, added to y or not."""
+
+def prepare(set: str, form: str, x: Floats, step: int) -> bytes:
+    """Rows as products read them, (rows, columns) prepared `step` rows at a time: Bytes32 or Bytes256 of
+    native/kernels/activations.h for form "bytes32" or "bytes256", those of a row one behind the other."""

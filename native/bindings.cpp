@@ -10,6 +10,7 @@
 
 #include "abort_flag.h"
 #include "amx_refusal.h"
+#include "bindings.h"
 #include "cpu.h"
 #include "host.h"
 #include "kernels/product.h"
@@ -69,6 +70,7 @@ NB_MODULE(_native, m) {
       },
       nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
+  edgellm::bind_rows(m);
   m.attr("onnx_domain") = edgellm::ort::kDomain;
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
 

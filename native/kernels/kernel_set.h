@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "activations.h"
@@ -52,5 +53,8 @@ struct KernelSet {
 
 // Those that were compiled and that this processor has, the fastest first; the scalar one is always the last.
 const std::vector<const KernelSet*>& kernel_sets();
+
+// The one of that name. std::invalid_argument if this processor has none.
+const KernelSet& kernel_set(std::string_view name);
 
 }  // namespace edgellm::kernels

@@ -14,7 +14,7 @@ import pytest
 from source_tree import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flags of GCC and Clang on Linux")
-SOURCES = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".cpp", ".h"))
+SOURCES = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".cpp", ".h", ".inc"))
 SOURCES = [path for path in SOURCES if path.parent.name != "onnxruntime"]  # theirs
 
 

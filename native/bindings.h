@@ -1,0 +1,10 @@
+// What is bound for Python, a file for each room.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace edgellm {
+
+void bind_rows(nanobind::module_& m);
+
+}  // namespace edgellm
