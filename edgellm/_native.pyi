@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 Floats = NDArray[np.float32]
 
@@ -34,6 +35,65 @@ class AbortFlag:
     @property
     def data(self) -> int:
         """Address of the flag, for the `data` of `callback`."""
+
+class KvFull(Exception):
+    """The pages of a KV cache are used up; nothing changed."""
+
+class KvPages:
+    """The pages of a KV cache, of 32 tokens each, made when they are needed. Safe from any thread.
+
+    kv_type: "f16", "int8" (with a float32 scale for the key and the value of a token in a head) or "f32". size: of a
+    head, a multiple of 16 up to 256. most: pages that may be used at once. ValueError for a shape that cannot be.
+    """
+
+    def __init__(self, layers: int, kv_heads: int, size: int, kv_type: str, most: int) -> None: ...
+    @property
+    def used(self) -> int:
+        """Pages that some table holds."""
+
+    @property
+    def most(self) -> int: ...
+    @property
+    def nbytes(self) -> int:
+        """Memory that is set aside, in use or not; the system gives it when it is touched."""
+
+    @property
+    def page_bytes(self) -> int: ...
+
+class KvTable:
+    """The state of one sequence: a table of pages, shared with others until it writes into them.
+
+    Positions that it does not have are ValueError; every call but `close` on one that was closed is RuntimeError.
+    """
+
+    def __init__(self, pages: KvPages) -> None: ...
+    @property
+    def length(self) -> int:
+        """Tokens that it holds; 0 after `close`."""
+
+    def reserve(self, length: int) -> None:
+        """Make sure that so many tokens fit. KvFull, MemoryError; then nothing changed."""
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens."""
+
+    def fork(self, length: int) -> KvTable:
+        """Another one with the same first tokens. It takes no page until one of the two goes on."""
+
+    def save(self, start: int, stop: int, head: bytes = b"") -> bytearray:
+        """`head`, and behind it the state of the positions [start, stop), which `load` takes back exactly.
+
+        Each token takes `page_bytes` / 32. Whole pages lie in it as they are; parts of pages token after token.
+        """
+
+    def load(self, buffer: Buffer, start: int, stop: int) -> None:
+        """Append the state of [start, stop), which begins at `length`. Reserves what is missing.
+
+        ValueError for bytes of another size; what `reserve` raises. Numbers that are not finite become 0.
+        """
+
+    def close(self) -> None:
+        """Let go of its pages. Twice is harmless."""
 
 def cpu_features() -> list[str]:
     """Instruction sets that the processor has and the operating system lets a process use."""

@@ -6,5 +6,6 @@
 namespace edgellm {
 
 void bind_rows(nanobind::module_& m);
+void bind_pages(nanobind::module_& m);
 
 }  // namespace edgellm

@@ -2,11 +2,16 @@
 //
 // A page is written by one sequence alone: who is about to write into one that others hold too gets a copy of it. So a
 // fork copies nothing but, later, the one page in which its first own token lies.
+//
+// Every number in a page is finite at all times, also those of tokens that nobody has written yet: attention multiplies
+// what is not seen with 0.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "../kernels/paged_attention.h"
@@ -16,25 +21,39 @@ namespace edgellm::engine {
 using kernels::kPageTokens;
 using kernels::PageShape;
 
-// All pages of a model: made when they are needed, `most` at once. Used by one thread at a time.
+// All pages of a model: made when they are needed, `most` at once. Safe from any thread.
 class Pages {
  public:
+  // std::invalid_argument for a shape that cannot be.
   Pages(const PageShape& shape, size_t most);
+  ~Pages();
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+
   const PageShape& shape() const { return shape_; }
   size_t most() const { return most_; }
   size_t used() const;         // pages that somebody holds
+  size_t bytes() const;        // memory that is set aside, in use or not
   std::byte* acquire();        // held once; null when `most` are used; std::bad_alloc
   void hold(std::byte* page);  // once more
   void release(std::byte* page);
   bool shared(std::byte* page) const;  // held more than once
 
  private:
+  class Slab;  // pages of one allocation
+  using Slabs = std::map<const std::byte*, std::unique_ptr<Slab>>;
+
+  Slabs::const_iterator slab_of(const std::byte* page) const;
+
   PageShape shape_;
-  size_t most_;
-  // how it keeps count is its own affair
+  size_t most_, slab_pages_;
+  mutable std::mutex mutex_;
+  size_t used_ = 0;
+  Slabs slabs_;  // by address
 };
 
-// The state of one sequence.
+// The state of one sequence. Used by one thread at a time. Positions that it does not have, and saved bytes of another
+// length, are std::invalid_argument; a table that was closed is std::logic_error.
 class Table {
  public:
   explicit Table(std::shared_ptr<Pages> pages);
@@ -44,20 +63,26 @@ class Table {
 
   size_t length() const { return length_; }
   // Pages for so many tokens, of which those that will be written, from length() on, are its own. False, and nothing
-  // changed, when the pages are used up; std::bad_alloc.
+  // changed, when the pages are used up; std::bad_alloc. To be called before anything is written, every time: a fork
+  // may share a page that was its own.
   bool reserve(size_t length);
-  void commit(size_t length);  // so many tokens are there now
+  void commit(size_t length);  // so many tokens are there now, for which there were pages
   void truncate(size_t length);
   std::unique_ptr<Table> fork(size_t length) const;
+  void close();  // hold no pages any more; twice is harmless
   std::byte* const* pages() const { return held_.data(); }
+  const std::shared_ptr<Pages>& pool() const { return pages_; }  // null when it was closed
 
-  // The state of [start, stop), as bytes that `load` takes back exactly; whole pages lie in it as they are.
+  // The state of [start, stop), as bytes that `load` takes back exactly, at the same positions: whole pages as they
+  // are, of others token after token the keys and values (and their scales) of each layer and head.
   size_t saved_bytes(size_t start, size_t stop) const;
   void save(size_t start, size_t stop, std::byte* out) const;
-  // Append it behind length(), for which `reserve(stop)` was called; commits.
+  // Append it behind length(), for which `reserve(stop)` was called; commits. Numbers that are not finite become 0.
   void load(const std::byte* saved, size_t start, size_t stop);
 
  private:
+  const Pages& open() const;
+
   std::shared_ptr<Pages> pages_;
   std::vector<std::byte*> held_;
   size_t length_ = 0;

@@ -17,11 +17,22 @@ constexpr size_t kChunk = 256;
 
 enum class KvType { f16, int8, f32 };
 
+// A page: for each layer, for each head of keys and values,
+//
+//   keys     (size / 2, 32 tokens, 2)   number d of token t is the number (d / 2 * 32 + t) * 2 + d % 2
+//   values   (32 tokens / 2, size, 2)   number d of token t is the number (t / 2 * size + d) * 2 + t % 2
+//   scales   (32,) float32 of the keys and (32,) of the values, int8 alone: a number is its code * the scale of its
+//   token
+//
+// So the numbers that are summed lie in pairs, and a vector of them belongs to tokens, or to places of the result, side
+// by side.
 struct PageShape {
   KvType type;
   size_t layers, kv_heads, size;  // size of a head, a multiple of 16 that is not above 256
 
-  size_t layer_bytes() const;  // of a page, keys and values of one layer: a multiple of 64
+  size_t number_bytes() const;
+  size_t head_bytes() const;  // keys, values and scales of one head in one layer: a multiple of 64
+  size_t layer_bytes() const { return kv_heads * head_bytes(); }
   size_t bytes() const { return layers * layer_bytes(); }
 };
 

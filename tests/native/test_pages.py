@@ -1,0 +1,266 @@
+"""KvPages and KvTable against a model of them in Python: what is shared, what is written, what is left."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from edgellm import _native
+
+PAGE = 32  # tokens
+LAYERS, HEADS, SIZE = 2, 3, 16
+BYTES = {"f16": 2, "int8": 1, "f32": 4}
+TYPES = sorted(BYTES)
+Tokens = NDArray[np.uint8]  # (tokens, LAYERS * HEADS, bytes of a token in a head), as parts of pages are saved
+
+
+def pages(kv_type: str = "f16", most: int = 1000) -> _native.KvPages:
+    return _native.KvPages(LAYERS, HEADS, SIZE, kv_type, most)
+
+
+def random_tokens(kv_type: str, count: int, seed: int) -> Tokens:
+    """Tokens whose numbers are finite."""
+    random = np.random.default_rng(seed)
+    shape = (count, LAYERS * HEADS, 2 * SIZE)
+    if kv_type == "int8":
+        codes, scales = random.integers(-127, 128, shape, np.int8), random.random((*shape[:2], 2), np.float32)
+        return np.concatenate([codes.view(np.uint8), scales.view(np.uint8)], axis=2)
+    numbers: NDArray[Any] = random.standard_normal(shape, np.float32)
+    return numbers.astype(np.float16 if kv_type == "f16" else np.float32).view(np.uint8)
+
+
+def as_page(kv_type: str, tokens: Tokens) -> bytes:
+    """A whole page: keys (size / 2, 32, 2), values (16, size, 2), scales, for each layer and head."""
+    n = SIZE * BYTES[kv_type]
+    keys, values, scales = np.split(np.moveaxis(tokens, 0, 1), [n, 2 * n], axis=2)  # (layers * heads, 32, bytes)
+    keys = keys.reshape(-1, PAGE, SIZE // 2, 2 * BYTES[kv_type]).transpose(0, 2, 1, 3)
+    values = values.reshape(-1, PAGE // 2, 2, SIZE, BYTES[kv_type]).transpose(0, 1, 3, 2, 4)
+    scales = scales.reshape(LAYERS * HEADS, PAGE, scales.shape[2] // 4, 4).transpose(0, 2, 1, 3)
+    return np.concatenate([part.reshape(LAYERS * HEADS, -1) for part in (keys, values, scales)], axis=1).tobytes()
+
+
+def saved(kv_type: str, tokens: Tokens, start: int) -> bytes:
+    """Tokens of the positions from `start` on, as a table saves them."""
+    out, at = [], 0
+    while at < len(tokens):
+        whole = (start + at) % PAGE == 0 and len(tokens) - at >= PAGE
+        count = PAGE if whole else 1
+        part = tokens[at : at + count]
+        out.append(as_page(kv_type, part) if whole else part.tobytes())
+        at += count
+    return b"".join(out)
+
+
+class Model:
+    """What a table should hold. pages: identities of pages, by which those that are shared are counted."""
+
+    def __init__(self, table: _native.KvTable, tokens: Tokens, pages: list[object]) -> None:
+        self.table, self.tokens, self.pages = table, tokens, pages
+
+
+class Tables(RuleBasedStateMachine):
+    """Random calls on tables that share pages, of which there are few."""
+
+    @initialize(kv_type=st.sampled_from(TYPES))
+    def open(self, kv_type: str) -> None:
+        self.kv_type, self.pool = kv_type, pages(kv_type, 24)
+        self.models: list[Model] = []
+        self.begin()
+
+    @rule()
+    @precondition(lambda self: len(self.models) < 5)
+    def begin(self) -> None:
+        self.models.append(Model(_native.KvTable(self.pool), random_tokens(self.kv_type, 0, 0), []))
+
+    @rule(which=st.integers(0, 99), length=st.integers(0, 400))
+    def reserve(self, which: int, length: int) -> None:
+        model = self.models[which % len(self.models)]
+        if (after := self.reserved(model, length)) is None:
+            with pytest.raises(_native.KvFull, match="24 pages"):
+                model.table.reserve(length)
+        else:
+            model.table.reserve(length)
+            model.pages = after
+
+    @rule(which=st.integers(0, 99), count=st.integers(0, 100), seed=st.integers(0, 2**32))
+    def load(self, which: int, count: int, seed: int) -> None:
+        model = self.models[which % len(self.models)]
+        start, tokens = len(model.tokens), random_tokens(self.kv_type, count, seed)
+        state = saved(self.kv_type, tokens, start)
+        if (after := self.reserved(model, start + count)) is None:
+            with pytest.raises(_native.KvFull):
+                model.table.load(state, start, start + count)
+        else:
+            model.table.load(state, start, start + count)
+            model.tokens, model.pages = np.concatenate([model.tokens, tokens]), after
+
+    @rule(which=st.integers(0, 99), part=st.floats(0, 1))
+    def truncate(self, which: int, part: float) -> None:
+        model = self.models[which % len(self.models)]
+        length = int(len(model.tokens) * part)
+        model.table.truncate(length)
+        model.tokens, model.pages = model.tokens[:length], model.pages[: -(-length // PAGE)]
+
+    @rule(which=st.integers(0, 99), part=st.floats(0, 1))
+    @precondition(lambda self: len(self.models) < 5)
+    def fork(self, which: int, part: float) -> None:
+        model = self.models[which % len(self.models)]
+        length = int(len(model.tokens) * part)
+        twin = model.table.fork(length)
+        self.models.append(Model(twin, model.tokens[:length], model.pages[: -(-length // PAGE)]))
+
+    @rule(which=st.integers(0, 99))
+    @precondition(lambda self: len(self.models) > 1)
+    def close(self, which: int) -> None:
+        self.models.pop(which % len(self.models)).table.close()
+
+    @rule(which=st.integers(0, 99), cuts=st.lists(st.floats(0, 1), max_size=4))
+    def save(self, which: int, cuts: list[float]) -> None:
+        model = self.models[which % len(self.models)]
+        edges = [0, *sorted(int(len(model.tokens) * cut) for cut in cuts), len(model.tokens)]
+        for start, stop in itertools.pairwise(edges):
+            expected = saved(self.kv_type, model.tokens[start:stop], start)
+            assert model.table.save(start, stop, b"head") == b"head" + expected
+
+    @invariant()
+    def all_is_as_expected(self) -> None:
+        assert self.pool.used == len({id(page) for model in self.models for page in model.pages})
+        for model in self.models:
+            assert model.table.length == len(model.tokens)
+            assert model.table.save(0, model.table.length) == saved(self.kv_type, model.tokens, 0)
+
+    def reserved(self, model: Model, length: int) -> list[object] | None:
+        """Its pages after `reserve`, None when there are not enough."""
+        if length <= (here := len(model.tokens)):
+            return model.pages
+        others = {id(page) for each in self.models if each is not model for page in each.pages}
+        after = list(model.pages)
+        for at in range(here // PAGE, -(-length // PAGE)):
+            after[at : at + 1] = [after[at] if at < len(after) and id(after[at]) not in others else object()]
+        # A page that is left to others stays used; while it is copied both are.
+        new = len({id(page) for page in after} - {id(page) for page in model.pages})
+        return after if self.pool.used + new <= self.pool.most else None
+
+    def teardown(self) -> None:
+        for model in self.models:
+            model.table.close()
+        assert self.pool.used == 0
+
+
+Tables.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTables = Tables.TestCase
+
+
+@pytest.mark.parametrize("kv_type", TYPES)
+def test_the_size_of_a_page(kv_type: str) -> None:
+    scales = 8 if kv_type == "int8" else 0
+    assert pages(kv_type).page_bytes == PAGE * LAYERS * HEADS * (2 * SIZE * BYTES[kv_type] + scales)
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "size", "kv_type"),
+    [(0, 1, 16, "f16"), (1, 0, 16, "f16"), (1, 1, 0, "f16"), (1, 1, 24, "f16"), (1, 1, 272, "f16"), (1, 1, 16, "f8"),
+     (2**40, 1, 16, "f16"), (1, 2**40, 16, "f16")],
+)  # fmt: skip
+def test_shapes_that_cannot_be(layers: int, heads: int, size: int, kv_type: str) -> None:
+    with pytest.raises(ValueError, match=r"layers|head|f16"):
+        _native.KvPages(layers, heads, size, kv_type, 8)
+
+
+def test_forks_share_their_pages() -> None:
+    pool = pages()
+    table = _native.KvTable(pool)
+    tokens = random_tokens("f16", 2000, 1)
+    table.load(saved("f16", tokens, 0), 0, 2000)
+    assert pool.used == 63
+    forks = [table.fork(2000) for _ in range(64)]
+    assert pool.used == 63
+    for i, fork in enumerate(forks):
+        fork.load(saved("f16", random_tokens("f16", 20, i), 2000), 2000, 2020)  # the last page and one more
+    assert pool.used == 63 + 64 * 2
+    assert all(fork.save(0, 2000) == table.save(0, 2000) for fork in forks)
+    del forks, fork
+    gc.collect()
+    assert pool.used == 63
+
+
+def test_numbers_that_are_not_finite_are_not_loaded() -> None:
+    for kv_type in TYPES:
+        pool = pages(kv_type)
+        table = _native.KvTable(pool)
+        state = b"\xff" * (40 * pool.page_bytes // PAGE)
+        table.load(state, 0, 40)
+        dtype = np.float16 if kv_type == "f16" else np.float32
+        numbers = np.frombuffer(table.save(0, 32), np.uint8).reshape(LAYERS * HEADS, -1)
+        part = np.frombuffer(table.save(32, 40), np.uint8).reshape(8 * LAYERS * HEADS, -1)
+        if kv_type == "int8":
+            assert (numbers[:, : 2 * SIZE * PAGE].view(np.int8) == -1).all()
+            numbers, part = numbers[:, 2 * SIZE * PAGE :], part[:, 2 * SIZE :]
+        assert (numbers.view(dtype) == 0).all()
+        assert (part.view(dtype) == 0).all()
+
+
+def test_saved_state_of_another_size_or_place() -> None:
+    pool = pages()
+    table = _native.KvTable(pool)
+    token = pool.page_bytes // PAGE
+    for size in (0, token - 1, token + 1):
+        with pytest.raises(ValueError, match=f"{token} bytes, not {size}"):
+            table.load(bytes(size), 0, 1)
+    with pytest.raises(ValueError, match="does not continue"):
+        table.load(bytes(token), 1, 2)
+    for start, stop in ((1, 0), (0, 2**63), (2**63, 2**64 - 1)):
+        with pytest.raises(ValueError, match=r"positions|tokens"):
+            table.load(bytes(token), start, stop)
+    table.load(memoryview(bytes(3 + token))[3:], 0, 1)
+    for start, stop in ((0, 2), (1, 0), (2, 2)):
+        with pytest.raises(ValueError, match="positions"):
+            table.save(start, stop)
+    with pytest.raises(ValueError, match="longer"):
+        table.truncate(2)
+    with pytest.raises(ValueError, match="longer"):
+        table.fork(2)
+    assert table.length == pool.used == 1
+
+
+def test_more_pages_than_there_are() -> None:
+    pool = pages(most=3)
+    table = _native.KvTable(pool)
+    table.reserve(96)
+    for length in (97, 10**9, 2**64 - 1):
+        with pytest.raises(_native.KvFull, match="3 of 3 pages"):
+            table.reserve(length)
+    with pytest.raises(_native.KvFull):
+        _native.KvTable(pool).reserve(1)
+    table.truncate(0)
+    assert pool.used == 0
+
+
+def test_memory_is_given_back() -> None:
+    pool = _native.KvPages(16, 8, 64, "f16", 1000)
+    tables = [_native.KvTable(pool) for _ in range(10)]
+    for table in tables:
+        table.reserve(40 * PAGE)
+    assert pool.nbytes >= 400 * pool.page_bytes
+    for table in tables:
+        table.close()
+    assert 0 < pool.nbytes <= 64 << 20
+
+
+def test_a_table_that_was_closed() -> None:
+    table = _native.KvTable(pages())
+    table.load(bytes(pages().page_bytes), 0, 32)
+    table.close()
+    table.close()
+    assert table.length == 0
+    for call in (lambda: table.reserve(1), lambda: table.truncate(0), lambda: table.fork(0), lambda: table.save(0, 0)):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
