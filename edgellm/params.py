@@ -61,7 +61,7 @@ class LoadParams(Params):
         None,
         Choice(KV_TYPES),
         "Element type of the KV cache",
-        unset="f16 with llama.cpp, the graph's with ONNX Runtime",
+        unset="f16 for GGUF files, the graph's with ONNX Runtime",
     )
     threads: int | None = model(None, Whole(1, 512), "Compute threads", unset="the physical cores this process may use")
     gpu_layers: int | Literal["auto"] = model(

@@ -23,7 +23,6 @@ from edgellm.backends.onnx import open_onnx
 from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 
 from .graph.decoder import KVScales
-from .graph.rotary import rope_of
 
 N_CTX, MOST, FEWEST = 512, 16_384, 64  # tokens: of a context, of the text that are read, that it must have
 MARGIN = 1.25  # what other texts may have more than the one that was read; costs a third of a bit
@@ -60,7 +59,7 @@ def measure(folder: Path, text: str, hyper: Hyper, report: Callable[[int, int], 
                 state = backend.pool.views(sequence)
                 for i in range(hyper.n_layer):
                     keys, values = (view[:, : len(context)] for view in state[2 * i : 2 * i + 2])
-                    rope = rope_of(hyper, i)
+                    rope = hyper.rotation(i)
                     seen = _sizes(keys, rope.dim if rope else 0), _sizes(values, 0)
                     np.maximum(largest[i], seen, out=largest[i])
             report(min(start + room, len(tokens)), len(tokens))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .rope import Rope
@@ -54,6 +54,15 @@ class Hyper:
     causal: bool = True
     n_token_types: int = 0
     pooling: Pooling | None = None
+
+    def rotation(self, layer: int) -> Rope | None:
+        """What rotates q and k of a layer; None where nothing does."""
+        rope = self.rope
+        if rope is None or (rope.every and (layer + 1) % rope.every == 0):
+            return None
+        if rope.local_base is not None and self.windowed and self.windowed[layer]:
+            return Rope(rope.local_base, rope.dim)
+        return replace(rope, local_base=None, every=0)
 
     def sizes(self) -> dict[str, int]:
         """The names that tables of tensors use for dimensions."""

@@ -66,6 +66,36 @@ def llama3_factors(rope: Rope) -> NDArray[np.float32]:
     return (1.0 / ((1.0 - share) / rope.factor + share)).astype(np.float32)
 
 
+def frequencies(rope: Rope, *, long: bool = False) -> NDArray[np.float64]:
+    """Radians per position of each pair of elements, (dim/2,). long: by longrope's factors for contexts beyond
+    `original`."""
+    plain: NDArray[np.float64] = rope.base ** -(np.arange(0, rope.dim, 2, dtype=np.float64) / rope.dim)
+    if rope.scaling == "linear":
+        return plain / rope.factor
+    if rope.scaling == "llama3":
+        return plain / llama3_factors(rope).astype(np.float64)
+    if rope.scaling == "longrope":
+        return plain / np.array(rope.long if long else rope.short, np.float64)
+    if rope.scaling == "yarn":
+        stretched = _yarn_ramp(rope)
+        return plain * (stretched / rope.factor + 1.0 - stretched)
+    return plain
+
+
+def _yarn_ramp(rope: Rope) -> NDArray[np.float64]:
+    """How far each frequency is stretched, 0 to 1: not above 32 turns within `original`, wholly below one turn.
+
+    YaRN section 3.2, with the bounds rounded outwards as transformers does.
+    """
+
+    def pair(turns: float) -> float:
+        return rope.dim * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
+
+    low, high = max(math.floor(pair(32)), 0), min(math.ceil(pair(1)), rope.dim - 1)
+    ramp: NDArray[np.float64] = np.clip((np.arange(rope.dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+    return ramp
+
+
 def from_config(config: Config, dim: int, n_ctx: int, base: float = 10000.0, partial: float = 1.0) -> Rope:
     """Read the rotary keys of a config.json in either spelling.
 

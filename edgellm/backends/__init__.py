@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgellm.params import KV_TYPES, LoadParams
 __all__ = ["engines", "inspect", "open_backend"]
 
 GGUF_MAGIC = b"GGUF"
+ASKED, GGUF, ONNX = "asked for", "it runs all GGUF files", "it runs all ONNX models"  # why an engine runs a model
 NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the words of glibc's loader
 
 
@@ -28,24 +30,27 @@ def open_backend(path: Path, params: LoadParams, progress: Callable[[float], Non
     Raises ModelNotFound, Unsupported for a file that no engine here runs, NotEnoughMemory, and what the engine raises.
     """
     try:
-        return _open(path, params, progress)
+        opened, why = _open(path, params, progress)
     except (MemoryError, ImportError, Unsupported) as error:
         # An engine is imported when it is needed: where its code finds no room, that is no MemoryError (dlopen(3)).
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_ROOM):
             raise
         raise NotEnoughMemory(f"{path}: the memory was not enough to load it; close other programs") from error
+    opened.info = replace(opened.info, engine=opened.name, engine_reason=why)
+    return opened
 
 
-def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | None) -> Backend:
+def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | None) -> tuple[Backend, str]:
+    """The opened backend, and why it is that one."""
     if params.backend == "echo":
         from edgellm.backends.echo import open_echo
 
-        return open_echo(str(path), params)
+        return open_echo(str(path), params), ASKED
     kind = _format(path)
     if kind == "onnx" and params.backend in ("auto", "onnx"):
         from edgellm.backends.onnx import open_onnx
 
-        return open_onnx(path, params, progress)
+        return open_onnx(path, params, progress), ONNX
     if kind != "gguf" or params.backend not in ("auto", "llamacpp"):
         if advice := _advice(path):
             raise Unsupported(f"{path}: {advice}")
@@ -56,7 +61,7 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
         )
     from edgellm.backends.llamacpp import open_llamacpp
 
-    return open_llamacpp(path, params, progress)
+    return open_llamacpp(path, params, progress), GGUF if params.backend == "auto" else ASKED
 
 
 def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelInfo:
@@ -72,12 +77,12 @@ def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelIn
     if kind == "onnx":
         from edgellm.backends.onnx import inspect_onnx
 
-        return inspect_onnx(path)
+        return replace(inspect_onnx(path), engine="onnx", engine_reason=ONNX)
     if kind != "gguf":
         raise Unsupported(f"{path}: {_advice(path) or 'neither a GGUF file nor an ONNX model'}")
     from edgellm.backends.llamacpp import inspect_llamacpp
 
-    return inspect_llamacpp(path, kv_type)
+    return replace(inspect_llamacpp(path, kv_type), engine="llamacpp", engine_reason=GGUF)
 
 
 def engines() -> list[dict[str, Any]]:

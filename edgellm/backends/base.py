@@ -29,7 +29,8 @@ class ModelInfo:
     n_params counts weights; file_bytes and bits_per_weight are measured on the file. tensor_types maps a storage type
     to its bytes in the file; quantization is the one that most bytes of the layers have. kv_bytes_per_token is for the
     KV type in use, summed over layers (full-size windows). fingerprint identifies the weights and their metadata.
-    stop_ids end an answer. license and base_models (what it was made from) are as the file states them.
+    stop_ids end an answer. license and base_models (what it was made from) are as the file states them. engine is the
+    name of the backend that runs it here, and engine_reason says why that one.
     """
 
     path: str
@@ -59,6 +60,8 @@ class ModelInfo:
     can_fork: bool = True
     can_embed: bool = False
     can_generate: bool = True
+    engine: str = ""
+    engine_reason: str = ""
 
 
 INSIDE = -1  # in place of the token before another one: any that a text goes on behind

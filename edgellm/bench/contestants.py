@@ -12,9 +12,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from edgellm.errors import BackendFailed, ModelLoadError
+from edgellm.params import Backend
 
 MICRO_BATCH = 512  # tokens of one prefill pass
 WORDS = """
@@ -59,9 +60,7 @@ class Contestant(Protocol):
 class EdgeLLM:
     """edgellm as a program uses it: `edgellm.load` and `Model.generate`."""
 
-    def __init__(
-        self, path: str, n_ctx: int, threads: int, *, backend: Literal["auto", "llamacpp", "onnx"] = "auto"
-    ) -> None:
+    def __init__(self, path: str, n_ctx: int, threads: int, *, backend: Backend = "auto") -> None:
         import edgellm
 
         self.model = edgellm.load(path, ctx=n_ctx, threads=threads, gpu_layers=0, backend=backend)
@@ -70,6 +69,7 @@ class EdgeLLM:
             "threads": self.model.threads,
             "n_ctx": self.model.n_ctx,
             "backend": self.model.backend,
+            "why": self.model.info.engine_reason,
         }
 
     def generate(self, prompt: Prompt, new_tokens: int) -> Sample:

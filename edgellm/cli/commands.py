@@ -120,7 +120,7 @@ class Commands:
     def _show(self, _: str) -> None:
         talk, info = self._talk, self._talk.model.info
         note(f"{info.name}: {info.architecture}, {info.quantization}, {info.path}")
-        note(f"{talk.model.backend}, {talk.model.threads} threads")
+        note(f"{talk.model.backend} ({info.engine_reason}), {talk.model.threads} threads")
         if talk.chat is None:
             note(f"context: {talk.model.n_ctx:,} tokens")
         else:
@@ -181,4 +181,5 @@ class Commands:
         note(f"loaded {len(chat.messages)} messages from {path}")
 
     def _stats(self, _: str) -> None:
-        note(statistics(self._talk.last) if self._talk.last else "nothing was answered yet")
+        talk = self._talk
+        note(statistics(talk.last, talk.model.info.engine_reason) if talk.last else "nothing was answered yet")

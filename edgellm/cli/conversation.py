@@ -46,7 +46,7 @@ def converse(talk: Talk, name: str, *, stats: bool) -> None:
             if not (text.startswith("/") and commands.run(text)):
                 _say(talk, text)
             if stats and talk.last is not None and talk.last is not asked:
-                note(statistics(talk.last))
+                note(statistics(talk.last, talk.model.info.engine_reason))
         except EOFError:
             return
         except KeyboardInterrupt:

@@ -83,7 +83,7 @@ def run(
         else:
             done = talk.show(text)
             if stats:
-                click.echo(statistics(done), err=True)
+                click.echo(statistics(done, opened.info.engine_reason), err=True)
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,8 @@ def _written(chunks: Iterator[Chunk], status: Status) -> Completion:
     return done
 
 
-def statistics(done: Completion) -> str:
-    """Token counts and speeds of an answer, in a few lines."""
+def statistics(done: Completion, engine_reason: str) -> str:
+    """Token counts and speeds of an answer, and what computed it and why, in a few lines."""
     usage, timings = done.usage, done.timings
     prompt = f"{usage.prompt_tokens} prompt tokens"
     cache = done.cache
@@ -224,5 +224,5 @@ def statistics(done: Completion) -> str:
         f"{prompt}, {usage.completion_tokens} answered ({done.finish_reason}); first token after "
         f"{timings.ttft_ms:.0f} ms, loaded in {timings.load_ms:.0f} ms\n"
         f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, decode {timings.decode_tokens_per_second:.1f} "
-        f"tokens/s; {done.backend}, {done.threads} threads, seed {done.seed}{why}"
+        f"tokens/s\n{done.backend} ({engine_reason}), {done.threads} threads, seed {done.seed}{why}"
     )

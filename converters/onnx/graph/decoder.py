@@ -118,7 +118,7 @@ class Decoder(Layers):
     def _attention(self, x: str, i: int) -> str:
         graph, hyper, stem = self.graph, self.hyper, f"blk.{i}.attn"
         q, k, v = self._projected(x, stem)
-        cos, sin, positions, rope = "", "", "", rotary.rope_of(hyper, i)
+        cos, sin, positions, rope = "", "", "", hyper.rotation(i)
         if rope and (hyper.head_dim % _ROTATING or rope.dim % _ROTATING):
             q, k, v = self._rotated(q, k, v, rope)
         elif rope:

@@ -94,6 +94,17 @@ def check_header(file: GGUFFile) -> list[str]:
 
     Raises InvalidModelFile for a file that is no language model at all.
     """
+    reasons, hyper = check_model(file)
+    if hyper is not None and not reasons:
+        reasons = _check_vocabulary(file, hyper)  # the slowest, so last
+    return [reason[:200] for reason in reasons[:8]]
+
+
+def check_model(file: GGUFFile) -> tuple[list[str], Hyper | None]:
+    """The same for all but the vocabulary, and the file's numbers as far as they can be read.
+
+    Raises InvalidModelFile for a file that is no language model at all.
+    """
     # imported here: most files that are opened were opened before, and are known
     from edgellm.architectures import ARCHITECTURES, from_metadata
 
@@ -102,18 +113,16 @@ def check_header(file: GGUFFile) -> list[str]:
         raise InvalidModelFile(f"{file.path}: has {what}; it is not a language model: fetch or convert it again")
     name = file.metadata["general.architecture"]
     if all(known.gguf != name for known in ARCHITECTURES):
-        return [f"architecture {name[:64]!r} has no list of safe values"]
+        return [f"architecture {name[:64]!r} has no list of safe values"], None
     reasons = [f"alignment {file.alignment} is below 32"] if file.alignment < 32 else []
     reasons += _check_values(file, name)
-    if not reasons:
-        try:
-            architecture, hyper = from_metadata(file)
-        except (InvalidModelFile, Unsupported) as error:
-            reasons = [str(error)]
-        else:
-            reasons = _check_numbers(file, architecture, hyper) or _check_tensors(file, architecture, hyper)
-            reasons = reasons or _check_vocabulary(file, hyper)  # the slowest, so last
-    return [reason[:200] for reason in reasons[:8]]
+    if reasons:
+        return reasons, None
+    try:
+        architecture, hyper = from_metadata(file)
+    except (InvalidModelFile, Unsupported) as error:
+        return [str(error)], None
+    return _check_numbers(file, architecture, hyper) or _check_tensors(file, architecture, hyper), hyper
 
 
 def _check_values(file: GGUFFile, name: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""GGUF models on edgellm's own engine: dense decoders, on the CPU."""

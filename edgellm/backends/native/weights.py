@@ -1,0 +1,59 @@
+"""Which rows of which tensor of a GGUF file are which matrix or vector of the engine: read from the family's table.
+
+The engine rotates the halves of a head. A file whose rows of q and k lie in the order of llama.cpp, which rotates
+neighbours, says so in its table (`order`), and so its rows are read in the order of Hugging Face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.architectures import Architecture, Hyper
+from edgellm.formats.gguf import GGUFFile
+
+MODEL = -1  # in place of a layer: what the model has once
+FUSED = {  # tensors whose rows are several matrices, and how many rows each has, as `Hyper.sizes` calls it
+    "attn_qkv": (("attn_q", "q"), ("attn_k", "kv"), ("attn_v", "kv")),
+    "ffn_up": (("ffn_gate", "ff"), ("ffn_up", "ff")),  # where there is no ffn_gate
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """Rows [start, stop) of a tensor, (of a vector: elements); order: which of them each row of the engine is, None for
+    the same order. role: GGUF's name without the layer and ".weight"."""
+
+    tensor: str
+    layer: int
+    role: str
+    start: int
+    stop: int
+    order: NDArray[np.int64] | None = None
+
+
+def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator[Placed]:
+    """Every tensor that the engine computes with, in file order."""
+    sizes = hyper.sizes()
+    for relation in architecture.relations(hyper, file.tensors):
+        for part in relation.gguf:
+            layer, role = _role(part.name)
+            if role in FUSED and part.name.replace(role, "ffn_gate") not in file.tensors:
+                start = 0
+                for name, size in FUSED[role]:
+                    yield Placed(part.name, layer, name, start, start + sizes[size])
+                    start += sizes[size]
+            else:
+                yield Placed(part.name, layer, role, 0, part.shape[0], relation.inverse)
+
+
+def _role(name: str) -> tuple[int, str]:
+    """ "blk.3.attn_q.weight" as (3, "attn_q"), "output_norm.weight" as (MODEL, "output_norm")."""
+    role = name.removesuffix(".weight")
+    if not role.startswith("blk."):
+        return MODEL, role
+    _, layer, role = role.split(".", 2)
+    return int(layer), role
