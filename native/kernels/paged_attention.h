@@ -56,9 +56,10 @@ struct AttentionStep {
 // append for the token indices [0, tokens), attend for [0, pieces), join for [0, joins).
 struct PagedAttention {
   size_t (*scratch)(const AttentionStep&);
+  size_t (*own)(const PageShape&);  // bytes, at a multiple of 64, that a thread lends to attend, the same to each call
   void (*append)(const AttentionStep&, size_t token);
-  size_t (*pieces)(const AttentionStep&);
-  void (*attend)(const AttentionStep&, size_t piece);
+  size_t (*pieces)(const AttentionStep&);  // those that take longest first
+  void (*attend)(const AttentionStep&, size_t piece, std::byte* own);
   size_t (*joins)(const AttentionStep&);  // 0 where attend has done it all
   void (*join)(const AttentionStep&, size_t index);
 };
