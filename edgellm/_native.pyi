@@ -141,6 +141,47 @@ def kernel_sets() -> list[str]:
     into the last one. They raise ValueError for a set that the processor does not have, and for sizes that differ.
     """
 
+class KernelMatrix:
+    """A matrix of weights as the kernels read it, from the bytes of a tensor in one of GGUF's types.
+
+    Row i is row order[i] of the bytes. Laid out by so many threads. Raises ValueError for a shape or a type that cannot
+    be, and for scales or numbers that are not finite.
+    """
+
+    def __init__(
+        self,
+        type: int,
+        rows: int,
+        columns: int,
+        data: NDArray[np.uint8],
+        order: NDArray[np.int64] | None = None,
+        threads: int = 1,
+    ) -> None: ...
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+
+    @property
+    def tiles(self) -> int:
+        """Of 16 rows each."""
+
+    def read_row(self, row: int, out: Floats) -> None:
+        """The numbers of a row, (columns,)."""
+
+def multiply(
+    set: str,
+    matrix: KernelMatrix,
+    x: Floats,
+    y: Floats,
+    bias: Floats | None = None,
+    scale: float | None = None,
+    first: int = 0,
+    last: int = ...,
+    repeat: int = 1,
+) -> None:
+    """The columns of y, (n, rows), of the tiles [first, last): x, (n, columns), times the transposed matrix, plus bias;
+    with a scale, added to y times that. Done `repeat` times without the interpreter lock; x is prepared once."""
+
 def rms_norm(set: str, x: Floats, weight: Floats | None, eps: float, y: Floats) -> None:
     """y = x / sqrt(mean(x^2) + eps) * weight; y may be x."""
 

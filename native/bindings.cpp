@@ -70,6 +70,7 @@ NB_MODULE(_native, m) {
       },
       nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
   m.def("kernel_names", &edgellm::kernels::kernel_names);
+  edgellm::bind_kernels(m);
   edgellm::bind_rows(m);
   edgellm::bind_pages(m);
   m.attr("onnx_domain") = edgellm::ort::kDomain;

@@ -5,6 +5,7 @@
 
 namespace edgellm {
 
+void bind_kernels(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_pages(nanobind::module_& m);
 

@@ -3,6 +3,7 @@
 // Apple "Determining instruction set characteristics"; Microsoft IsProcessorFeaturePresent.
 #include "cpu.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -196,6 +197,13 @@ std::vector<std::string> cpu_features() {
 #else
   return {};
 #endif
+}
+
+bool has_cpu_features(std::initializer_list<const char*> names) {
+  const std::vector<std::string> features = cpu_features();
+  return std::all_of(names.begin(), names.end(), [&](const char* name) {
+    return std::find(features.begin(), features.end(), name) != features.end();
+  });
 }
 
 std::string cpu_name() {

@@ -1,28 +1,15 @@
 #include "product.h"
 
 #include <algorithm>
-#include <initializer_list>
-#include <vector>
 
 #include "../cpu.h"
 #include "instruction_sets.h"
 
 namespace edgellm::kernels {
 
-namespace {
-
-[[maybe_unused]] bool has(std::initializer_list<const char*> wanted) {
-  const std::vector<std::string> features = cpu_features();
-  return std::all_of(wanted.begin(), wanted.end(), [&](const char* name) {
-    return std::find(features.begin(), features.end(), name) != features.end();
-  });
-}
-
-}  // namespace
-
 const Kernels* byte_kernels() {
 #if defined(EDGELLM_AVX512_VNNI)
-  static const bool kHas = has({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"});
+  static const bool kHas = has_cpu_features({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"});
   if (kHas) return &kAvx512Vnni;
 #endif
   return nullptr;
@@ -30,7 +17,8 @@ const Kernels* byte_kernels() {
 
 const Kernels* bfloat16_kernels() {
 #if defined(EDGELLM_AMX_BF16)
-  static const bool kHas = has({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"});
+  static const bool kHas =
+      has_cpu_features({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"});
   if (kHas && amx_permitted()) return &kAmxBf16;
 #endif
   return nullptr;

@@ -1,7 +1,11 @@
 // The kernels in plain C++.
+#include <type_traits>
+#include <utility>
+
 #include "activations.h"
 #include "kernel_set.h"
 #include "lanes_scalar.h"
+#include "tile_layout.h"
 
 namespace edgellm::kernels {
 namespace scalar {
@@ -9,6 +13,7 @@ namespace {
 
 #include "activations.inc"
 #include "math.inc"
+#include "product.inc"
 #include "rows.inc"
 
 }  // namespace
@@ -18,8 +23,8 @@ extern const KernelSet kScalar;
 const KernelSet kScalar{
     .name = "scalar",
     .prepare = scalar::prepare,
-    .multiply = nullptr,
-    .tile_step = 1,
+    .multiply = scalar::multiply,
+    .tile_step = 2,
     .rms_norm = scalar::rms_norm,
     .gated = scalar::gated,
     .rotate = scalar::rotate,
