@@ -23,7 +23,8 @@ class Timings:
     """Milliseconds and tokens per second.
 
     ttft_ms: from request to first token, without load. prefill_tokens_per_second counts computed tokens only, also of
-    a prompt whose reading was stopped.
+    a prompt whose reading was stopped. drafted: tokens that were computed because they followed the same words before;
+    accepted: how many of them the answer has.
     """
 
     load_ms: float = 0.0
@@ -32,6 +33,8 @@ class Timings:
     decode_ms: float = 0.0
     prefill_tokens_per_second: float = 0.0
     decode_tokens_per_second: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Model:
         if not isinstance(getattr(backend, "info", None), ModelInfo):
             raise arguments.refuse("backend", backend, "an engine's backend; open a model with edgellm.load()")
         self._engine = engine = Engine(backend, _prefix_cache(backend, cache or CacheParams()), load_ms=load_ms)
-        forget = engine.reuse.forget  # on the engine's thread
+        forget = engine.forget  # on the engine's thread
         self.prompter = Prompter(backend, engine.check_open, lambda owner: engine.post(lambda _: forget(owner)))
         weakref.finalize(self, engine.abandon).atexit = False  # the engine has an end of its own for that
 

@@ -127,6 +127,12 @@ class GenerateParams(Params):
         "error", Choice(get_args(Overflow)), "When a conversation outgrows the context: stop, or drop the oldest turns"
     )
     timeout: float | None = answer(None, Real(0, unit="seconds", above=True), "Seconds after which the answer ends")
+    speculate: bool | None = answer(
+        None,
+        Flag(),
+        "Whether tokens that followed the same words before are checked several at a time, while that is faster",
+        unset="where it changes no answer; with llama.cpp, and some ONNX graphs, rounding then differs",
+    )
     cache: bool | Literal["memory"] = option(
         True,
         Choice((True, False, "memory")),
@@ -179,4 +185,5 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool | None
     overflow: Overflow | None
     timeout: float | None
+    speculate: bool | None
     cache: bool | Literal["memory"] | None

@@ -147,7 +147,7 @@ class PassShape:
     several may share a pass. mixes_prefill_and_decode: prompts and answers may share one, at no loss to either.
     limit: sequences that decode at once; None: all that are open. takes_turns: each row looks at the cells of all
     sequences, so that together they can be slower than in turns, and state can be saved at any time; how many should
-    decode at once is then learned.
+    decode at once is then learned. all_rows: a pass can give the logits of all its tokens.
     """
 
     align: int = 1
@@ -156,6 +156,12 @@ class PassShape:
     mixes_prefill_and_decode: bool = False
     limit: int | None = None
     takes_turns: bool = False
+    all_rows: bool = True
+
+    @property
+    def exact(self) -> bool:
+        """Whether a row has the same bits in every pass: alone, behind others of its sequence, beside another one's."""
+        return self.align == self.shortest == 1 and self.rows_independent
 
     def prefill_size(self, pending: int, most: int) -> int:
         """Tokens of the next pass over a prompt of which `pending` are to be fed, `most` at once: what it leaves is no

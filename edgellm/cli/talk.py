@@ -217,6 +217,7 @@ def statistics(done: Completion, engine_reason: str) -> str:
         tiers = (("live", cache.from_live), ("memory", cache.from_memory), ("disk", cache.from_disk))
         reused = ", ".join(f"{count} from {tier}" for tier, count in tiers if count)
         prompt += f" ({reused}, {cache.computed} computed)"
+    guessed = f" ({timings.accepted} of {timings.drafted} drafted tokens were right)" if timings.drafted else ""
     why = f"\ncache: {cache.reason}"
     if cache.broke_at is not None:
         why += f": {cache.expected[:40]!r} was known, {cache.found[:40]!r} came"
@@ -224,5 +225,5 @@ def statistics(done: Completion, engine_reason: str) -> str:
         f"{prompt}, {usage.completion_tokens} answered ({done.finish_reason}); first token after "
         f"{timings.ttft_ms:.0f} ms, loaded in {timings.load_ms:.0f} ms\n"
         f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, decode {timings.decode_tokens_per_second:.1f} "
-        f"tokens/s\n{done.backend} ({engine_reason}), {done.threads} threads, seed {done.seed}{why}"
+        f"tokens/s{guessed}\n{done.backend} ({engine_reason}), {done.threads} threads, seed {done.seed}{why}"
     )

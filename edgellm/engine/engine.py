@@ -76,7 +76,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Request | _Call | None] = queue.SimpleQueue()
         self.reuse = Reuse(backend, known)  # for its thread
         self._unfinished: set[Request] = set()
-        self._seats = Seats(backend, self.reuse, left=self._unfinished.discard, clock=clock)
+        self._seats = Seats(backend, self.reuse, left=self._left, clock=clock)
         self._passes = Passes(backend, self._seats, self.reuse, clock=clock)
         self._open = True
         self._pid = os.getpid()
@@ -104,7 +104,7 @@ class Engine:
         title: str = "",
         owner: bytes = UNNAMED,
     ) -> Generation:
-        """Queue a generation. Raises ContextOverflow, InvalidParameter, Busy, Closed.
+        """Queue a generation. Raises ContextOverflow, InvalidParameter, Unsupported, Busy, Closed.
 
         Chunks (stream: of every piece, else the last one alone), or the error, go to `sink` on the engine's thread;
         without one the generation keeps them for its reader. So do the calls of `progress`: the tokens of the prompt
@@ -112,6 +112,7 @@ class Engine:
         """
         self.check_open()
         self._check_prompt(prompt)
+        self._passes.speculation.check(params)
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
         request = Request(self.backend, prompt, params, generation, title=title, owner=owner, load_ms=self.load_ms)
         try:
@@ -220,6 +221,15 @@ class Engine:
                 return self.backend.forward(steps)
             except Interrupted:
                 self.check_open()
+
+    def forget(self, owner: bytes) -> None:
+        """Let go what is private of a conversation that nobody can go on with."""
+        self.reuse.forget(owner)
+        self._passes.speculation.forget(owner)
+
+    def _left(self, request: Request) -> None:
+        self._unfinished.discard(request)
+        self._passes.speculation.ended(request)
 
     def _run(self) -> None:
         sound, seats, passes = False, self._seats, self._passes

@@ -11,6 +11,7 @@ from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.seats import Seats
+from edgellm.engine.speculate import Speculation
 from edgellm.errors import Busy, Interrupted
 
 log = logging.getLogger("edgellm.engine")
@@ -23,6 +24,7 @@ class Passes:
         self._backend = backend
         self._seats = seats
         self._reuse = reuse
+        self.speculation = Speculation(backend)
         self._scheduler = Scheduler(backend)
         self._clock = clock
         self._in_pass: set[Generation] = set()  # whose prompts the pass in flight reads
@@ -46,7 +48,7 @@ class Passes:
         """Requests have begun: those whose logits are known have their first token before their state is loaded."""
         for request in begun:
             if request.row is not None and not request.answer.tokens:
-                self._sample(request, request.row)
+                self._sample(request, request.row, [])
         flush()
         for request in begun:
             if request.deferred is not None and not request.done:
@@ -56,11 +58,15 @@ class Passes:
         """One pass: slices of prompts, or what comes next of every answer."""
         shares = [(r, n) for r, n in self._scheduler.next(self._seats.running) if r.stop_reason is None]
         reading = [(request, size) for request, size in shares if request.in_prefill]
+        drafts = {} if reading else self.speculation.drafts([request for request, _ in shares])
         steps = []
         for request, size in shares:
             assert request.sequence is not None  # every running request has one
             tokens = request.pending
-            steps.append(Step(request.sequence, tokens[:size], "last" if size == len(tokens) else "none"))
+            if request in drafts:
+                steps.append(Step(request.sequence, tokens + drafts[request], "all"))
+            else:
+                steps.append(Step(request.sequence, tokens[:size], "last" if size == len(tokens) else "none"))
         # A decode pass is over within a token; only the reading of a prompt is worth interrupting. Whoever stops one
         # says so before looking here: it is seen below, or interrupts the pass, at worst one it was not meant for.
         self._in_pass = {request.generation for request, _ in reading}
@@ -72,10 +78,15 @@ class Passes:
             rows: Sequence[Rows | int | None]
             rows = self._backend.choose(steps, plans) if len(plans) == len(steps) else self._backend.forward(steps)
         except Interrupted:
+            for request, _ in shares if drafts else ():  # of what was computed the rows are lost
+                self._cut(request, min(request.length, len(request.history) - 1))
             self._seats.recover([request for request, _ in shares])
             return
         except Busy as error:
-            self._seats.make_room(error)
+            if drafts:
+                self.speculation.pause()
+            else:
+                self._seats.make_room(error)
             return
         except Exception as error:
             for request, _ in shares:
@@ -83,12 +94,18 @@ class Passes:
             return
         finally:
             self._in_pass = set()
-        self._account(shares, reading, self._clock() - started)
+        seconds = self._clock() - started
+        if not drafts:
+            self._account(shares, reading, seconds)
+        right = 0
         for (request, _), row in zip(shares, rows, strict=True):
             if request.done:
                 self._seats.retire(request)
             elif row is not None:  # it becomes a token, where the backend has not chosen one
-                self._sample(request, row)
+                right += self._sample(request, row, drafts.get(request, []))
+        if not reading:
+            count = sum(len(step.tokens) for step in steps)
+            self.speculation.passed(len(steps), count, len(steps) + right, seconds)
 
     def _account(self, shares: list[tuple[Request, int]], reading: list[tuple[Request, int]], seconds: float) -> None:
         """A pass took so long."""
@@ -102,12 +119,28 @@ class Passes:
             if request.length in request.checkpoints:
                 self._reuse.checkpoint(request)
 
-    def _sample(self, request: Request, row: Rows | int) -> None:
+    def _sample(self, request: Request, row: Rows | int, draft: list[int]) -> int:
+        """The rows behind the newest token and its draft become tokens. How many of the draft's were right; the state
+        of the others is gone before anything of the sequence is kept."""
+        kept = request.length - len(draft)
         try:
-            request.accept(row)
+            right = request.accept(row, draft)
         except Exception as error:
             log.debug("a generation failed while sampling", exc_info=True)
             self._seats.fail(request, error, "sampling failed")
-            return
+            return 0
+        if draft:
+            self._cut(request, kept + right)
         if request.done:
             self._seats.retire(request)
+        return right
+
+    def _cut(self, request: Request, length: int) -> None:
+        """Cut its sequence; one that cannot be is computed again, if it goes on."""
+        if request.sequence is None or request.sequence.truncate(length):
+            return
+        log.warning("the state of a draft could not be cut off; %d tokens are computed again", length)
+        self.speculation.pause()
+        request.release()
+        if not request.done:
+            self._seats.begin_again(request)

@@ -38,6 +38,8 @@ class Spent:
     prefilled: int = 0  # tokens that took so long
     undone: int = 0
     waited: float = 0.0  # after the first token, in which nothing was decoded
+    drafted: int = 0  # tokens that were computed in case the answer has them
+    accepted: int = 0  # of them
 
     def timings(self, tokens: int) -> Timings:
         """Of an answer of so many tokens that ends now."""
@@ -52,6 +54,8 @@ class Spent:
             decode_ms=1e3 * decode,
             prefill_tokens_per_second=self.prefilled / self.prefill if self.prefill else 0.0,
             decode_tokens_per_second=decoded / decode if decode and decoded else 0.0,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )
 
 
@@ -170,8 +174,24 @@ class Request:
         """How the backend chooses the token after the next pass; None where it does not, or the row is needed here."""
         return None if self.spent.first_token is None else self.answer.plan()
 
-    def accept(self, row: Rows | int) -> None:
-        """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `AnswerBuilder.accept`."""
+    def accept(self, rows: Rows | int, draft: list[int]) -> int:
+        """The last row (1, n_vocab) of a pass, or the token that was chosen from it: see `AnswerBuilder.accept`. Behind
+        a draft rows (1 + drafted, n_vocab), as long as the tokens are the drafted ones; returns how many were."""
+        if not draft or isinstance(rows, int):
+            self._accept(rows)
+            return 0
+        right = 0
+        self.spent.drafted += len(draft)
+        while True:
+            known = len(self.history)
+            self._accept(rows[right : right + 1])
+            new = self.history[known:]
+            if self.done or self.stop_reason is not None or new != draft[right : right + len(new)]:
+                return right
+            right += len(new)
+            self.spent.accepted += len(new)
+
+    def _accept(self, row: Rows | int) -> None:
         if self.spent.first_token is None:
             self.spent.first_token = time.perf_counter()
             if self.params.cache and self.row is None and not isinstance(row, int):

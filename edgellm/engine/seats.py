@@ -158,9 +158,13 @@ class Seats:
         for request in reversed(requests):  # a recurrent state is undefined now: begin again where one is known
             request.release()
             if request.stop_reason is None:
-                self._leave(request)
-                self.waiting.appendleft(request)
-                self._full = False
+                self.begin_again(request)
+
+    def begin_again(self, request: Request) -> None:
+        """A running request has lost its state: it starts from what is known of its prompt, before all who wait."""
+        self._leave(request)
+        self.waiting.appendleft(request)
+        self._full = False
 
     def make_room(self, full: Busy) -> None:
         """The KV cache is full: forget the kept sequence, else park the youngest request in host memory.

@@ -70,6 +70,8 @@ def test_json_has_the_promised_keys() -> None:
         "decode_ms",
         "prefill_tokens_per_second",
         "decode_tokens_per_second",
+        "drafted",
+        "accepted",
     }
     assert set(answer["cache"]) == {
         "from_live",

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from edgellm.events import Completion
 from edgellm.model import Model
 from edgellm.params import GenerateParams
 
-GREEDY = GenerateParams(temperature=0)
+GREEDY = GenerateParams(temperature=0, speculate=False)  # a token is a step
 STRICT = EchoBackend.pass_shape
 
 
@@ -108,7 +109,7 @@ def test_a_pass_holds_no_more_answers_than_rows() -> None:
     backend = Shaped(PassShape(), micro_batch=16, max_sequences=40)
     engine = Engine(backend)
     texts = [f"answer {i:02}" for i in range(40)]
-    params = GenerateParams(temperature=0, max_tokens=50, ignore_eos=True)
+    params = replace(GREEDY, max_tokens=50, ignore_eos=True)
     answers = ask_together(engine, [tokens(text) for text in texts], params)
     assert [answer.text[:9] for answer in answers] == texts
     assert [1] * 16 in backend.passes
@@ -218,7 +219,7 @@ def test_the_last_of_many_clients_waits_for_its_first_token(sequences: int, leas
     backend = Shaped(PassShape(), max_sequences=sequences)
     engine = Engine(backend)
     first: dict[int, float] = {}
-    params = GenerateParams(temperature=0, max_tokens=100, ignore_eos=True, cache=False)
+    params = replace(GREEDY, max_tokens=100, ignore_eos=True, cache=False)
     gate = threading.Event()
     engine._inbox.put(_Call(lambda _: gate.wait(), Future()))
 

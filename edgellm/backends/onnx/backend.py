@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from edgellm import budget, machine
@@ -29,7 +30,6 @@ class OnnxBackend(CheckedBackend[Held]):
     """
 
     name = "onnx"
-    pass_shape = PASS_SHAPE
     pool: OnnxPool
 
     def __init__(self, plan: Plan, session: Any) -> None:
@@ -46,6 +46,7 @@ class OnnxBackend(CheckedBackend[Held]):
         self.provider = self._session.provider
         self.rewritten = plan.rewritten
         self.state_key = _state_key(plan, self.provider)
+        self.pass_shape = replace(PASS_SHAPE, all_rows=roles.rows != "last")
         self._computes: Decoder | Encoder
         if plan.pooling is None:
             ours = plan.rewritten is not None and kernels.ATTENTION in plan.rewritten.operators
