@@ -95,6 +95,98 @@ class KvTable:
     def close(self) -> None:
         """Let go of its pages. Twice is harmless."""
 
+class PassInterrupted(Exception):
+    """The abort flag was raised during a pass; every sequence is as long as before."""
+
+class DenseModel:
+    """A dense decoder: norms, grouped attention and a gated feed-forward network, in layers.
+
+    Lengths are those of `edgellm.architectures.hyper.Hyper`. activation: "silu", "gelu_tanh" or "gelu". windows: for
+    each layer the keys that a query sees, itself among them, 0 for all. rotations: for each layer the kind of its
+    rotation, 0 for none. Soft caps are 0 where there is none; logits are divided by logit_scale. micro_batch: tokens
+    that go through the layers at once. kernels: a name of `kernel_sets`, the fastest one where it is None.
+
+    Then its weights are set, and `finish` is called. ValueError names what cannot be, and what is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layer: int,
+        n_embd: int,
+        n_ff: int,
+        n_head: int,
+        n_head_kv: int,
+        head_dim: int,
+        n_vocab: int,
+        norm_eps: float,
+        activation: str,
+        attention_scale: float,
+        attention_softcap: float = 0.0,
+        final_softcap: float = 0.0,
+        embedding_scale: float = 1.0,
+        residual_scale: float = 1.0,
+        logit_scale: float = 1.0,
+        windows: list[int],
+        rotations: list[int],
+        threads: int,
+        micro_batch: int = 512,
+        kernels: str | None = None,
+    ) -> None: ...
+    def set_matrix(
+        self,
+        layer: int,
+        role: str,
+        type: int,
+        rows: int,
+        columns: int,
+        data: Buffer,
+        order: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Lay out a matrix, by all threads, without the interpreter lock.
+
+        layer: -1 for those of the whole model, "token_embd" and "output" (without which it is the embedding); else
+        role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" or "ffn_down". type: GGUF's id. data:
+        the bytes of its rows, as they lie in the file. order: which of these rows each row is. ValueError, also for
+        scales that are not finite; MemoryError.
+        """
+
+    def set_vector(self, layer: int, role: str, values: Floats) -> None:
+        """A norm: "output_norm" of the whole model, and those that a layer has of "attn_norm", "attn_q_norm" and
+        "attn_k_norm" (of a head, or of all of them), "post_attention_norm", "ffn_norm" and "post_ffw_norm". Or the bias
+        of a matrix: its role and ".bias", in the order of the rows in memory."""
+
+    def set_rotation(self, kind: int, frequencies: NDArray[np.float64], magnitude: float = 1.0) -> None:
+        """The layers of this kind turn the numbers i and i + n of a head, i < n = len(frequencies), by the angle
+        position * frequencies[i]; cos and sin are multiplied with magnitude."""
+
+    def finish(self) -> None:
+        """Everything was set. ValueError names what is missing or has another shape."""
+
+    def forward(
+        self,
+        tables: list[KvTable],
+        tokens: list[list[int]],
+        rows: list[str | int],
+        abort: AbortFlag | None = None,
+    ) -> Floats:
+        """The new tokens of some sequences, in one pass: the logits that are wanted, (rows, n_vocab) float32, those of
+        the first sequence first. They are valid until the next pass.
+
+        rows: for each sequence "none", "last", "all" or how many of its last tokens. Each sequence is there once, and
+        is longer by its tokens afterwards. `abort` is looked at between layers. The interpreter lock is released, and
+        passes of all models of the process take turns. ValueError for tokens that the model does not have, KvFull,
+        MemoryError, PassInterrupted: then every sequence is as long as before.
+        """
+
+    @property
+    def kernels(self) -> str:
+        """The name of the kernels that it runs on."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of its weights."""
+
 def cpu_features() -> list[str]:
     """Instruction sets that the processor has and the operating system lets a process use."""
 

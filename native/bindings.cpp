@@ -73,6 +73,7 @@ NB_MODULE(_native, m) {
   edgellm::bind_kernels(m);
   edgellm::bind_rows(m);
   edgellm::bind_pages(m);
+  edgellm::bind_engine(m);
   m.attr("onnx_domain") = edgellm::ort::kDomain;
   m.attr("discard_log") = reinterpret_cast<uintptr_t>(&edgellm_discard_log);
 

@@ -7,6 +7,7 @@ namespace edgellm {
 
 void bind_kernels(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
+void bind_engine(nanobind::module_& m);
 void bind_pages(nanobind::module_& m);
 
 }  // namespace edgellm

@@ -18,14 +18,9 @@ namespace edgellm {
 
 namespace {
 
+using engine::KvFull;
 using engine::Pages;
 using engine::Table;
-
-// Pages are used up.
-class KvFull : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 kernels::KvType kv_type(const std::string& name) {
   if (name == "f16") return kernels::KvType::f16;
@@ -50,13 +45,6 @@ class Lent {
   Py_buffer view_{};
 };
 
-void reserve(Table& table, size_t length) {
-  if (table.reserve(length)) return;
-  const Pages& pages = *table.pool();
-  throw KvFull("the KV cache is full: " + std::to_string(pages.used()) + " of " + std::to_string(pages.most()) +
-               " pages are used, and " + std::to_string(length) + " tokens are to fit into a sequence");
-}
-
 // `head`, and the state behind it.
 nb::bytearray save(const Table& table, size_t start, size_t stop, const nb::bytes& head) {
   const size_t size = table.saved_bytes(start, stop);
@@ -79,7 +67,7 @@ void load(Table& table, nb::handle buffer, size_t start, size_t stop) {
                                 std::to_string(expected) + " bytes, not " + std::to_string(saved.size()));
   }
   if (start != table.length()) throw std::invalid_argument("saved state that does not continue the sequence");
-  reserve(table, stop);
+  table.reserve(stop);
   const nb::gil_scoped_release release;
   table.load(saved.data(), start, stop);
 }
@@ -102,7 +90,7 @@ void bind_pages(nb::module_& m) {
   nb::class_<Table>(m, "KvTable")
       .def(nb::init<std::shared_ptr<Pages>>(), nb::arg("pages"))
       .def_prop_ro("length", &Table::length)
-      .def("reserve", &reserve, nb::arg("length"))
+      .def("reserve", &Table::reserve, nb::arg("length"))
       .def("truncate", &Table::truncate, nb::arg("length"))
       .def("fork", &Table::fork, nb::arg("length"))
       .def("save", &save, nb::arg("start"), nb::arg("stop"), nb::arg("head") = nb::bytes("", 0))

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #ifndef _WIN32
@@ -165,16 +166,15 @@ void Table::close() {
   pages_.reset();
 }
 
-bool Table::reserve(size_t length) {
+void Table::reserve(size_t length) {
   const size_t page_bytes = open().shape().bytes();
-  if (length <= length_) return true;
+  if (length <= length_) return;
   const size_t first = length_ / kPageTokens;
   std::vector<std::byte*> own;  // in place of the held ones from `first` on
   const auto undo = [&] {
     for (size_t i = 0; i < own.size(); ++i) {
       if (first + i >= held_.size() || own[i] != held_[first + i]) pages_->release(own[i]);
     }
-    return false;
   };
   try {
     const size_t count = std::min(pages_of(length), pages_->most() + 1);  // however long it is meant to become
@@ -183,7 +183,10 @@ bool Table::reserve(size_t length) {
     for (size_t i = first; i < count; ++i) {
       const bool there = i < held_.size() && !pages_->shared(held_[i]);
       std::byte* page = there ? held_[i] : pages_->acquire();
-      if (page == nullptr) return undo();
+      if (page == nullptr)
+        throw KvFull("the KV cache is full: " + std::to_string(pages_->used()) + " of " +
+                     std::to_string(pages_->most()) + " pages are used, and " + std::to_string(length) +
+                     " tokens are to fit into a sequence");
       own.push_back(page);
     }
   } catch (...) {
@@ -198,7 +201,6 @@ bool Table::reserve(size_t length) {
       pages_->release(std::exchange(page, own[i]));
     }
   }
-  return true;
 }
 
 void Table::commit(size_t length) {

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <vector>
 
 #include "../kernels/paged_attention.h"
@@ -20,6 +21,11 @@ namespace edgellm::engine {
 
 using kernels::kPageTokens;
 using kernels::PageShape;
+
+// The pages are used up.
+struct KvFull : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 // All pages of a model: made when they are needed, `most` at once. Safe from any thread.
 class Pages {
@@ -62,10 +68,10 @@ class Table {
   Table& operator=(const Table&) = delete;
 
   size_t length() const { return length_; }
-  // Pages for so many tokens, of which those that will be written, from length() on, are its own. False, and nothing
-  // changed, when the pages are used up; std::bad_alloc. To be called before anything is written, every time: a fork
-  // may share a page that was its own.
-  bool reserve(size_t length);
+  // Pages for so many tokens, of which those that will be written, from length() on, are its own. KvFull or
+  // std::bad_alloc, and nothing changed. To be called before anything is written, every time: a fork may share a page
+  // that was its own.
+  void reserve(size_t length);
   void commit(size_t length);  // so many tokens are there now, for which there were pages
   void truncate(size_t length);
   std::unique_ptr<Table> fork(size_t length) const;

@@ -1,0 +1,333 @@
+#include "forward.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <unordered_set>
+
+namespace edgellm::engine {
+
+using kernels::Activations;
+using kernels::Form;
+using kernels::kTile;
+
+namespace {
+
+constexpr size_t kKeptRows = 16;  // of logits, whose memory is used again
+
+}  // namespace
+
+// Rows of which the next products are made: those of x, normed and divided, after what a block has added to them.
+struct Forward::Source {
+  Rows x;
+  size_t columns;
+  const std::vector<float>* norm = nullptr;    // empty or null: none
+  const std::vector<float>* settle = nullptr;  // empty or null: nothing is to be added
+  const std::vector<size_t>* rows = nullptr;   // null: all
+  float scale = 1;
+};
+
+// X of a product, in the forms that its matrices read.
+struct Forward::Input {
+  size_t count;
+  std::array<Activations, 3> forms;
+};
+
+struct Forward::Product {
+  const Linear& weights;
+  Rows y;
+  bool add;
+  float scale;
+};
+
+Forward::Forward(DenseModel& model, size_t micro_batch)
+    : model_(model), n_(model.numbers()), kernels_(model.kernels()), micro_batch_(micro_batch), steps_(model) {
+  if (micro_batch == 0) throw std::invalid_argument("a pass has at least one token");
+}
+
+void Forward::check(const std::vector<Part>& parts) const {
+  std::unordered_set<const Table*> seen;
+  for (const Part& part : parts) {
+    const auto& pool = part.table->pool();
+    if (pool == nullptr) throw std::invalid_argument("a sequence that is closed");
+    const PageShape& shape = pool->shape();
+    if (shape.layers != n_.layers || shape.kv_heads != n_.kv_heads || shape.size != n_.head)
+      throw std::invalid_argument("the pages of a sequence are those of another model");
+    if (!seen.insert(part.table).second) throw std::invalid_argument("a sequence is there twice");
+    if (part.tokens.empty()) throw std::invalid_argument("a sequence without new tokens");
+    if (part.rows > part.tokens.size()) throw std::invalid_argument("more rows of logits than tokens");
+    for (const int32_t token : part.tokens)
+      if (token < 0 || static_cast<size_t>(token) >= n_.vocab)
+        throw std::invalid_argument("the token " + std::to_string(token) + " is none of the " +
+                                    std::to_string(n_.vocab) + " of the vocabulary");
+  }
+}
+
+Logits Forward::run(const std::vector<Part>& parts, const AbortFlag* abort) {
+  check(parts);
+  ThreadPool::Turn turn(ThreadPool::process(), model_.threads());
+  size_t wanted = 0, longest = 0;
+  for (const Part& part : parts) {
+    wanted += part.rows;
+    longest = std::max(longest, part.table->length() + part.tokens.size());
+  }
+  Logits out = logits_;
+  if (out == nullptr || out->size() < wanted * n_.vocab) {
+    out = std::make_shared<kernels::Aligned<float>>(std::max<size_t>(wanted, 1) * n_.vocab);
+    if (wanted <= kKeptRows) logits_ = out;
+  }
+  for (auto& [kind, rotation] : model_.rotations()) rotation.reach(longest);
+  const auto give_back = [&] {
+    for (const Part& part : parts) part.table->truncate(part.table->length());
+  };
+  try {
+    for (const Part& part : parts) part.table->reserve(part.table->length() + part.tokens.size());
+    out_ = out->get();
+    abort_ = abort;
+    compute(turn, parts);
+  } catch (...) {
+    give_back();
+    throw;
+  }
+  for (const Part& part : parts) part.table->commit(part.table->length() + part.tokens.size());
+  return out;
+}
+
+void Forward::compute(ThreadPool::Turn& turn, const std::vector<Part>& parts) {
+  size_t part = 0, token = 0;  // the next one
+  while (part < parts.size()) {
+    steps_.clear();
+    tokens_.clear();
+    wanted_.clear();
+    while (part < parts.size() && tokens_.size() < micro_batch_) {
+      const Part& p = parts[part];
+      const size_t count = std::min(p.tokens.size() - token, micro_batch_ - tokens_.size());
+      steps_.add(*p.table, p.table->length() + token, count);
+      for (const size_t end = token + count; token < end; ++token) {
+        if (token + p.rows >= p.tokens.size()) wanted_.push_back(tokens_.size());
+        tokens_.push_back(p.tokens[token]);
+      }
+      if (token < p.tokens.size()) break;
+      ++part;
+      token = 0;
+    }
+    if (!scratch_ || scratch_->rows() < tokens_.size() || scratch_->members() < turn.threads()) {
+      constexpr size_t kStep = 16;
+      const size_t rows = std::min(micro_batch_, (tokens_.size() + kStep - 1) / kStep * kStep);
+      scratch_.reset();
+      scratch_ = std::make_unique<Scratch>(model_, rows, turn.threads());
+    }
+    const Rows& qkv = scratch_->qkv;
+    steps_.place({qkv.data, qkv.data + n_.q(), qkv.data + n_.q() + n_.kv(), qkv.stride, scratch_->attended.data,
+                  scratch_->attended.stride},
+                 turn.threads());
+    stopped_ = false;
+    turn.run([this](Team& team, size_t member) { work(team, member); });
+    if (stopped_) throw Interrupted();
+    out_ += wanted_.size() * n_.vocab;
+  }
+}
+
+void Forward::work(Team& team, size_t member) {
+  for (size_t first = 0, last = 0; team.take(tokens_.size(), 1, first, last);)
+    for (size_t row = first; row < last; ++row) embed(row);
+  for (size_t i = 0; i < n_.layers; ++i) {
+    if (!attention(team, member, i)) return;
+    feed_forward(team, member, model_.layer(i));
+  }
+  output(team, member);
+}
+
+bool Forward::attention(Team& team, size_t member, size_t i) {
+  const Layer& layer = model_.layer(i);
+  const Scratch& s = *scratch_;
+  const auto* before = i == 0 ? nullptr : &model_.layer(i - 1).post_ffw_norm;
+  const Input x = prepare(team, member, {.x = s.x, .columns = n_.embd, .norm = &layer.attn_norm, .settle = before},
+                          {&layer.q, &layer.k, &layer.v});
+  const Rows k{s.qkv.data + n_.q(), s.qkv.stride}, v{k.data + n_.kv(), s.qkv.stride};
+  multiply(team, x, {{layer.q, s.qkv, false, 1}, {layer.k, k, false, 1}, {layer.v, v, false, 1}});
+
+  const size_t rows = tokens_.size();
+  const auto put = [&](size_t row) {
+    turn(row, layer, n_.rotations[i]);
+    steps_.append(row);
+  };
+  team.barrier([&] {
+    stopped_ = abort_ != nullptr && abort_->load(std::memory_order_relaxed);
+    steps_.enter(i);
+    for (size_t row = 0; rows <= kFew && row < rows; ++row) put(row);
+  });
+  if (stopped_) return false;
+  if (rows > kFew) {
+    for (size_t first = 0, last = 0; team.take(rows, 1, first, last);)
+      for (size_t row = first; row < last; ++row) put(row);
+    team.barrier();
+  }
+  steps_.attend(team, member);
+  if (steps_.joins()) {
+    team.barrier();
+    steps_.join(team);
+  }
+  const Input attended = prepare(team, member, {.x = s.attended, .columns = n_.q()}, {&layer.output});
+  const bool later = !layer.post_attention_norm.empty();
+  multiply(team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+  return true;
+}
+
+void Forward::feed_forward(Team& team, size_t member, const Layer& layer) {
+  const Scratch& s = *scratch_;
+  const Input x = prepare(team, member,
+                          {.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = &layer.post_attention_norm},
+                          {&layer.gate, &layer.up});
+  gate_up(team, member, x, layer);
+  const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&layer.down});
+  const bool later = !layer.post_ffw_norm.empty();
+  multiply(team, hidden, {{layer.down, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+}
+
+void Forward::output(Team& team, size_t member) {
+  if (wanted_.empty()) return;
+  const Linear& weights = model_.output();
+  const Input x = prepare(team, member,
+                          {.x = scratch_->x,
+                           .columns = n_.embd,
+                           .norm = &model_.output_norm(),
+                           .settle = &model_.layer(n_.layers - 1).post_ffw_norm,
+                           .rows = &wanted_,
+                           .scale = 1 / n_.logit_scale},
+                          {&weights});
+  const Rows y{out_, n_.vocab};
+  const size_t tiles = weights.matrix->tiles();
+  for (size_t first = 0, last = 0; team.take(tiles, kernels_.tile_step, first, last);) {
+    multiply_tiles(x, {weights, y, false, 1}, first, last);
+    if (n_.final_cap == 0) continue;
+    const size_t begin = first * kTile, end = std::min(n_.vocab, last * kTile);
+    for (size_t row = 0; row < x.count; ++row) kernels_.soft_cap(y[row] + begin, end - begin, n_.final_cap);
+  }
+}
+
+Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
+                                std::initializer_list<const Linear*> readers) {
+  const Scratch::Own& own = scratch_->own(member);
+  const size_t count = source.rows == nullptr ? tokens_.size() : source.rows->size();
+  const bool few = count <= kFew, normed = source.norm != nullptr && !source.norm->empty();
+  const bool settles = source.settle != nullptr && !source.settle->empty();
+  const auto row_of = [&](size_t i) { return source.rows == nullptr ? i : (*source.rows)[i]; };
+  team.barrier([&] {
+    for (size_t i = 0; few && settles && i < count; ++i) settle(row_of(i), *source.settle, own.row);
+  });
+
+  const Scratch::Prepared& memory = few ? own.prepared : scratch_->shared;
+  Input x{count, {}};
+  const auto form = [&](Form form) -> Activations& { return x.forms[static_cast<size_t>(form)]; };
+  const Rows& read = normed ? memory.normed : source.x;
+  form(Form::bytes32) = {Form::bytes32, count, source.columns, nullptr, 0, memory.bytes32};
+  form(Form::bytes256) = {Form::bytes256, count, source.columns, nullptr, 0, memory.bytes256};
+  form(Form::floats) = {Form::floats, count, source.columns, read.data, read.stride, nullptr};
+  std::array<bool, 3> read_in{};
+  for (const Linear* reader : readers) read_in[static_cast<size_t>(reader->matrix->form())] = true;
+
+  const auto prepare_row = [&](size_t i) {
+    const float* row = source.x[row_of(i)];
+    if (normed) {
+      // Where nobody reads it later, it need not leave the cache.
+      float* to = read_in[static_cast<size_t>(Form::floats)] ? memory.normed[i] : own.row;
+      kernels_.rms_norm(row, source.norm->data(), source.columns, n_.eps, to);
+      if (source.scale != 1) kernels_.scaled(to, source.scale, false, source.columns, to);
+      row = to;
+    }
+    for (const Form each : {Form::bytes32, Form::bytes256}) {
+      if (!read_in[static_cast<size_t>(each)]) continue;
+      Activations one = form(each);
+      one.x = row;  // of every row, with a stride of 0
+      kernels_.prepare(one, i, i + 1);
+    }
+  };
+  if (few) {
+    for (size_t i = 0; i < count; ++i) prepare_row(i);
+    return x;
+  }
+  // Those of a group lie together.
+  for (size_t first = 0, last = 0; team.take(count, form(Form::bytes32).group_rows(), first, last);)
+    for (size_t i = first; i < last; ++i) {
+      if (settles) settle(row_of(i), *source.settle, own.row);
+      prepare_row(i);
+    }
+  team.barrier();
+  return x;
+}
+
+void Forward::multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const {
+  const Matrix& matrix = *product.weights.matrix;
+  kernels_.multiply({&matrix, &x.forms[static_cast<size_t>(matrix.form())], product.weights.bias_or_null(),
+                     product.y.data, product.y.stride, product.add, product.scale},
+                    first, last);
+}
+
+// All tiles of all products are handed out together.
+void Forward::multiply(Team& team, const Input& x, std::initializer_list<Product> products) const {
+  const size_t step = kernels_.tile_step;
+  const auto steps_of = [&](const Product& product) { return (product.weights.matrix->tiles() + step - 1) / step; };
+  size_t steps = 0;
+  for (const Product& product : products) steps += steps_of(product);
+  for (size_t first = 0, last = 0; team.take(steps, 1, first, last);) {
+    size_t before = 0;
+    for (const Product& product : products) {
+      const size_t own = steps_of(product), begin = std::max(first, before), end = std::min(last, before + own);
+      if (begin < end)
+        multiply_tiles(x, product, (begin - before) * step,
+                       std::min(product.weights.matrix->tiles(), (end - before) * step));
+      before += own;
+    }
+  }
+}
+
+// hidden = act(gate) * up, some columns at a time, which stay in the cache of the core meanwhile.
+void Forward::gate_up(Team& team, size_t member, const Input& x, const Layer& layer) const {
+  const Rows& hidden = scratch_->hidden;
+  const size_t step = kernels_.tile_step, tiles = layer.gate.matrix->tiles();
+  const size_t most = Scratch::up_columns(x.count, step * kTile) / kTile;
+  for (size_t first = 0, last = 0; team.take(tiles, step, first, last);) {
+    for (size_t begin = first; begin < last; begin += most) {
+      const size_t end = std::min(last, begin + most), column = begin * kTile;
+      const size_t columns = std::min(n_.ff, end * kTile) - column;
+      const Rows up{scratch_->own(member).up, (end - begin) * kTile};
+      multiply_tiles(x, {layer.gate, hidden, false, 1}, begin, end);
+      // The number of a row of W goes to the place of that row: here from the first one of these tiles on.
+      multiply_tiles(x, {layer.up, {up.data - column, up.stride}, false, 1}, begin, end);
+      for (size_t row = 0; row < x.count; ++row)
+        kernels_.gated(n_.gate, hidden[row] + column, up[row], columns, hidden[row] + column);
+    }
+  }
+}
+
+void Forward::embed(size_t row) const {
+  float* x = scratch_->x[row];
+  model_.embedding().read_row(static_cast<size_t>(tokens_[row]), x);
+  if (n_.embedding_scale != 1) kernels_.scaled(x, n_.embedding_scale, false, n_.embd, x);
+}
+
+// The norms of q and k, and their rotation.
+void Forward::turn(size_t row, const Layer& layer, size_t rotation) const {
+  float* q = scratch_->qkv[row];
+  const Rotation* angles = model_.rotation(rotation);
+  const size_t position = steps_.position(row);
+  const auto heads = [&](float* x, size_t count, const std::vector<float>& norm) {
+    const bool each = norm.size() == n_.head;
+    if (!norm.empty() && !each) kernels_.rms_norm(x, norm.data(), count * n_.head, n_.eps, x);
+    for (float* head = x; head < x + count * n_.head; head += n_.head) {
+      if (each) kernels_.rms_norm(head, norm.data(), n_.head, n_.eps, head);
+      if (angles != nullptr) kernels_.rotate(head, angles->rotary(), angles->cos(position), angles->sin(position));
+    }
+  };
+  heads(q, n_.heads, layer.q_norm);
+  heads(q + n_.q(), n_.kv_heads, layer.k_norm);
+}
+
+// x += residual_scale * norm(delta). own: (embd), for the time being.
+void Forward::settle(size_t row, const std::vector<float>& norm, float* own) const {
+  kernels_.rms_norm(scratch_->delta[row], norm.data(), n_.embd, n_.eps, own);
+  kernels_.scaled(own, n_.residual_scale, true, n_.embd, scratch_->x[row]);
+}
+
+}  // namespace edgellm::engine

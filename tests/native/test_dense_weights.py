@@ -1,0 +1,118 @@
+"""What a decoder of our own is made of: numbers and weights that cannot be are told as such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from dense_reference import F32, Tiny
+from gguf import GGMLQuantizationType
+
+FAST = 100.0 ** -(np.arange(8) / 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"n_layer": 0, "windows": (), "rotations": ()}, "size of 0"),
+        ({"n_vocab": 1 << 40}, "size of"),
+        ({"n_head": 5}, "multiple"),
+        ({"head_dim": 24}, "heads of 24"),
+        ({"head_dim": 272}, "heads of 272"),
+        ({"windows": (0,)}, "each layer"),
+        ({"rotations": (1, 1, 1, 1)}, "each layer"),
+        ({"attention_scale": float("nan")}, "finite"),
+        ({"logit_scale": 0.0}, "logit scale"),
+        ({"final_softcap": -1.0}, "negative"),
+        ({"activation": "relu"}, "relu"),
+    ],
+)
+def test_numbers_that_cannot_be(change: dict[str, Any], words: str) -> None:
+    tiny = Tiny()
+    for name, value in change.items():
+        setattr(tiny, name, value)
+    with pytest.raises(ValueError, match=words):
+        tiny.unset()
+
+
+def test_threads_and_kernels_that_cannot_be() -> None:
+    for wrong in ({"threads": 0}, {"micro_batch": 0}, {"kernels": "mmx"}):
+        with pytest.raises(ValueError, match=r"at least one|mmx"):
+            Tiny().unset(**wrong)  # type: ignore[arg-type]
+
+
+def test_weights_that_do_not_fit() -> None:
+    tiny = Tiny()
+    data = tiny.files[0, "attn_q"].reshape(-1).data
+    wrong: list[tuple[str, tuple[Any, ...]]] = [
+        ("blk.0.attn_p", (0, "attn_p", F32, 64, 64, data)),
+        ("no such layer", (3, "attn_q", F32, 64, 64, data)),
+        ("no such layer", (-2, "attn_q", F32, 64, 64, data)),
+        ("no such matrix", (-1, "attn_q", F32, 64, 64, data)),
+        ("type 99", (0, "attn_q", 99, 64, 64, data)),
+        ("do not hold", (0, "attn_q", F32, 64, 65, data)),
+        ("do not hold", (0, "attn_q", F32, 1 << 60, 64, data)),
+        ("cannot be stored", (0, "attn_q", F32, 0, 64, data[:0])),
+        ("cannot be stored", (0, "attn_q", int(GGMLQuantizationType.Q4_K), 64, 64, data)),
+        ("order", (0, "attn_q", F32, 64, 64, data, np.full(64, 64, np.int64))),
+        ("order", (0, "attn_q", F32, 64, 64, data, np.arange(63))),
+    ]
+    model = tiny.unset()
+    for words, arguments in wrong:
+        with pytest.raises(ValueError, match=words):
+            model.set_matrix(*arguments)
+    for words, layer, role, values in (
+        ("no such norm", 0, "attn_q", np.ones(64)),
+        ("no such norm", -1, "attn_norm", np.ones(64)),
+        ("no such bias", -1, "token_embd.bias", np.ones(70)),
+        ("no such layer", 3, "attn_norm", np.ones(64)),
+        ("no numbers", 0, "attn_norm", np.ones(0)),
+        ("not all numbers", 0, "attn_norm", np.full(64, np.inf)),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.set_vector(layer, role, values.astype(np.float32))
+    for words, kind, frequencies in (
+        ("from 1", 0, FAST), ("finite", 1, FAST * np.nan), ("finite", 1, FAST[:0]), ("of a head", 1, np.ones(9)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            model.set_rotation(kind, frequencies)
+
+
+def test_a_scale_that_is_not_finite_is_named() -> None:
+    tiny = Tiny(type=int(GGMLQuantizationType.Q8_0))
+    rows = tiny.files[1, "ffn_up"].copy()
+    rows[40, :2] = np.array([np.inf], np.float16).view(np.uint8)
+    with pytest.raises(ValueError, match=r"blk\.1\.ffn_up"):
+        tiny.unset(threads=3).set_matrix(1, "ffn_up", tiny.type, 96, 64, rows.reshape(-1).data)
+
+
+@pytest.mark.parametrize(
+    ("key", "size", "words"),
+    [
+        ((2, "ffn_down"), None, r"blk\.2\.ffn_down: .*missing"),
+        ((-1, "token_embd"), None, "token_embd: .*missing"),
+        ((-1, "output_norm"), None, "output_norm: .*missing"),
+        ((1, "attn_k"), (16, 64), r"blk\.1\.attn_k: the shape is \(16, 64\), expected \(32, 64\)"),
+        ((1, "attn_norm"), (32,), r"blk\.1\.attn_norm: 32 numbers"),
+        ((0, "attn_q_norm"), (32,), r"blk\.0\.attn_q_norm: 32 numbers"),
+        ((0, "attn_v.bias"), (16,), r"blk\.0\.attn_v: a bias of 16"),
+    ],
+)
+def test_what_is_missing_or_has_another_shape(key: tuple[int, str], size: tuple[int, ...] | None, words: str) -> None:
+    tiny = Tiny()
+    if size is None:
+        tiny.files.pop(key, None)
+        tiny.vectors.pop(key, None)
+    elif len(size) == 2:
+        tiny.matrices[key] = np.ones(size, np.float32)
+        tiny.files[key] = tiny.matrices[key].view(np.uint8)
+    else:
+        tiny.vectors[key] = np.ones(size, np.float32)
+    with pytest.raises(ValueError, match=words):
+        tiny.native()
+
+
+def test_a_rotation_that_is_missing() -> None:
+    with pytest.raises(ValueError, match="rotation 2"):
+        Tiny(rotations=(1, 2, 0)).native()
