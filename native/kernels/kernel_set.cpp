@@ -4,22 +4,41 @@
 #include <string>
 
 #include "../cpu.h"
+#include "set.h"
 
 namespace edgellm::kernels {
 
-#if defined(EDGELLM_AVX512_VNNI)
-extern const KernelSet kAvx512;
-#endif
-extern const KernelSet kScalar;
-
 namespace {
+
+struct Compiled {
+  const KernelSet* set;
+  bool usable;
+};
 
 std::vector<const KernelSet*> found_sets() {
   std::vector<const KernelSet*> sets;
+  for (const auto& [set, usable] : {
 #if defined(EDGELLM_AVX512_VNNI)
-  if (has_cpu_features({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})) sets.push_back(&kAvx512);
+           Compiled{&kAvx512, has_cpu_features({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})},
 #endif
-  sets.push_back(&kScalar);
+#if defined(EDGELLM_AVX_VNNI)
+           Compiled{&kAvxVnni, has_cpu_features({"avx2", "fma", "f16c", "avx_vnni"})},
+#endif
+#if defined(EDGELLM_AVX_VNNI_AS_AVX512)
+           Compiled{&kAvxVnni, has_cpu_features({"avx2", "fma", "f16c", "avx512vl", "avx512_vnni"})},
+#endif
+#if defined(EDGELLM_AVX2)
+           Compiled{&kAvx2, has_cpu_features({"avx2", "fma", "f16c"})},
+#endif
+#if defined(EDGELLM_NEON_I8MM)
+           Compiled{&kNeonI8mm, has_cpu_features({"dotprod", "i8mm"})},
+#endif
+#if defined(EDGELLM_NEON_DOT)
+           Compiled{&kNeonDot, has_cpu_features({"dotprod"})},
+#endif
+           Compiled{&kScalar, true}}) {
+    if (usable) sets.push_back(set);
+  }
   return sets;
 }
 

@@ -1,0 +1,26 @@
+// Lanes of AVX2 (lanes_256.inc).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace edgellm::kernels::avx2 {
+
+#include "lanes_256.inc"
+
+// Pairs of products are summed in 16 bits first: of codes up to 127 with numbers in [-127, 127] they fit.
+inline __m256i pairs(__m256i codes, __m256i x) {
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), _mm256_set1_epi16(1));
+}
+inline I dot(I sum, B codes, Q x) {
+  return {_mm256_add_epi32(sum.a, pairs(codes.a, x)), _mm256_add_epi32(sum.b, pairs(codes.b, x))};
+}
+// Likewise of 128: the highest bit of the codes by itself.
+inline I dot_wide(I sum, B codes, Q x) {
+  return dot(dot(sum, bit_and(codes, set_codes(127)), x), bit_and(codes, set_codes(128)), x);
+}
+
+}  // namespace edgellm::kernels::avx2
