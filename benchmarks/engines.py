@@ -33,7 +33,8 @@ is left out, and one that produced another number of tokens than it was asked fo
                   count. idle: % of a processor that it used before, while others were measured
 
 The limit of decoding is what one token reads (weights, and the keys and values before it), over the bandwidth with
-which as many threads read as many bytes, measured in every round.
+which as many threads read as many bytes; that of prefill is what the products with the weights of the layers take, at
+the rate of the widest product of bytes (for floats it says nothing). Both are measured in every round (limits.py).
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ from typing import Any
 
 from engine_child import OURS, PEERS
 from engine_process import Engine, Refused
+from limits import limits
 from llama_bench import LlamaBench
 
 from edgellm import machine
 from edgellm.backends import inspect
-from edgellm.bench.bandwidth import read_bandwidth, weight_bytes
+from edgellm.bench.bandwidth import weight_bytes
+from edgellm.formats.gguf import GGUFFile
 
 CASES = "prefill", "depth", "shallow", "streams", "start", "restart", "contention"
 ONCE = "resident", "peak", "idle"
@@ -79,8 +82,8 @@ def start(given: str, options: argparse.Namespace) -> Contestant:
 
 
 class Rounds:
-    """figures: of every complete round, by engine; once: what only the first tells. bandwidths: bytes per second, one
-    a round. absent: who takes no part, or gives no figure, and why.
+    """figures: of every complete round, by engine; once: what only the first tells. limits: those of the machine, one
+    pair a round. absent: who takes no part, or gives no figure, and why.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -88,7 +91,7 @@ class Rounds:
         self._first = options.engines[0].partition("=")[0]
         self.figures: list[dict[str, Figures]] = []
         self.once: dict[str, Figures] = {}
-        self.bandwidths: list[float] = []
+        self.limits: list[tuple[float, float]] = []
         self.absent: dict[str, str] = {}
         self.engines: list[Contestant] = []
         for given in options.engines:
@@ -98,7 +101,7 @@ class Rounds:
                 self._leave(given.partition("=")[0], str(error))
 
     def run(self, read_bytes: int) -> None:
-        """All rounds. read_bytes: of what the bandwidth is measured on, 0 for not at all."""
+        """All rounds. read_bytes: of what the limits are measured on, 0 for not at all."""
         for number in range(self._options.rounds + 1):
             found: dict[str, Figures] = {engine.name: {} for engine in self.engines}
             for case in self._options.only or CASES:
@@ -111,7 +114,7 @@ class Rounds:
             if number:
                 self.figures.append(found)
                 if read_bytes:
-                    self.bandwidths.append(max(read_bandwidth(self._options.threads, read_bytes) for _ in range(5)))
+                    self.limits.append(limits(read_bytes, self._options.threads))
                 print(f"round {number} of {self._options.rounds}", file=sys.stderr)
 
     def _measure(self, engine: Contestant, case: str, number: int, figures: Figures) -> None:
@@ -159,12 +162,12 @@ def spread(values: list[float]) -> str:
     return f"{middle} ({low}-{high})"
 
 
-def show(rounds: Rounds, limits: Figures) -> None:
+def show(rounds: Rounds, most: Figures) -> None:
     """Every figure: medians and ranges, and the ratios to the first engine."""
     names = [engine.name for engine in rounds.engines]
     for figure in dict.fromkeys(figure for one in rounds.figures for figures in one.values() for figure in figures):
         unit, lower = unit_of(figure)
-        limit = limits.get(figure)
+        limit = most.get(figure)
         print(f"\n{figure}, {unit}" + (f" (limit {limit:.1f})" if limit else ""))
         base = rounds.values(figure, names[0])
         for name in names:
@@ -200,6 +203,18 @@ def others_busy() -> float:
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - ours
 
 
+def per_token(path: str, options: argparse.Namespace) -> Figures:
+    """What a token of a GGUF model takes, by figure: bytes to read when it is decoded, operations in a prompt."""
+    weights, kv = weight_bytes(path), inspect(path, "f16").kv_bytes_per_token
+    with GGUFFile.open(path) as file:
+        matrices = [
+            each.shape for each in file.tensors.values() if len(each.shape) == 2 and each.name.startswith("blk.")
+        ]
+    operations = 2.0 * sum(rows * columns for rows, columns in matrices)
+    reads = {f"decode at {depth}": weights + kv * float(depth) for depth in (options.shallow, options.depth)}
+    return reads | {f"prefill {size}": operations for size in (options.prompt, options.depth)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engines", nargs="+", metavar="NAME=KIND:PATH[@PROGRAM]")
@@ -214,31 +229,30 @@ def main() -> None:
     began, before = time.perf_counter(), others_busy()
     rounds = Rounds(options)
     path = options.engines[0].partition(":")[2].partition("@")[0]
-    reads: dict[str, int] = {}  # bytes for each token, by figure
-    if Path(path).is_file():
-        weights, kv = weight_bytes(path), inspect(path, "f16").kv_bytes_per_token
-        reads = {f"decode at {depth}": weights + kv * depth for depth in (options.shallow, options.depth)}
-    rounds.run(max(reads.values(), default=0))
+    takes = per_token(path, options) if Path(path).is_file() else {}
+    rounds.run(round(max((takes[figure] for figure in takes if figure.startswith("decode")), default=0)))
     for engine in rounds.engines:
         engine.close()
     others = (others_busy() - before) / (time.perf_counter() - began) / (os.cpu_count() or 1)
-    bandwidth = statistics.median(rounds.bandwidths or [0.0])
-    limits = {figure: bandwidth / read for figure, read in reads.items() if bandwidth}
+    bandwidth, operations = (statistics.median(each) for each in zip(*rounds.limits or [(0.0, 0.0)], strict=True))
+    rates = {figure: bandwidth if figure.startswith("decode") else operations for figure in takes}
+    most = {figure: rates[figure] / takes[figure] for figure in takes if rates[figure]}
     about: dict[str, Any] = {
         "cpu": machine.cpu_name(),
         "instruction_sets": sorted(machine.cpu_features() & SETS),
         "threads": options.threads,
         "others_used": others,
         "read_bandwidth": bandwidth,
+        "byte_operations": operations,
         "versions": {engine.name: engine.version for engine in rounds.engines},
     }
     print(f"{about['cpu']} ({' '.join(about['instruction_sets'])}), {options.threads} threads")
-    print(f"reads {bandwidth / 1e9:.1f} GB/s of {max(reads.values(), default=0) / 1e6:.0f} MB")
+    print(f"reads {bandwidth / 1e9:.1f} GB/s, multiplies bytes at {operations / 1e12:.2f} TOPS")
     print(f"others used {100 * others:.0f} % of the processors: on a machine that does something else no figure stands")
     print("; ".join(f"{name}: {version}" for name, version in about["versions"].items()))
-    show(rounds, limits)
+    show(rounds, most)
     if options.json:
-        report = {"about": about, "limits": limits, "once": rounds.once, "rounds": rounds.figures}
+        report = {"about": about, "limits": most, "once": rounds.once, "rounds": rounds.figures}
         options.json.write_text(json.dumps(report | {"absent": rounds.absent}, indent=1), encoding="utf-8")
 
 
