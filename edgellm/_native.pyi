@@ -292,3 +292,23 @@ def scaled(set: str, x: Floats, scale: float, add: bool, y: Floats) -> None:
 def prepare(set: str, form: str, x: Floats, step: int) -> bytes:
     """Rows as products read them, (rows, columns) prepared `step` rows at a time: Bytes32 or Bytes256 of
     native/kernels/activations.h for form "bytes32" or "bytes256", those of a row one behind the other."""
+
+def choose(
+    row: Floats,
+    shifts: tuple[object, ...],
+    mask: NDArray[np.uint32] | None,
+    temperature: float,
+    filters: tuple[tuple[str, float], ...],
+    point: float,
+) -> int:
+    """The token of a row (n_vocab,): see SamplingPlan in edgellm/backends/base.py. -1: none is possible.
+
+    The interpreter lock is released for large vocabularies. Raises ValueError for numbers that no plan has, IndexError
+    for the shift of a token that the row does not have.
+    """
+
+def log_probabilities(row: Floats, token: int, n: int) -> tuple[float, list[tuple[int, float]]]:
+    """Log-softmax of a row (n_vocab,): that of `token`, and the n largest, by falling logit, then by id.
+
+    Raises IndexError for a token that the row does not have.
+    """

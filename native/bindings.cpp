@@ -69,6 +69,7 @@ NB_MODULE(_native, m) {
                                  reinterpret_cast<const void*>(vocabulary), view, parse_special, stack);
       },
       nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
+  edgellm::bind_sampling(m);
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   edgellm::bind_kernels(m);
   edgellm::bind_rows(m);

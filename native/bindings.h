@@ -9,5 +9,6 @@ void bind_kernels(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_engine(nanobind::module_& m);
 void bind_pages(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 
 }  // namespace edgellm

@@ -8,8 +8,9 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
+from sampling_numpy import apply
 
-from edgellm.engine.sampling import Sampler, _apply
+from edgellm.engine.sampling import Sampler
 from edgellm.params import GenerateParams
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -64,5 +65,5 @@ def adjusted(it: Sampler, row: np.ndarray) -> np.ndarray:
     """The logits after bias, penalties and DRY."""
     row = row.copy()
     for shift in it.plan().shifts:
-        _apply(shift, row)
+        apply(shift, row)
     return row

@@ -67,7 +67,7 @@ RULES: dict[str, set[str]] = {
     **dict.fromkeys(BACKENDS, BACKEND),
     "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},
     "kv.store": VALUES | {"backends.base", "constrain", "kv"},
-    "engine": VALUES | {"backends.base", "constrain", "kv"},
+    "engine": VALUES | {"backends.base", "constrain", "kv", "_native"},
     "scoring": VALUES | {"backends.base", "engine"},
     "embedding": VALUES | {"backends.base", "engine"},
     "model": ABOVE | {"chat", "embedding", "prompter", "scoring"},

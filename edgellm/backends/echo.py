@@ -225,7 +225,8 @@ def _chosen(row: NDArray[np.float32], plan: SamplingPlan) -> int:
         new = np.where(old > 0, old / shift.repeat, old * shift.repeat) - shift.amounts
         logits[shift.ids] = np.minimum(new, np.finfo(np.float32).max).astype(np.float32)
     if plan.mask is not None:
-        logits[~plan.mask] = -np.inf
+        allowed = np.unpackbits(plan.mask.astype("<u4").view(np.uint8), count=logits.size, bitorder="little")
+        logits[allowed == 0] = -np.inf
     order = np.lexsort((np.arange(logits.size), -logits))
     order = order[logits[order] > -np.inf]
     if not order.size:

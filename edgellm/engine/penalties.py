@@ -65,7 +65,7 @@ class RepeatPenalty:
 
     def shift(self) -> Shift:
         size = len(self._counts)
-        ids = np.fromiter(self._counts.keys(), np.intp, size)
+        ids = np.fromiter(self._counts.keys(), np.int64, size)
         counts = np.fromiter(self._counts.values(), np.float64, size)
         amounts = counts * self._params.frequency_penalty + self._params.presence_penalty
         return Shift(ids, amounts, self._params.repeat_penalty)
@@ -117,7 +117,7 @@ class Dry:
         ends = ends[np.argsort(lengths[ends], kind="stable")]  # of equal followers the longest comes last and wins
         longest = dict(zip(window[ends + 1].tolist(), lengths[ends].tolist(), strict=True))
         hits = {token: length for token, length in longest.items() if token not in self._exempt}
-        ids = np.fromiter(hits.keys(), np.intp, len(hits))
+        ids = np.fromiter(hits.keys(), np.int64, len(hits))
         exponents = np.fromiter(hits.values(), np.float64, len(hits)) - allowed
         with np.errstate(over="ignore"):
             penalty = self._params.dry_multiplier * np.power(self._params.dry_base, exponents)

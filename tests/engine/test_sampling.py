@@ -1,4 +1,5 @@
-"""The sampling steps against llama.cpp's own samplers, and draws against their distribution."""
+"""The sampling steps, in numpy, against llama.cpp's own samplers; draws in native code against both, and against their
+distribution."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
+import sampling_numpy
+from sampling_numpy import largest, packed
 from sampling_oracle import OFF, ByteTokenizer, adjusted, oracle, rows, sampler
 
 from edgellm.backends.base import SamplingPlan, Shift, Step
 from edgellm.backends.echo import EchoBackend
-from edgellm.engine.sampling import Sampler, _exclude_top_choices, _survivors, choose, largest
+from edgellm.engine.sampling import Sampler, choose
 from edgellm.errors import BackendFailed, InvalidParameter
 from edgellm.params import GenerateParams
 
@@ -22,9 +25,8 @@ from edgellm.params import GenerateParams
 def survivors(row: np.ndarray, exclude: bool = False, **options: Any) -> set[int]:
     """The ids that a sampler can still draw: those it keeps for a row."""
     it = sampler(row.size, **options)
-    left = _survivors(row, float(row.max()), it._filters)
-    if exclude:
-        _exclude_top_choices(left, it._params.xtc_threshold)
+    filters = it._filters + ((("xtc_threshold", it._params.xtc_threshold),) if exclude else ())
+    left = sampling_numpy.survivors(row, float(row.max()), filters)
     ids, logits = left.sorted()
     assert list(zip(-logits, ids, strict=True)) == sorted(zip(-logits, ids, strict=True))
     return set(ids.tolist())
@@ -261,7 +263,7 @@ def test_large_logits_overflow_nothing() -> None:
 @pytest.mark.parametrize(
     "filters", [(), (("top_k", 40), ("top_p", 0.9)), (("top_p", 0.8), ("min_p", 0.05)), (("top_k", 3),)]
 )
-def test_a_backend_that_chooses_takes_the_tokens_of_numpy(filters: tuple[tuple[str, float], ...]) -> None:
+def test_a_backend_that_chooses_takes_the_same_tokens(filters: tuple[tuple[str, float], ...]) -> None:
     """Echo sorts every row; its rows are seen by asking for them again."""
     rng = np.random.default_rng(len(filters))
     backend = EchoBackend()
@@ -273,7 +275,7 @@ def test_a_backend_that_chooses_takes_the_tokens_of_numpy(filters: tuple[tuple[s
             Shift(ids, rng.uniform(-1, 1, 40), 1.3),
             Shift(ids[3:4], np.array([np.inf])),
         )
-        mask = None if turn % 2 else rng.random(512) < 0.5
+        mask = None if turn % 2 else packed(rng.random(512) < 0.5)
         temperature = float(rng.choice([0.0, 0.7, 2.0]))
         plan = SamplingPlan(shifts, mask, temperature, filters if temperature else (), float(rng.random()))
         assert backend.takes(plan)
@@ -282,7 +284,7 @@ def test_a_backend_that_chooses_takes_the_tokens_of_numpy(filters: tuple[tuple[s
         assert row is not None
         expected = choose(row[0], plan)
         assert backend.choose([Step(chooses, tokens, "last")], [plan]) == [expected]
-    nothing = SamplingPlan((), np.zeros(512, np.bool_), 1.0)
+    nothing = SamplingPlan((), np.zeros(16, np.uint32), 1.0)
     assert choose(np.zeros(512, np.float32), nothing) is None
     assert backend.choose([Step(chooses, [1], "last")], [nothing]) == [-1]
     assert not backend.takes(SamplingPlan((), None, 1.0, (("typical_p", 0.5),)))
