@@ -187,6 +187,25 @@ class DenseModel:
     def bytes(self) -> int:
         """Memory of its weights."""
 
+def attend(
+    set: str,
+    table: KvTable,
+    layer: int,
+    query: Floats,
+    key: Floats,
+    value: Floats,
+    window: int,
+    scale: float,
+    soft_cap: float,
+    out: Floats,
+    reverse: bool = False,
+) -> None:
+    """Attention of one layer of the next tokens of a table, by the kernels `set`; for tests.
+
+    query, out (tokens, heads, size); key, value (tokens, kv_heads, size). The table is longer after the last layer.
+    window: keys that a query sees. soft_cap: 0 for none. reverse: do all parts of the work in reverse order.
+    """
+
 def cpu_features() -> list[str]:
     """Instruction sets that the processor has and the operating system lets a process use."""
 

@@ -73,6 +73,7 @@ NB_MODULE(_native, m) {
   m.def("kernel_names", &edgellm::kernels::kernel_names);
   edgellm::bind_kernels(m);
   edgellm::bind_rows(m);
+  edgellm::bind_attention(m);
   edgellm::bind_pages(m);
   edgellm::bind_engine(m);
   m.attr("onnx_domain") = edgellm::ort::kDomain;

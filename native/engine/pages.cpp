@@ -90,7 +90,7 @@ Pages::Pages(const PageShape& shape, size_t most) : shape_(shape), most_(most) {
   if (shape.layers == 0 || shape.layers > kMany || shape.kv_heads == 0 || shape.kv_heads > kMany) {
     throw std::invalid_argument("a page has 1 to 4,096 layers, and as many heads");
   }
-  if (shape.size == 0 || shape.size > 256 || shape.size % 16 != 0) {
+  if (shape.size == 0 || shape.size > kernels::kMostSize || shape.size % 16 != 0) {
     throw std::invalid_argument("the size of a head is a multiple of 16 up to 256");
   }
   slab_pages_ = std::max<size_t>(1, (kSlabBytes + shape.bytes() - 1) / shape.bytes());

@@ -11,7 +11,8 @@
 namespace edgellm::kernels::avx512 {
 
 constexpr size_t kLanes = 16;
-constexpr size_t kMaxRows = 12;  // two registers each, of 32
+constexpr size_t kMaxRows = 12;   // two registers each, of 32
+constexpr size_t kPairSums = 12;  // two registers each
 
 using F = __m512;
 struct I {
@@ -33,6 +34,16 @@ inline F load(const float* x) { return _mm512_loadu_ps(x); }
 inline F load(const float* x, size_t n) { return _mm512_maskz_loadu_ps(first(n), x); }
 inline void store(float* to, F x) { _mm512_storeu_ps(to, x); }
 inline void store(float* to, F x, size_t n) { _mm512_mask_storeu_ps(to, first(n), x); }
+inline F set_pair(const float* x) {
+  double two;
+  std::memcpy(&two, x, sizeof two);
+  return _mm512_castpd_ps(_mm512_set1_pd(two));
+}
+inline F add_pairs(F a, F b) {
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  return _mm512_add_ps(_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b));
+}
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }

@@ -17,7 +17,8 @@
 namespace edgellm::kernels::scalar {
 
 constexpr size_t kLanes = 16;
-constexpr size_t kMaxRows = 4;  // rows of X that share a reading of W: whose sums fit the registers
+constexpr size_t kMaxRows = 4;   // rows of X that share a reading of W: whose sums fit the registers
+constexpr size_t kPairSums = 4;  // sums of two F each, as attention has them, that fit the registers
 
 struct F {
   float v[16];
@@ -49,6 +50,10 @@ inline F load(const float* x) {
 }
 inline F load(const float* x, size_t n) {
   return each<F>([&](size_t i) { return i < n ? x[i] : 0.0F; });
+}
+// (x[0], x[1]) eight times.
+inline F set_pair(const float* x) {
+  return each<F>([&](size_t i) { return x[i % 2]; });
 }
 inline void store(float* to, F x) { std::memcpy(to, x.v, sizeof x.v); }
 inline void store(float* to, F x, size_t n) { std::memcpy(to, x.v, n * sizeof(float)); }
@@ -86,6 +91,10 @@ inline float sum(F a) {
   for (size_t n = 8; n > 0; n /= 2)
     for (size_t i = 0; i < n; ++i) a.v[i] += a.v[i + n];
   return a.v[0];
+}
+// The sums of neighbours: those of a in the first half, those of b in the second.
+inline F add_pairs(F a, F b) {
+  return each<F>([&](size_t i) { return i < 8 ? a.v[2 * i] + a.v[2 * i + 1] : b.v[2 * i - 16] + b.v[2 * i - 15]; });
 }
 // To a whole number, the nearest, ties to even.
 inline F round(F a) {

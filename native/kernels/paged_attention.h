@@ -14,6 +14,7 @@ namespace edgellm::kernels {
 
 constexpr size_t kPageTokens = 32;
 constexpr size_t kChunk = 256;
+constexpr size_t kMostSize = 256;  // of a head
 
 enum class KvType { f16, int8, f32 };
 
@@ -28,7 +29,7 @@ enum class KvType { f16, int8, f32 };
 // by side.
 struct PageShape {
   KvType type;
-  size_t layers, kv_heads, size;  // size of a head, a multiple of 16 that is not above 256
+  size_t layers, kv_heads, size;  // size of a head, a multiple of 16 that is not above kMostSize
 
   size_t number_bytes() const;
   size_t head_bytes() const;  // keys, values and scales of one head in one layer: a multiple of 64
