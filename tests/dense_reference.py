@@ -17,6 +17,17 @@ Key = tuple[int, str]
 F32 = int(GGMLQuantizationType.F32)
 
 
+def _stored(values: Array, kind: GGMLQuantizationType, generator: np.random.Generator) -> Array:
+    """Rows as a file has them, (rows, bytes); of Q4_K, which numpy cannot make of values, any of about their size."""
+    if kind != GGMLQuantizationType.Q4_K:
+        return np.ascontiguousarray(quantize(values, kind)).view(np.uint8)
+    rows, columns = values.shape
+    blocks = generator.integers(0, 256, (rows * columns // 256, 144), np.uint8)
+    scale = np.float16(float(np.std(values)) / 140)  # codes of 0 to 15 times 0 to 63, less as much on average
+    blocks[:, :4] = np.array([scale, scale * np.float16(7.5)]).view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
 @dataclass
 class Tiny:
     """Numbers as DenseModel takes them; which norms, biases and matrices there are; weights of its own for each seed.
@@ -64,9 +75,8 @@ class Tiny:
         self.matrices: dict[Key, Array] = {}
         for key, shape in keys.items():
             values = generator.normal(0, 2 / np.sqrt(shape[1]), shape).astype(np.float32)
-            kind = GGMLQuantizationType(self.type)
-            self.files[key] = values.view(np.uint8) if self.type == F32 else quantize(values, kind)
-            self.matrices[key] = values if self.type == F32 else dequantize(self.files[key], kind)
+            self.files[key] = _stored(values, GGMLQuantizationType(self.type), generator)
+            self.matrices[key] = dequantize(self.files[key], GGMLQuantizationType(self.type))
         sizes = {(i, role): self.n_embd for i in range(self.n_layer) for role in self.norms}
         sizes |= {(i, role): size for i in range(self.n_layer) for role, size in self.extra.items()}
         sizes[-1, "output_norm"] = self.n_embd
