@@ -131,7 +131,7 @@ class GenerateParams(Params):
         None,
         Flag(),
         "Whether tokens that followed the same words before are checked several at a time, while that is faster",
-        unset="where it changes no answer; with llama.cpp, and some ONNX graphs, rounding then differs",
+        unset="where it changes no answer: with llama.cpp and ONNX Runtime rounding then differs",
     )
     cache: bool | Literal["memory"] = option(
         True,

@@ -10,8 +10,7 @@ formula (`cost.py` has one for many sequences). It belongs to one number of sequ
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
-from statistics import median
+from dataclasses import dataclass
 
 REMEMBERED = 512  # passes after which a measurement is forgotten
 SAMPLES = 5  # newest measurements kept of about so many rows
@@ -21,44 +20,59 @@ EXPECTED = 0.15  # of a plain step, what each further row is thought to add befo
 Point = tuple[float, float]  # rows, seconds
 
 
+@dataclass(slots=True)
+class _About:
+    """The newest passes with about so many rows. at: the pass of the last one; point: their median."""
+
+    at: int
+    measured: deque[Point]
+    point: Point = (0, 0)
+
+
 class RowCost:
     """For `plain` sequences, whose plain step has a row each."""
 
     def __init__(self, plain: int) -> None:
         self._plain = plain
         self._passes = 0
-        self._measured: dict[int, deque[tuple[int, int, float]]] = {}  # by about how many rows: pass, rows, seconds
-        self._points: list[Point] | None = None
+        self._about: dict[int, _About] = {}
+        self._line: list[Point] = []  # by rows, of which more never take less; empty: to be found again
 
     def observe(self, rows: int, seconds: float) -> None:
         """A pass of so many rows took so long."""
         self._passes += 1
-        about = 0 if rows == self._plain else (rows - 1).bit_length()
-        self._measured.setdefault(about, deque(maxlen=SAMPLES)).append((self._passes, rows, max(seconds, 1e-9)))
-        self._points = None
+        kind = 0 if rows == self._plain else (rows - 1).bit_length()
+        about = self._about.get(kind)
+        if about is None or about.at + REMEMBERED <= self._passes:
+            about = self._about[kind] = _About(0, deque(maxlen=SAMPLES))
+        about.at = self._passes
+        about.measured.append((rows, max(seconds, 1e-9)))
+        middle = len(about.measured) // 2
+        about.point = sorted([r for r, _ in about.measured])[middle], sorted([s for _, s in about.measured])[middle]
+        self._line = []
 
     def seconds(self, rows: int) -> float | None:
         """What a pass of so many rows takes; None while too little is known of plain steps."""
-        points = self._points = self._points or self._line()
-        if not points:
+        line = self._line = self._line or self._find_line()
+        if not line:
             return None
-        for (low, least), (high, most) in pairwise(points):
+        low, least = line[0]
+        for high, most in line:
             if rows <= high:
-                return least + (most - least) * (rows - low) / (high - low)
-        (first, plain), (last, seconds) = points[0], points[-1]
-        slope = EXPECTED * plain / first if last == first else (seconds - plain) / (last - first)
-        return seconds + slope * (rows - last)
+                return most if rows == high else least + (most - least) * (rows - low) / (high - low)
+            low, least = high, most
+        first, plain = line[0]
+        slope = EXPECTED * plain / first if len(line) == 1 else (least - plain) / (low - first)
+        return least + slope * (rows - low)
 
-    def _line(self) -> list[Point]:
-        """The medians by rows; more rows never take less."""
+    def _find_line(self) -> list[Point]:
         oldest = self._passes - REMEMBERED
-        points: list[Point] = []
-        for about, measured in sorted(self._measured.items()):
-            while measured and measured[0][0] <= oldest:
-                measured.popleft()
-            if about == 0 and len(measured) < SURE:
-                return []
-            if measured:
-                rows, seconds = median(m[1] for m in measured), median(m[2] for m in measured)
-                points.append((rows, max(seconds, points[-1][1] if points else 0.0)))
-        return points if points and points[0][0] == self._plain else []
+        line: list[Point] = []
+        for kind in sorted(self._about):
+            about = self._about[kind]
+            if about.at > oldest:
+                rows, seconds = about.point
+                if not kind and len(about.measured) < SURE:
+                    return []
+                line.append((rows, max(seconds, line[-1][1] if line else 0.0)))
+        return line if line and line[0][0] == self._plain else []

@@ -12,7 +12,7 @@ its pass, so the answer is another one as likely, and drafts are made only for t
 Drafts come from the prompt, the answer and earlier texts of the same owner (`suffixes.py`). Whether one is worth its
 rows follows from how often those behind a match of its length came true (`Acceptance`: seen at every token, also where
 nothing was drafted) and from what passes with so many rows took (`rowcost.py`). What it loses all the same is bounded:
-by `SHARE` of the time in which answers were decoded, beside what was gained just before.
+by `SHARE` of the time in which answers were decoded, beside what was gained just before, and a little to begin with.
 """
 
 from __future__ import annotations
@@ -33,13 +33,20 @@ if TYPE_CHECKING:
 
 GAIN = 1.05  # by how much a draft must be expected to be faster
 SHARE = 0.01  # of the time of decoding may be lost in the long run
-CREDIT = 8  # plain passes that may be lost of what was gained, and that losses are counted up to, twice
+FIRST, CREDIT, DEBT = 4, 8, 16  # plain passes that may be lost at first, and of what was gained; that are remembered
+LONG = 8  # tokens of a match from which on a text is being copied
+MISSED = 0.2  # of a plain pass, what each token counts that a draft would have had while none was made for its losses
 MOST = 31  # tokens of a draft
+LEAST = 0.02  # how likely its last one is
 ROWS = 64  # of a pass with drafts
 TOGETHER = 8  # sequences beyond which a pass is full enough
 PAUSE = 64  # passes without drafts after one that there was no room for
 OWN, EARLIER = 1 << 17, 1 << 16  # tokens that are looked through: of a request, of all before it
 OWNERS = 8  # private conversations whose texts are known, beside what is public
+
+
+RESUMED = 64  # in place of the length of a match: a long one that one token broke
+AT_FIRST = (0.0, 0.2, 0.5, 0.65, 0.75, 0.8, 0.85, 0.5)  # by the bits of that: how likely the match goes on
 
 
 class Acceptance:
@@ -51,12 +58,13 @@ class Acceptance:
     def __init__(self, usual: Acceptance | None = None) -> None:
         self._usual = usual
         self._kept = 0.97 if usual else 0.998  # of the weight of a count when the next one comes
-        self._hits = [0.0] * (LONGEST.bit_length() + 1)
+        self._hits = [0.0] * len(AT_FIRST)
         self._seen = list(self._hits)
+        self._chances: list[float] = []  # by kind; empty: to be found again
 
     def note(self, length: int, hit: bool) -> None:
         """Behind a match of so many tokens came what the draft says, or not."""
-        kind, kept = length.bit_length(), self._kept
+        kind, kept, self._chances = length.bit_length(), self._kept, []
         self._hits[kind] = self._hits[kind] * kept + hit
         self._seen[kind] = self._seen[kind] * kept + 1
         if self._usual is not None:
@@ -64,10 +72,21 @@ class Acceptance:
 
     def chance(self, length: int) -> float:
         """How likely the token behind a match of so many tokens is to come again."""
-        length = min(length, LONGEST)
-        kind = length.bit_length()
-        before = self._usual.chance(length) if self._usual else 1 - 1 / kind
-        return (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
+        if not self._chances:
+            shorter = 0.0
+            for kind, before in enumerate(AT_FIRST):
+                if self._usual is not None:
+                    before = self._usual.chance(1 << kind >> 1)
+                    if 2 < kind < RESUMED.bit_length():  # what is seldom seen here is hardly likelier than shorter ones
+                        before = (before + shorter) / 2
+                shorter = (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
+                self._chances.append(shorter)
+        return self._chances[length.bit_length()]
+
+
+def longer(length: int) -> int:
+    """That of a match which went on with one token more."""
+    return LONG if length == RESUMED else min(length + 1, LONGEST)
 
 
 class Guess:
@@ -80,28 +99,32 @@ class Guess:
         self._earlier = earlier
         self._seen = len(history) - 1  # tokens that are known here
         self._text, self._at, self._epoch = self._own, 0, 0  # where it goes on
-        self.length = 0  # tokens of the match that ends there; 0: none, and nothing is guessed
+        self.length = 0  # tokens of the match that ends there; 0: none
         self.follow(history)
 
-    def follow(self, history: list[int]) -> None:
-        """The text is `history` now. Whether the guess came true is noted, and the next one found."""
+    def follow(self, history: list[int]) -> int:
+        """The text is `history` now. Whether the guess came true is noted, and the next one found. How many tokens
+        came as a long match said."""
+        copied = 0
         for seen in range(self._seen + 1, len(history) + 1):
             token, text = history[seen - 1], self._text
-            if self.length and text.epoch == self._epoch:
+            before, self.length = self.length, 0
+            if before and text.epoch == self._epoch:
                 hit = text[self._at] == token
-                self.acceptance.note(self.length, hit)
+                self.acceptance.note(before, hit)
                 self._at += 1
-                self.length = min(self.length + 1, LONGEST) if hit else 0
-            else:
-                self.length = 0
+                if text is self._own or not _ends(text, self._at):
+                    self.length = longer(before) if hit else RESUMED if LONG <= before <= LONGEST else 0
+                copied += hit and before >= LONG
             recent = history[max(0, seen - LONGEST) : seen]
             hashed = hashes(recent)
-            if not self.length or (text is not self._own and _ends(text, self._at)):
+            if self.length in (0, RESUMED):
                 self._find(recent, hashed)
             self._own.append(token, hashed)
         self._seen = len(history)
         if self._text.epoch != self._epoch:
             self.length = 0
+        return copied
 
     def draft(self, count: int) -> list[int]:
         """The next tokens, at most `count`: what followed the match, and of the own text again and again the part that
@@ -113,12 +136,14 @@ class Guess:
         return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
 
     def _find(self, recent: list[int], hashed: list[int]) -> None:
-        self._text, (self._at, self.length) = self._own, self._own.find(recent, hashed)
-        if self._earlier is not None and self.length < LONGEST:
-            at, length = self._earlier.find(recent, hashed)
-            if length > self.length and not _ends(self._earlier, at):
-                self._text, self._at, self.length = self._earlier, at, length
-        self._epoch = self._text.epoch
+        """The longest match, unless a copy is likelier to go on where one token was another."""
+        text, (at, length) = self._own, self._own.find(recent, hashed)
+        if self._earlier is not None and length < LONGEST:
+            place, size = self._earlier.find(recent, hashed)
+            if size > length and not _ends(self._earlier, place):
+                text, at, length = self._earlier, place, size
+        if not self.length or (length and self.acceptance.chance(length) >= self.acceptance.chance(self.length)):
+            self._text, self._at, self.length, self._epoch = text, at, length, text.epoch
 
 
 def _ends(text: Suffixes, at: int) -> bool:
@@ -142,7 +167,7 @@ class Speculation:
         self._usual = Acceptance()
         self._guesses: dict[Request, Guess] = {}
         self._earlier: OrderedDict[bytes, Suffixes] = OrderedDict()  # texts by owner
-        self._credit = 0.0  # seconds that may be lost
+        self._credit = float(FIRST)  # plain passes that may be lost
         self._paused = 0  # passes
 
     def check(self, params: GenerateParams) -> None:
@@ -157,7 +182,9 @@ class Speculation:
             return {}
         guesses = {request: guess for request in decoding if (guess := self._guess(request)) is not None}
         for request, guess in guesses.items():
-            guess.follow(request.history)
+            copied = guess.follow(request.history)
+            if self._credit < 0:
+                self._credit += MISSED * copied
         if self._paused:
             self._paused -= 1
             return {}
@@ -173,10 +200,10 @@ class Speculation:
         cost.observe(rows, seconds)
         plain, took = cost.seconds(sequences), cost.seconds(rows)
         if plain is not None and took is not None:  # a single slow pass is no loss
-            credit = self._credit + SHARE * took
+            credit = self._credit + SHARE * took / plain
             if rows > sequences:
-                credit += plain * tokens / sequences - took
-            self._credit = min(max(credit, -2 * CREDIT * plain), CREDIT * plain)
+                credit += tokens / sequences - took / plain
+            self._credit = min(max(credit, -DEBT), CREDIT)
 
     def pause(self) -> None:
         """A draft was in the way: the next passes go without."""
@@ -225,8 +252,10 @@ class Speculation:
             chance, length = 1.0, guess.length
             for _ in range(min(MOST, most, self._room(request))):
                 chance *= guess.acceptance.chance(length)
+                if chance < LEAST:
+                    break
                 likely.append((-chance, request))
-                length += 1
+                length = longer(length)
         likely.sort(key=lambda each: each[0])
         best, fastest, expected = 0, GAIN * sequences / plain, float(sequences)
         for extra, (less, _) in enumerate(likely[:most], 1):

@@ -1,6 +1,6 @@
 """Suffixes: where the end of a text occurred before in it, in another text, or nowhere.
 
-For pieces of 2, 4, 8 and 16 tokens a table of hashes says where each was last:
+For pieces of 1, 2, 4, 8 and 16 tokens a table of hashes says where each was last:
 
     text     a b c d x a b c d ▮      the last 4 tokens were at 0, and 4 is where what followed them begins
     table    hash of (a b c d) → 4
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-SIZES = (2, 4, 8, 16)  # of the pieces; each is two of the one before
+SIZES = (1, 2, 4, 8, 16)  # of the pieces; each is two of the one before
 LONGEST = 32  # tokens that are compared; longer matches count as this
 SMALLEST = 1024  # tokens that there is room for from the beginning
 SEPARATOR = -1  # between texts that do not follow one another
@@ -27,7 +27,7 @@ _ENDS = {_POWERS[size - 1] for size in SIZES}
 
 
 def hashes(recent: Sequence[int]) -> list[int]:
-    """Those of the last 2, 4, 8 and 16 tokens of `recent`, as far as it has so many: the sum of token ·
+    """Those of the last 1, 2, 4, 8 and 16 tokens of `recent`, as far as it has so many: the sum of token ·
     factor^(place from the end), modulo 2**64, whose upper bits depend on every token."""
     found: list[int] = []
     total = 0
@@ -57,11 +57,14 @@ class Suffixes:
 
     def find(self, recent: Sequence[int], hashed: list[int]) -> tuple[int, int]:
         """Where what followed `recent` begins, at its newest occurrence of those that share most with it, and how many
-        tokens are the same before that: (0, 0) where fewer than two are. hashed: `hashes(recent)`."""
-        view = self._view
+        tokens are the same before that: (0, 0) where none is. hashed: `hashes(recent)`."""
+        view, tables, shift, last = self._view, self._tables, self._shift, recent[-1] if recent else SEPARATOR
         for index in range(len(hashed) - 1, -1, -1):
-            at, size = self._tables[index][hashed[index] >> self._shift], SIZES[index]
-            if at and view[at - size : at].tolist() == recent[-size:]:
+            at = tables[index][hashed[index] >> shift]
+            if not at or view[at - 1] != last:
+                continue
+            size = SIZES[index]
+            if size == 1 or view[at - size : at].tolist() == recent[-size:]:
                 most = min(at, len(recent), LONGEST)
                 while size < most and view[at - size - 1] == recent[-size - 1]:
                     size += 1
@@ -108,11 +111,12 @@ class Suffixes:
         """Enter the pieces that end behind `start`; of equal ones the last is assigned last."""
         first = max(0, start - SIZES[-1] + 1)
         values = self._array[first : self.length].astype(np.uint64) * np.uint64(_FACTOR)
-        half = 1
+        half = 0
         for size, slots in zip(SIZES, self._slots, strict=True):
             if values.size <= half:
                 return
-            values = values[half:] + values[:-half] * np.uint64(_POWERS[half - 1])
+            if half:
+                values = values[half:] + values[:-half] * np.uint64(_POWERS[half - 1])
             half = size
             skip = max(0, start + 1 - first - size)  # the first ends at first + size
             ends = np.arange(first + size + skip, self.length + 1, dtype=np.int32)
