@@ -9,8 +9,11 @@ A line of JSON with what was loaded goes to stdout, then one for each request on
                                                 and from there to the end of the answer
     {"prompts": [[ids], …], "tokens": n}      → {"streams_per_s", "produced"}: tokens per second of all of them
                                                 together, and how many each has, of those asked
-    both                                      with {"resident", "peak"} bytes of memory and {"idle_cpu"}: seconds of
-                                                work per second since the answer before it, if that is some while ago
+    {"fork": [ids], "count": n}               → {"fork_s", "forks_bytes"}: of edgellm's sequences, median; what all of
+                                                them add to the resident memory once each has a token of its own
+    all                                       with {"resident", "peak"} bytes of memory and {"idle_cpu"}: seconds of
+                                                work per second since the answer before it, if that is some while ago;
+                                                {"error"} where it fails
 
 --remember: edgellm keeps what it reads, in the state folder of the environment; without it nobody keeps anything.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import threading
 import time
@@ -89,6 +93,28 @@ class EdgeLLM:
         begin, end = max(times[0] for times in arrived), min(times[-1] for times in arrived)
         within = sum(begin < at <= end for times in arrived for at in times)
         return {"streams_per_s": within / (end - begin), "produced": min(count, min(map(len, arrived)) - 1)}
+
+    def fork(self, prompt: Ids, count: int) -> dict[str, Any]:
+        """Forks of one sequence that holds the prompt."""
+        from edgellm.backends.base import Backend, Step
+
+        def run(backend: Backend) -> dict[str, Any]:
+            whole = backend.new_sequence(len(prompt))
+            for at in range(0, len(prompt), backend.micro_batch):
+                backend.forward([Step(whole, prompt[at : at + backend.micro_batch], "none")])
+            before, taken, forks = memory()["resident"], [], []
+            for _ in range(count):
+                started = time.perf_counter()
+                forks.append(whole.fork())
+                taken.append(time.perf_counter() - started)
+            for fork in forks:
+                backend.forward([Step(fork, prompt[:1], "last")])
+            added = memory()["resident"] - before
+            for sequence in (*forks, whole):
+                sequence.close()
+            return {"fork_s": statistics.median(taken), "forks_bytes": added}
+
+        return self._model._engine.call(run, needs_room=True)
 
 
 class GenAI:
@@ -214,6 +240,16 @@ def memory() -> dict[str, int]:
     return {"resident": fields["VmRSS"], "peak": fields["VmHWM"]}
 
 
+def respond(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
+    """What a request is answered with."""
+    if "fork" in asked:
+        assert isinstance(engine, EdgeLLM)
+        return engine.fork(asked["fork"], asked["count"])
+    if "prompts" in asked:
+        return engine.together(asked["prompts"], asked["tokens"])
+    return engine.answer(asked["prompt"], asked["tokens"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=[*OURS, *PEERS])
@@ -235,10 +271,10 @@ def main() -> None:
         waited = time.perf_counter() - rested
         idle = (time.process_time() - worked) / waited if waited > 1 else 0.0
         asked = json.loads(line)
-        if "prompts" in asked:
-            found = engine.together(asked["prompts"], asked["tokens"])
-        else:
-            found = engine.answer(asked["prompt"], asked["tokens"])
+        try:
+            found = respond(engine, asked)
+        except Exception as error:  # its figure is missing, and it goes on
+            found = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps({**found, **memory(), "idle_cpu": idle}), file=replies, flush=True)
         rested, worked = time.perf_counter(), time.process_time()
     if isinstance(engine, EdgeLLM):

@@ -17,6 +17,7 @@ from typing import Any
 from engine_child import OURS
 
 KNOWN, NEW = 2000, 16  # tokens of the restart
+FORKS = 32
 LONGER = 4  # so many times the tokens of an answer are decoded in what needs a while
 PATIENCE = 600.0  # seconds that one measurement may take
 
@@ -53,8 +54,8 @@ class Process:
         self._process.stdin.flush()
 
     def receive(self, tokens: int | None = None) -> dict[str, Any]:
-        """The next line that it says; it is killed after `PATIENCE`. Raises Refused where that is not an answer of so
-        many tokens."""
+        """The next line that it says; it is killed after `PATIENCE`. Raises Refused for an error, and for an answer
+        that has not so many tokens."""
         assert self._process.stdout is not None
         timer = threading.Timer(PATIENCE, self._process.kill)
         timer.start()
@@ -65,6 +66,8 @@ class Process:
             self._errors.seek(0)
             raise OSError(f"ended with code {code}: {self._errors.read().strip().rpartition(chr(10))[2][-300:]}")
         found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise Refused(str(found["error"]))
         if tokens is not None and found["produced"] != tokens:
             raise Refused(f"{found['produced']} tokens where {tokens} were asked for")
         return found
@@ -136,6 +139,13 @@ class Engine:
         if found["cached"] < KNOWN - 64:
             raise Refused(f"{found['cached']} tokens of a prompt of {KNOWN} were known")
         return {"restart": 1e3 * found["first_s"], "restart, sooner than unseen": fresh / found["first_s"]}
+
+    def forks(self, rng: random.Random) -> dict[str, float]:
+        if self._what[0] not in OURS:
+            return {}  # they have none
+        self._process.send(fork=self._prompt(rng, KNOWN), count=FORKS)
+        found = self._process.receive()
+        return {"fork": 1e3 * found["fork_s"], "forks, MB": found["forks_bytes"] / 1e6}
 
     def contention(self, rng: random.Random) -> dict[str, float]:
         count, size, depth = LONGER * self._options.tokens, self._options.depth, self._options.shallow

@@ -19,7 +19,8 @@ Every engine runs in a process of its own, loaded once (llama-bench once for eac
 the same, one after the other, in an order that moves on by one place; a first round is discarded. Prompts are random
 tokens, the same for all of a round, and none comes twice. Figures are medians and ranges over the rounds, ratios those
 of one round: above 1 the first engine was better, also where less is better. An engine that cannot be started or fails
-is left out, and one that produced another number of tokens than it was asked for gets no figure; both are said.
+is left out, and one that refuses a request or produced another number of tokens than it was asked for gets no figure;
+both are said.
 
     prefill       tokens of the prompt over the time to the first token
     decode        tokens after the first over the time from there to the end, behind a prompt of --shallow or --depth
@@ -28,6 +29,8 @@ is left out, and one that produced another number of tokens than it was asked fo
     restart       edgellm: a new process is asked a prompt of 2,000 tokens that another one has read, with another end
                   of 16 tokens; time to the first token once it is loaded, and how many times longer the same process
                   takes for a prompt that it has not seen
+    forks         edgellm: of a sequence of 2,000 tokens, time of one; memory of 32 of them after a token each, in the
+                  first round
     contention    how many times longer an answer takes while another process of the same engine gives one
     memory        MB resident and at their highest, after the deep answer of the first round; mapped pages of files
                   count. idle: % of a processor that it used before, while others were measured
@@ -60,9 +63,9 @@ from edgellm.backends import inspect
 from edgellm.bench.bandwidth import weight_bytes
 from edgellm.formats.gguf import GGUFFile
 
-CASES = "prefill", "depth", "shallow", "streams", "start", "restart", "contention"
-ONCE = "resident", "peak", "idle"
-MILLISECONDS = "load", "first token", "restart"
+CASES = "prefill", "depth", "shallow", "streams", "start", "restart", "forks", "contention"
+ONCE = "resident", "peak", "idle", "forks, MB"
+MILLISECONDS = "load", "first token", "restart", "fork"
 SETS = {"avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "dotprod", "i8mm"}
 Contestant = Engine | LlamaBench
 Figures = dict[str, float]

@@ -66,7 +66,8 @@ constexpr int kTimes = 20'000'000, kChains = 10;  // products of a chain; chains
 #if defined(__AVX512VNNI__)
 constexpr double kOperations = 128;
 void products(int) {
-  __m512i sums[kChains] = {}, a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  __m512i sums[kChains], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_epi32(i);  // or they are one chain to the compiler
   for (int i = 0; i < kTimes; ++i) {
     for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, a, b);
     asm volatile("" : "+v"(a), "+v"(b));
@@ -77,7 +78,8 @@ void products(int) {
 #elif defined(__AVXVNNI__)
 constexpr double kOperations = 64;
 void products(int) {
-  __m256i sums[kChains] = {}, a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  __m256i sums[kChains], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(5);
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm256_set1_epi32(i);  // or they are one chain to the compiler
   for (int i = 0; i < kTimes; ++i) {
     for (__m256i& sum : sums) sum = _mm256_dpbusd_avx_epi32(sum, a, b);
     asm volatile("" : "+x"(a), "+x"(b));

@@ -74,6 +74,9 @@ class LlamaBench:
     def restart(self, _rng: random.Random) -> dict[str, float]:
         return {}  # nothing is kept
 
+    def forks(self, _rng: random.Random) -> dict[str, float]:
+        return {}  # its processes have none
+
     def contention(self, _rng: random.Random) -> dict[str, float]:
         return {}  # its processes could not be made to begin together
 
