@@ -14,7 +14,7 @@ from typing import Literal, TypedDict, get_args
 from edgellm.option import Auto, Biases, Choice, Flag, Kind, Params, Real, Strings, Whole, of_options, option
 
 KvType = Literal["f16", "f32", "q8_0"]
-Backend = Literal["auto", "llamacpp", "onnx", "echo"]
+Backend = Literal["auto", "native", "llamacpp", "onnx", "echo"]
 Overflow = Literal["error", "drop-oldest"]
 
 KV_TYPES: tuple[str, ...] = get_args(KvType)
@@ -77,7 +77,7 @@ class LoadParams(Params):
         "Conversations whose state may be in memory at once; more wait",
         unset="8 to 64, one for every 512 tokens that the memory for state holds",
     )
-    backend: Backend = model("auto", Choice(("auto", "llamacpp", "onnx"), unlisted=("echo",)), "Engine")
+    backend: Backend = model("auto", Choice(("auto", "native", "llamacpp", "onnx"), unlisted=("echo",)), "Engine")
     trust: bool = model(False, Flag(), "Skip the trial load of files outside the known-good ranges")
     offline: bool = model(False, Flag(), "Never use the network, not even for a name that is not here yet")
     cache: CacheParams = option(CacheParams(), Kind(CacheParams), "Where the state of earlier prompts is kept")

@@ -15,10 +15,12 @@ import edgellm
 from edgellm.architectures import Architecture, Hyper, from_config, to_gguf, to_hf
 from edgellm.backends.base import Step
 from edgellm.backends.llamacpp.library import load_library
+from edgellm.converters.quant import ggml
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_writer import write_gguf
 from edgellm.formats.tensor import Tensor, chunks
+from edgellm.params import Backend
 
 COMMON: dict[str, Any] = {
     "vocab_size": 271,
@@ -307,14 +309,20 @@ def convert(
     tensors: Mapping[str, NDArray[np.float32]],
     path: Path,
     pooling: dict[str, Any] | None = None,
+    *,
+    kind: GGMLType = GGMLType.F32,
 ) -> Path:
-    """The checkpoint as a GGUF file of F32 tensors."""
+    """The checkpoint as a GGUF file of F32 tensors, or of another kind where rows are whole blocks of it."""
     architecture, hyper = from_config(config, pooling)
-    written = [(name, values.shape, GGMLType.F32, values) for name, values in architecture.extra(hyper)]
+    written: list[tuple[str, tuple[int, ...], GGMLType, Any]] = []
+    written += [(name, values.shape, GGMLType.F32, values) for name, values in architecture.extra(hyper)]
     for relation in architecture.relations(hyper, list(tensors)):
-        written += [
-            (part.name, part.shape, GGMLType.F32, whole(tensor)) for part, tensor in to_gguf(relation, arrays(tensors))
-        ]
+        for part, tensor in to_gguf(relation, arrays(tensors)):
+            plain = len(part.shape) == 1 or part.shape[-1] % kind.block_size
+            stored = GGMLType.F32 if plain else kind
+            written.append(
+                (part.name, part.shape, stored, ggml.quantize(stored, whole(tensor)) if not plain else whole(tensor))
+            )
     general = {"general.architecture": architecture.gguf, "general.name": "tiny", "general.file_type": 0}
     write_gguf(path, {**general, **architecture.metadata(hyper), **vocabulary(architecture)}, written)
     return path
@@ -340,9 +348,9 @@ def embeddings(path: Path, tokens: list[int]) -> NDArray[np.float32]:
     return np.array(rows, np.float32)
 
 
-def logits(path: Path, tokens: list[int], ctx: int = 128) -> NDArray[np.float32]:
-    """llama.cpp's logits with an f32 cache: (n, n_vocab) float32."""
-    with edgellm.load(path, ctx=ctx, kv_type="f32", trust=True) as model:
+def logits(path: Path, tokens: list[int], ctx: int = 128, backend: Backend = "llamacpp") -> NDArray[np.float32]:
+    """The logits with an f32 cache: (n, n_vocab) float32."""
+    with edgellm.load(path, ctx=ctx, kv_type="f32", trust=True, backend=backend) as model:
 
         def run(backend: Any) -> NDArray[np.float32]:
             rows = backend.forward([Step(backend.new_sequence(), tokens, "all")])[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from arch_models import CONFIGS, checkpoint, convert
@@ -18,12 +19,14 @@ from tiny_models import tiny
 from edgellm.backends import open_backend
 from edgellm.backends.base import Backend, Step
 from edgellm.backends.base import Sequence as State
+from edgellm.formats.ggml_types import GGMLType
 from edgellm.params import LoadParams
 
 Row = NDArray[np.float32]  # (n_vocab,)
 
 CTX, MICRO_BATCH = 320, 64
 PARAMS = LoadParams(ctx=CTX, micro_batch=MICRO_BATCH)
+LLAMACPP, NATIVE = replace(PARAMS, backend="llamacpp"), replace(PARAMS, backend="native")
 TEXT = "Hello world, naïve Ω 🙂\n\ttabs and   spaces"
 
 
@@ -57,11 +60,11 @@ class Case:
         return open_backend(path, replace(self.params, **changes))  # type: ignore[arg-type]
 
 
-def gguf(kind: str, pooling: int | None = None, **options: int) -> Callable[[Path], Path]:
+def gguf(kind: str, pooling: int | None = None, **options: Any) -> Callable[[Path], Path]:
     """Writes `tiny(kind)`."""
 
     def make(folder: Path) -> Path:
-        model = tiny(kind, **options)  # type: ignore[arg-type]
+        model = tiny(kind, **options)
         if pooling is not None:
             model.metadata[f"{kind}.pooling_type"] = pooling
         return model.write(folder / f"{kind}.gguf")
@@ -105,10 +108,15 @@ def onnx_encoder(folder: Path) -> Path:
 
 CASES = [
     Case("echo", lambda folder: folder / "none", replace(PARAMS, backend="echo"), embeds=True, exact=True, tolerance=0),
-    Case("llama", gguf("llama")),
-    Case("llama-f32", gguf("llama"), replace(PARAMS, kv_type="f32"), variant=True),
-    Case("llama-q8_0", gguf("llama", hidden=128), replace(PARAMS, kv_type="q8_0"), variant=True),
-    Case("gemma3", gguf("gemma3")),  # a sliding window of 16 tokens
+    Case("native", gguf("llama"), NATIVE, exact=True, tolerance=0),
+    Case("native-f32", gguf("llama"), replace(NATIVE, kv_type="f32"), exact=True, tolerance=0, variant=True),
+    Case("native-q8_0", gguf("llama"), replace(NATIVE, kv_type="q8_0"), exact=True, tolerance=0, variant=True),
+    Case("native-gemma3", gguf("gemma3", hidden=128), NATIVE, exact=True, tolerance=0),  # windows, head norms
+    Case("native-qwen3", gguf("qwen3", hidden=128, weights=GGMLType.Q8_0), NATIVE, exact=True, tolerance=0),
+    Case("llama", gguf("llama"), LLAMACPP),
+    Case("llama-f32", gguf("llama"), replace(LLAMACPP, kv_type="f32"), variant=True),
+    Case("llama-q8_0", gguf("llama", hidden=128), replace(LLAMACPP, kv_type="q8_0"), variant=True),
+    Case("gemma3", gguf("gemma3"), LLAMACPP),  # a sliding window of 16 tokens
     Case("lfm2", gguf("lfm2")),  # attention beside a short convolution
     Case("mamba", gguf("mamba")),  # recurrent
     Case("qwen3-embedding", gguf("qwen3", pooling=3), embeds=True, variant=True),  # pools its last token

@@ -168,7 +168,7 @@ LOAD_OPTIONS: dict[str, list[Any]] = {
     "flash_attention": [True, False, None],
     "micro_batch": [16, 64],
     "max_sequences": [1, 255, None],
-    "backend": ["auto", "llamacpp", "onnx", "echo"],
+    "backend": ["auto", "native", "llamacpp", "onnx", "echo"],
     "trust": [True, False],
     "offline": [True],
     "cache": [edgellm.CacheParams(0, 0)],
@@ -251,7 +251,7 @@ class Place:
             "asked": [None, 100],
             "model_path": [self.folder / "missing"],
             "text_path": [self.folder / "missing"],
-            "backend": ["auto", "echo"],
+            "backend": ["auto", "native", "echo"],
         }
 
 

@@ -65,6 +65,7 @@ RULES: dict[str, set[str]] = {
     "backends.checked": {"errors"} | COMMON,
     "backends": TEXT | {"backends.base"},
     **dict.fromkeys(BACKENDS, BACKEND),
+    "backends.native": BACKEND | {"backends.llamacpp"},  # headers and vocabularies of the same files
     "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},
     "kv.store": VALUES | {"backends.base", "constrain", "kv"},
     "engine": VALUES | {"backends.base", "constrain", "kv", "_native"},

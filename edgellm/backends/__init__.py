@@ -19,8 +19,10 @@ from edgellm.params import KV_TYPES, LoadParams
 
 __all__ = ["engines", "inspect", "open_backend"]
 
+NATIVE = False  # whether edgellm's own engine runs the GGUF files that it can where nobody asks for another one
 GGUF_MAGIC = b"GGUF"
-ASKED, GGUF, ONNX = "asked for", "it runs all GGUF files", "it runs all ONNX models"  # why an engine runs a model
+GGUF_ENGINES = ("auto", "native", "llamacpp")
+ASKED, ONNX = "asked for", "it runs all ONNX models"  # why an engine runs a model
 NO_ROOM = ("failed to map segment", "cannot allocate memory")  # the words of glibc's loader
 
 
@@ -51,17 +53,38 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
         from edgellm.backends.onnx import open_onnx
 
         return open_onnx(path, params, progress), ONNX
-    if kind != "gguf" or params.backend not in ("auto", "llamacpp"):
+    if kind != "gguf" or params.backend not in GGUF_ENGINES:
         if advice := _advice(path):
             raise Unsupported(f"{path}: {advice}")
         asked = kind if params.backend == "auto" else f"{kind} with {params.backend}"
         raise Unsupported(
-            f"{path}: edgellm runs GGUF files with llama.cpp, and .onnx files and their folders with ONNX Runtime; "
-            f"it has no engine for {asked}"
+            f"{path}: edgellm runs GGUF files with llama.cpp or its own engine, and .onnx files and their folders with "
+            f"ONNX Runtime; it has no engine for {asked}"
         )
+    engine, why = _engine(path, params)
+    if engine == "native":
+        from edgellm.backends.native import open_native
+
+        return open_native(path, params, progress), why
     from edgellm.backends.llamacpp import open_llamacpp
 
-    return open_llamacpp(path, params, progress), GGUF if params.backend == "auto" else ASKED
+    return open_llamacpp(path, params, progress), why
+
+
+def _engine(path: Path, params: LoadParams) -> tuple[str, str]:
+    """The engine of a GGUF file, and why it is that one. Raises ModelNotFound, InvalidModelFile."""
+    if params.backend != "auto":
+        return params.backend, ASKED
+    if not NATIVE:
+        return "llamacpp", "it runs all GGUF files"
+    from edgellm.backends.native import why_not
+    from edgellm.formats.gguf import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        why = why_not(file, params)
+    return (
+        ("llamacpp", f"not edgellm's own: {why}") if why else ("native", "edgellm's own, which has all that it needs")
+    )
 
 
 def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelInfo:
@@ -82,15 +105,17 @@ def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelIn
         raise Unsupported(f"{path}: {_advice(path) or 'neither a GGUF file nor an ONNX model'}")
     from edgellm.backends.llamacpp import inspect_llamacpp
 
-    return replace(inspect_llamacpp(path, kv_type), engine="llamacpp", engine_reason=GGUF)
+    engine, why = _engine(path, LoadParams())
+    return replace(inspect_llamacpp(path, kv_type), engine=engine, engine_reason=why)
 
 
 def engines() -> list[dict[str, Any]]:
     """What each engine installed here was built with; for `edgellm doctor`."""
+    from edgellm.backends import native
     from edgellm.backends.llamacpp import library as llamacpp
     from edgellm.backends.onnx import library as onnx
 
-    return [llamacpp.engine_report(), onnx.engine_report()]
+    return [llamacpp.engine_report(), onnx.engine_report(), native.engine_report()]
 
 
 def _format(path: Path) -> str:

@@ -62,7 +62,7 @@ class CheckedSequence(Sequence, Generic[P]):
         self.check_range(start, stop)
         if start == stop:
             raise BackendFailed(f"cannot save no tokens (at position {start})")
-        return b"".join([HEADER.pack(self.magic, start, stop), *self._save(start, stop)])
+        return self._save(start, stop, HEADER.pack(self.magic, start, stop))
 
     def load(self, blocks: list[Buffer]) -> None:
         self.check_open()
@@ -107,8 +107,8 @@ class CheckedSequence(Sequence, Generic[P]):
     def _copy_to(self: S, twin: S, length: int) -> None: ...
 
     @abstractmethod
-    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
-        """The pieces of a block behind its header."""
+    def _save(self, start: int, stop: int, head: bytes) -> Buffer:
+        """A block: its header, and the state behind it."""
 
     @abstractmethod
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:

@@ -98,10 +98,10 @@ class EchoSequence(CheckedSequence[Pool["EchoSequence"]]):
         twin.tokens, twin.hashes = self.tokens[:length], self.hashes[:length]
         twin.totals = self.totals[: length + 1]
 
-    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
+    def _save(self, start: int, stop: int, head: bytes) -> Buffer:
         cells = np.empty(stop - start, _CELL)
         cells["token"], cells["hash"] = self.tokens[start:stop], self.hashes[start:stop]
-        return [cells.tobytes()]
+        return head + cells.tobytes()
 
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         cells: list[tuple[int, int]] = []

@@ -76,6 +76,9 @@ def findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _engine_findings(engine: Mapping[str, Any], machine: Mapping[str, Any]) -> list[dict[str, str]]:
+    if engine.get("kernel_sets", [])[:1] == ["scalar"]:
+        problem = "edgellm's own engine has no kernels for the instructions of this processor"
+        return [_finding("note", problem, "llama.cpp runs GGUF files instead.")]
     if engine["name"] != "llama.cpp":
         return []
     if "error" in engine:
@@ -149,7 +152,12 @@ def _machine_facts(machine: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _engine_facts(engines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     facts = []
     for engine in engines:
-        lines = [f"{engine['package']} {engine['version']}" if engine["version"] else "not installed"]
+        lines = []
+        if "package" in engine:
+            lines.append(f"{engine['package']} {engine['version']}" if engine["version"] else "not installed")
+        if "kernel_sets" in engine:
+            first, *others = engine["kernel_sets"]
+            lines.append(f"kernels: {first}; it could use {', '.join(others)}" if others else f"kernels: {first}")
         for device, features in engine.get("features", {}).items():
             on = [name if value == "1" else f"{name}={value}" for name, value in features.items() if value != "0"]
             lines.append(f"{device}: {' '.join(on)}")

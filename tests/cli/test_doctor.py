@@ -33,6 +33,7 @@ GOOD: dict[str, Any] = {
             "rebuild": "pip install something",
         },
         {"name": "ONNX Runtime", "package": "onnxruntime", "version": None},
+        {"name": "edgellm's own", "kernel_sets": ["avx2", "scalar"]},
     ],
     "state": {"folder": "/home/me/edgellm", "writable": True, "problem": "", "disk_free": 50 << 30},
 }
@@ -95,7 +96,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def show(report: dict[str, Any], *arguments: str) -> Any:
         monkeypatch.setattr(machine, "describe", lambda: report["machine"])
-        monkeypatch.setattr(edgellm, "engines", lambda: report["engines"][:1], raising=False)
+        monkeypatch.setattr(edgellm, "engines", lambda: report["engines"], raising=False)
         return CliRunner().invoke(doctor, arguments)
 
     return show
@@ -127,6 +128,13 @@ def test_a_state_folder_that_cannot_be_made(shown: Any, monkeypatch: pytest.Monk
     assert "the state folder cannot be written" in result.output
 
 
+def test_kernels_of_the_own_engine_are_named(shown: Any) -> None:
+    assert "kernels: avx2; it could use scalar\n" in shown(GOOD).output
+    output = shown(changed("engines.2.kernel_sets", ["scalar"])).output
+    assert "kernels: scalar\n" in output
+    assert "NOTE: edgellm's own engine has no kernels" in output
+
+
 def test_gpus_are_named(shown: Any) -> None:
     gpus = [
         {"name": "CUDA0", "description": "NVIDIA A10", "kind": "gpu", "free": 20 * 10**9, "total": 24 * 10**9},
@@ -143,7 +151,8 @@ def test_json_of_this_machine() -> None:
     result = CliRunner().invoke(doctor, ["--json"])
     report = json.loads(result.stdout)
     assert report["machine"] == {**machine.describe(), "memory": report["machine"]["memory"]}
-    assert [engine["name"] for engine in report["engines"]] == ["llama.cpp", "ONNX Runtime"]
+    assert [engine["name"] for engine in report["engines"]] == ["llama.cpp", "ONNX Runtime", "edgellm's own"]
+    assert report["engines"][2]["kernel_sets"][-1] == "scalar"
     assert report["state"]["writable"] is True
     assert report["engines"][0]["features"]["CPU"]
     [processor] = [each for each in report["engines"][0]["devices"] if each["kind"] == "cpu"]

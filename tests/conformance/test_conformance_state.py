@@ -140,7 +140,7 @@ def test_a_block_out_of_order_is_refused_and_changes_nothing(opened: Backend) ->
     expected = fresh(opened, TOKENS[:140])
     sequence = opened.new_sequence()
     feed(opened, sequence, TOKENS[:120])
-    good = sequence.save(0, 120)
+    good = bytes(sequence.save(0, 120))
     empty = opened.new_sequence()
     foreign = EchoBackend(n_vocab=300).new_sequence()
     for token in TOKENS:

@@ -36,7 +36,7 @@ class LlamaSequence(CheckedSequence[LlamaPool]):
             raise Unsupported(f"the first {length} tokens have left the sliding window of this sequence")
         self._pool.copy(self.id, twin.id, 0, length)
 
-    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
+    def _save(self, start: int, stop: int, head: bytes) -> Buffer:
         step = self._pool.part
         if not self._pool.divisible:
             if (start, stop) != (0, self.length):
@@ -44,12 +44,12 @@ class LlamaSequence(CheckedSequence[LlamaPool]):
             step = stop
         elif self._pool.lowest(self.id) > start:
             raise BackendFailed(f"positions {start} to {stop} have left the sliding window of this sequence")
-        parts: list[bytes | bytearray] = []
+        parts: list[bytes | bytearray] = [head]
         for at in range(start, stop, step):
             part = self._pool.read(self.id, at, min(at + step, stop), PART.size)
             PART.pack_into(part, 0, min(at + step, stop), len(part) - PART.size)
             parts.append(part)
-        return parts
+        return b"".join(parts)
 
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         before = self.length

@@ -1,1 +1,61 @@
 """GGUF models on edgellm's own engine: dense decoders, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.params import LoadParams
+
+NAME = "edgellm's own"
+
+if TYPE_CHECKING:
+    from edgellm.backends.native.backend import NativeBackend
+    from edgellm.formats.gguf import GGUFFile
+
+
+def open_native(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> NativeBackend:
+    """Open a GGUF file. `progress` is called with the loaded share, 0 to 1; an exception it raises stops the load.
+
+    Raises ModelNotFound, InvalidModelFile, UnsafeModel, ModelLoadError, NotEnoughMemory, and Unsupported for what the
+    engine cannot run.
+    """
+    from edgellm.backends.llamacpp.vocabulary import open_vocabulary
+    from edgellm.backends.native import checks, loading
+    from edgellm.backends.native.backend import NativeBackend
+    from edgellm.formats.gguf import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        if why := checks.cannot(file, params):
+            raise Unsupported(
+                f"{path}: edgellm's own engine does not run it: {why}; leave backend at auto, or say llamacpp"
+            )
+        plan = loading.plan(file, params)
+        vocabulary = open_vocabulary(file, trust=params.trust)
+        try:
+            if vocabulary.n_vocab != plan.hyper.n_vocab:
+                raise InvalidModelFile(
+                    f"{path}: {vocabulary.n_vocab} tokens for {plan.hyper.n_vocab} rows of embeddings; the file is "
+                    "damaged: fetch or convert it again"
+                )
+            model = loading.model(file, plan, progress or (lambda share: None))
+            return NativeBackend(model, vocabulary, plan)
+        except BaseException:
+            vocabulary.close()
+            raise
+
+
+def why_not(file: GGUFFile, params: LoadParams) -> str | None:
+    """Why llama.cpp is to run a file where nobody asks for an engine, in words; None: this one is."""
+    from edgellm.backends.native import checks
+
+    return checks.why_not(file, params)
+
+
+def engine_report() -> dict[str, Any]:
+    """How the engine runs here, as plain values."""
+    from edgellm.backends.native import checks
+
+    return {"name": NAME, "kernel_sets": checks.kernel_sets()}

@@ -31,8 +31,9 @@ class OnnxSequence(CheckedSequence[OnnxPool]):
         for source, target in zip(self._pool.views(self), self._pool.views(twin), strict=True):
             target[:, :length] = source[:, :length]
 
-    def _save(self, start: int, stop: int) -> list[bytes | bytearray]:
-        return [self._pool.layout, *(view[:, start:stop].tobytes() for view in self._pool.views(self))]
+    def _save(self, start: int, stop: int, head: bytes) -> Buffer:
+        state = (view[:, start:stop].tobytes() for view in self._pool.views(self))
+        return b"".join([head, self._pool.layout, *state])
 
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         start = self.length

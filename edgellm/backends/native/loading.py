@@ -1,0 +1,123 @@
+"""What to load and how: context, memory, threads, decided first; then weights, from the mapped file into matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgellm import _native, machine
+from edgellm.architectures import Hyper, from_metadata
+from edgellm.backends.base import ModelInfo
+from edgellm.backends.llamacpp.info import model_info
+from edgellm.backends.native.rotation import rotations
+from edgellm.backends.native.weights import Placed, placed
+from edgellm.budget import contexts
+from edgellm.errors import InvalidModelFile
+from edgellm.formats.ggml_types import GGMLType
+from edgellm.formats.gguf import GGUFFile
+from edgellm.params import KvType, LoadParams
+
+KV_TYPE: KvType = "f16"  # where nobody asks
+PAGES = {"f16": "f16", "q8_0": "int8", "f32": "f32"}  # what the pages of the cache hold for a kv_type
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decisions for one load. n_ctx limits one sequence, max_cells all of them together (tokens)."""
+
+    info: ModelInfo
+    hyper: Hyper
+    params: LoadParams
+    n_ctx: int
+    max_cells: int
+    threads: int
+    kv_type: KvType
+
+
+def plan(file: GGUFFile, params: LoadParams) -> Plan:
+    """Decide, for a file that `checks.cannot` has nothing against. Raises NotEnoughMemory with the numbers."""
+    info = replace(model_info(file, params.kv_type), can_embed=False)
+    n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
+    return Plan(
+        info=info,
+        hyper=from_metadata(file)[1],
+        params=params,
+        n_ctx=n_ctx,
+        max_cells=max_cells,
+        threads=params.threads or machine.usable_cores(),
+        kv_type=params.kv_type or KV_TYPE,
+    )
+
+
+def model(file: GGUFFile, plan: Plan, progress: Callable[[float], None]) -> _native.DenseModel:
+    """The engine's model, with the weights of the file. `progress` is called with the share that is laid out; an
+    exception it raises ends it. What is laid out leaves memory behind it, as pages of the file.
+
+    Raises InvalidModelFile for weights that cannot be, MemoryError.
+    """
+    architecture, hyper = from_metadata(file)
+    made = _model(plan)
+    places = list(placed(file, architecture, hyper))
+    last = {place.tensor: place for place in places}
+    total, done = sum(file.tensors[name].nbytes for name in last), 0
+    progress(0.0)
+    for place in places:
+        try:
+            _lay_out(made, file, place)
+        except ValueError as error:
+            raise InvalidModelFile(
+                f"{file.path}: tensor {place.tensor!r}: {error}; the file is damaged: fetch or convert it again"
+            ) from error
+        if last[place.tensor] is place:
+            file.release(place.tensor)
+            done += file.tensors[place.tensor].nbytes
+            progress(min(done / total, 1.0))
+    made.finish()
+    return made
+
+
+def _model(plan: Plan) -> _native.DenseModel:
+    hyper = plan.hyper
+    which, found = rotations(hyper, plan.n_ctx)
+    windows = [hyper.window or 0 if hyper.windowed and hyper.windowed[i] else 0 for i in range(hyper.n_layer)]
+    made = _native.DenseModel(
+        n_layer=hyper.n_layer,
+        n_embd=hyper.n_embd,
+        n_ff=hyper.n_ff,
+        n_head=hyper.n_head,
+        n_head_kv=hyper.n_head_kv,
+        head_dim=hyper.head_dim,
+        n_vocab=hyper.n_vocab,
+        norm_eps=hyper.norm_eps,
+        activation=hyper.activation,
+        attention_scale=hyper.attention_scale or hyper.head_dim**-0.5,
+        attention_softcap=hyper.attention_softcap or 0.0,
+        final_softcap=hyper.final_softcap or 0.0,
+        embedding_scale=hyper.embedding_scale,
+        residual_scale=hyper.residual_scale,
+        logit_scale=hyper.logit_scale,
+        windows=windows,
+        rotations=which,
+        threads=plan.threads,
+        micro_batch=plan.params.micro_batch,
+    )
+    for kind, rotation in enumerate(found, 1):
+        made.set_rotation(kind, rotation.frequencies, rotation.magnitude)
+    return made
+
+
+def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
+    """Raises ValueError for what cannot be a matrix or a vector of the engine."""
+    tensor, data = file.tensors[place.tensor], file.data(place.tensor)
+    if len(tensor.shape) == 1:
+        values = data.view(np.float32)[place.start : place.stop]
+        if tensor.type is not GGMLType.F32 or not np.isfinite(values).all():
+            raise ValueError("holds what is no number")
+        made.set_vector(place.layer, place.role, values if place.order is None else values[place.order])
+        return
+    rows = data.reshape(tensor.shape[0], -1)[place.start : place.stop]
+    made.set_matrix(
+        place.layer, place.role, int(tensor.type), len(rows), tensor.shape[1], rows.reshape(-1).data, place.order
+    )

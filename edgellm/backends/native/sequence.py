@@ -1,0 +1,69 @@
+"""NativeSequence: a table of pages of the KV cache; NativePool: the pages that the sequences of a model share.
+
+A page is there once, however many sequences hold it: a fork copies nothing, and later the one page it goes on in. A
+block of state holds, behind its header, what `KvTable.save` writes.
+"""
+
+from __future__ import annotations
+
+from edgellm import _native
+from edgellm.backends.base import Buffer
+from edgellm.backends.checked import HEADER, CheckedSequence
+from edgellm.backends.native.loading import PAGES, Plan
+from edgellm.backends.pool import Limits, Pool, round_up
+from edgellm.errors import BackendFailed, Busy
+
+PAGE_TOKENS = 32
+
+
+class NativePool(Pool["NativeSequence"]):
+    """See above."""
+
+    def __init__(self, plan: Plan, limits: Limits) -> None:
+        super().__init__(plan.info.name, limits)
+        hyper = plan.hyper
+        most = round_up(plan.max_cells, PAGE_TOKENS) // PAGE_TOKENS + limits.max_sequences  # each ends within a page
+        self.pages = _native.KvPages(hyper.n_layer, hyper.n_head_kv, hyper.head_dim, PAGES[plan.kv_type], most)
+
+    def full(self) -> Busy:
+        """The error for pages that are used up."""
+        return Busy(f"the KV cache of {self.name} is full ({self.pages.most} pages of {PAGE_TOKENS} tokens)")
+
+
+class NativeSequence(CheckedSequence[NativePool]):
+    """See `edgellm.backends.base.Sequence`."""
+
+    magic = b"NES1"
+
+    def __init__(self, pool: NativePool, expected: int = 0) -> None:
+        self.table = _native.KvTable(pool.pages)
+        super().__init__(pool, expected)
+
+    def close(self) -> None:
+        super().close()
+        self.table.close()
+
+    def _truncate(self, length: int) -> bool:
+        self.table.truncate(length)
+        return True
+
+    def _copy_to(self, twin: NativeSequence, length: int) -> None:
+        twin.table = self.table.fork(length)
+
+    def _save(self, start: int, stop: int, head: bytes) -> Buffer:
+        return memoryview(self.table.save(start, stop, head))
+
+    def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
+        before = self.length
+        try:
+            for block, stop in zip(blocks, stops, strict=True):
+                self.table.load(memoryview(block)[HEADER.size :], self.length, stop)
+                self.length = stop
+        except BaseException as error:
+            self.table.truncate(before)
+            self.length = before
+            if isinstance(error, _native.KvFull):
+                raise self._pool.full() from error
+            if isinstance(error, ValueError):
+                raise BackendFailed(f"a saved block is damaged, or of another model: {error}") from error
+            raise
