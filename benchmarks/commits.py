@@ -31,7 +31,8 @@ from edgellm import GenerateParams
 model = edgellm.load(sys.argv[1], ctx=int(sys.argv[2]))
 for line in sys.stdin:
     job = json.loads(line)
-    params = GenerateParams(max_tokens=job["answer"], temperature=0, ignore_eos=True, cache=job["cache"])
+    plain = {"speculate": False} if "speculate" in GenerateParams.OPTIONS else {}
+    params = GenerateParams(max_tokens=job["answer"], temperature=0, ignore_eos=True, cache=job["cache"], **plain)
     started = time.perf_counter()
     streams = [model.stream(prompt, params) for prompt in job["prompts"]]
     ends = [[chunk for chunk in stream][-1].completion for stream in streams]

@@ -61,7 +61,7 @@ class EdgeLLM:
         self._model = edgellm.load(path, threads=threads, ctx=ctx, **options)
         self.load_s = time.perf_counter() - started
         self.version = f"{edgellm.__version__} ({self._model.backend})"
-        self._options: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "cache": remember}
+        self._options: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "cache": remember, "speculate": False}
 
     def close(self) -> None:
         """What is remembered reaches the disk."""

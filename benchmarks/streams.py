@@ -94,7 +94,7 @@ def together(model: Any, prompts: list[list[int]], count: int) -> float:
 
     def read(index: int) -> None:
         start.wait()
-        options = {"max_tokens": 4 * count, "temperature": 0, "ignore_eos": True}
+        options = {"max_tokens": 4 * count, "temperature": 0, "ignore_eos": True, "speculate": False}
         for chunk in model.stream(prompts[index], **options):
             arrived[index] += [time.perf_counter()] * len(chunk.tokens)
             if all(len(times) > count for times in arrived):
@@ -113,7 +113,7 @@ def alone(model: Any, prompts: list[list[int]], count: int) -> float:
     """Tokens per second of the answers one after another, without their prompts."""
     rates = []
     for prompt in prompts[:2]:
-        done = model.generate(prompt, max_tokens=count, temperature=0, ignore_eos=True)
+        done = model.generate(prompt, max_tokens=count, temperature=0, ignore_eos=True, speculate=False)
         rates.append(done.timings.decode_tokens_per_second)
     return statistics.mean(rates)
 

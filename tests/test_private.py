@@ -19,6 +19,7 @@ import edgellm
 from edgellm.chat import Chat
 from edgellm.engine.reuse import WORTH_WAITING
 from edgellm.events import CacheReport
+from edgellm.kv.prefixes import PUBLIC
 from edgellm.model import Model
 from edgellm.params import GenerateParams
 
@@ -148,6 +149,26 @@ def test_nobody_waits_for_what_is_read_in_private(model: Model) -> None:
 
     assert waits(b"one") == model.info.can_truncate
     assert not waits(b"another")
+
+
+def test_no_other_conversation_gets_its_words_as_drafts(model: Model) -> None:
+    if not model.info.can_truncate:
+        pytest.skip("no drafts")
+    options: dict[str, Any] = {**SHORT, "max_tokens": 12, "speculate": True}
+
+    def owners() -> list[bytes]:
+        return model._engine.call(lambda _: list(model._engine._passes.speculation._earlier))
+
+    one, two = private(model), private(model)
+    one.send(SECRET, **options)
+    two.send(SECRET, **options)
+    assert owners() == [one._key, two._key]
+    model.chat("Be brief.").send(SECRET, **options)
+    model.generate(SECRET, **{**options, "cache": False})
+    assert owners() == [one._key, two._key, PUBLIC]
+    del one
+    gc.collect()
+    assert owners() == [two._key, PUBLIC]
 
 
 def test_it_goes_with_the_conversation(model: Model) -> None:

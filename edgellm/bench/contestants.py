@@ -64,6 +64,8 @@ class EdgeLLM:
         import edgellm
 
         self.model = edgellm.load(path, ctx=n_ctx, threads=threads, gpu_layers=0, backend=backend)
+        # Without drafts: what the engine computes is measured, not how often a small model repeats itself.
+        self._params = edgellm.GenerateParams(temperature=0, ignore_eos=True, cache=False, speculate=False)
         self.settings = {
             "version": edgellm.__version__,
             "threads": self.model.threads,
@@ -74,7 +76,7 @@ class EdgeLLM:
 
     def generate(self, prompt: Prompt, new_tokens: int) -> Sample:
         started = time.perf_counter()
-        done = self.model.generate(prompt.tokens, max_tokens=new_tokens, temperature=0, ignore_eos=True, cache=False)
+        done = self.model.generate(prompt.tokens, self._params, max_tokens=new_tokens)
         total = time.perf_counter() - started
         if done.usage.cached_tokens:
             raise BackendFailed(f"{done.usage.cached_tokens} tokens of a prompt were reused: this measures nothing")

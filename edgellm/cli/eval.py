@@ -15,7 +15,7 @@ import click
 
 from edgellm.cli.options import LOAD, flags
 from edgellm.cli.output import bars, note, print_facts, print_json, print_table, size
-from edgellm.params import CacheParams, LoadParams
+from edgellm.params import CacheParams, GenerateParams, LoadParams
 
 if TYPE_CHECKING:
     from edgellm import Model
@@ -157,8 +157,9 @@ def _speed(model: Model, text: str) -> float:
     """Tokens per second of decoding alone, after one run to warm up."""
     prompt = model.encode(text[: 16 * SPEED_PROMPT], special=False)[:SPEED_PROMPT]
     count = min(SPEED_TOKENS, model.n_ctx - len(prompt) - 1)
+    params = GenerateParams(temperature=0, ignore_eos=True, cache=False, speculate=False)
     for tokens in (4, count):
-        done = model.generate(prompt, max_tokens=max(2, tokens), temperature=0, ignore_eos=True, cache=False)
+        done = model.generate(prompt, params, max_tokens=max(2, tokens))
     return done.timings.decode_tokens_per_second
 
 

@@ -100,12 +100,14 @@ class Passes:
         right = 0
         for (request, _), row in zip(shares, rows, strict=True):
             if request.done:
+                if request in drafts:
+                    self._cut(request, len(request.history) - 1)
                 self._seats.retire(request)
             elif row is not None:  # it becomes a token, where the backend has not chosen one
                 right += self._sample(request, row, drafts.get(request, []))
-        if not reading:
-            count = sum(len(step.tokens) for step in steps)
-            self.speculation.passed(len(steps), count, len(steps) + right, seconds)
+        fed = sum(len(step.tokens) for step in steps)
+        if drafts or (not reading and fed == len(steps)):
+            self.speculation.passed(len(steps), fed, len(steps) + right, seconds)
 
     def _account(self, shares: list[tuple[Request, int]], reading: list[tuple[Request, int]], seconds: float) -> None:
         """A pass took so long."""
