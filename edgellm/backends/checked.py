@@ -183,16 +183,16 @@ class CheckedBackend(Backend, Generic[H]):
         count = rows = 0
         for step in steps:
             sequence, size = step.sequence, len(step.tokens)
-            if not isinstance(sequence, CheckedSequence):
-                raise BackendFailed("a pass holds a sequence of another backend")
-            sequence.check_open()
-            held = self.pool.open.get(sequence.id)
-            if held is not sequence or sequence.id in sequences:
+            held = self.pool.open.get(getattr(sequence, "id", -1))
+            if held is None or held is not sequence or held.id in sequences:
+                if not isinstance(sequence, CheckedSequence):
+                    raise BackendFailed("a pass holds a sequence of another backend")
+                sequence.check_open()
                 raise BackendFailed("a pass holds a sequence of another model, or one sequence twice")
             if not size:
                 raise BackendFailed("a pass holds no tokens for one of its sequences")
             self._check_tokens(step.tokens)
-            self.pool.check_room(sequence.length + size)
+            self.pool.check_room(held.length + size)
             sequences[held.id] = held
             count += size
             rows += size if step.logits == "all" else step.logits == "last"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from edgellm.backends.base import INSIDE, Tokenizer
@@ -32,12 +32,20 @@ class SharedTokenizer(Tokenizer):
         self._free: list[Callable[[], None]] = []  # what whoever takes it out has to do
 
     def encode(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        with self._call():
+        call = object()
+        try:
+            self._begin(call)
             return self._tokenizer.encode(text, special=special, bos=bos)
+        finally:
+            self._done(call)
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
-        with self._call():
+        call = object()
+        try:
+            self._begin(call)
             return self._tokenizer.piece(token, special=special, before=before)
+        finally:
+            self._done(call)
 
     def close(self, free: Callable[[], None] = lambda: None) -> None:
         """End it, and call `free` once nothing uses it any more: now, or, behind a text that takes longer than a few
@@ -61,18 +69,16 @@ class SharedTokenizer(Tokenizer):
             return
         free()
 
-    @contextmanager
-    def _call(self) -> Iterator[None]:
+    def _begin(self, call: object) -> None:
+        """A call begins; `_done` follows in any case."""
         if os.getpid() != self._pid:
             raise Closed("a model does not survive os.fork(); load it in the child, or start children with 'spawn'")
-        call = object()
-        try:
-            self._calls.add(call)
-            if not self._open:  # behind it: whoever closes it says so before looking for calls
-                raise Closed("this model was closed")
-            yield
-        finally:
-            self._calls.discard(call)
-            if not self._open:
-                self._left.put(None)
-                self._end()
+        self._calls.add(call)
+        if not self._open:  # behind it: whoever closes it says so before looking for calls
+            raise Closed("this model was closed")
+
+    def _done(self, call: object) -> None:
+        self._calls.discard(call)
+        if not self._open:
+            self._left.put(None)
+            self._end()

@@ -60,12 +60,11 @@ class CostModel:
     def __init__(self) -> None:
         self._passes = 0
         self._shapes: dict[tuple[int, int], deque[_Measured]] = {}
+        self._new: deque[tuple[int, int, float]] = deque(maxlen=REMEMBERED)  # not in a shape yet
 
     def observe(self, rows: int, cells: int, seconds: float) -> None:
-        """A decode pass of `rows` sequences took `seconds` with `cells` in use. A shape's old measurements go."""
-        self._passes += 1
-        shape = rows, round(4 * math.log2(cells + 256))
-        self._shapes.setdefault(shape, deque(maxlen=SAMPLES)).append(_Measured(self._passes, cells, seconds))
+        """A decode pass of `rows` sequences took `seconds` with `cells` in use."""
+        self._new.append((rows, cells, seconds))  # the rest can wait until somebody asks
 
     def seen(self, rows: int, cells: int) -> bool:
         """Whether passes of at least so many rows, and about so many cells or more, were measured often enough."""
@@ -96,6 +95,11 @@ class CostModel:
         return PassCost(*found.tolist())
 
     def _remembered(self) -> Mapping[tuple[int, int], deque[_Measured]]:
+        while self._new:
+            rows, cells, seconds = self._new.popleft()
+            self._passes += 1
+            shape = rows, round(4 * math.log2(cells + 256))
+            self._shapes.setdefault(shape, deque(maxlen=SAMPLES)).append(_Measured(self._passes, cells, seconds))
         oldest = self._passes - REMEMBERED
         for shape, measured in list(self._shapes.items()):
             while measured and measured[0].at <= oldest:

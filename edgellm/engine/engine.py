@@ -252,10 +252,9 @@ class Engine:
         """Take what arrived; wait when there is nothing to run. False once closed."""
         idle = not self._seats.running and not self._seats.waiting
         while self._open:
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
+            if not idle and self._inbox.empty():  # nobody else takes from it
                 return True
+            item = self._inbox.get()
             idle = False
             if isinstance(item, Request):
                 self._seats.waiting.append(item)

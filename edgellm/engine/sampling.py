@@ -73,14 +73,16 @@ class Sampler:
             self._adjustments.append(Dry(params, breakers, prompt))
         values = {name: getattr(params, name) for name in FILTERS}
         self._filters = tuple((name, values[name]) for name, on in FILTERS.items() if on(values[name]))
-        self._plan: SamplingPlan | None = None
+        same = params.temperature == 0 and not self._adjustments
+        self._always = SamplingPlan(self._bias, None, 0.0) if same else None  # where all tokens have one plan
+        self._plan = self._always
 
     def sample(self, row: Logits) -> int:
         """A token for the row (n_vocab,) float32. Does not add it to the history: see `accept`.
 
         Raises BackendFailed if the row holds no usable number, InvalidParameter if the bias forbids every token.
         """
-        token, self._plan = choose(row, self.plan()), None
+        token, self._plan = choose(row, self.plan()), self._always
         if token is None:
             raise self.refusal(row)
         return token
@@ -107,7 +109,7 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Add a token of the answer to the history that the penalties look at."""
-        self._plan = None
+        self._plan = self._always
         for adjustment in self._adjustments:
             adjustment.accept(token)
 

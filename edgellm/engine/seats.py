@@ -74,7 +74,7 @@ class Seats:
 
     def take_turns(self) -> None:
         """Park who decodes beyond the limit; after a turn, who has decoded longest makes way for who waits longest."""
-        if self.turns is None:
+        if self.turns is None or not (self.waiting or self.running[1:]):
             return
         decoding = [request for request in self.running if not request.in_prefill]
         parked = [request for request in self.waiting if request.parked]

@@ -49,6 +49,8 @@ class StopStrings:
 
     def push(self, text: str, *, shown: bool = True) -> tuple[str, bool]:
         """The text that is certain to belong to the answer after `text`, and whether a stop string ended it."""
+        if len(self._next) == 1:
+            return text if shown else "", False
         seen = self._held + text
         if not shown:
             self._hidden.update(range(len(self._held), len(seen)))
