@@ -46,12 +46,10 @@ def _divergence(base: NDArray[np.float32], logits: NDArray[np.float32]) -> float
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [(family, "Q4_0") for family in sorted(FAMILIES)]
-    + [(family, "Q6_K") for family in sorted(FAMILIES)]
-    + [("llama", kind) for kind in TYPES if kind not in ("Q4_0", "Q6_K")],
+    [(family, "Q4_0") for family in sorted(FAMILIES)] + [("llama", kind) for kind in TYPES if kind != "Q4_0"],
 )
 def test_logits_are_no_further_from_floats(family: str, kind: str, tmp_path: Path) -> None:
     small, floats = _pair(family, GGMLType[kind], tmp_path)
     base = _logits(floats, "llamacpp", "f32")
     ours, theirs = (_divergence(base, _logits(small, backend)) for backend in ("native", "llamacpp"))
-    assert ours <= 1.15 * theirs, f"{ours:.3g} where llama.cpp has {theirs:.3g}"  # both round the same numbers
+    assert ours <= 1.05 * theirs, f"{ours:.3g} where llama.cpp has {theirs:.3g}"  # both round to the same steps
