@@ -22,7 +22,7 @@ struct B {
   __m512i v;
 };
 struct Q {
-  __m512i v;
+  const int8_t* at;
 };
 
 inline __mmask16 first(size_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffffU : (1U << n) - 1); }
@@ -116,12 +116,19 @@ inline B look_up(const uint8_t* table, B codes) {
   return {_mm512_shuffle_epi8(all, codes.v)};
 }
 
-inline Q load_four(const int8_t* x) {
+inline Q load_four(const int8_t* x) { return {x}; }
+// The four bytes come with the instruction itself, which GCC 12 does not make of the intrinsics.
+inline I dot(I sum, B codes, Q x) {
+#if defined(__GNUC__)
+  using Four [[gnu::may_alias]] = int32_t;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum.v) : "v"(codes.v), "m"(*reinterpret_cast<const Four*>(x.at)));
+  return sum;
+#else
   int32_t four;
-  std::memcpy(&four, x, 4);
-  return {_mm512_set1_epi32(four)};
+  std::memcpy(&four, x.at, 4);
+  return {_mm512_dpbusd_epi32(sum.v, codes.v, _mm512_set1_epi32(four))};
+#endif
 }
-inline I dot(I sum, B codes, Q x) { return {_mm512_dpbusd_epi32(sum.v, codes.v, x.v)}; }
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }

@@ -17,7 +17,7 @@
 namespace edgellm::kernels::scalar {
 
 constexpr size_t kLanes = 16;
-constexpr size_t kMaxRows = 4;   // rows of X that share a reading of W: whose sums fit the registers
+constexpr size_t kMaxRows = 2;   // rows of X that share a reading of W: whose sums fit the registers
 constexpr size_t kPairSums = 4;  // sums of two F each, as attention has them, that fit the registers
 
 struct F {

@@ -12,6 +12,7 @@
 #include "activations.h"
 #include "block_matrix.h"
 #include "storage.h"
+#include "weight_memory.h"
 
 namespace edgellm::kernels {
 
@@ -42,7 +43,7 @@ class Matrix {
  private:
   Type type_;
   size_t rows_, columns_, tile_bytes_;
-  Aligned<uint8_t> data_;
+  WeightMemory data_;
 };
 
 }  // namespace edgellm::kernels

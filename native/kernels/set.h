@@ -11,6 +11,7 @@
 #include "activations.h"
 #include "kernel_set.h"
 #include "tile_layout.h"
+#include "unroll.h"
 
 namespace edgellm::kernels {
 

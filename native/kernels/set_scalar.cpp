@@ -1,4 +1,5 @@
 // The kernels in plain C++.
+#define EDGELLM_PLAIN_LANES
 #include "set.h"
 
 #include "lanes_scalar.h"
