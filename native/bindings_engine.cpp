@@ -81,9 +81,8 @@ LogitRows forward(Engine& self, const std::vector<Table*>& tables, std::vector<s
   }
   const float* data = logits->get();
   const size_t vocab = self.model.numbers().vocab;
-  auto held = std::make_unique<Logits>(std::move(logits));
-  const nb::capsule owner(held.get(), [](void* memory) noexcept { delete static_cast<Logits*>(memory); });
-  (void)held.release();  // the capsule's
+  const nb::capsule owner(new Logits(std::move(logits)),
+                          [](void* memory) noexcept { delete static_cast<Logits*>(memory); });
   return LogitRows(data, {count, vocab}, owner);
 }
 

@@ -28,7 +28,7 @@ constexpr microseconds kSpin{5}, kYield{200};     // for the other members of a 
 constexpr microseconds kStay{20}, kLinger{1000};  // for the next pass
 
 // One member of a pass has thrown: the others unwind.
-struct Left {};
+struct Left : std::exception {};
 
 inline void pause() {
 #if defined(_M_X64)
@@ -165,9 +165,10 @@ size_t ThreadPool::grow(size_t threads) {
       std::thread(&ThreadPool::live, this, std::ref(*worker), workers_.size() + 1).detach();
       workers_.push_back(std::move(worker));
     }
-  } catch (const std::system_error&) {  // no more threads than these
+  } catch (const std::system_error&) {
+    threads = workers_.size() + 1;  // there are no more
   }
-  return workers_.size() + 1;
+  return threads;
 }
 
 void ThreadPool::live(Worker& worker, size_t member) {
@@ -181,7 +182,6 @@ void ThreadPool::live(Worker& worker, size_t member) {
 void ThreadPool::do_work(size_t member) {
   try {
     (*work_)(team_, member);
-  } catch (const Left&) {  // another one has thrown
   } catch (...) {
     team_.fail(std::current_exception());
   }

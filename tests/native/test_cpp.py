@@ -37,12 +37,15 @@ def run(tool: str, *arguments: str | Path, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that CMake was run for, with sanitizers."""
-    folder = tmp_path_factory.mktemp("build")
     flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+    return configured(tmp_path_factory.mktemp("build"), flags)
+
+
+def configured(folder: Path, flags: str, *more: str) -> Path:
     run(
         "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={flags}",
         f"-DPython_EXECUTABLE={sys.executable}", "-DEDGELLM_TESTS=ON", "-DEDGELLM_WERROR=ON",
-        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *more,
     )  # fmt: skip
     return folder
 
@@ -61,6 +64,19 @@ def test_clang_tidy(build: Path) -> None:
 def test_kernels_under_sanitizers(build: Path) -> None:
     run("cmake", "--build", build, "--target", "kernels_test")
     assert ", 0 failed" in run(str(build / "kernels_test"), UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_the_engine_under_sanitizers(build: Path) -> None:
+    run("cmake", "--build", build, "--target", "engine_test")
+    assert ", 0 failed" in run(str(build / "engine_test"), UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_the_engine_under_a_thread_sanitizer(tmp_path: Path) -> None:
+    sets = ("AVX2", "AVX_VNNI", "AVX_VNNI_AS_AVX512", "AVX512_VNNI", "AMX_BF16", "NEON_DOT", "NEON_I8MM")
+    plain = [f"-DEDGELLM_{name}=OFF" for name in sets]  # threads do the same with every set
+    folder = configured(tmp_path, "-fsanitize=thread -O1", *plain)
+    run("cmake", "--build", folder, "--target", "engine_test")
+    assert ", 0 failed" in run(str(folder / "engine_test"), TSAN_OPTIONS="halt_on_error=1")
 
 
 def test_the_places_are_those_of_onnx_runtimes_header(build: Path) -> None:
