@@ -42,8 +42,9 @@ class KvFull(Exception):
 class KvPages:
     """The pages of a KV cache, of 32 tokens each, made when they are needed. Safe from any thread.
 
-    kv_type: "f16", "int8" (with a float32 scale for the key and the value of a token in a head) or "f32". size: of a
-    head, a multiple of 16 up to 256. most: pages that may be used at once. ValueError for a shape that cannot be.
+    kv_type: "int16" or "int8" (codes with a float32 scale for the key and one for the value of a token in a head), or
+    "f32". size: of a head, a multiple of 16 up to 256. most: pages that may be used at once. ValueError for a shape
+    that cannot be.
     """
 
     def __init__(self, layers: int, kv_heads: int, size: int, kv_type: str, most: int) -> None: ...
@@ -89,7 +90,8 @@ class KvTable:
     def load(self, buffer: Buffer, start: int, stop: int) -> None:
         """Append the state of [start, stop), which begins at `length`. Reserves what is missing.
 
-        ValueError for bytes of another size; what `reserve` raises. Numbers that are not finite become 0.
+        ValueError for bytes of another size; what `reserve` raises. Numbers that are not finite become 0, and
+        scales that are too large.
         """
 
     def close(self) -> None:

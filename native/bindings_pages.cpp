@@ -23,10 +23,10 @@ using engine::Pages;
 using engine::Table;
 
 kernels::KvType kv_type(const std::string& name) {
-  if (name == "f16") return kernels::KvType::f16;
+  if (name == "int16") return kernels::KvType::int16;
   if (name == "int8") return kernels::KvType::int8;
   if (name == "f32") return kernels::KvType::f32;
-  throw std::invalid_argument("a KV cache is of f16, int8 or f32");
+  throw std::invalid_argument("a KV cache is of int16, int8 or f32");
 }
 
 // The bytes of an object that lends them.

@@ -1,8 +1,10 @@
 #include "pages.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -231,31 +233,17 @@ std::unique_ptr<Table> Table::fork(size_t length) const {
 
 namespace {
 
-// Numbers become 0 that are infinite or no number.
-template <typename Bits, Bits kExponent, Bits kSign>
-void make_finite(std::byte* numbers, size_t count) {
-  for (size_t i = 0; i < count; ++i) {
-    Bits x;
-    std::memcpy(&x, numbers + i * sizeof x, sizeof x);
-    x = static_cast<Bits>((x & kExponent) == kExponent ? x & kSign : x);
-    std::memcpy(numbers + i * sizeof x, &x, sizeof x);
-  }
-}
-
-void make_finite_floats(std::byte* numbers, size_t count) {
-  make_finite<uint32_t, 0x7f800000, 0x80000000>(numbers, count);
-}
-
-// The keys, values and scales of a head.
-void make_finite(const PageShape& shape, std::byte* head) {
+// What attention cannot bear becomes 0: numbers that are not finite, scales beyond kMostScale. Any code is a number.
+void mend(const PageShape& shape, std::byte* head) {
   const size_t numbers = 2 * kPageTokens * shape.size;
-  switch (shape.type) {
-    case kernels::KvType::f16:
-      return make_finite<uint16_t, 0x7c00, 0x8000>(head, numbers);
-    case kernels::KvType::f32:
-      return make_finite_floats(head, numbers);
-    case kernels::KvType::int8:
-      return make_finite_floats(head + numbers, 2 * kPageTokens);
+  const bool scaled = shape.type != kernels::KvType::f32;
+  const float most = scaled ? kernels::kMostScale : std::numeric_limits<float>::max();
+  std::byte* from = scaled ? head + numbers * shape.number_bytes() : head;
+  for (size_t i = 0; i < (scaled ? 2 * kPageTokens : numbers); ++i, from += sizeof(float)) {
+    float x = 0;
+    std::memcpy(&x, from, sizeof x);
+    x = std::fabs(x) <= most ? x : 0;
+    std::memcpy(from, &x, sizeof x);
   }
 }
 
@@ -270,9 +258,9 @@ void each_number(const PageShape& shape, size_t token, Move move) {
   for (size_t d = 0; d < shape.size; ++d, saved += bytes) {
     move((numbers + (token / 2 * shape.size + d) * 2 + token % 2) * bytes, saved, bytes);
   }
-  if (shape.type != kernels::KvType::int8) return;
+  if (shape.type == kernels::KvType::f32) return;
   for (size_t i = 0; i < 2; ++i, saved += sizeof(float)) {
-    move(2 * numbers + (i * kPageTokens + token) * sizeof(float), saved, sizeof(float));
+    move(2 * numbers * bytes + (i * kPageTokens + token) * sizeof(float), saved, sizeof(float));
   }
 }
 
@@ -329,7 +317,7 @@ void Table::load(const std::byte* saved, size_t start, size_t stop) {
         for (size_t i = 0; i < heads; ++i, saved += head_bytes) {
           std::byte* head = held_[page] + i * head_bytes;
           std::memcpy(head, saved, head_bytes);
-          make_finite(shape, head);
+          mend(shape, head);
         }
       },
       [&](size_t page, size_t token) {
@@ -338,7 +326,7 @@ void Table::load(const std::byte* saved, size_t start, size_t stop) {
           each_number(shape, token, [&](size_t at, size_t from, size_t n) { std::memcpy(head + at, saved + from, n); });
         }
         if (token + 1 == kPageTokens || page * kPageTokens + token + 1 == stop) {
-          for (size_t i = 0; i < heads; ++i) make_finite(shape, held_[page] + i * head_bytes);
+          for (size_t i = 0; i < heads; ++i) mend(shape, held_[page] + i * head_bytes);
         }
       });
   length_ = stop;

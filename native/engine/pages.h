@@ -83,7 +83,8 @@ class Table {
   // are, of others token after token the keys and values (and their scales) of each layer and head.
   size_t saved_bytes(size_t start, size_t stop) const;
   void save(size_t start, size_t stop, std::byte* out) const;
-  // Append it behind length(), for which `reserve(stop)` was called; commits. Numbers that are not finite become 0.
+  // Append it behind length(), for which `reserve(stop)` was called; commits. Numbers that are not finite, and scales
+  // of more than kMostScale, become 0.
   void load(const std::byte* saved, size_t start, size_t stop);
 
  private:

@@ -22,5 +22,9 @@ inline I dot(I sum, B codes, Q x) {
 inline I dot_wide(I sum, B codes, Q x) {
   return dot(dot(sum, bit_and(codes, set_codes(127)), x), bit_and(codes, set_codes(128)), x);
 }
+inline I dot(I sum, W words, P x) {
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(words.a, x.v)),
+          _mm256_add_epi32(sum.b, _mm256_madd_epi16(words.b, x.v))};
+}
 
 }  // namespace edgellm::kernels::avx2

@@ -13,6 +13,7 @@ namespace edgellm::kernels::avx512 {
 constexpr size_t kLanes = 16;
 constexpr size_t kMaxRows = 12;   // two registers each, of 32
 constexpr size_t kPairSums = 12;  // two registers each
+constexpr size_t kWordSums = 24;
 
 using F = __m512;
 struct I {
@@ -23,6 +24,12 @@ struct B {
 };
 struct Q {
   const int8_t* at;
+};
+struct W {
+  __m512i v;
+};
+struct P {
+  __m512i v;
 };
 
 inline __mmask16 first(size_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffffU : (1U << n) - 1); }
@@ -96,6 +103,22 @@ inline I load_uint8(const uint8_t* x) {
 inline void store_int8(int8_t* to, I x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtsepi32_epi8(x.v));
 }
+
+// Words
+
+inline W load_words(const int16_t* x) { return {_mm512_loadu_si512(x)}; }
+inline W load_words(const int8_t* x) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)))};
+}
+inline P load_two(const int16_t* x) {
+  int32_t two;
+  std::memcpy(&two, x, sizeof two);
+  return {_mm512_set1_epi32(two)};
+}
+inline void store_int16(int16_t* to, I x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(x.v));
+}
+inline I dot(I sum, W words, P x) { return {_mm512_dpwssd_epi32(sum.v, words.v, x.v)}; }
 
 // Codes
 

@@ -20,5 +20,12 @@ inline I dot(I sum, B codes, Q x) {
 #endif
 }
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
+inline I dot(I sum, W words, P x) {
+#if defined(__AVXVNNI__)
+  return {_mm256_dpwssd_avx_epi32(sum.a, words.a, x.v), _mm256_dpwssd_avx_epi32(sum.b, words.b, x.v)};
+#else
+  return {_mm256_dpwssd_epi32(sum.a, words.a, x.v), _mm256_dpwssd_epi32(sum.b, words.b, x.v)};
+#endif
+}
 
 }  // namespace edgellm::kernels::avx_vnni

@@ -2,7 +2,9 @@
 // Each instruction set has a file that defines these names in a namespace of its own; the sources of the kernels
 // (*.inc) are compiled once in each. This one is plain C++, the reference for the others, and runs everywhere.
 //
-//   F  16 float32       I  16 int32       B  64 bytes, four to a lane       Q  4 int8, the same in every lane
+//   F  16 float32      I  16 int32
+//   B  64 bytes, four to a lane, and Q  4 int8, the same in every lane
+//   W  32 int16, two to a lane, and P  2 int16, the same in every lane
 #pragma once
 
 #include <algorithm>
@@ -19,6 +21,7 @@ namespace edgellm::kernels::scalar {
 constexpr size_t kLanes = 16;
 constexpr size_t kMaxRows = 2;   // rows of X that share a reading of W: whose sums fit the registers
 constexpr size_t kPairSums = 4;  // sums of two F each, as attention has them, that fit the registers
+constexpr size_t kWordSums = 4;  // likewise of I
 
 struct F {
   float v[16];
@@ -31,6 +34,12 @@ struct B {
 };
 struct Q {
   int8_t v[4];
+};
+struct W {
+  int16_t v[32];
+};
+struct P {
+  int16_t v[2];
 };
 
 template <typename V, typename Make>
@@ -156,6 +165,28 @@ inline I load_uint8(const uint8_t* x) {
 }
 inline void store_int8(int8_t* to, I x) {  // saturated
   for (size_t i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(std::clamp(x.v[i], -128, 127));
+}
+
+// Words
+
+inline W load_words(const int16_t* x) {
+  W out;
+  std::memcpy(out.v, x, sizeof out.v);
+  return out;
+}
+inline W load_words(const int8_t* x) {
+  return each<W>([&](size_t i) { return int16_t{x[i]}; });
+}
+inline P load_two(const int16_t* x) { return {{x[0], x[1]}}; }
+inline void store_int16(int16_t* to, I x) {  // saturated
+  for (size_t i = 0; i < 16; ++i) to[i] = static_cast<int16_t>(std::clamp(x.v[i], -32768, 32767));
+}
+// sum + the two products of each lane, modulo 2^32.
+inline I dot(I sum, W words, P x) {
+  return each<I>([&](size_t i) {
+    const auto product = [&](size_t j) { return static_cast<uint32_t>(int32_t{words.v[2 * i + j]} * int32_t{x.v[j]}); };
+    return static_cast<int32_t>(static_cast<uint32_t>(sum.v[i]) + product(0) + product(1));
+  });
 }
 
 // Codes

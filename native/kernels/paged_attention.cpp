@@ -2,10 +2,10 @@
 
 namespace edgellm::kernels {
 
-size_t PageShape::number_bytes() const { return type == KvType::f32 ? 4 : type == KvType::f16 ? 2 : 1; }
+size_t PageShape::number_bytes() const { return type == KvType::f32 ? 4 : type == KvType::int16 ? 2 : 1; }
 
 size_t PageShape::head_bytes() const {
-  return 2 * kPageTokens * (size * number_bytes() + (type == KvType::int8 ? sizeof(float) : 0));
+  return 2 * kPageTokens * (size * number_bytes() + (type == KvType::f32 ? 0 : sizeof(float)));
 }
 
 }  // namespace edgellm::kernels

@@ -16,14 +16,17 @@ constexpr size_t kPageTokens = 32;
 constexpr size_t kChunk = 256;
 constexpr size_t kMostSize = 256;  // of a head
 
-enum class KvType { f16, int8, f32 };
+// int16 and int8: codes with a scale for the key and for the value of a token in a head. The scale of a key is its
+// length, of values in int8 and of all else the largest number, over the largest code: so a product of 16-bit codes is
+// nearer to that of the numbers than one of half floats is, however large single numbers of a key are.
+enum class KvType { int16, int8, f32 };
+constexpr float kMostScale = 1e12F;  // with it no score becomes infinite
 
 // A page: for each layer, for each head of keys and values,
 //
 //   keys     (size / 2, 32 tokens, 2)   number d of token t is the number (d / 2 * 32 + t) * 2 + d % 2
 //   values   (32 tokens / 2, size, 2)   number d of token t is the number (t / 2 * size + d) * 2 + t % 2
-//   scales   (32,) float32 of the keys and (32,) of the values, int8 alone: a number is its code * the scale of its
-//   token
+//   scales   (32,) float32 of the keys and (32,) of the values, not with f32: a number is its code * the scale
 //
 // So the numbers that are summed lie in pairs, and a vector of them belongs to tokens, or to places of the result, side
 // by side.

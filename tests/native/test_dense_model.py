@@ -65,7 +65,7 @@ def test_what_families_differ_in(case: str) -> None:
 def test_quantized_weights(kind: str) -> None:
     wide = {"n_embd": 256, "n_ff": 512, "head_dim": 64, "attention_scale": 0.05}
     tiny = Tiny(type=int(GGMLQuantizationType[kind]), **wide, tied=False)
-    found = feed(tiny.native(), _native.KvTable(tiny.pages("f16")), TOKENS, [40, 1, 3])
+    found = feed(tiny.native(), _native.KvTable(tiny.pages("int16")), TOKENS, [40, 1, 3])
     expected = tiny.logits(TOKENS)
     error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
     assert error < (0.002 if kind == "F16" else 0.1), error  # activations of 8 bits
@@ -103,14 +103,14 @@ MIXED = Tiny(
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_bits_do_not_depend_on_cutting_or_threads(threads: int) -> None:
-    expected = feed(MIXED.native(threads=1), _native.KvTable(MIXED.pages("f16")), TOKENS, [])
+    expected = feed(MIXED.native(threads=1), _native.KvTable(MIXED.pages("int16")), TOKENS, [])
     for micro_batch, sizes in ((512, [1] * 74), (512, [2, 30, 13, 5]), (7, []), (512, [64])):
         model = MIXED.native(threads, micro_batch)
-        assert np.array_equal(feed(model, _native.KvTable(MIXED.pages("f16")), TOKENS, sizes), expected), sizes
+        assert np.array_equal(feed(model, _native.KvTable(MIXED.pages("int16")), TOKENS, sizes), expected), sizes
 
 
 def test_bits_do_not_depend_on_other_sequences() -> None:
-    model, pages = MIXED.native(threads=3), MIXED.pages("f16", most=200)
+    model, pages = MIXED.native(threads=3), MIXED.pages("int16", most=200)
     texts = [TOKENS[i : i + n] for i, n in ((0, 40), (3, 1), (7, 2), (9, 66), (20, 33))]
     alone = [feed(model, _native.KvTable(pages), text, []) for text in texts]
     for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
