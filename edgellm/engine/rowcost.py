@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 REMEMBERED = 512  # passes after which a measurement is forgotten
 SAMPLES = 5  # newest measurements kept of about so many rows
+EVERY = 4  # plain steps of which one is measured, once they are known
 SURE = 3  # measurements of a plain step before anything is compared with it
 EXPECTED = 0.15  # of a plain step, what each further row is thought to add before any was measured
 
@@ -39,10 +40,12 @@ class RowCost:
         self._line: list[Point] = []  # by rows, of which more never take less; empty: to be found again
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A pass of so many rows took so long."""
+        """A pass of so many rows took so long. Of plain steps that are known a few count for all."""
         self._passes += 1
         kind = 0 if rows == self._plain else (rows - 1).bit_length()
         about = self._about.get(kind)
+        if not kind and about is not None and len(about.measured) >= SURE and self._passes < about.at + EVERY:
+            return
         if about is None or about.at + REMEMBERED <= self._passes:
             about = self._about[kind] = _About(0, deque(maxlen=SAMPLES))
         about.at = self._passes

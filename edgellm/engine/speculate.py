@@ -45,6 +45,7 @@ OWN, EARLIER = 1 << 17, 1 << 16  # tokens that are looked through: of a request,
 OWNERS = 8  # private conversations whose texts are known, beside what is public
 
 
+LEARNED = 3  # bits of the length of matches from which on they say something of longer ones
 RESUMED = 64  # in place of the length of a match: a long one that one token broke
 AT_FIRST = (0.0, 0.2, 0.5, 0.65, 0.75, 0.8, 0.85, 0.5)  # by the bits of that: how likely the match goes on
 
@@ -60,28 +61,33 @@ class Acceptance:
         self._kept = 0.97 if usual else 0.998  # of the weight of a count when the next one comes
         self._hits = [0.0] * len(AT_FIRST)
         self._seen = list(self._hits)
-        self._chances: list[float] = []  # by kind; empty: to be found again
+        self._chances = list(AT_FIRST)
+        self._update(0, len(AT_FIRST))
 
     def note(self, length: int, hit: bool) -> None:
         """Behind a match of so many tokens came what the draft says, or not."""
-        kind, kept, self._chances = length.bit_length(), self._kept, []
+        kind, kept = length.bit_length(), self._kept
         self._hits[kind] = self._hits[kind] * kept + hit
         self._seen[kind] = self._seen[kind] * kept + 1
-        if self._usual is not None:
+        if self._usual is None:
+            self._update(kind, kind + 1)
+        else:
             self._usual.note(length, hit)
+            self._update(kind, len(AT_FIRST))
 
     def chance(self, length: int) -> float:
         """How likely the token behind a match of so many tokens is to come again."""
-        if not self._chances:
-            shorter = 0.0
-            for kind, before in enumerate(AT_FIRST):
-                if self._usual is not None:
-                    before = self._usual.chance(1 << kind >> 1)
-                    if 2 < kind < RESUMED.bit_length():  # what is seldom seen here is hardly likelier than shorter ones
-                        before = (before + shorter) / 2
-                shorter = (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
-                self._chances.append(shorter)
         return self._chances[length.bit_length()]
+
+    def _update(self, start: int, stop: int) -> None:
+        chances, usual = self._chances, self._usual
+        for kind in range(start, stop):
+            before = AT_FIRST[kind]
+            if usual is not None:
+                before = usual._chances[kind]
+                if LEARNED <= kind < len(AT_FIRST) - 1:  # what is seldom seen here is hardly likelier than shorter ones
+                    before = (before + chances[kind - 1]) / 2
+            chances[kind] = (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
 
 
 def longer(length: int) -> int:
@@ -180,29 +186,36 @@ class Speculation:
         feed."""
         if any(len(request.history) - request.length != 1 for request in decoding):
             return {}
-        guesses = {request: guess for request in decoding if (guess := self._guess(request)) is not None}
-        for request, guess in guesses.items():
-            copied = guess.follow(request.history)
-            if self._credit < 0:
-                self._credit += MISSED * copied
-        if self._paused:
-            self._paused -= 1
+        guesses: dict[Request, Guess] = {}
+        for request in decoding:
+            guess = self._guess(request)
+            if guess is not None:
+                copied = guess.follow(request.history)
+                if self._credit < 0:
+                    self._credit += MISSED * copied
+                if guess.length:
+                    guesses[request] = guess
+        if self._paused or not guesses:
+            self._paused = max(0, self._paused - 1)
             return {}
-        counts = self._counts({request: guess for request, guess in guesses.items() if guess.length}, len(decoding))
+        counts = self._counts(guesses, len(decoding))
         drafts = {request: self._until_the_end(request, guesses[request].draft(n)) for request, n in counts.items()}
         return {request: draft for request, draft in drafts.items() if draft}
 
     def passed(self, sequences: int, rows: int, tokens: int, seconds: float) -> None:
-        """A pass of answers alone gave so many tokens."""
-        if sequences > TOGETHER:
+        """A pass of answers alone gave so many tokens. It counts while somebody may have drafts."""
+        if sequences > TOGETHER or not self._guesses:
             return
-        cost = self._costs.setdefault(sequences, RowCost(sequences))
+        cost = self._costs.get(sequences)
+        if cost is None:
+            cost = self._costs[sequences] = RowCost(sequences)
         cost.observe(rows, seconds)
+        if rows == sequences:
+            self._credit = min(self._credit + SHARE, CREDIT)
+            return
         plain, took = cost.seconds(sequences), cost.seconds(rows)
         if plain is not None and took is not None:  # a single slow pass is no loss
-            credit = self._credit + SHARE * took / plain
-            if rows > sequences:
-                credit += tokens / sequences - took / plain
+            credit = self._credit + tokens / sequences - (1 - SHARE) * took / plain
             self._credit = min(max(credit, -DEBT), CREDIT)
 
     def pause(self) -> None:
