@@ -143,7 +143,7 @@ def test_forks_take_the_pages_of_their_own_tokens(backend: NativeBackend) -> Non
 def test_pages_that_are_used_up_are_busy(llama: Path) -> None:
     opened = open_backend(llama, LoadParams(backend="native", ctx=256, max_sequences=8, micro_batch=256))
     assert isinstance(opened, NativeBackend)
-    opened.pool.pages = type(opened.pool.pages)(2, 2, 16, "f16", 10)
+    opened.pool.pages = type(opened.pool.pages)(2, 2, 16, "int16", 10)
     first, second = opened.new_sequence(), opened.new_sequence()
     feed(opened, first, prompt(250))
     with pytest.raises(Busy, match="10 pages"):

@@ -20,7 +20,7 @@ from edgellm.formats.gguf import GGUFFile
 from edgellm.params import KvType, LoadParams
 
 KV_TYPE: KvType = "f16"  # where nobody asks
-PAGES = {"f16": "f16", "q8_0": "int8", "f32": "f32"}  # what the pages of the cache hold for a kv_type
+PAGES = {"f16": "int16", "q8_0": "int8", "f32": "f32"}  # what the pages hold: f16 is 16 bits a number
 
 
 @dataclass(frozen=True, slots=True)
