@@ -1,6 +1,6 @@
 """Answers with and without drafts (`speculate`), in turn on one loaded model.
 
-    python benchmarks/speculation.py MODEL [--told] [--rounds 7] [--answer 256] [--backend B] [--json]
+    python benchmarks/speculation.py MODEL [--told] [--rounds 7] [--answer 256] [--backend B] [--threads N] [--json]
 
 edit     a file is written again with one name changed
 quote    a passage of a text is repeated
@@ -173,10 +173,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--answer", type=int, default=256)
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--told", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    backend = open_backend(resolve(asked.model), LoadParams(ctx=4096, backend=asked.backend))
+    backend = open_backend(resolve(asked.model), LoadParams(ctx=4096, backend=asked.backend, threads=asked.threads))
     with Model(Told(backend) if asked.told else backend, cache=CacheParams(disk=0)) as model:  # type: ignore[arg-type]
         found = measure(model, asked.rounds, asked.answer)
         name = f"{model.info.name} on {model.backend}, {model.threads} threads{', told' if asked.told else ''}"

@@ -9,8 +9,8 @@ So the answer is the one that the rows give. Where rows have the same bits in ev
 the answer without drafts to the last token, whatever the sampler. Elsewhere a row differs by rounding with the size of
 its pass, so the answer is another one as likely, and drafts are made only for those who ask.
 
-Drafts come from the prompt, the answer and earlier texts of the same owner (`suffixes.py`). Whether one is worth its
-rows follows from how often those behind a match of its length came true (`Acceptance`: seen at every token, also where
+Drafts come from the prompt, the answer and earlier texts of the same owner (`guess.py`). Whether one is worth its rows
+follows from how often those behind a match of its length came true (`Acceptance`: seen at every token, also where
 nothing was drafted) and from what passes with so many rows took (`rowcost.py`). What it loses all the same is bounded:
 by `SHARE` of the time in which answers were decoded, beside what was gained just before, and a little to begin with.
 """
@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend
+from edgellm.engine.guess import Acceptance, Guess, longer
 from edgellm.engine.rowcost import RowCost
-from edgellm.engine.suffixes import LONGEST, SEPARATOR, Suffixes, hashes
+from edgellm.engine.suffixes import LONGEST, SEPARATOR, Suffixes
 from edgellm.errors import Unsupported
 from edgellm.kv.prefixes import PUBLIC
 from edgellm.params import GenerateParams
@@ -34,127 +35,14 @@ if TYPE_CHECKING:
 GAIN = 1.05  # by how much a draft must be expected to be faster
 SHARE = 0.01  # of the time of decoding may be lost in the long run
 FIRST, CREDIT, DEBT = 4, 8, 16  # plain passes that may be lost at first, and of what was gained; that are remembered
-LONG = 8  # tokens of a match from which on a text is being copied
 MISSED = 0.2  # of a plain pass, what each token counts that a draft would have had while none was made for its losses
 MOST = 31  # tokens of a draft
 LEAST = 0.02  # how likely its last one is
 ROWS = 64  # of a pass with drafts
 TOGETHER = 8  # sequences beyond which a pass is full enough
 PAUSE = 64  # passes without drafts after one that there was no room for
-OWN, EARLIER = 1 << 17, 1 << 16  # tokens that are looked through: of a request, of all before it
+EARLIER = 1 << 16  # tokens of earlier texts of an owner that are looked through
 OWNERS = 8  # private conversations whose texts are known, beside what is public
-
-
-LEARNED = 3  # bits of the length of matches from which on they say something of longer ones
-RESUMED = 64  # in place of the length of a match: a long one that one token broke
-AT_FIRST = (0.0, 0.2, 0.5, 0.65, 0.75, 0.8, 0.85, 0.5)  # by the bits of that: how likely the match goes on
-
-
-class Acceptance:
-    """How often what followed a match came again, by the length of the match; the newest count most.
-
-    usual: that of all requests, from which one begins and which learns from it.
-    """
-
-    def __init__(self, usual: Acceptance | None = None) -> None:
-        self._usual = usual
-        self._kept = 0.97 if usual else 0.998  # of the weight of a count when the next one comes
-        self._hits = [0.0] * len(AT_FIRST)
-        self._seen = list(self._hits)
-        self._chances = list(AT_FIRST)
-        self._update(0, len(AT_FIRST))
-
-    def note(self, length: int, hit: bool) -> None:
-        """Behind a match of so many tokens came what the draft says, or not."""
-        kind, kept = length.bit_length(), self._kept
-        self._hits[kind] = self._hits[kind] * kept + hit
-        self._seen[kind] = self._seen[kind] * kept + 1
-        if self._usual is None:
-            self._update(kind, kind + 1)
-        else:
-            self._usual.note(length, hit)
-            self._update(kind, len(AT_FIRST))
-
-    def chance(self, length: int) -> float:
-        """How likely the token behind a match of so many tokens is to come again."""
-        return self._chances[length.bit_length()]
-
-    def _update(self, start: int, stop: int) -> None:
-        chances, usual = self._chances, self._usual
-        for kind in range(start, stop):
-            before = AT_FIRST[kind]
-            if usual is not None:
-                before = usual._chances[kind]
-                if LEARNED <= kind < len(AT_FIRST) - 1:  # what is seldom seen here is hardly likelier than shorter ones
-                    before = (before + chances[kind - 1]) / 2
-            chances[kind] = (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
-
-
-def longer(length: int) -> int:
-    """That of a match which went on with one token more."""
-    return LONG if length == RESUMED else min(length + 1, LONGEST)
-
-
-class Guess:
-    """What probably follows the text of one request. earlier: what else was read and said, of the same owner."""
-
-    def __init__(self, history: list[int], earlier: Suffixes | None, usual: Acceptance) -> None:
-        self.acceptance = Acceptance(usual)
-        self._own = Suffixes(OWN)
-        self._own.extend(history[:-1])
-        self._earlier = earlier
-        self._seen = len(history) - 1  # tokens that are known here
-        self._text, self._at, self._epoch = self._own, 0, 0  # where it goes on
-        self.length = 0  # tokens of the match that ends there; 0: none
-        self.follow(history)
-
-    def follow(self, history: list[int]) -> int:
-        """The text is `history` now. Whether the guess came true is noted, and the next one found. How many tokens
-        came as a long match said."""
-        copied = 0
-        for seen in range(self._seen + 1, len(history) + 1):
-            token, text = history[seen - 1], self._text
-            before, self.length = self.length, 0
-            if before and text.epoch == self._epoch:
-                hit = text[self._at] == token
-                self.acceptance.note(before, hit)
-                self._at += 1
-                if text is self._own or not _ends(text, self._at):
-                    self.length = longer(before) if hit else RESUMED if LONG <= before <= LONGEST else 0
-                copied += hit and before >= LONG
-            recent = history[max(0, seen - LONGEST) : seen]
-            hashed = hashes(recent)
-            if self.length in (0, RESUMED):
-                self._find(recent, hashed)
-            self._own.append(token, hashed)
-        self._seen = len(history)
-        if self._text.epoch != self._epoch:
-            self.length = 0
-        return copied
-
-    def draft(self, count: int) -> list[int]:
-        """The next tokens, at most `count`: what followed the match, and of the own text again and again the part that
-        repeats."""
-        tokens = self._text.tokens(self._at, self._at + count)
-        if self._text is self._own:
-            period = len(tokens)
-            tokens += [tokens[index % period] for index in range(period, count)]
-        return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
-
-    def _find(self, recent: list[int], hashed: list[int]) -> None:
-        """The longest match, unless a copy is likelier to go on where one token was another."""
-        text, (at, length) = self._own, self._own.find(recent, hashed)
-        if self._earlier is not None and length < LONGEST:
-            place, size = self._earlier.find(recent, hashed)
-            if size > length and not _ends(self._earlier, place):
-                text, at, length = self._earlier, place, size
-        if not self.length or (length and self.acceptance.chance(length) >= self.acceptance.chance(self.length)):
-            self._text, self._at, self.length, self._epoch = text, at, length, text.epoch
-
-
-def _ends(text: Suffixes, at: int) -> bool:
-    """Whether nothing of the same text follows there."""
-    return at >= text.length or text[at] == SEPARATOR
 
 
 class Speculation:
