@@ -4,7 +4,7 @@
 // position p lies in page p / 32. Keys are summed in chunks of kChunk positions, counted from 0; the softmax sums of
 // the chunks are joined in their order. So a query gets the same bits however many queries and pieces there are. Keys
 // that a query does not see have no part in it. What is put into a page is finite: it is clamped to what the type
-// holds.
+// holds; a new page holds finite numbers too, zeros for example.
 #pragma once
 
 #include <cstddef>

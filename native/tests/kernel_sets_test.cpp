@@ -4,7 +4,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "../kernels/kernel_set.h"
@@ -28,18 +31,35 @@ std::vector<float> random(size_t count, unsigned seed, float scale = 1) {
   return values;
 }
 
+// NaN is above everything.
+void raise(double& worst, double error) {
+  if (!(error <= worst)) worst = std::isnan(error) ? HUGE_VAL : error;
+}
+
+// Calls `work` for every index below `count`, by three threads.
+void on_threads(size_t count, const std::function<void(size_t)>& work) {
+  constexpr size_t kThreads = 3;
+  std::vector<std::jthread> others;
+  others.reserve(kThreads - 1);
+  const auto each = [&work, count](size_t first) {
+    for (size_t i = first; i < count; i += kThreads) work(i);
+  };
+  for (size_t i = 1; i < std::min(count, kThreads); ++i) others.emplace_back(each, i);
+  each(0);
+}
+
 struct Kind {
   const char* name;
   Type type;
-  std::vector<size_t> halves;  // where a block has numbers of 16 bits; all else may be any bytes
+  size_t numbers, at[2];  // how many numbers of 16 bits a block has, and where; all else may be any bytes
 };
 
-const std::vector<Kind> kKinds = {
-    {"Q4_0", Type::q4_0, {0}},      {"Q4_1", Type::q4_1, {0, 2}}, {"Q5_0", Type::q5_0, {0}},
-    {"Q5_1", Type::q5_1, {0, 2}},   {"Q8_0", Type::q8_0, {0}},    {"IQ4_NL", Type::iq4_nl, {0}},
-    {"Q2_K", Type::q2_k, {80, 82}}, {"Q3_K", Type::q3_k, {108}},  {"Q4_K", Type::q4_k, {0, 2}},
-    {"Q5_K", Type::q5_k, {0, 2}},   {"Q6_K", Type::q6_k, {208}},  {"F16", Type::f16, {0}},
-    {"BF16", Type::bf16, {0}},      {"F32", Type::f32, {}},
+constexpr Kind kKinds[] = {
+    {"Q4_0", Type::q4_0, 1, {0, 0}},   {"Q4_1", Type::q4_1, 2, {0, 2}},   {"Q5_0", Type::q5_0, 1, {0, 0}},
+    {"Q5_1", Type::q5_1, 2, {0, 2}},   {"Q8_0", Type::q8_0, 1, {0, 0}},   {"IQ4_NL", Type::iq4_nl, 1, {0, 0}},
+    {"Q2_K", Type::q2_k, 2, {80, 82}}, {"Q3_K", Type::q3_k, 1, {108, 0}}, {"Q4_K", Type::q4_k, 2, {0, 2}},
+    {"Q5_K", Type::q5_k, 2, {0, 2}},   {"Q6_K", Type::q6_k, 1, {208, 0}}, {"F16", Type::f16, 1, {0, 0}},
+    {"BF16", Type::bf16, 1, {0, 0}},   {"F32", Type::f32, 0, {0, 0}},
 };
 
 // The bytes of a row in a file.
@@ -49,11 +69,11 @@ std::vector<std::byte> file_row(const Kind& kind, size_t columns, std::mt19937& 
   std::normal_distribution<float> normal;
   for (size_t at = 0; at < row.size(); at += stored.bytes) {
     for (size_t i = 0; i < stored.bytes; ++i) row[at + i] = static_cast<std::byte>(engine());
-    for (const size_t place : kind.halves) {
+    for (size_t n = 0; n < kind.numbers; ++n) {
       const float number = normal(engine);
       uint16_t bits = to_half(number);
       if (kind.type == Type::bf16) std::memcpy(&bits, reinterpret_cast<const char*>(&number) + 2, 2);
-      std::memcpy(row.data() + at + place, &bits, 2);
+      std::memcpy(row.data() + at + kind.at[n], &bits, 2);
     }
     if (kind.type == Type::f32) {
       const float number = normal(engine);
@@ -79,7 +99,7 @@ class Rows {
       : activations_{form, x.size() / columns, columns, x.data(), columns, nullptr},
         memory_(activation_bytes(form, columns, x.size() / columns)) {
     activations_.out = memory_.get();
-    for (size_t row = activations_.count; row-- > 0;) set.prepare(activations_, row, row + 1);
+    on_threads(activations_.count, [&](size_t row) { set.prepare(activations_, row, row + 1); });
   }
   const Activations& get() const { return activations_; }
 
@@ -90,13 +110,9 @@ class Rows {
 
 void products(const KernelSet& set, const Kind& kind, size_t rows, size_t columns, size_t count) {
   std::mt19937 engine(static_cast<unsigned>(rows + columns));
-  std::vector<std::vector<std::byte>> file;
-  for (size_t row = 0; row < rows; ++row) file.push_back(file_row(kind, columns, engine));
-  const Matrix matrix(
-      kind.type, rows, columns, [&](size_t row) { return file[row].data(); },
-      [](size_t pieces, const auto& work) {
-        for (size_t i = 0; i < pieces; ++i) work(i);
-      });
+  std::vector<std::vector<std::byte>> file(rows);
+  for (std::vector<std::byte>& row : file) row = file_row(kind, columns, engine);
+  const Matrix matrix(kind.type, rows, columns, [&](size_t row) { return file[row].data(); }, on_threads);
   const std::vector<float> x = random(count * columns, 2), bias = random(rows, 3), before = random(count * rows, 4);
   const Rows prepared(set, matrix.form(), x, columns);
 
@@ -113,8 +129,9 @@ void products(const KernelSet& set, const Kind& kind, size_t rows, size_t column
     const Rows alone(set, matrix.form(), row, columns);
     MatrixProduct part = product;
     part.x = &alone.get(), part.y = parts.data() + i * rows;
-    for (size_t tile = 0; tile < matrix.tiles(); tile += set.tile_step)
-      set.multiply(part, tile, std::min(matrix.tiles(), tile + set.tile_step));
+    on_threads((matrix.tiles() + set.tile_step - 1) / set.tile_step, [&](size_t i) {
+      set.multiply(part, i * set.tile_step, std::min(matrix.tiles(), (i + 1) * set.tile_step));
+    });
     for (size_t r = 0; r < rows; ++r) {
       const float expected = std::fma(whole[i * rows + r], 0.5F, before[i * rows + r]);
       same = same && added[i * rows + r] == expected;
@@ -142,7 +159,7 @@ void products(const KernelSet& set, const Kind& kind, size_t rows, size_t column
         sum += read[i * columns + c] * weights[c];
         size += std::abs(read[i * columns + c]) * largest;
       }
-      worst = std::max(worst, std::abs(whole[i * rows + r] - sum) / size);
+      raise(worst, std::abs(whole[i * rows + r] - sum) / size);
     }
   }
   check(worst < 2e-6, set, kind.name, rows, columns, count);
@@ -154,7 +171,7 @@ void near(const KernelSet& set, const char* what, const std::vector<float>& foun
   double worst = 0;
   for (size_t i = 0; i < found.size(); ++i) {
     const double right = expected(i);
-    worst = std::max(worst, std::abs(found[i] - right) / (std::abs(right) * 1.2e-7 * units + 1e-7));
+    raise(worst, std::abs(found[i] - right) / (std::abs(right) * 1.2e-7 * units + 1e-7));
   }
   check(worst < 1, set, what, found.size(), 0, 0);
 }
@@ -192,6 +209,100 @@ void rows(const KernelSet& set, size_t n) {
   });
 }
 
+struct Text {
+  PageShape shape;
+  size_t tokens, heads, window;
+  float soft_cap;
+  std::vector<float> query, key, value;
+};
+
+// What the tokens attend to, so many of them in a pass by turns, in a cache of its own whose cells held something else.
+std::vector<float> attended(const KernelSet& set, const Text& text, const std::vector<size_t>& steps, int before) {
+  const size_t size = text.shape.size, queries = text.heads * size, keys = text.shape.kv_heads * size;
+  std::vector<Aligned<std::byte>> memory;
+  std::vector<std::byte*> pages;
+  std::vector<float> out(text.tokens * queries);
+  for (size_t first = 0, count = 0, pass = 0; first < text.tokens; first += count, ++pass) {
+    count = std::min(steps[pass % steps.size()], text.tokens - first);
+    while (pages.size() * kPageTokens < first + count) {
+      pages.push_back(memory.emplace_back(text.shape.bytes()).get());
+      std::memset(pages.back(), before, text.shape.bytes());
+    }
+    for (size_t layer = 0; layer < text.shape.layers; ++layer) {
+      AttentionStep now{&text.shape,
+                        pages.data(),
+                        layer,
+                        first,
+                        count,
+                        text.heads,
+                        text.window,
+                        0.2F,
+                        text.soft_cap,
+                        text.query.data() + first * queries,
+                        text.key.data() + first * keys,
+                        text.value.data() + first * keys,
+                        queries,
+                        keys,
+                        keys,
+                        out.data() + first * queries,
+                        queries,
+                        nullptr};
+      const Aligned<std::byte> scratch(set.attention.scratch(now));
+      now.scratch = scratch.get();
+      on_threads(count, [&](size_t token) { set.attention.append(now, token); });
+      on_threads(set.attention.pieces(now), [&](size_t piece) {
+        const Aligned<std::byte> own(set.attention.own(text.shape));
+        set.attention.attend(now, piece, own.get());
+      });
+      on_threads(set.attention.joins(now), [&](size_t index) { set.attention.join(now, index); });
+    }
+  }
+  return out;
+}
+
+double attention_error(const Text& text, const std::vector<float>& found) {
+  const size_t size = text.shape.size, group = text.heads / text.shape.kv_heads;
+  double worst = 0;
+  for (size_t at = 0; at < text.tokens; ++at) {
+    for (size_t head = 0; head < text.heads; ++head) {
+      const float* query = text.query.data() + (at * text.heads + head) * size;
+      std::vector<double> sum(size);
+      double total = 0;
+      for (size_t seen = at + 1 > text.window ? at + 1 - text.window : 0; seen <= at; ++seen) {
+        const size_t cell = (seen * text.shape.kv_heads + head / group) * size;
+        double score = 0;
+        for (size_t d = 0; d < size; ++d) score += double{query[d]} * text.key[cell + d];
+        score *= double{0.2F};
+        if (text.soft_cap > 0) score = text.soft_cap * std::tanh(score / text.soft_cap);
+        const double weight = std::exp(score);
+        total += weight;
+        for (size_t d = 0; d < size; ++d) sum[d] += weight * text.value[cell + d];
+      }
+      for (size_t d = 0; d < size; ++d) {
+        const double error = found[(at * text.heads + head) * size + d] - sum[d] / total;
+        raise(worst, std::abs(error));
+      }
+    }
+  }
+  return worst;
+}
+
+void attention(const KernelSet& set, KvType type, double most, size_t size, size_t tokens, size_t window, float cap) {
+  const PageShape shape{type, 2, 2, size};
+  const Text text{shape,
+                  tokens,
+                  6,
+                  window,
+                  cap,
+                  random(tokens * 6 * size, 9),
+                  random(tokens * 2 * size, 10),
+                  random(tokens * 2 * size, 11)};
+  const std::vector<float> found = attended(set, text, {tokens}, 0);
+  check(attention_error(text, found) < most, set, "attention", size, tokens, window);
+  const std::vector<float> parts = attended(set, text, {40, 1, 1, 9, 128}, 0x3b);
+  check(found == parts, set, "attention has other bits in parts", size, tokens, window);
+}
+
 }  // namespace
 
 int main() {
@@ -201,6 +312,11 @@ int main() {
         products(*set, kind, 1, 256, count);
         products(*set, kind, 50, 768, count);
       }
+    }
+    for (const auto& [type, most] : {std::pair{KvType::int16, 1e-3}, {KvType::int8, 8e-2}, {KvType::f32, 1e-5}}) {
+      attention(*set, type, most, 64, 1, SIZE_MAX, 0);
+      attention(*set, type, most, 80, 70, SIZE_MAX, 0);
+      attention(*set, type, most, 32, 300, 40, 5);
     }
     for (const size_t n : {1, 15, 16, 33, 576, 1003}) rows(*set, n);
     std::printf("%s ", set->name);
