@@ -17,12 +17,17 @@ size_t reached(const std::vector<double>& sums, double need) {
   return static_cast<size_t>(at - sums.begin());
 }
 
+// A logit below which every token is less than `share` as likely as one at `peak`, however logarithms are rounded.
+float below(double peak, double share) {
+  return std::nextafter(static_cast<float>(peak + std::log(share)), -std::numeric_limits<float>::infinity());
+}
+
 // What the filters have left of a row: first all of it that is at least `floor_`, then a sorted list.
 class Survivors {
  public:
-  Survivors(const Logits& row, const SamplingPlan& plan) : row_(row), peak_(row.peak()) {
+  Survivors(const LogitBlocks& row, const SamplingPlan& plan) : row_(row), peak_(row.peak()) {
     for (const auto& [filter, value] : plan.filters) {
-      if (filter == Filter::min_p) ahead_ = peak_ + std::log(value);
+      if (filter == Filter::min_p) ahead_ = below(peak_, value);
     }
     for (const auto& [filter, value] : plan.filters) apply(filter, value);
   }
@@ -54,9 +59,9 @@ class Survivors {
         keep_top_p(value);
         break;
       case Filter::min_p: {
-        sort(peak_ + std::log(value));
-        const double least = list_[0].logit + std::log(value);
-        keep_while([least](const Candidate& each) { return each.logit >= least; });
+        sort(below(peak_, value));
+        const double largest = list_[0].logit;
+        keep_while([=](const Candidate& each) { return exponential(each.logit - largest) >= value; });
         break;
       }
       case Filter::xtc_threshold:
@@ -66,8 +71,8 @@ class Survivors {
   }
 
   // Sorted from now on; what is below `floor` may be missing.
-  void sort(double floor = -DBL_MAX) {
-    if (!sorted_) take(row_.from(static_cast<float>(std::max(floor, double{floor_}))));
+  void sort(float floor = -FLT_MAX) {
+    if (!sorted_) take(row_.from(std::max(floor, floor_)));
   }
 
   // These are left, as far as they are above the floor. They are sorted, with all that are larger.
@@ -142,7 +147,7 @@ class Survivors {
       total = row_.mass(floor_, 1);
       // min_p, too, keeps a beginning of the sorted row, so the shorter one may be found first.
       if (ahead_ > floor_) {
-        take(row_.from(static_cast<float>(ahead_)));
+        take(row_.from(ahead_));
       } else {
         take_until(top_p * total, 1);
         keep_while([this](const Candidate& each) { return each.logit >= floor_; });
@@ -162,9 +167,9 @@ class Survivors {
     if (likely > 1) list_.erase(list_.begin(), list_.begin() + (likely - 1));
   }
 
-  const Logits& row_;
+  const LogitBlocks& row_;
   double peak_;
-  double ahead_ = -std::numeric_limits<double>::infinity();  // below it min_p will keep nothing, if the peak is left
+  float ahead_ = -std::numeric_limits<float>::infinity();  // below it min_p will keep nothing, if the peak is left
   float floor_ = -FLT_MAX;
   bool sorted_ = false;
   std::vector<Candidate> list_;
@@ -173,14 +178,14 @@ class Survivors {
 }  // namespace
 
 int32_t choose(const float* row, size_t size, const SamplingPlan& plan) {
-  const Logits logits(row, size, plan.shifts, plan.mask);
+  const LogitBlocks logits(row, size, plan.shifts, plan.mask);
   if (!logits.usable()) return -1;
   if (plan.temperature == 0) return logits.first();
   return Survivors(logits, plan).draw(plan.point, plan.temperature);
 }
 
 LogProbabilities log_probabilities(const float* row, size_t size, size_t token, size_t n) {
-  const Logits logits(row, size, {}, nullptr);
+  const LogitBlocks logits(row, size, {}, nullptr);
   const double peak = logits.peak(), log_mass = std::log(logits.mass(-FLT_MAX, 1));
   LogProbabilities found{row[token] - peak - log_mass, {}};
   for (const auto& [id, logit] : logits.largest(n)) found.top.emplace_back(id, logit - peak - log_mass);

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "logits.h"
+#include "logit_blocks.h"
 
 namespace edgellm::engine {
 
@@ -15,7 +15,7 @@ enum class Filter { top_n_sigma, top_k, typical_p, top_p, min_p, xtc_threshold }
 // As in edgellm/backends/base.py. temperature 0: the likeliest token, the smallest id of equal ones.
 struct SamplingPlan {
   std::vector<Shift> shifts;
-  const uint32_t* mask;  // see Logits
+  const uint32_t* mask;  // see LogitBlocks
   double temperature;
   std::vector<std::pair<Filter, double>> filters;
   double point;

@@ -105,7 +105,7 @@ def run_test(build: Path, program: str, *through: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("program", ["kernels_test", "kernel_sets_test", "engine_test"])
+@pytest.mark.parametrize("program", ["kernels_test", "kernel_sets_test", "engine_test", "choose_test"])
 def test_native_code_under_sanitizers(build: Path, program: str) -> None:
     run_test(build, program)
 
@@ -121,6 +121,12 @@ def test_native_code_under_a_thread_sanitizer(threads_build: Path, program: str)
 )
 def test_kernel_sets_of_arm(arm_build: Path, processor: str, sets: str) -> None:
     assert run_test(arm_build, "kernel_sets_test", str(emulator()), "-cpu", processor).startswith(f"{sets} \n")
+
+
+def test_tokens_are_the_same_on_arm(build: Path, arm_build: Path) -> None:
+    here = run_test(build, "choose_test")
+    assert "tokens " in here
+    assert run_test(arm_build, "choose_test", str(emulator())) == here
 
 
 def test_the_places_are_those_of_onnx_runtimes_header(build: Path) -> None:

@@ -27,11 +27,11 @@ struct Shift {
 // e^x for x <= 0, within 2^-52 of it; 0 below -708. The same bits on every machine.
 double exponential(double x);
 
-class Logits {
+class LogitBlocks {
  public:
   // The row is read, never written, and must outlive this. `mask` may be null; bit i % 32 of its word i / 32 says
   // whether token i is allowed. std::out_of_range for the id of a shift that is not in the row.
-  Logits(const float* row, size_t size, const std::vector<Shift>& shifts, const uint32_t* mask);
+  LogitBlocks(const float* row, size_t size, const std::vector<Shift>& shifts, const uint32_t* mask);
 
   // The largest logit, whatever is no number; false where something is none, it is infinite, or nothing is allowed.
   float peak() const { return peak_; }

@@ -1,4 +1,4 @@
-#include "logits.h"
+#include "logit_blocks.h"
 
 #include <algorithm>
 #include <array>
@@ -97,7 +97,7 @@ double exponential(double x) {
   return (1 + (r + square * (even + r * odd))) * std::bit_cast<double>(power);
 }
 
-Logits::Logits(const float* row, size_t size, const std::vector<Shift>& shifts, const uint32_t* mask)
+LogitBlocks::LogitBlocks(const float* row, size_t size, const std::vector<Shift>& shifts, const uint32_t* mask)
     : row_(row), blocks_((size + kBlock - 1) / kBlock), maxima_(blocks_.size()) {
   for (size_t block = 0; block < blocks_.size(); ++block) blocks_[block] = row + block * kBlock;
   size_t most = 1;  // blocks that may be changed
@@ -130,16 +130,16 @@ Logits::Logits(const float* row, size_t size, const std::vector<Shift>& shifts, 
   numbers_ = strange == 0;
 }
 
-bool Logits::usable() const { return numbers_ && std::isfinite(peak_); }
+bool LogitBlocks::usable() const { return numbers_ && std::isfinite(peak_); }
 
-float* Logits::own(size_t block) {
+float* LogitBlocks::own(size_t block) {
   if (blocks_[block] == row_ + block * kBlock) {
     blocks_[block] = std::copy_n(blocks_[block], kBlock, own_.get() + kBlock * owned_++) - kBlock;
   }
   return own_.get() + (blocks_[block] - own_.get());
 }
 
-void Logits::shift(const Shift& shift, size_t size) {
+void LogitBlocks::shift(const Shift& shift, size_t size) {
   for (size_t i = 0; i < shift.count; ++i) {
     const int64_t id = shift.ids[i];
     if (id < 0 || static_cast<uint64_t>(id) >= size) {
@@ -153,7 +153,7 @@ void Logits::shift(const Shift& shift, size_t size) {
   }
 }
 
-void Logits::allow(const uint32_t* mask, size_t size) {
+void LogitBlocks::allow(const uint32_t* mask, size_t size) {
   static const std::array<float, kBlock> nothing = [] {
     std::array<float, kBlock> filled;
     filled.fill(kForbidden);
@@ -172,13 +172,13 @@ void Logits::allow(const uint32_t* mask, size_t size) {
   }
 }
 
-int32_t Logits::first() const {
+int32_t LogitBlocks::first() const {
   const auto block = static_cast<size_t>(std::ranges::find(maxima_, peak_) - maxima_.begin());
   const float* x = blocks_[block];
   return static_cast<int32_t>(block * kBlock + static_cast<size_t>(std::find(x, x + kBlock, peak_) - x));
 }
 
-size_t Logits::count_from(float floor) const {
+size_t LogitBlocks::count_from(float floor) const {
   uint32_t count = 0;
   run([&] {
     for (const float* x : blocks_) {
@@ -189,7 +189,7 @@ size_t Logits::count_from(float floor) const {
   return count;
 }
 
-std::vector<uint64_t> Logits::keys(float floor) const {
+std::vector<uint64_t> LogitBlocks::keys(float floor) const {
   floor = std::max(floor, -FLT_MAX);
   std::vector<uint64_t> found(4 * kBlock);
   size_t count = 0;
@@ -206,13 +206,13 @@ std::vector<uint64_t> Logits::keys(float floor) const {
   return found;
 }
 
-std::vector<Candidate> Logits::from(float floor) const {
+std::vector<Candidate> LogitBlocks::from(float floor) const {
   std::vector<uint64_t> found = keys(floor);
   std::ranges::sort(found, std::greater());
   return candidates_of(found);
 }
 
-float Logits::floor(size_t k) const {
+float LogitBlocks::floor(size_t k) const {
   if (k <= maxima_.size()) {  // k logits reach the k-th largest maximum, and hardly more
     std::vector<float> maxima = maxima_;
     const auto at = maxima.begin() + static_cast<std::ptrdiff_t>(k) - 1;
@@ -229,7 +229,7 @@ float Logits::floor(size_t k) const {
   return logit_of(low);
 }
 
-std::vector<Candidate> Logits::largest(size_t k) const {
+std::vector<Candidate> LogitBlocks::largest(size_t k) const {
   if (k == 0) return {};
   std::vector<uint64_t> found = keys(floor(k));
   if (found.size() > k) {
@@ -241,7 +241,7 @@ std::vector<Candidate> Logits::largest(size_t k) const {
 }
 
 template <typename Value>
-double Logits::sum(float floor, const Value& value) const {
+double LogitBlocks::sum(float floor, const Value& value) const {
   std::array<double, 8> sums{};
   run([&] {
     std::array<double, kBlock> values;
@@ -258,14 +258,14 @@ double Logits::sum(float floor, const Value& value) const {
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-double Logits::mass(float floor, double temperature) const {
+double LogitBlocks::mass(float floor, double temperature) const {
   const double peak = peak_;
   const auto distance = [floor, peak](float x) { return (x >= floor ? double{x} : -HUGE_VAL) - peak; };
   if (temperature == 1) return sum(floor, [distance](float x) { return exponential(distance(x)); });
   return sum(floor, [distance, temperature](float x) { return exponential(distance(x) / temperature); });
 }
 
-double Logits::deviation() const {
+double LogitBlocks::deviation() const {
   const double count = sum(-FLT_MAX, [](float x) { return x >= -FLT_MAX ? 1.0 : 0.0; });
   const double mean = sum(-FLT_MAX, [](float x) { return x >= -FLT_MAX ? double{x} : 0.0; }) / count;
   const double squares = sum(-FLT_MAX, [mean](float x) {
