@@ -118,7 +118,14 @@ inline P load_two(const int16_t* x) {
 inline void store_int16(int16_t* to, I x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(x.v));
 }
-inline I dot(I sum, W words, P x) { return {_mm512_dpwssd_epi32(sum.v, words.v, x.v)}; }
+inline I dot(I sum, W words, P x) {
+#if defined(__GNUC__)  // GCC 12 moves the sums of the intrinsic to and fro
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(words.v), "v"(x.v));
+  return sum;
+#else
+  return {_mm512_dpwssd_epi32(sum.v, words.v, x.v)};
+#endif
+}
 
 // Codes
 
@@ -155,5 +162,6 @@ inline I dot(I sum, B codes, Q x) {
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+inline void prefetch_far(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
 
 }  // namespace edgellm::kernels::avx512

@@ -235,5 +235,6 @@ inline I dot(I sum, B codes, Q x) {
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 inline void prefetch(const void*) {}
+inline void prefetch_far(const void*) {}  // into the second cache, where more requests wait at once
 
 }  // namespace edgellm::kernels::scalar
