@@ -303,6 +303,87 @@ void attention(const KernelSet& set, KvType type, double most, size_t size, size
   check(found == parts, set, "attention has other bits in parts", size, tokens, window);
 }
 
+// Steps of a sequence in pages of its own, each as large as it is and no larger, against plain attention.
+struct Sequence {
+  Sequence(const KernelSet& set, const PageShape& shape, size_t group, size_t tokens, size_t window)
+      : set(set), shape(shape), heads(shape.kv_heads * group), tokens(tokens), window(window) {
+    for (size_t i = 0; i < (tokens + kPageTokens - 1) / kPageTokens; ++i) {
+      memory.emplace_back(shape.bytes());
+      std::fill_n(memory.back().get(), shape.bytes(), std::byte{0x11});
+      pages.push_back(memory.back().get());
+    }
+    query = random(tokens * heads * shape.size, 9, 3), key = random(tokens * shape.kv_heads * shape.size, 10);
+    value = random(key.size(), 11), out.resize(query.size());
+  }
+
+  void go_on(size_t first, size_t last) {
+    const size_t wide = heads * shape.size, narrow = shape.kv_heads * shape.size, layer = shape.layers - 1;
+    AttentionStep step{&shape,
+                       pages.data(),
+                       layer,
+                       first,
+                       last - first,
+                       heads,
+                       window,
+                       0.1F,
+                       20,
+                       query.data() + first * wide,
+                       key.data() + first * narrow,
+                       value.data() + first * narrow,
+                       wide,
+                       narrow,
+                       narrow,
+                       out.data() + first * wide,
+                       wide,
+                       nullptr};
+    const PagedAttention& attention = set.attention;
+    const Aligned<std::byte> scratch(attention.scratch(step)), own(attention.own(shape));
+    step.scratch = scratch.get();
+    for (size_t i = step.tokens; i-- > 0;) attention.append(step, i);
+    for (size_t i = attention.pieces(step); i-- > 0;) attention.attend(step, i, own.get());
+    for (size_t i = attention.joins(step); i-- > 0;) attention.join(step, i);
+  }
+
+  double expected(size_t i) const {
+    const size_t size = shape.size, head = i / size % heads, at = i / size / heads;
+    const size_t kv = head / (heads / shape.kv_heads), seen = at >= window ? at + 1 - window : 0;
+    double total = 0, sum = 0;
+    for (size_t t = seen; t <= at; ++t) {
+      const size_t cell = (t * shape.kv_heads + kv) * size;
+      double score = 0;
+      for (size_t d = 0; d < size; ++d) score += double{query[i - i % size + d]} * key[cell + d];
+      const double weight = std::exp(20 * std::tanh(score * double{0.1F} / 20));
+      total += weight, sum += weight * value[cell + i % size];
+    }
+    return sum / total;
+  }
+
+  const KernelSet& set;
+  const PageShape shape;
+  size_t heads, tokens, window;
+  std::vector<Aligned<std::byte>> memory;
+  std::vector<std::byte*> pages;
+  std::vector<float> query, key, value, out;
+};
+
+void attention(const KernelSet& set, KvType type, size_t size, size_t group, size_t tokens, size_t window) {
+  const PageShape shape{type, 2, 2, size};
+  Sequence whole(set, shape, group, tokens, window), parts(set, shape, group, tokens, window);
+  whole.go_on(0, tokens);
+  for (size_t first = 0, last = 0; first < tokens; first = last) {
+    last = std::min(tokens, first + (first % 2 == 0 ? 1 : 80));
+    parts.go_on(first, last);
+  }
+  check(std::memcmp(whole.out.data(), parts.out.data(), whole.out.size() * sizeof(float)) == 0, set,
+        "attention has other bits in parts", size, group, tokens);
+  double worst = 0;
+  for (size_t i = whole.out.size() - group * 2 * size; i < whole.out.size(); ++i) {
+    worst = std::max(worst, std::abs(whole.expected(i) - double{whole.out[i]}));
+  }
+  const double rounding = type == KvType::f32 ? 1e-4 : type == KvType::int16 ? 5e-3 : 0.1;
+  check(worst < rounding, set, "attention", size, group, tokens);
+}
+
 }  // namespace
 
 int main() {
@@ -319,6 +400,12 @@ int main() {
       attention(*set, type, most, 32, 300, 40, 5);
     }
     for (const size_t n : {1, 15, 16, 33, 576, 1003}) rows(*set, n);
+    for (const KvType type : {KvType::int16, KvType::int8, KvType::f32}) {
+      attention(*set, type, 16, 1, 33, SIZE_MAX);
+      attention(*set, type, 80, 5, 300, SIZE_MAX);
+      attention(*set, type, 64, 3, 290, 100);
+      attention(*set, type, 256, 2, 40, 7);
+    }
     std::printf("%s ", set->name);
   }
   std::printf("\n%d passed, %d failed\n", passed, failed);
