@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 from tiny_models import bpe_vocabulary, wordpiece_vocabulary
@@ -326,6 +327,18 @@ def convert(
     general = {"general.architecture": architecture.gguf, "general.name": "tiny", "general.file_type": 0}
     write_gguf(path, {**general, **architecture.metadata(hyper), **vocabulary(architecture)}, written)
     return path
+
+
+def dequantized(path: Path, target: Path) -> Path:
+    """The same file in F32, by the gguf package's reading of the blocks."""
+    with GGUFFile.open(path) as file:
+        tensors = []
+        for name, info in file.tensors.items():
+            rows = file.data(name).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
+            values = gguf.dequantize(rows, gguf.GGMLQuantizationType(info.type)).reshape(info.shape)
+            tensors.append((name, info.shape, GGMLType.F32, values.astype(np.float32)))
+        write_gguf(target, dict(file.metadata), tensors)
+    return target
 
 
 def embeddings(path: Path, tokens: list[int]) -> NDArray[np.float32]:

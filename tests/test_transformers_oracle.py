@@ -29,7 +29,7 @@ CONVERSATIONS: list[list[dict[str, str]]] = [
 
 @pytest.fixture(scope="module")
 def model(smollm2: Path) -> Iterator[Model]:
-    with edgellm.load(smollm2, kv_type="f32", ctx=1024) as opened:
+    with edgellm.load(smollm2, kv_type="f32", ctx=1024, backend="llamacpp") as opened:
         yield opened
 
 

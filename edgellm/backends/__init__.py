@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo
@@ -17,9 +17,12 @@ from edgellm.formats.onnx_folder import graphs_of
 from edgellm.formats.reading import reading
 from edgellm.params import KV_TYPES, LoadParams
 
+if TYPE_CHECKING:
+    from edgellm.formats.gguf import GGUFFile
+
 __all__ = ["engines", "inspect", "open_backend"]
 
-NATIVE = False  # whether edgellm's own engine runs the GGUF files that it can where nobody asks for another one
+NATIVE = True  # whether edgellm's own engine runs the GGUF files that it can where nobody asks for another one
 GGUF_MAGIC = b"GGUF"
 GGUF_ENGINES = ("auto", "native", "llamacpp")
 ASKED, ONNX = "asked for", "it runs all ONNX models"  # why an engine runs a model
@@ -61,27 +64,32 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
             f"{path}: edgellm runs GGUF files with llama.cpp or its own engine, and .onnx files and their folders with "
             f"ONNX Runtime; it has no engine for {asked}"
         )
-    engine, why = _engine(path, params)
-    if engine == "native":
-        from edgellm.backends.native import open_native
+    return _open_gguf(path, params, progress)
 
-        return open_native(path, params, progress), why
-    from edgellm.backends.llamacpp import open_llamacpp
+
+def _open_gguf(path: Path, params: LoadParams, progress: Callable[[float], None] | None) -> tuple[Backend, str]:
+    from edgellm.formats.gguf import GGUFFile
+
+    with GGUFFile.open(path) as file:
+        engine, why = _engine(file, params)
+        if engine == "native":
+            from edgellm.backends.native import open_native
+
+            return open_native(file, params, progress), why
+    from edgellm.backends.llamacpp import open_llamacpp  # once the file is closed: it maps the same pages
 
     return open_llamacpp(path, params, progress), why
 
 
-def _engine(path: Path, params: LoadParams) -> tuple[str, str]:
-    """The engine of a GGUF file, and why it is that one. Raises ModelNotFound, InvalidModelFile."""
+def _engine(file: GGUFFile, params: LoadParams) -> tuple[str, str]:
+    """The engine of a GGUF file, and why it is that one."""
     if params.backend != "auto":
         return params.backend, ASKED
     if not NATIVE:
         return "llamacpp", "it runs all GGUF files"
     from edgellm.backends.native import why_not
-    from edgellm.formats.gguf import GGUFFile
 
-    with GGUFFile.open(path) as file:
-        why = why_not(file, params)
+    why = why_not(file, params)
     return (
         ("llamacpp", f"not edgellm's own: {why}") if why else ("native", "edgellm's own, which has all that it needs")
     )
@@ -104,8 +112,10 @@ def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelIn
     if kind != "gguf":
         raise Unsupported(f"{path}: {_advice(path) or 'neither a GGUF file nor an ONNX model'}")
     from edgellm.backends.llamacpp import inspect_llamacpp
+    from edgellm.formats.gguf import GGUFFile
 
-    engine, why = _engine(path, LoadParams())
+    with GGUFFile.open(path) as file:
+        engine, why = _engine(file, LoadParams())
     return replace(inspect_llamacpp(path, kv_type), engine=engine, engine_reason=why)
 
 

@@ -68,7 +68,7 @@ def test_a_library_that_hides_its_devices(monkeypatch: pytest.MonkeyPatch, caplo
 @pytest.mark.parametrize("layers", [0, 2])
 def test_no_layers_means_no_gpu_at_all(layers: int, pretended: None, asked: list[Any], tmp_path: Path) -> None:
     path = tiny("qwen3").write(tmp_path / "m.gguf")
-    with closing(open_backend(path, LoadParams(gpu_layers=layers, trust=True, ctx=64))):
+    with closing(open_backend(path, LoadParams(backend="llamacpp", gpu_layers=layers, trust=True, ctx=64))):
         model, context = asked
     assert model.n_gpu_layers == layers
     assert (context.op_offload, context.offload_kqv) == (layers > 0,) * 2
@@ -81,7 +81,7 @@ def test_no_layers_means_no_gpu_at_all(layers: int, pretended: None, asked: list
 def test_vectors_of_texts_stay_off_it_too(pretended: None, asked: list[Any], tmp_path: Path) -> None:
     model = tiny("qwen3")
     model.metadata["qwen3.pooling_type"] = 3
-    with edgellm.load(model.write(tmp_path / "m.gguf"), gpu_layers=0, trust=True, ctx=64) as loaded:
+    with edgellm.load(model.write(tmp_path / "m.gguf"), backend="llamacpp", gpu_layers=0, trust=True, ctx=64) as loaded:
         loaded.embed(["hello"])
     _model, *made = asked
     assert len(made) == 2

@@ -57,7 +57,10 @@ def test_greedy_run_equals_a_bare_loop(name: str, prompt: str, request: pytest.F
     path: Path = request.getfixturevalue(name)
     command = ["run", str(path), PROMPTS[prompt], "--raw", "--temperature", "0", "--max-tokens", str(TOKENS), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "edgellm", *command, "--threads", "2"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "edgellm", *command, "--backend", "llamacpp", "--threads", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     answer = json.loads(done.stdout)
     # In a process of its own as well: another library here may have AMX, and llama.cpp then goes without its kernels.

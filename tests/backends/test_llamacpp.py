@@ -22,14 +22,16 @@ TEXT = "The little dog ran through the tall grass and the river sang about old m
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma3"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    opened = open_backend(request.getfixturevalue(request.param), LoadParams(ctx=2048, micro_batch=128))
+    opened = open_backend(
+        request.getfixturevalue(request.param), LoadParams(backend="llamacpp", ctx=2048, micro_batch=128)
+    )
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="module")
 def small(smollm2: Path) -> Iterator[LlamaBackend]:
-    opened = open_backend(smollm2, LoadParams(ctx=1024))
+    opened = open_backend(smollm2, LoadParams(backend="llamacpp", ctx=1024))
     assert isinstance(opened, LlamaBackend)
     yield opened
     opened.close()
@@ -109,7 +111,7 @@ def test_the_pool_grows_without_changing_a_logit(smollm2: Path, monkeypatch: pyt
     results = []
     for cells in (256, 2048):
         monkeypatch.setattr(llamacpp_pool, "FIRST_CELLS", cells)
-        opened = open_backend(smollm2, LoadParams(ctx=2048, micro_batch=128))
+        opened = open_backend(smollm2, LoadParams(backend="llamacpp", ctx=2048, micro_batch=128))
         other, sequence = opened.new_sequence(), opened.new_sequence()
         feed(opened, other, prompt(opened, 40))
         logits = feed(opened, sequence, prompt(opened, 520))
@@ -153,7 +155,7 @@ def test_more_rows_than_a_pass_holds_are_refused(small: LlamaBackend) -> None:
 
 
 def test_a_full_pool_says_so_and_computes_nothing(smollm2: Path) -> None:
-    opened = open_backend(smollm2, LoadParams(ctx=512))
+    opened = open_backend(smollm2, LoadParams(backend="llamacpp", ctx=512))
     assert isinstance(opened, LlamaBackend)
     opened.pool.max_cells = opened.pool.cells
     a, b = opened.new_sequence(), opened.new_sequence()

@@ -48,7 +48,7 @@ def minilm(
     convert_folder(minilm_folder, path, ConvertParams(quant=request.param))
     with GGUFFile.open(path) as file:
         assert check_header(file) == []  # an encoder of ours is not tried first, either
-    with edgellm.load(path) as model:
+    with edgellm.load(path, backend="llamacpp") as model:
         yield model
 
 
@@ -82,7 +82,7 @@ def test_minilm_says_what_it_is(minilm: Model) -> None:
         minilm.generate("hello")
     with pytest.raises(ContextOverflow, match="at most 512"):
         minilm.embed("word " * 600)
-    with edgellm.load(minilm.info.path, ctx=100_000) as model:  # it has no more positions
+    with edgellm.load(minilm.info.path, backend="llamacpp", ctx=100_000) as model:  # it has no more positions
         assert model.n_ctx == 512
 
 
@@ -91,7 +91,7 @@ def test_minilm_says_what_it_is(minilm: Model) -> None:
 def test_an_encoder_pools_as_its_file_says(tmp_path: Path, name: str, kind: str, key: str) -> None:
     config, texts = CONFIGS[name], [list(range(5, 5 + n)) for n in (1, 7, 128, 40)]
     path = convert(config, checkpoint(config), tmp_path / "a.gguf", {f"pooling_mode_{key}": True})
-    backend = open_backend(path, LoadParams(micro_batch=64))
+    backend = open_backend(path, LoadParams(backend="llamacpp", micro_batch=64))
     np.testing.assert_allclose(backend.embed(texts), pooled_by_llama(path, texts), rtol=0, atol=1e-4)
     backend.close()
 
@@ -103,7 +103,7 @@ def test_a_long_text_is_read_in_several_passes(tmp_path: Path, kind: str, poolin
     model.metadata[f"{kind}.pooling_type"] = pooling
     path = model.write(tmp_path / f"{kind}.gguf")
     texts = [[3 + (i * 37 + n) % 250 for i in range(n)] for n in (3, 300, 64, 65, 10, 20, 40)]
-    backend = open_backend(path, LoadParams(micro_batch=64, kv_type="f32"))
+    backend = open_backend(path, LoadParams(backend="llamacpp", micro_batch=64, kv_type="f32"))
     np.testing.assert_allclose(backend.embed(texts), pooled_by_llama(path, texts), rtol=0, atol=1e-3)
     backend.close()
 
@@ -114,7 +114,7 @@ def test_a_header_that_hides_an_encoder_changes_nothing(tmp_path: Path) -> None:
     hidden = rewritten(path, tmp_path / "b.gguf", "bert.attention.causal")
     vectors = []
     for each in (path, hidden):
-        backend = open_backend(each, LoadParams(micro_batch=64))
+        backend = open_backend(each, LoadParams(backend="llamacpp", micro_batch=64))
         assert not backend.info.can_generate
         with pytest.raises(Unsupported, match="encoder"):
             backend.new_sequence()
@@ -126,7 +126,7 @@ def test_a_header_that_hides_an_encoder_changes_nothing(tmp_path: Path) -> None:
 def test_an_encoder_without_a_pooling_type_gives_no_vector(tmp_path: Path) -> None:
     config = CONFIGS["bert"]
     path = convert(config, checkpoint(config), tmp_path / "a.gguf")
-    with edgellm.load(path) as model:
+    with edgellm.load(path, backend="llamacpp") as model:
         assert not model.info.can_embed
         with pytest.raises(Unsupported, match="no embeddings"):
             model.embed("x")

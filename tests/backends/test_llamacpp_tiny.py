@@ -27,7 +27,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(llama: Path) -> Iterator[Model]:
-    with edgellm.load(llama) as opened:
+    with edgellm.load(llama, backend="llamacpp") as opened:
         yield opened
 
 
@@ -38,7 +38,7 @@ def feed(backend: Backend, sequence: Sequence, tokens: list[int]) -> NDArray[np.
 
 
 def test_a_request_parked_for_room_gives_the_same_answer(llama: Path) -> None:
-    with edgellm.load(llama, ctx=512) as model:
+    with edgellm.load(llama, backend="llamacpp", ctx=512) as model:
         texts = ["one " * 100, "two " * 100, "three " * 60]
         assert all(len(model.encode(text)) > 256 for text in texts)  # no two of them fit in 512 cells
         alone = [model.generate(text, temperature=0, max_tokens=40, ignore_eos=True).tokens for text in texts]
@@ -59,10 +59,10 @@ def test_a_request_parked_for_room_gives_the_same_answer(llama: Path) -> None:
 
 def test_an_unsaved_sequence_is_read_again_if_the_pool_grows(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgellm.backends.llamacpp.pool.FIRST_CELLS", 256)
-    with edgellm.load(llama, ctx=512) as model:
+    with edgellm.load(llama, backend="llamacpp", ctx=512) as model:
         prompt = (model.encode("one two three ") * 100)[:230]
         expected = model.generate(prompt, temperature=0, max_tokens=60, ignore_eos=True, cache=False).tokens
-    with edgellm.load(llama, ctx=512) as model:
+    with edgellm.load(llama, backend="llamacpp", ctx=512) as model:
         lost = []
 
         def save(self: LlamaSequence, start: int, stop: int) -> bytes:
@@ -82,9 +82,9 @@ def test_a_failed_progress_callback_stops_the_load(llama: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        edgellm.load(llama, progress=stop)
+        edgellm.load(llama, backend="llamacpp", progress=stop)
     shares: list[float] = []
-    edgellm.load(llama, progress=shares.append).close()
+    edgellm.load(llama, backend="llamacpp", progress=shares.append).close()
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -96,13 +96,13 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
         for key, value in wrong.metadata.items()
     }
     with pytest.raises(edgellm.errors.UnsupportedArchitecture, match="zorp"):
-        edgellm.load(wrong.write(tmp_path / "zorp.gguf"))
+        edgellm.load(wrong.write(tmp_path / "zorp.gguf"), backend="llamacpp")
 
 
 def test_a_block_of_a_model_of_another_shape_is_refused(llama: Path, tmp_path: Path) -> None:
     blocks: list[bytes] = []
     for path in (tiny("llama", layers=3, hidden=32).write(tmp_path / "other.gguf"), llama):
-        backend = open_backend(path, LoadParams(ctx=256))
+        backend = open_backend(path, LoadParams(backend="llamacpp", ctx=256))
         sequence = backend.new_sequence()
         for block in blocks:
             with pytest.raises(BackendFailed):

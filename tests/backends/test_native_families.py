@@ -10,14 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
-from arch_models import CONFIGS, LONGROPE, atol, checkpoint, convert, logits
+from arch_models import CONFIGS, LONGROPE, atol, checkpoint, convert, dequantized, logits
 
 from edgellm.formats.ggml_types import GGMLType
-from edgellm.formats.gguf import GGUFFile
-from edgellm.formats.gguf_writer import write_gguf
 
 FAMILIES = ("llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2")
 TOKENS = np.random.default_rng(3).integers(3, 271, 40).tolist()
@@ -49,15 +46,3 @@ def test_quantized_weights_lose_no_more_than_in_llama_cpp(name: str, kind: GGMLT
     ours, theirs = (logits(path, TOKENS, backend=backend) - exact for backend in ("native", "llamacpp"))
     noise = 1e-3 * np.abs(exact).max()  # the order of sums, and llama.cpp's table of GELU
     assert np.sqrt(np.mean(np.square(ours))) <= 1.1 * np.sqrt(np.mean(np.square(theirs))) + noise
-
-
-def dequantized(path: Path, target: Path) -> Path:
-    """The same file in F32, by the gguf package's reading of the blocks."""
-    with GGUFFile.open(path) as file:
-        tensors = []
-        for name, info in file.tensors.items():
-            rows = file.data(name).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
-            values = gguf.dequantize(rows, gguf.GGMLQuantizationType(info.type)).reshape(info.shape)
-            tensors.append((name, info.shape, GGMLType.F32, values.astype(np.float32)))
-        write_gguf(target, dict(file.metadata), tensors)
-    return target

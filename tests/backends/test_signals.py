@@ -44,10 +44,10 @@ def interrupting() -> Iterator[Interrupting]:
 def test_ctrl_c_in_a_callback_ends_the_load(interrupting: Interrupting, tmp_path: Path) -> None:
     tiny("llama").write(tmp_path / "model.gguf")
     with pytest.raises(KeyboardInterrupt):
-        edgellm.load(tmp_path / "model.gguf", cache=CacheParams(disk=0), trust=True)
+        edgellm.load(tmp_path / "model.gguf", backend="llamacpp", cache=CacheParams(disk=0), trust=True)
     assert interrupting.sent
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with edgellm.load(tmp_path / "model.gguf", cache=CacheParams(disk=0), trust=True) as model:
+    with edgellm.load(tmp_path / "model.gguf", backend="llamacpp", cache=CacheParams(disk=0), trust=True) as model:
         assert model.info.architecture == "llama"
 
 

@@ -48,7 +48,7 @@ def test_prompts_have_their_size_and_repeat_with_their_seed() -> None:
 
 
 def test_the_bare_loop_gives_the_same_tokens_as_edgellm(model: str) -> None:
-    ours, bare = EdgeLLM(model, 512, 1), BareLoop(model, 512, 1)
+    ours, bare = EdgeLLM(model, 512, 1, backend="llamacpp"), BareLoop(model, 512, 1)
     for size in (1, 8, 200):
         prompt = ours.write_prompt(size, seed=size)
         expected = bare.generate(prompt, 9)

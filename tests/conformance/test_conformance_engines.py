@@ -16,17 +16,21 @@ from tokens_oracle import random_texts
 import edgellm
 from edgellm.converters import ConvertParams, convert
 from edgellm.model import Model
+from edgellm.params import Backend
 
-Pair = tuple[Model, Model]  # on llama.cpp, on ONNX Runtime
-KINDS = ["tiny-llama", "tiny-gemma3", "smollm2", "gemma3"]
+Pair = tuple[Model, Model]  # on an engine for GGUF files, on ONNX Runtime
+KINDS: list[tuple[str, Backend]] = [
+    *(("tiny-llama", "llamacpp"), ("tiny-llama", "native"), ("tiny-gemma3", "llamacpp"), ("tiny-gemma3", "native")),
+    *(("smollm2", "native"), ("gemma3", "llamacpp")),
+]
 CTX, NEAR = 512, 1e-2  # NEAR: a difference of logits that is none
 TEXTS = ["The history of the lighthouse begins", "def fibonacci(n):\n", "naïve Ω 🙂 \t\t1234567, and"]
 STORY = "Once upon a time there was a small town by the sea, where every morning the fishermen " * 8
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    kind = str(request.param)
+    kind, backend = request.param
     folder = tmp_path_factory.mktemp(kind)
     if kind.startswith("tiny-"):
         gguf = tiny(kind.removeprefix("tiny-")).write(folder / "whole.gguf")
@@ -35,8 +39,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         gguf = convert(source, folder / "whole.gguf", ConvertParams(quant="f32", verify=False)).path
     wanted = ConvertParams(to="onnx", quant="f32", verify=False, max_context=CTX)
     onnx = convert(gguf, folder / "onnx", wanted).path
-    with edgellm.load(gguf, ctx=CTX, kv_type="f32", gpu_layers=0) as one, edgellm.load(onnx, ctx=CTX) as other:
-        assert (one.backend, other.backend) == ("llamacpp", "onnx")
+    with edgellm.load(gguf, ctx=CTX, kv_type="f32", backend=backend) as one, edgellm.load(onnx, ctx=CTX) as other:
+        assert (one.backend, other.backend) == (backend, "onnx")
         yield one, other
 
 
@@ -48,7 +52,7 @@ def margin(model: Model, tokens: list[int]) -> float:
 
 
 def assert_alike(pair: Pair, prompt: list[int], **options: Any) -> list[int]:
-    """Both engines continue the prompt alike, but for near ties. Returns what llama.cpp's answer was."""
+    """Both engines continue the prompt alike, but for near ties. Returns what the first one's answer was."""
     done, again = (model.generate(prompt, temperature=0, max_tokens=48, **options) for model in pair)
     parts = next((i for i, both in enumerate(zip(done.tokens, again.tokens, strict=False)) if both[0] != both[1]), None)
     if parts is None:

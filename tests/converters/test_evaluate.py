@@ -47,7 +47,7 @@ def paths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def load(path: Path) -> Model:
-    return edgellm.load(path, ctx=N_CTX, cache=edgellm.CacheParams(memory=0, disk=0))
+    return edgellm.load(path, ctx=N_CTX, backend="llamacpp", cache=edgellm.CacheParams(memory=0, disk=0))
 
 
 def oracle_logits(path: Path, contexts: list[list[int]]) -> NDArray[np.float64]:

@@ -48,7 +48,8 @@ def size_of(folder: Path) -> int:
 
 def computed(path: Path, tokens: list[int] = TOKENS) -> NDArray[np.float32]:
     """A decoder's logits (n, n_vocab); an encoder's vector (1, n_embd), of length 1."""
-    with edgellm.load(path, ctx=64, kv_type="f32" if path.suffix == ".gguf" else None) as model:
+    whole = path.suffix == ".gguf"
+    with edgellm.load(path, ctx=64, kv_type="f32" if whole else None, backend="llamacpp" if whole else "auto") as model:
         if model.info.can_generate:
             return np.concatenate(list(model.logits(tokens)))
         vector: NDArray[np.float32] = model.embed([tokens])

@@ -450,7 +450,7 @@ TEXTS = [f"{word} " * (20 + 9 * i) for i, word in enumerate(["one", "two", "thre
 
 def test_turns_after_every_token_change_no_llama_cpp_answer(eager: None, tmp_path: Path) -> None:
     """Every pass is one token of one request, as when it runs alone. Only the cells are others, in another order."""
-    with edgellm.load(tiny("llama").write(tmp_path / "model.gguf")) as model:
+    with edgellm.load(tiny("llama").write(tmp_path / "model.gguf"), backend="llamacpp") as model:
         alone = [model.generate(text, **OPTIONS) for text in TEXTS]  # type: ignore[arg-type]
         together, parked = together_in_turns(model, TEXTS, **OPTIONS)
     assert parked > 40
@@ -464,7 +464,7 @@ def test_turns_after_every_token_change_no_llama_cpp_answer(eager: None, tmp_pat
 
 def test_behind_a_sliding_window_nobody_waits(eager: None, tmp_path: Path) -> None:
     """The window of this model is 16 tokens; llama.cpp gives the cells behind it to whoever comes."""
-    with edgellm.load(tiny("gemma3").write(tmp_path / "model.gguf")) as model:
+    with edgellm.load(tiny("gemma3").write(tmp_path / "model.gguf"), backend="llamacpp") as model:
         together, parked = together_in_turns(model, TEXTS, **OPTIONS)
     assert parked == 0
     assert [len(answer.tokens) for answer in together] == [30] * 4

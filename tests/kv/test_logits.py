@@ -28,7 +28,7 @@ def ask(model: Model, prompt: list[int], **options: object) -> edgellm.Completio
 
 
 def load(path: Path) -> Model:
-    return edgellm.load(path, ctx=500, micro_batch=64)
+    return edgellm.load(path, ctx=500, micro_batch=64, backend="llamacpp")  # whose passes have 8 tokens or more
 
 
 def text(model: Model, count: int) -> list[int]:

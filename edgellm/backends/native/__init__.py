@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
@@ -16,35 +15,34 @@ if TYPE_CHECKING:
     from edgellm.formats.gguf import GGUFFile
 
 
-def open_native(path: Path, params: LoadParams, progress: Callable[[float], None] | None = None) -> NativeBackend:
-    """Open a GGUF file. `progress` is called with the loaded share, 0 to 1; an exception it raises stops the load.
+def open_native(file: GGUFFile, params: LoadParams, progress: Callable[[float], None] | None = None) -> NativeBackend:
+    """Open the model of a GGUF file, which may be closed afterwards. `progress` is called with the loaded share, 0 to
+    1; an exception it raises stops the load.
 
-    Raises ModelNotFound, InvalidModelFile, UnsafeModel, ModelLoadError, NotEnoughMemory, and Unsupported for what the
-    engine cannot run.
+    Raises InvalidModelFile, UnsafeModel, ModelLoadError, NotEnoughMemory, and Unsupported for what the engine cannot
+    run.
     """
     from edgellm.backends.llamacpp.vocabulary import open_vocabulary
     from edgellm.backends.native import checks, loading
     from edgellm.backends.native.backend import NativeBackend
-    from edgellm.formats.gguf import GGUFFile
 
-    with GGUFFile.open(path) as file:
-        if why := checks.cannot(file, params):
-            raise Unsupported(
-                f"{path}: edgellm's own engine does not run it: {why}; leave backend at auto, or say llamacpp"
+    if why := checks.cannot(file, params):
+        raise Unsupported(
+            f"{file.path}: edgellm's own engine does not run it: {why}; leave backend at auto, or say llamacpp"
+        )
+    plan = loading.plan(file, params)
+    vocabulary = open_vocabulary(file, trust=params.trust)
+    try:
+        if vocabulary.n_vocab != plan.hyper.n_vocab:
+            raise InvalidModelFile(
+                f"{file.path}: {vocabulary.n_vocab} tokens for {plan.hyper.n_vocab} rows of embeddings; the file is "
+                "damaged: fetch or convert it again"
             )
-        plan = loading.plan(file, params)
-        vocabulary = open_vocabulary(file, trust=params.trust)
-        try:
-            if vocabulary.n_vocab != plan.hyper.n_vocab:
-                raise InvalidModelFile(
-                    f"{path}: {vocabulary.n_vocab} tokens for {plan.hyper.n_vocab} rows of embeddings; the file is "
-                    "damaged: fetch or convert it again"
-                )
-            model = loading.model(file, plan, progress or (lambda share: None))
-            return NativeBackend(model, vocabulary, plan)
-        except BaseException:
-            vocabulary.close()
-            raise
+        model = loading.model(file, plan, progress or (lambda share: None))
+        return NativeBackend(model, vocabulary, plan)
+    except BaseException:
+        vocabulary.close()
+        raise
 
 
 def why_not(file: GGUFFile, params: LoadParams) -> str | None:

@@ -19,6 +19,7 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import KvType, LoadParams
 
+PAGE_TOKENS = 32
 KV_TYPE: KvType = "f16"  # where nobody asks
 PAGES = {"f16": "int16", "q8_0": "int8", "f32": "f32"}  # what the pages hold: f16 is 16 bits a number
 
@@ -38,17 +39,24 @@ class Plan:
 
 def plan(file: GGUFFile, params: LoadParams) -> Plan:
     """Decide, for a file that `checks.cannot` has nothing against. Raises NotEnoughMemory with the numbers."""
-    info = replace(model_info(file, params.kv_type), can_embed=False)
+    hyper, kv_type = from_metadata(file)[1], params.kv_type or KV_TYPE
+    page = new_pages(hyper, kv_type, 1).page_bytes
+    info = replace(model_info(file, kv_type), kv_bytes_per_token=page // PAGE_TOKENS)
     n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
     return Plan(
         info=info,
-        hyper=from_metadata(file)[1],
+        hyper=hyper,
         params=params,
         n_ctx=n_ctx,
         max_cells=max_cells,
         threads=params.threads or machine.usable_cores(),
-        kv_type=params.kv_type or KV_TYPE,
+        kv_type=kv_type,
     )
+
+
+def new_pages(hyper: Hyper, kv_type: KvType, most: int) -> _native.KvPages:
+    """The pages of a model's cache, at most so many."""
+    return _native.KvPages(hyper.n_layer, hyper.n_head_kv, hyper.head_dim, PAGES[kv_type], most)
 
 
 def model(file: GGUFFile, plan: Plan, progress: Callable[[float], None]) -> _native.DenseModel:

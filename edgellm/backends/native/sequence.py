@@ -9,11 +9,9 @@ from __future__ import annotations
 from edgellm import _native
 from edgellm.backends.base import Buffer
 from edgellm.backends.checked import HEADER, CheckedSequence
-from edgellm.backends.native.loading import PAGES, Plan
+from edgellm.backends.native.loading import PAGE_TOKENS, Plan, new_pages
 from edgellm.backends.pool import Limits, Pool, round_up
 from edgellm.errors import BackendFailed, Busy
-
-PAGE_TOKENS = 32
 
 
 class NativePool(Pool["NativeSequence"]):
@@ -21,9 +19,8 @@ class NativePool(Pool["NativeSequence"]):
 
     def __init__(self, plan: Plan, limits: Limits) -> None:
         super().__init__(plan.info.name, limits)
-        hyper = plan.hyper
         most = round_up(plan.max_cells, PAGE_TOKENS) // PAGE_TOKENS + limits.max_sequences  # each ends within a page
-        self.pages = _native.KvPages(hyper.n_layer, hyper.n_head_kv, hyper.head_dim, PAGES[plan.kv_type], most)
+        self.pages = new_pages(plan.hyper, plan.kv_type, most)
 
     def full(self) -> Busy:
         """The error for pages that are used up."""
