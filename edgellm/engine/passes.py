@@ -78,8 +78,11 @@ class Passes:
             rows: Sequence[Rows | int | None]
             rows = self._backend.choose(steps, plans) if len(plans) == len(steps) else self._backend.forward(steps)
         except Interrupted:
-            for request, _ in shares if drafts else ():  # of what was computed the rows are lost
-                self._cut(request, min(request.length, len(request.history) - 1))
+            for request, _ in shares if self._backend.info.can_truncate else ():
+                if request.length >= len(request.history):  # all of it was computed, and its rows are lost
+                    prompt = len(request.prompt)
+                    kept = self._backend.pass_shape.reusable(prompt, prompt)
+                    self._cut(request, len(request.history) - 1 if request.answer.tokens else kept)
             self._seats.recover([request for request, _ in shares])
             return
         except Busy as error:

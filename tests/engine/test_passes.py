@@ -17,6 +17,7 @@ from edgellm.backends.base import PassShape, Rows, Step
 from edgellm.backends.echo import BOS, EchoBackend
 from edgellm.engine.engine import Engine, _Call
 from edgellm.engine.sampling import Sampler
+from edgellm.errors import Interrupted
 from edgellm.events import Completion
 from edgellm.model import Model
 from edgellm.params import GenerateParams
@@ -124,6 +125,29 @@ def test_no_more_decode_at_once_than_the_backend_states(limit: int | None, most:
     assert [answer.text for answer in ask_together(engine, [tokens(text) for text in TEXTS])] == TEXTS
     assert max(len(each) for each in backend.passes if max(each) == 1) == most
     assert (engine._seats.turns is None) == (limit is None)
+    engine.close()
+
+
+class Late(Shaped):
+    """Is interrupted when all of a pass is computed, and its rows are lost: in the passes of those numbers."""
+
+    late: tuple[int, ...] = ()
+
+    def forward(self, steps: list[Step]) -> list[Rows | None]:
+        rows = super().forward(steps)
+        if len(self.passes) in self.late:
+            raise Interrupted("noise")
+        return rows
+
+
+@pytest.mark.parametrize("shape", [STRICT, PassShape(), PassShape(mixes_prefill_and_decode=True)])
+@pytest.mark.parametrize("late", [(1,), (2,), (1, 2, 3), (5, 6, 9)])
+def test_rows_that_an_interruption_takes_are_computed_again(shape: PassShape, late: tuple[int, ...]) -> None:
+    backend = Late(shape, micro_batch=64)
+    backend.late = late
+    engine = Engine(backend)
+    assert [answer.text for answer in ask_together(engine, [tokens(text) for text in TEXTS[:2]])] == TEXTS[:2]
+    assert len(backend.passes) > max(late)
     engine.close()
 
 
