@@ -101,6 +101,19 @@ def test_bits_of_a_row_are_its_own(name: str, instructions: str) -> None:
 
 
 @pytest.mark.parametrize("instructions", SETS)
+@pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "F16"])
+def test_more_rows_than_a_cache_holds(name: str, instructions: str) -> None:
+    rows, columns, count = 35, 8192, 61
+    data, x = tensor(name, rows, columns), inputs(count, columns)
+    found, w = matrix(name, data, columns), weights(name, data).astype(np.float64)
+    y = product(name, instructions, found, x, rows)
+    read = as_read(name, x)[0]
+    assert (np.abs(y - read @ w.T) <= 3e-6 * (np.abs(read) @ np.abs(w).T)).all()
+    for i in (0, 23, 24, 60):
+        assert (product(name, instructions, found, x[i : i + 1], rows) == y[i]).all()
+
+
+@pytest.mark.parametrize("instructions", SETS)
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_K", "F16"])
 def test_bias_and_sums(name: str, instructions: str) -> None:
     rows, columns = 37, 256
