@@ -107,6 +107,14 @@ def test_state_of_one_engine_is_none_of_another(llama: Path, tmp_path: Path, mon
         assert model.generate(tokens, max_tokens=1).usage.cached_tokens > 90
 
 
+def test_what_is_laid_out_leaves_memory_as_pages_of_the_file(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(GGUFFile, "release", lambda file, name: released.append(name))
+    open_backend(llama, NATIVE).close()
+    with GGUFFile.open(llama) as file:
+        assert sorted(released) == sorted(file.tensors)
+
+
 def test_loading_reports_and_can_be_stopped(llama: Path) -> None:
     shares: list[float] = []
     open_backend(llama, NATIVE, shares.append).close()

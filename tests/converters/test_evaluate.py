@@ -46,8 +46,9 @@ def paths(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
 
 
-def load(path: Path) -> Model:
-    return edgellm.load(path, ctx=N_CTX, backend="llamacpp", cache=edgellm.CacheParams(memory=0, disk=0))
+def load(path: Path, micro_batch: int = 512) -> Model:
+    nothing = edgellm.CacheParams(memory=0, disk=0)
+    return edgellm.load(path, ctx=N_CTX, backend="llamacpp", cache=nothing, micro_batch=micro_batch)
 
 
 def oracle_logits(path: Path, contexts: list[list[int]]) -> NDArray[np.float64]:
@@ -168,7 +169,7 @@ def test_steps_add_up_and_stop(paths: tuple[Path, Path]) -> None:
 
 
 def test_slices_of_different_sizes_are_aligned(paths: tuple[Path, Path]) -> None:
-    with load(paths[0]) as model, edgellm.load(paths[1], ctx=N_CTX, micro_batch=16) as base, load(paths[1]) as same:
+    with load(paths[0]) as model, load(paths[1], micro_batch=16) as base, load(paths[1]) as same:
         sizes = {len(rows) for rows in base.logits(list(range(3, 3 + N_CTX)), start=32)}
         assert sizes == {16}
         small = evaluate(model, TEXT, base=base, n_ctx=N_CTX).to_dict()
