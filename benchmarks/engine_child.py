@@ -21,6 +21,7 @@ A line of JSON with what was loaded goes to stdout, then one for each request on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -99,20 +100,20 @@ class EdgeLLM:
         from edgellm.backends.base import Backend, Step
 
         def run(backend: Backend) -> dict[str, Any]:
-            whole = backend.new_sequence(len(prompt))
-            for at in range(0, len(prompt), backend.micro_batch):
-                backend.forward([Step(whole, prompt[at : at + backend.micro_batch], "none")])
-            before, taken, forks = memory()["resident"], [], []
-            for _ in range(count):
-                started = time.perf_counter()
-                forks.append(whole.fork())
-                taken.append(time.perf_counter() - started)
-            for fork in forks:
-                backend.forward([Step(fork, prompt[:1], "last")])
-            added = memory()["resident"] - before
-            for sequence in (*forks, whole):
-                sequence.close()
-            return {"fork_s": statistics.median(taken), "forks_bytes": added}
+            with contextlib.ExitStack() as opened:
+                whole = backend.new_sequence(len(prompt))
+                opened.callback(whole.close)
+                for at in range(0, len(prompt), backend.micro_batch):
+                    backend.forward([Step(whole, prompt[at : at + backend.micro_batch], "none")])
+                before, taken, forks = memory()["resident"], [], []
+                for _ in range(count):
+                    started = time.perf_counter()
+                    forks.append(whole.fork())
+                    taken.append(time.perf_counter() - started)
+                    opened.callback(forks[-1].close)
+                for fork in forks:
+                    backend.forward([Step(fork, prompt[:1], "last")])
+                return {"fork_s": statistics.median(taken), "forks_bytes": memory()["resident"] - before}
 
         return self._model._engine.call(run, needs_room=True)
 

@@ -17,7 +17,7 @@ from typing import Any
 from engine_child import OURS
 
 KNOWN, NEW = 2000, 16  # tokens of the restart
-FORKS = 32
+FORKS = 6
 LONGER = 4  # so many times the tokens of an answer are decoded in what needs a while
 PATIENCE = 600.0  # seconds that one measurement may take
 

@@ -29,7 +29,7 @@ both are said.
     restart       edgellm: a new process is asked a prompt of 2,000 tokens that another one has read, with another end
                   of 16 tokens; time to the first token once it is loaded, and how many times longer the same process
                   takes for a prompt that it has not seen
-    forks         edgellm: of a sequence of 2,000 tokens, time of one; memory of 32 of them after a token each, in the
+    forks         edgellm: of a sequence of 2,000 tokens, time of one; memory of six of them after a token each, in the
                   first round
     contention    how many times longer an answer takes while another process of the same engine gives one
     memory        MB resident and at their highest, after the deep answer of the first round; mapped pages of files
