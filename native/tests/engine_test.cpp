@@ -142,7 +142,7 @@ std::vector<int32_t> text(size_t count, int32_t first) {
 void decode(const KernelSet& kernels, kernels::Type type) {
   Decoder decoder(kernels, type);
   Forward forward(decoder.model(), 24);
-  const auto pages = std::make_shared<Pages>(PageShape{kernels::KvType::f16, 3, 2, 32}, 40);
+  const auto pages = std::make_shared<Pages>(PageShape{kernels::KvType::int16, 3, 2, 32}, 40);
   const std::vector<int32_t> tokens = text(70, 5);
   const size_t vocab = 90;
 
