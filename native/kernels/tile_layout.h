@@ -3,14 +3,12 @@
 //   scale      16 halves; not for floats
 //   offset     16 halves, where the type has them (the minimum of Q4_1 and Q5_1, "dmin" of Q2_K, Q4_K and Q5_K)
 //   scales     of the sub-blocks of K types
-//                Q4_K, Q5_K, Q6_K   per sub-block 16 bytes
-//                Q2_K               4 vectors of 16 rows x 4 sub-blocks: scale in the low, minimum in the high four
-//                bits Q3_K               2 vectors of 16 rows x 4 bytes: four bits of the sub-blocks 4 k + j in the low
-//                half
-//                                   of byte j for even k, in the high half for odd k, vector k / 2; then a vector with
-//                                   their upper two bits in bits 2 k of byte j
+//                Q4_K, Q5_K, Q6_K  per sub-block 16 bytes
+//                Q2_K  4 vectors of 16 rows x 4 sub-blocks: scale in the low, minimum in the high four bits
+//                Q3_K  2 vectors of 16 rows x 4 bytes: four bits of the sub-blocks 4 k + j, in byte j of vector k / 2,
+//                      in its low half for even k; then a vector with their upper two bits, in bits 2 k of byte j
 //   minima     Q4_K, Q5_K: 2 vectors of 16 rows x 4 sub-blocks
-//   groups     per 32 columns the codes, in one or two planes: first the high bits of 5 and 6 bits (and of 3), then
+//   groups     per 32 columns the codes, in one or two planes: first the high bits of codes of 3, 5 and 6 bits, then
 //              the rest
 //
 // A vector is 64 bytes, four to a row. The 32 codes of a group make 8 vectors: byte j of row r of vector v is column
