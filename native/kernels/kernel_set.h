@@ -31,8 +31,8 @@ struct KernelSet {
 
   // Prepare the rows [first, last) of X; nothing to do for floats.
   void (*prepare)(const Activations&, size_t first, size_t last);
-  // The numbers of Y that belong to the tiles [first, last) of W, of all rows. tile_step: divide the tiles at multiples.
-  // W is read in two streams, the halves of the part: parts of many tiles come faster from memory than those of few.
+  // The numbers of Y that belong to the tiles [first, last) of W, of all rows; divide them at multiples of tile_step.
+  // W is read in two streams, the halves of the part: parts of many tiles come faster from memory than small ones.
   void (*multiply)(const MatrixProduct&, size_t first_tile, size_t last_tile);
   size_t tile_step;
 
