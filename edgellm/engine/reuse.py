@@ -303,7 +303,8 @@ class Reuse:
             reasons.append(f"this model goes on only from a checkpoint, the nearest one at token {reused}")
         elif not why and again and (matched == len(request.prompt) or (not reused and again >= self._shape.align)):
             last = f"its last {again} tokens are" if reused else f"all {again} known tokens are"
-            reasons.append(f"{last} computed again, because a pass over a prompt has at least {self._shape.shortest}")
+            why_again = f"{last} computed again, because a pass over a prompt has at least {self._shape.shortest}"
+            reasons.append(why_again if again > 1 else "its last token is computed again, for the logits behind it")
         if not matched and self._known is not None and self._known.problem:
             reasons.append(self._known.problem)
         return replace(
