@@ -18,9 +18,14 @@ inline __m256i pairs(__m256i codes, __m256i x) {
 inline I dot(I sum, B codes, Q x) {
   return {_mm256_add_epi32(sum.a, pairs(codes.a, x)), _mm256_add_epi32(sum.b, pairs(codes.b, x))};
 }
-// Likewise of 128: the highest bit of the codes by itself.
+// The sign of a code goes over to x, and its size is at most 128, with which pairs fit too.
+constexpr bool kSignedCodes = true;
+inline __m256i signed_pairs(__m256i codes, __m256i x) {
+  const __m256i number = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
+  return pairs(_mm256_abs_epi8(number), _mm256_sign_epi8(x, number));
+}
 inline I dot_wide(I sum, B codes, Q x) {
-  return dot(dot(sum, bit_and(codes, set_codes(127)), x), bit_and(codes, set_codes(128)), x);
+  return {_mm256_add_epi32(sum.a, signed_pairs(codes.a, x)), _mm256_add_epi32(sum.b, signed_pairs(codes.b, x))};
 }
 inline I dot(I sum, W words, P x) {
   return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(words.a, x.v)),

@@ -160,6 +160,7 @@ inline I dot(I sum, B codes, Q x) {
   return {_mm512_dpbusd_epi32(sum.v, codes.v, _mm512_set1_epi32(four))};
 #endif
 }
+constexpr bool kSignedCodes = false;
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }

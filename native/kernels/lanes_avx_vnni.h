@@ -19,6 +19,7 @@ inline I dot(I sum, B codes, Q x) {
   return {_mm256_dpbusd_epi32(sum.a, codes.a, x), _mm256_dpbusd_epi32(sum.b, codes.b, x)};
 #endif
 }
+constexpr bool kSignedCodes = false;
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 inline I dot(I sum, W words, P x) {
 #if defined(__AVXVNNI__)

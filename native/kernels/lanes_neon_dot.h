@@ -15,13 +15,10 @@ namespace edgellm::kernels::neon_dot {
 inline I dot(I sum, B codes, Q x) {
   return each<I>([&](int i) { return vdotq_s32(sum.v[i], vreinterpretq_s8_u8(codes.v[i]), x); });
 }
-// code = (code - 128) + 128.
+constexpr bool kSignedCodes = true;
 inline I dot_wide(I sum, B codes, Q x) {
-  const int32x4_t four = vshlq_n_s32(vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(1), x), 7);
-  return each<I>([&](int i) {
-    const uint8x16_t less = veorq_u8(codes.v[i], vdupq_n_u8(128));
-    return vdotq_s32(vaddq_s32(sum.v[i], four), vreinterpretq_s8_u8(less), x);
-  });
+  return each<I>(
+      [&](size_t i) { return vdotq_s32(sum.v[i], vreinterpretq_s8_u8(veorq_u8(codes.v[i], vdupq_n_u8(128))), x); });
 }
 
 }  // namespace edgellm::kernels::neon_dot

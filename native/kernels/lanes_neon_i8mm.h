@@ -14,6 +14,7 @@ namespace edgellm::kernels::neon_i8mm {
 inline I dot(I sum, B codes, Q x) {
   return each<I>([&](int i) { return vusdotq_s32(sum.v[i], codes.v[i], x); });
 }
+constexpr bool kSignedCodes = false;
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 }  // namespace edgellm::kernels::neon_i8mm

@@ -225,7 +225,8 @@ inline Q load_four(const int8_t* x) {
   std::memcpy(out.v, x, sizeof out.v);
   return out;
 }
-// sum + the four products of each lane, exact. dot: of codes up to 127; dot_wide: up to 255.
+// sum + the four products of each lane, exact. dot: of codes up to 127; dot_wide: up to 255, or, with
+// kSignedCodes, of what these are above 128.
 inline I dot(I sum, B codes, Q x) {
   return each<I>([&](size_t i) {
     int32_t all = sum.v[i];
@@ -233,6 +234,7 @@ inline I dot(I sum, B codes, Q x) {
     return all;
   });
 }
+constexpr bool kSignedCodes = false;
 inline I dot_wide(I sum, B codes, Q x) { return dot(sum, codes, x); }
 
 inline void prefetch(const void*) {}

@@ -1,5 +1,5 @@
 // The kernels in plain C++.
-#define EDGELLM_PLAIN_LANES
+#define EDGELLM_PLAIN_LOOPS
 #include "set.h"
 
 #include "lanes_scalar.h"

@@ -6,7 +6,13 @@
 #include <utility>
 
 // EDGELLM_UNROLL, before a loop: every turn of it is compiled by itself.
-#if defined(EDGELLM_PLAIN_LANES)  // sixteen numbers are a loop there, not a register: too much to see at once
+// EDGELLM_PLAIN_LOOPS: none of this, for builds with sanitizers, which would be compiled for minutes, and where sixteen
+// numbers are a loop, not a register.
+#if defined(__GNUC__) && !defined(__OPTIMIZE__) && !defined(EDGELLM_PLAIN_LOOPS)
+#define EDGELLM_PLAIN_LOOPS
+#endif
+
+#if defined(EDGELLM_PLAIN_LOOPS)
 #define EDGELLM_INLINE inline
 #define EDGELLM_INLINE_LAMBDA
 #define EDGELLM_UNROLL

@@ -71,7 +71,8 @@ def arm_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if platform.machine() != "x86_64" or not (shutil.which(ARM_COMPILER) and emulator()):
         pytest.skip("needs an x86-64 machine with Debian's g++-aarch64-linux-gnu and qemu-user-static")
     return configure(
-        tmp_path_factory.mktemp("arm"), "-O1", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        tmp_path_factory.mktemp("arm"), "-O1 -DEDGELLM_PLAIN_LOOPS=",
+        "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
         f"-DCMAKE_CXX_COMPILER={ARM_COMPILER}", "-DCMAKE_EXE_LINKER_FLAGS=-static",
         f"-DPython_INCLUDE_DIR={sysconfig.get_path('include')}",
     )  # fmt: skip
