@@ -49,9 +49,13 @@ class LlamaBench:
         program = self._program.with_name("llama-batched-bench")
         sizes = {"-npp": depth, "-ntg": count, "-npl": streams, "-c": streams * (depth + count + 8)}
         words = [word for flag, size in sizes.items() for word in (flag, str(size))]
-        said, _peak = self._run([str(program), *self._common, *words, *self._switches()])
-        rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in said.splitlines() if "|" in line]
-        row = dict(zip(next(row for row in rows if "S_TG t/s" in row), rows[-1], strict=True))
+        said, _peak = self._run([str(program), *self._common, *words, *self._switches()], both=True)
+        lines = [line for line in said.splitlines() if line.startswith("|")]
+        rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in lines]
+        head = next((row for row in rows if "S_TG t/s" in row), None)
+        if head is None or len(rows[-1]) != len(head):
+            raise ValueError(f"{program.name} printed no table")
+        row = dict(zip(head, rows[-1], strict=True))
         if (row["PP"], row["TG"], row["B"]) != (str(depth), str(count), str(streams)):
             raise ValueError(f"{program.name} measured {row}")
         return {f"{streams} streams": float(row["S_TG t/s"])}
@@ -95,11 +99,16 @@ class LlamaBench:
         said, peak = self._run([str(self._program), *self._common, "-r", "1", "-o", "json", *self._options, *sizes])
         return json.loads(said[said.index("[") :]), peak
 
-    def _run(self, command: list[str]) -> tuple[str, int]:
-        """What a program writes to stdout, and the most bytes that it had resident."""
+    def _run(self, command: list[str], *, both: bool = False) -> tuple[str, int]:
+        """What a program writes to stdout (both: or to stderr), and the most bytes that it had resident."""
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self._scratch, stdin=subprocess.DEVNULL
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if both else errors,
+                text=True,
+                cwd=self._scratch,
+                stdin=subprocess.DEVNULL,
             )
             assert process.stdout is not None
             said = process.stdout.read()
