@@ -268,6 +268,10 @@ def test_closing_returns_the_memory(case: Case, path: Path) -> None:
 
     for _ in range(4):
         before = cycle()
-    for _ in range(12):
-        after = cycle()
-    assert after - before < 8 << 20
+    for _ in range(3):  # a leak comes back; what the process does beside it, and the system with its pages, does not
+        for _ in range(12):
+            after = cycle()
+        if (grown := after - before) < 8 << 20:
+            break
+        before = after
+    assert grown < 8 << 20
