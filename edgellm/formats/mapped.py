@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import stat
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -78,15 +79,15 @@ class MappedFile:
                 self.buffer.close()
 
 
-class Mapped:
+class Mapped(ABC):
     """A model whose tensors lie in mapped files, to be closed or used in a `with` statement."""
 
     def __init__(self) -> None:
         self._files: list[MappedFile] = []
 
+    @abstractmethod
     def _place(self, name: str) -> tuple[MappedFile, int, int]:
         """The file of a tensor, and where in it the tensor starts and stops. KeyError if there is none."""
-        raise NotImplementedError
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The stored bytes of a tensor: (nbytes,) uint8, read-only, not copied. KeyError if there is none."""
