@@ -106,11 +106,12 @@ void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t typ
   if (stored.numbers == 0) refuse(layer, role, "the type " + std::to_string(type) + " is not known");
   if (rows == 0 || columns == 0 || columns % stored.numbers != 0)
     refuse(layer, role, "the shape " + shape(rows, columns) + " cannot be stored in this type");
-  const size_t row_bytes = columns / stored.numbers * stored.bytes;
-  if (bytes % row_bytes != 0 || bytes / row_bytes != rows)
+  const size_t blocks = bytes / stored.bytes, row_blocks = columns / stored.numbers;
+  if (bytes % stored.bytes != 0 || blocks % row_blocks != 0 || blocks / row_blocks != rows)
     refuse(layer, role, std::to_string(bytes) + " bytes do not hold " + shape(rows, columns) + " numbers");
   for (size_t i = 0; order != nullptr && i < rows; ++i)
     if (order[i] < 0 || static_cast<size_t>(order[i]) >= rows) refuse(layer, role, "the order of its rows is wrong");
+  const size_t row_bytes = row_blocks * stored.bytes;
   ThreadPool::Turn turn(ThreadPool::process(), threads_);
   try {
     target->matrix = std::make_unique<Matrix>(

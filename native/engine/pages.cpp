@@ -179,7 +179,7 @@ void Table::reserve(size_t length) {
     }
   };
   try {
-    const size_t count = std::min(pages_of(length), pages_->most() + 1);  // however long it is meant to become
+    const size_t count = std::min(pages_of(length) - 1, pages_->most()) + 1;  // however long it is meant to become
     own.reserve(count - std::min(first, count));
     held_.reserve(std::max(held_.size(), count));
     for (size_t i = first; i < count; ++i) {

@@ -53,6 +53,7 @@ def test_weights_that_do_not_fit() -> None:
         ("type 99", (0, "attn_q", 99, 64, 64, data)),
         ("do not hold", (0, "attn_q", F32, 64, 65, data)),
         ("do not hold", (0, "attn_q", F32, 1 << 60, 64, data)),
+        ("do not hold", (0, "attn_q", F32, 1, 1 << 62, data)),
         ("cannot be stored", (0, "attn_q", F32, 0, 64, data[:0])),
         ("cannot be stored", (0, "attn_q", int(GGMLQuantizationType.Q4_K), 64, 64, data)),
         ("order", (0, "attn_q", F32, 64, 64, data, np.full(64, 64, np.int64))),

@@ -245,6 +245,13 @@ def test_more_pages_than_there_are() -> None:
     assert pool.used == 0
 
 
+def test_pages_without_a_bound() -> None:
+    pool = pages(most=2**64 - 1)
+    table = _native.KvTable(pool)
+    table.reserve(33)
+    assert pool.used == 2
+
+
 def test_memory_is_given_back() -> None:
     pool = _native.KvPages(16, 8, 64, "int16", 1000)
     tables = [_native.KvTable(pool) for _ in range(10)]
