@@ -40,8 +40,8 @@ class Plan:
     """recipe: the target, or the one that `fit` found (its mix may have more bits here and there).
 
     source_bytes: the size of the source's weight files. file_bytes: the size to the byte; of a folder the sum, without
-    the headers of its weight files. memory: bytes that running the file takes with a context of memory_ctx tokens; None
-    for a folder. notes: what else is to be known.
+    the headers of its weight files. memory: bytes that running the file takes on any engine, with a context of
+    memory_ctx tokens; None for a folder. notes: what else is to be known.
     """
 
     source: str
@@ -126,9 +126,9 @@ def of_source(model: Model) -> dict[str, Any]:
 
 
 def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, int]:
-    """Bytes to run a GGUF file with its default context, and that context in tokens.
+    """Bytes to run a GGUF file with its default context on any engine, and that context in tokens.
 
-    What `edgellm.memory_needed` says of the finished file, from its key-values.
+    What `edgellm.memory_needed` says of the finished file where no engine is named, from its key-values.
     """
     arch = str(metadata["general.architecture"])
 

@@ -13,6 +13,7 @@ log = logging.getLogger("edgellm")
 
 SMALLEST_CTX = 512  # tokens below which a context is of no use
 SEQUENCES = 8, 64  # open at once, where nobody says how many
+IN_CHUNKS = frozenset({"native"})  # engines whose attention never holds the scores of a whole context
 SHARED_CONTEXTS = 4  # the cells that all sequences share are at most so many full contexts
 
 
@@ -22,11 +23,15 @@ def default_context(trained: int, asked: int | None = None) -> int:
 
 
 def memory_needed(info: ModelInfo, ctx: int, micro_batch: int = MICRO_BATCH) -> int:
-    """Bytes to run a model with one full context of `ctx` tokens: weights, KV cache and work buffers."""
+    """Bytes to run a model with one full context of `ctx` tokens: weights, KV cache and work buffers.
+
+    Those of the engine that `info` names; without one, of the engine that takes most.
+    """
     instance("info", info, ModelInfo)
     whole("ctx", ctx, 0)
     whole("micro_batch", micro_batch, 1)
-    work = work_bytes(ctx, info.n_head, info.n_embd, info.n_ff, micro_batch)
+    scored = 0 if info.engine in IN_CHUNKS else ctx
+    work = work_bytes(scored, info.n_head, info.n_embd, info.n_ff, micro_batch)
     return info.file_bytes + ctx * info.kv_bytes_per_token + work
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from backend_cases import feed, fresh, prompt
 from tiny_models import Tiny, tiny
 
 import edgellm
-from edgellm import backends
 from edgellm.backends import native, open_backend
 from edgellm.backends.base import Step
 from edgellm.backends.native import checks
@@ -20,6 +20,7 @@ from edgellm.backends.native.backend import NativeBackend
 from edgellm.errors import Busy, EdgeLLMError, InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
+from edgellm.machine import Memory
 from edgellm.params import LoadParams
 
 NATIVE = LoadParams(backend="native", ctx=256, micro_batch=64)
@@ -76,8 +77,7 @@ def test_it_leaves_what_was_asked_for_to_llama_cpp(tmp_path: Path, monkeypatch: 
     assert "instructions of this processor" in str(why(tiny("llama"), tmp_path, gpu_layers=0))
 
 
-def test_auto_takes_it_where_it_runs_a_file(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "NATIVE", True)
+def test_auto_takes_it_where_it_runs_a_file(llama: Path, tmp_path: Path) -> None:
     other = tiny("mixtral").write(tmp_path / "other.gguf")
     for path, engine, reason in ((llama, "native", "all that it needs"), (other, "llamacpp", "experts")):
         with edgellm.load(path, ctx=64) as model:
@@ -128,6 +128,31 @@ def test_loading_reports_and_can_be_stopped(llama: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         open_backend(llama, NATIVE, stop)
+
+
+# Memory
+
+
+def test_a_long_context_needs_no_memory_for_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    model.metadata["llama.context_length"] = 1 << 15
+    path = model.write(tmp_path / "long.gguf")
+    available = path.stat().st_size + (1 << 15) * edgellm.inspect(path).kv_bytes_per_token + (64 << 20)
+    monkeypatch.setattr("edgellm.machine.memory", lambda: Memory(total=1 << 40, available=available, limit=None))
+    with edgellm.load(path, ctx=1 << 15, backend="native") as opened:
+        assert opened.n_ctx == 1 << 15
+    with edgellm.load(path, ctx=1 << 15, backend="llamacpp") as opened:
+        assert opened.n_ctx < 1 << 14
+
+
+def test_a_closed_model_holds_no_pages(llama: Path) -> None:
+    opened = open_backend(llama, NATIVE)
+    assert isinstance(opened, NativeBackend)
+    feed(opened, opened.new_sequence(), prompt(100))
+    pages = opened.pool.pages
+    opened.close()
+    assert pages.used == 0
+    assert sys.getrefcount(pages) <= 2  # here, and what counts
 
 
 # Pages

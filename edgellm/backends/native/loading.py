@@ -41,7 +41,7 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
     """Decide, for a file that `checks.cannot` has nothing against. Raises NotEnoughMemory with the numbers."""
     hyper, kv_type = from_metadata(file)[1], params.kv_type or KV_TYPE
     page = new_pages(hyper, kv_type, 1).page_bytes
-    info = replace(model_info(file, kv_type), kv_bytes_per_token=page // PAGE_TOKENS)
+    info = replace(model_info(file, kv_type), engine="native", kv_bytes_per_token=page // PAGE_TOKENS)
     n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
     return Plan(
         info=info,
