@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["engines", "inspect", "open_backend"]
 
-NATIVE = True  # whether edgellm's own engine runs the GGUF files that it can where nobody asks for another one
 GGUF_MAGIC = b"GGUF"
 GGUF_ENGINES = ("auto", "native", "llamacpp")
 ASKED, ONNX = "asked for", "it runs all ONNX models"  # why an engine runs a model
@@ -85,8 +84,6 @@ def _engine(file: GGUFFile, params: LoadParams) -> tuple[str, str]:
     """The engine of a GGUF file, and why it is that one."""
     if params.backend != "auto":
         return params.backend, ASKED
-    if not NATIVE:
-        return "llamacpp", "it runs all GGUF files"
     from edgellm.backends.native import why_not
 
     why = why_not(file, params)

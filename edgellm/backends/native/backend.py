@@ -62,7 +62,6 @@ class NativeBackend(CheckedBackend[NativeSequence]):
             raise self.pool.full() from None
         except ValueError as error:
             raise BackendFailed(f"the pass cannot be computed: {error}") from error
-        rows.flags.writeable = False
         given: list[Rows | None] = []
         at = 0
         for sequence, step in zip(sequences, steps, strict=True):
@@ -76,7 +75,7 @@ class NativeBackend(CheckedBackend[NativeSequence]):
         raise AssertionError("`info` says that there are no vectors")
 
     def _free(self) -> None:
-        del self._model
+        del self._model, self.pool.pages  # which keep room for the next sequence
 
     def _free_model(self) -> None:
         self._vocabulary.close()
