@@ -31,7 +31,7 @@ from edgellm import GenerateParams
 model = edgellm.load(sys.argv[1], ctx=int(sys.argv[2]))
 for line in sys.stdin:
     job = json.loads(line)
-    plain = {"speculate": False} if "speculate" in GenerateParams.OPTIONS else {}
+    plain = {"speculate": False} if hasattr(GenerateParams(), "speculate") else {}
     params = GenerateParams(max_tokens=job["answer"], temperature=0, ignore_eos=True, cache=job["cache"], **plain)
     started = time.perf_counter()
     streams = [model.stream(prompt, params) for prompt in job["prompts"]]
