@@ -310,7 +310,9 @@ class Model:
         )
         if cancel is not None:
             generation.at_end(cancel.subscribe(generation.cancel))
-        generation.owner = None if generation.done else (self, prompt)  # what is private of a turn goes with it
+        generation.owner = (self, prompt)  # what is private of a turn goes with it
+        if generation.done:  # maybe since before that
+            generation.owner = None
         return generation
 
     async def _deliver(
