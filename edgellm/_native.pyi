@@ -185,10 +185,6 @@ class DenseModel:
     def kernels(self) -> str:
         """The name of the kernels that it runs on."""
 
-    @property
-    def bytes(self) -> int:
-        """Memory of its weights."""
-
 def attend(
     set: str,
     table: KvTable,
@@ -290,10 +286,9 @@ def multiply(
     scale: float | None = None,
     first: int = 0,
     last: int = ...,
-    repeat: int = 1,
 ) -> None:
     """The columns of y, (n, rows), of the tiles [first, last): x, (n, columns), times the transposed matrix, plus bias;
-    with a scale, added to y times that. Done `repeat` times without the interpreter lock; x is prepared once."""
+    with a scale, added to y times that. The interpreter lock is released."""
 
 def rms_norm(set: str, x: Floats, weight: Floats | None, eps: float, y: Floats) -> None:
     """y = x / sqrt(mean(x^2) + eps) * weight; y may be x."""

@@ -4,7 +4,6 @@
 #include <nanobind/stl/string.h>
 
 #include <cstdint>
-#include <limits>
 #include <stdexcept>
 #include <string>
 

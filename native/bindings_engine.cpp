@@ -42,13 +42,6 @@ struct Engine {
       : model(std::move(numbers), kernels, threads), forward(model, micro_batch) {}
 };
 
-Gate gate_named(const std::string& name) {
-  if (name == "silu") return Gate::silu;
-  if (name == "gelu_tanh") return Gate::gelu_tanh;
-  if (name == "gelu") return Gate::gelu;
-  throw std::invalid_argument("the activation '" + name + "' is not known");
-}
-
 size_t last_rows(const std::variant<int64_t, std::string>& rows, size_t tokens) {
   if (const auto* count = std::get_if<int64_t>(&rows)) {
     if (*count < 0) throw std::invalid_argument("less than no rows of logits");
@@ -110,7 +103,7 @@ void bind_engine(nb::module_& m) {
                         .head = head_dim,
                         .vocab = n_vocab,
                         .eps = norm_eps,
-                        .gate = gate_named(activation),
+                        .gate = kernels::gate_named(activation),
                         .attention_scale = attention_scale,
                         .attention_cap = attention_softcap,
                         .final_cap = final_softcap,
@@ -152,8 +145,7 @@ void bind_engine(nb::module_& m) {
           nb::arg("kind"), nb::arg("frequencies"), nb::arg("magnitude") = 1.0)
       .def("finish", [](Engine& self) { self.model.finish(); })
       .def("forward", &forward, nb::arg("tables"), nb::arg("tokens"), nb::arg("rows"), nb::arg("abort") = nb::none())
-      .def_prop_ro("kernels", [](const Engine& self) { return self.model.kernels().name; })
-      .def_prop_ro("bytes", [](const Engine& self) { return self.model.bytes(); });
+      .def_prop_ro("kernels", [](const Engine& self) { return self.model.kernels().name; });
 }
 
 }  // namespace edgellm

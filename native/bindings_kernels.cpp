@@ -73,8 +73,7 @@ void read_row(const Matrix& matrix, size_t row, const Row& out) {
 }
 
 void multiply(const std::string& name, const Matrix& matrix, const ConstRows& x, const Rows& y,
-              const std::optional<ConstRow>& bias, std::optional<float> scale, size_t first, size_t last,
-              size_t repeat) {
+              const std::optional<ConstRow>& bias, std::optional<float> scale, size_t first, size_t last) {
   if (x.shape(1) != matrix.columns() || y.shape(1) != matrix.rows() || x.shape(0) != y.shape(0) ||
       (bias && bias->size() != matrix.rows())) {
     throw std::invalid_argument("a product of shapes that do not match");
@@ -88,7 +87,7 @@ void multiply(const std::string& name, const Matrix& matrix, const ConstRows& x,
       &matrix, &rows, bias ? bias->data() : nullptr, y.data(), matrix.rows(), scale.has_value(), scale.value_or(1.0F)};
   const nb::gil_scoped_release release;
   if (rows.form != kernels::Form::floats) set.prepare(rows, 0, rows.count);
-  for (size_t i = 0; i < repeat; ++i) set.multiply(product, first, last);
+  set.multiply(product, first, last);
 }
 
 }  // namespace
@@ -101,8 +100,7 @@ void bind_kernels(nb::module_& m) {
       .def_prop_ro("tiles", &Matrix::tiles)
       .def("read_row", &read_row, nb::arg("row"), nb::arg("out"));
   m.def("multiply", &multiply, nb::arg("set"), nb::arg("matrix"), nb::arg("x"), nb::arg("y"),
-        nb::arg("bias") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("first") = 0, nb::arg("last") = SIZE_MAX,
-        nb::arg("repeat") = 1);
+        nb::arg("bias") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("first") = 0, nb::arg("last") = SIZE_MAX);
 }
 
 }  // namespace edgellm

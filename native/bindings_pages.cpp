@@ -4,7 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
-#include <exception>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>

@@ -41,17 +41,10 @@ void rms_norm(const std::string& set, const ConstRow& x, const std::optional<Con
   kernels::kernel_set(set).rms_norm(x.data(), weight ? weight->data() : nullptr, x.size(), eps, y.data());
 }
 
-kernels::Gate gate(const std::string& name) {
-  if (name == "silu") return kernels::Gate::silu;
-  if (name == "gelu_tanh") return kernels::Gate::gelu_tanh;
-  if (name == "gelu") return kernels::Gate::gelu;
-  throw std::invalid_argument("a gate is silu, gelu_tanh or gelu");
-}
-
 void gated(const std::string& set, const std::string& kind, const ConstRow& x, const ConstRow& up, const Row& y) {
   same_size(x.size(), up.size());
   same_size(x.size(), y.size());
-  kernels::kernel_set(set).gated(gate(kind), x.data(), up.data(), x.size(), y.data());
+  kernels::kernel_set(set).gated(kernels::gate_named(kind), x.data(), up.data(), x.size(), y.data());
 }
 
 void rotate(const std::string& set, const Row& head, const ConstRow& cos, const ConstRow& sin) {

@@ -179,18 +179,4 @@ void DenseModel::finish() {
   finished_ = true;
 }
 
-size_t DenseModel::bytes() const {
-  size_t all = output_norm_.size() * sizeof(float);
-  const auto count = [&](const Linear& linear) {
-    all += linear.bias.size() * sizeof(float) + (linear.matrix ? linear.matrix->bytes() : 0);
-  };
-  count(embedding_);
-  count(output_);
-  for (const Layer& layer : layers_) {
-    for (const auto& [name, member] : kLinears) count(layer.*member);
-    for (const auto& [name, member] : kNorms) all += (layer.*member).size() * sizeof(float);
-  }
-  return all;
-}
-
 }  // namespace edgellm::engine

@@ -77,7 +77,6 @@ class DenseModel {
   const Numbers& numbers() const { return numbers_; }
   const KernelSet& kernels() const { return *kernels_; }
   size_t threads() const { return threads_; }
-  size_t bytes() const;  // of all weights
 
   const Layer& layer(size_t i) const { return layers_[i]; }
   const Matrix& embedding() const { return *embedding_.matrix; }

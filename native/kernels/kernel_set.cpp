@@ -44,6 +44,13 @@ std::vector<const KernelSet*> found_sets() {
 
 }  // namespace
 
+Gate gate_named(std::string_view name) {
+  if (name == "silu") return Gate::silu;
+  if (name == "gelu_tanh") return Gate::gelu_tanh;
+  if (name == "gelu") return Gate::gelu;
+  throw std::invalid_argument("there is no gate \"" + std::string(name) + "\"; silu, gelu_tanh and gelu are known");
+}
+
 const std::vector<const KernelSet*>& kernel_sets() {
   static const std::vector<const KernelSet*> sets = found_sets();
   return sets;

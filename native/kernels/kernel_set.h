@@ -25,6 +25,8 @@ struct MatrixProduct {
 };
 
 enum class Gate { silu, gelu_tanh, gelu };
+// The one of that name. std::invalid_argument if there is none.
+Gate gate_named(std::string_view name);
 
 struct KernelSet {
   const char* name;

@@ -73,7 +73,6 @@ inline float most(F a) { return _mm512_reduce_max_ps(a); }
 
 inline I set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I add(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
-inline I sub(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline I mul(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 template <int n>
 inline I up(I a) {
@@ -85,10 +84,6 @@ inline I to_int(F a) { return {_mm512_cvtps_epi32(a)}; }
 
 inline F load_halves(const uint16_t* x) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
-}
-inline void store_halves(uint16_t* to, F x) {
-  const __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
 }
 inline F load_brains(const uint16_t* x) {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));

@@ -122,9 +122,6 @@ inline I set_int(int32_t x) {
 inline I add(I a, I b) {
   return each<I>([&](size_t i) { return a.v[i] + b.v[i]; });
 }
-inline I sub(I a, I b) {
-  return each<I>([&](size_t i) { return a.v[i] - b.v[i]; });
-}
 inline I mul(I a, I b) {
   return each<I>([&](size_t i) { return a.v[i] * b.v[i]; });
 }
@@ -146,12 +143,9 @@ inline I to_int(F a) {
   return each<I>([&](size_t i) { return static_cast<int32_t>(std::nearbyintf(a.v[i])); });
 }
 
-// 16 numbers of 16 bits: halves (IEEE 754 binary16) and bfloat16; to the nearest, ties to even.
+// 16 numbers of 16 bits: halves (IEEE 754 binary16) and bfloat16.
 inline F load_halves(const uint16_t* x) {
   return each<F>([&](size_t i) { return from_half(x[i]); });
-}
-inline void store_halves(uint16_t* to, F x) {
-  for (size_t i = 0; i < 16; ++i) to[i] = to_half(x.v[i]);
 }
 inline F load_brains(const uint16_t* x) {
   return each<F>([&](size_t i) { return std::bit_cast<float>(static_cast<uint32_t>(x[i]) << 16); });

@@ -45,16 +45,4 @@ float from_half(uint16_t half) {
   return std::bit_cast<float>(sign | ((rest << 13) + (112U << 23)));
 }
 
-uint16_t to_half(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000U, size = bits & 0x7fffffffU;
-  if (size > 0x7f800000U) return static_cast<uint16_t>(sign | 0x7e00U);   // not a number
-  if (size >= 0x477ff000U) return static_cast<uint16_t>(sign | 0x7c00U);  // 65,520 and above
-  if (size < 0x38800000U) {  // below 2^-14: the addition rounds to a multiple of 2^-24
-    const float sum = std::bit_cast<float>(size) + 0.5F;
-    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(sum) - 0x3f000000U));
-  }
-  const uint32_t rounded = size + 0xfffU + (size >> 13 & 1);
-  return static_cast<uint16_t>(sign | (rounded - (112U << 23)) >> 13);
-}
-
 }  // namespace edgellm::kernels

@@ -33,8 +33,7 @@ struct Storage {
 // {0, 0} for a type that there are no kernels for.
 Storage storage(Type type);
 
-// Halves: IEEE 754 binary16. To the nearest, ties to even; what is too large becomes infinite.
+// Of a half, IEEE 754 binary16.
 float from_half(uint16_t half);
-uint16_t to_half(float x);
 
 }  // namespace edgellm::kernels

@@ -70,9 +70,9 @@ std::vector<std::byte> file_row(const Kind& kind, size_t columns, std::mt19937& 
   for (size_t at = 0; at < row.size(); at += stored.bytes) {
     for (size_t i = 0; i < stored.bytes; ++i) row[at + i] = static_cast<std::byte>(engine());
     for (size_t n = 0; n < kind.numbers; ++n) {
-      const float number = normal(engine);
-      uint16_t bits = to_half(number);
-      if (kind.type == Type::bf16) std::memcpy(&bits, reinterpret_cast<const char*>(&number) + 2, 2);
+      // Of either sign, from 2^-4 to 2.
+      const unsigned half = 0x2c00 + engine() % 0x1400, brain = 0x3d80 + engine() % 0x280;
+      const auto bits = static_cast<uint16_t>((kind.type == Type::bf16 ? brain : half) | engine() % 2 << 15);
       std::memcpy(row.data() + at + kind.at[n], &bits, 2);
     }
     if (kind.type == Type::f32) {
