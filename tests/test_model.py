@@ -240,6 +240,10 @@ def test_missing_and_foreign_files(tmp_path: object) -> None:
     foreign.write_bytes(b"PK\x03\x04 not a model")
     with pytest.raises(Unsupported, match="GGUF"):
         edgellm.load(foreign)
+    for name, backend, words in (("m.gguf", "onnx", "convert .*m.gguf -o FOLDER"), ("m.onnx", "native", "ONNX model")):
+        (Path(str(tmp_path)) / name).write_bytes(b"\x08\x0a")
+        with pytest.raises(Unsupported, match=words):
+            edgellm.load(Path(str(tmp_path)) / name, backend=backend)
     (Path(str(tmp_path)) / "empty.gguf").write_bytes(b"")
     with pytest.raises(EdgeLLMError):
         edgellm.load(Path(str(tmp_path)) / "empty.gguf")

@@ -55,13 +55,19 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
         from edgellm.backends.onnx import open_onnx
 
         return open_onnx(path, params, progress), ONNX
-    if kind != "gguf" or params.backend not in GGUF_ENGINES:
+    if kind == "onnx":
+        raise Unsupported(f"{path}: {params.backend} runs GGUF files; this is an ONNX model: leave the backend at auto")
+    if kind == "gguf" and params.backend not in GGUF_ENGINES:
+        made = f"edgellm convert {shlex.quote(str(path))} -o FOLDER --to onnx"
+        raise Unsupported(
+            f"{path}: a GGUF file, none of {params.backend}'s: leave the backend at auto, or run `{made}`"
+        )
+    if kind != "gguf":
         if advice := _advice(path):
             raise Unsupported(f"{path}: {advice}")
-        asked = kind if params.backend == "auto" else f"{kind} with {params.backend}"
         raise Unsupported(
             f"{path}: edgellm runs GGUF files with llama.cpp or its own engine, and .onnx files and their folders with "
-            f"ONNX Runtime; it has no engine for {asked}"
+            f"ONNX Runtime; it has no engine for {kind}"
         )
     return _open_gguf(path, params, progress)
 

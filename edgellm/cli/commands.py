@@ -80,7 +80,8 @@ class Commands:
             note("/set NAME VALUE changes one; options of the model need a new `edgellm run`")
             return
         if name in options.LOAD:
-            raise InvalidParameter(f"{name} is decided when the model is loaded: leave, and run with --{name} again")
+            flag = name.replace("_", "-")
+            raise InvalidParameter(f"{name} is decided when the model is loaded: leave, and run with --{flag} again")
         if name not in options.GENERATE:
             raise InvalidParameter(f"{name} is no option; /set lists them")
         if name == "logprobs":

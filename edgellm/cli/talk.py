@@ -221,9 +221,11 @@ def statistics(done: Completion, engine_reason: str) -> str:
     why = f"\ncache: {cache.reason}"
     if cache.broke_at is not None:
         why += f": {cache.expected[:40]!r} was known, {cache.found[:40]!r} came"
+    prefill = f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, " if cache.computed else ""
+    threads = "1 thread" if done.threads == 1 else f"{done.threads} threads"
     return (
         f"{prompt}, {usage.completion_tokens} answered ({done.finish_reason}); first token after "
         f"{timings.ttft_ms:.0f} ms, loaded in {timings.load_ms:.0f} ms\n"
-        f"prefill {timings.prefill_tokens_per_second:.1f} tokens/s, decode {timings.decode_tokens_per_second:.1f} "
-        f"tokens/s{guessed}\n{done.backend} ({engine_reason}), {done.threads} threads, seed {done.seed}{why}"
+        f"{prefill}decode {timings.decode_tokens_per_second:.1f} tokens/s{guessed}\n"
+        f"{done.backend} ({engine_reason}), {threads}, seed {done.seed}{why}"
     )

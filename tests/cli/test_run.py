@@ -99,7 +99,7 @@ def test_raw_continues_the_text_and_stats_go_to_stderr() -> None:
     done = edgellm(*ECHO, "continue me", "--raw", "--stats", "--max-tokens", "9", "--stop", "zzz")
     assert done.stdout == "continue\n"
     assert "12 prompt tokens, 9 answered (length)" in done.stderr
-    assert "echo (asked for), 1 threads" in done.stderr
+    assert "echo (asked for), 1 thread," in done.stderr
 
 
 @pytest.mark.parametrize(
