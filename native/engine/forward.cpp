@@ -38,6 +38,7 @@ struct Forward::Product {
   Rows y;
   bool add;
   float scale;
+  size_t from = 0;  // as in MatrixProduct
 };
 
 Forward::Forward(DenseModel& model, size_t micro_batch)
@@ -260,7 +261,7 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
 void Forward::multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const {
   const Matrix& matrix = *product.weights.matrix;
   kernels_.multiply({&matrix, &x.forms[static_cast<size_t>(matrix.form())], product.weights.bias_or_null(),
-                     product.y.data, product.y.stride, product.add, product.scale},
+                     product.y.data, product.y.stride, product.add, product.scale, product.from},
                     first, last);
 }
 
@@ -293,8 +294,7 @@ void Forward::gate_up(Team& team, size_t member, const Input& x, const Layer& la
       const size_t columns = std::min(n_.ff, end * kTile) - column;
       const Rows up{scratch_->own(member).up, (end - begin) * kTile};
       multiply_tiles(x, {layer.gate, hidden, false, 1}, begin, end);
-      // The number of a row of W goes to the place of that row: here from the first one of these tiles on.
-      multiply_tiles(x, {layer.up, {up.data - column, up.stride}, false, 1}, begin, end);
+      multiply_tiles(x, {layer.up, up, false, 1, column}, begin, end);
       for (size_t row = 0; row < x.count; ++row)
         kernels_.gated(n_.gate, hidden[row] + column, up[row], columns, hidden[row] + column);
     }

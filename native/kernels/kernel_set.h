@@ -18,10 +18,11 @@ struct MatrixProduct {
   const Matrix* weights;
   const Activations* x;  // prepared in weights->form()
   const float* bias;     // (weights->rows()), or null
-  float* y;              // row r begins at y + r * stride
+  float* y;              // row r begins at y + r * stride, with the number of the row `from` of W
   size_t stride;
   bool add;
   float scale;  // where it is added; 1 elsewhere
+  size_t from = 0;
 };
 
 enum class Gate { silu, gelu_tanh, gelu };
