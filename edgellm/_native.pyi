@@ -64,7 +64,8 @@ class KvPages:
 class KvTable:
     """The state of one sequence: a table of pages, shared with others until it writes into them.
 
-    Positions that it does not have are ValueError; every call but `close` on one that was closed is RuntimeError.
+    Positions that it does not have are ValueError; every call but `close` on one that was closed is RuntimeError, and
+    every call while another thread uses it, in a pass for instance.
     """
 
     def __init__(self, pages: KvPages) -> None: ...
@@ -247,7 +248,8 @@ def kernel_sets() -> list[str]:
     """The kernels for GGUF's types that this processor has, by instruction set: the fastest first, "scalar" last.
 
     The functions below are these kernels by themselves, for tests. Arrays are float32, (n,), and results are written
-    into the last one. They raise ValueError for a set that the processor does not have, and for sizes that differ.
+    into the last one, of no other type or order (TypeError). They raise ValueError for a set that the processor does
+    not have, and for sizes that differ.
     """
 
 class KernelMatrix:

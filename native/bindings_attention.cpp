@@ -30,6 +30,7 @@ void each(size_t count, bool reverse, Work work) {
 void attend(const std::string& set, engine::Table& table, size_t layer, const ConstHeads& query, const ConstHeads& key,
             const ConstHeads& value, size_t window, float scale, float soft_cap, const Heads& out, bool reverse) {
   const kernels::PagedAttention& attention = kernels::kernel_set(set).attention;
+  const engine::Table::Use use = table.use();
   if (table.pool() == nullptr) throw std::logic_error("this table of pages was closed");
   const kernels::PageShape& shape = table.pool()->shape();
   const size_t tokens = query.shape(0), heads = query.shape(1);
@@ -74,7 +75,7 @@ void attend(const std::string& set, engine::Table& table, size_t layer, const Co
 
 void bind_attention(nb::module_& m) {
   m.def("attend", &attend, nb::arg("set"), nb::arg("table"), nb::arg("layer"), nb::arg("query"), nb::arg("key"),
-        nb::arg("value"), nb::arg("window"), nb::arg("scale"), nb::arg("soft_cap"), nb::arg("out"),
+        nb::arg("value"), nb::arg("window"), nb::arg("scale"), nb::arg("soft_cap"), nb::arg("out").noconvert(),
         nb::arg("reverse") = false);
 }
 

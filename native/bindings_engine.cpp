@@ -54,8 +54,9 @@ size_t last_rows(const std::variant<int64_t, std::string>& rows, size_t tokens) 
   throw std::invalid_argument("rows of logits: 'none', 'last', 'all' or a number, not '" + name + "'");
 }
 
-LogitRows forward(Engine& self, const std::vector<Table*>& tables, std::vector<std::vector<int32_t>> tokens,
-                  const std::vector<std::variant<int64_t, std::string>>& rows, const AbortFlag* abort) {
+LogitRows forward(Engine& self, const std::vector<std::shared_ptr<Table>>& tables,
+                  std::vector<std::vector<int32_t>> tokens, const std::vector<std::variant<int64_t, std::string>>& rows,
+                  const AbortFlag* abort) {
   if (!self.model.finished()) throw std::invalid_argument("the model is not finished");
   if (tables.size() != tokens.size() || tables.size() != rows.size())
     throw std::invalid_argument("tables, tokens and rows: one of each for a sequence");
@@ -64,7 +65,7 @@ LogitRows forward(Engine& self, const std::vector<Table*>& tables, std::vector<s
   for (size_t i = 0; i < tables.size(); ++i) {
     if (tables[i] == nullptr) throw std::invalid_argument("None in place of a sequence");
     const size_t last = last_rows(rows[i], tokens[i].size());
-    parts.push_back({tables[i], std::move(tokens[i]), last});
+    parts.push_back({tables[i].get(), std::move(tokens[i]), last});
     count += last;
   }
   Logits logits;
@@ -129,8 +130,8 @@ void bind_engine(nb::module_& m) {
             self.model.set_matrix(layer, role, type, rows, columns, reinterpret_cast<const std::byte*>(data.data()),
                                   data.size(), order ? order->data() : nullptr);
           },
-          nb::arg("layer"), nb::arg("role"), nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"),
-          nb::arg("order") = nb::none())
+          nb::arg("layer"), nb::arg("role"), nb::arg("type"), nb::arg("rows"), nb::arg("columns"),
+          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none())
       .def(
           "set_vector",
           [](Engine& self, int64_t layer, const std::string& role, const Floats& values) {

@@ -80,6 +80,7 @@ void multiply(const std::string& name, const Matrix& matrix, const ConstRows& x,
   }
   const kernels::KernelSet& set = kernels::kernel_set(name);
   last = std::min(last, matrix.tiles());
+  first = std::min(first, last);
   kernels::Activations rows{matrix.form(), x.shape(0), x.shape(1), x.data(), x.shape(1), nullptr};
   const kernels::Aligned<std::byte> prepared(kernels::activation_bytes(rows.form, rows.columns, rows.count));
   rows.out = prepared.get();
@@ -94,12 +95,12 @@ void multiply(const std::string& name, const Matrix& matrix, const ConstRows& x,
 
 void bind_kernels(nb::module_& m) {
   nb::class_<Matrix>(m, "KernelMatrix")
-      .def(nb::new_(&make_matrix), nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data"),
-           nb::arg("order") = nb::none(), nb::arg("threads") = 1)
+      .def(nb::new_(&make_matrix), nb::arg("type"), nb::arg("rows"), nb::arg("columns"), nb::arg("data").noconvert(),
+           nb::arg("order").noconvert() = nb::none(), nb::arg("threads") = 1)
       .def_prop_ro("bytes", &Matrix::bytes)
       .def_prop_ro("tiles", &Matrix::tiles)
-      .def("read_row", &read_row, nb::arg("row"), nb::arg("out"));
-  m.def("multiply", &multiply, nb::arg("set"), nb::arg("matrix"), nb::arg("x"), nb::arg("y"),
+      .def("read_row", &read_row, nb::arg("row"), nb::arg("out").noconvert());
+  m.def("multiply", &multiply, nb::arg("set"), nb::arg("matrix"), nb::arg("x"), nb::arg("y").noconvert(),
         nb::arg("bias") = nb::none(), nb::arg("scale") = nb::none(), nb::arg("first") = 0, nb::arg("last") = SIZE_MAX);
 }
 

@@ -47,6 +47,7 @@ class Lent {
 
 // `head`, and the state behind it.
 nb::bytearray save(const Table& table, size_t start, size_t stop, const nb::bytes& head) {
+  const Table::Use use = table.use();
   const size_t size = table.saved_bytes(start, stop);
   if (stop > table.length()) throw std::invalid_argument("positions that the sequence does not have");
   auto out =
@@ -61,6 +62,7 @@ nb::bytearray save(const Table& table, size_t start, size_t stop, const nb::byte
 
 void load(Table& table, nb::handle buffer, size_t start, size_t stop) {
   const Lent saved(buffer);
+  const Table::Use use = table.use();
   const size_t expected = table.saved_bytes(start, stop);
   if (saved.size() != expected) {
     throw std::invalid_argument("the state of " + std::to_string(stop - start) + " tokens is " +
@@ -70,6 +72,15 @@ void load(Table& table, nb::handle buffer, size_t start, size_t stop) {
   table.reserve(stop);
   const nb::gil_scoped_release release;
   table.load(saved.data(), start, stop);
+}
+
+// `method`, while no other thread uses the table.
+template <typename Result, typename... Arguments>
+auto alone(Result (Table::*method)(Arguments...)) {
+  return [method](Table& table, Arguments... arguments) {
+    const Table::Use use = table.use();
+    return (table.*method)(arguments...);
+  };
 }
 
 }  // namespace
@@ -90,12 +101,18 @@ void bind_pages(nb::module_& m) {
   nb::class_<Table>(m, "KvTable")
       .def(nb::init<std::shared_ptr<Pages>>(), nb::arg("pages"))
       .def_prop_ro("length", &Table::length)
-      .def("reserve", &Table::reserve, nb::arg("length"))
-      .def("truncate", &Table::truncate, nb::arg("length"))
-      .def("fork", &Table::fork, nb::arg("length"))
+      .def("reserve", alone(&Table::reserve), nb::arg("length"))
+      .def("truncate", alone(&Table::truncate), nb::arg("length"))
+      .def(
+          "fork",
+          [](const Table& table, size_t length) {
+            const Table::Use use = table.use();
+            return table.fork(length);
+          },
+          nb::arg("length"))
       .def("save", &save, nb::arg("start"), nb::arg("stop"), nb::arg("head") = nb::bytes("", 0))
       .def("load", &load, nb::arg("buffer"), nb::arg("start"), nb::arg("stop"))
-      .def("close", &Table::close);
+      .def("close", alone(&Table::close));
 }
 
 }  // namespace edgellm

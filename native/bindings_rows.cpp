@@ -92,11 +92,12 @@ nb::bytes prepare(const std::string& set, const std::string& form, const ConstRo
 
 void bind_rows(nb::module_& m) {
   m.def("kernel_sets", &names);
-  m.def("rms_norm", &rms_norm, nb::arg("set"), nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("y"));
-  m.def("gated", &gated, nb::arg("set"), nb::arg("gate"), nb::arg("x"), nb::arg("up"), nb::arg("y"));
-  m.def("rotate", &rotate, nb::arg("set"), nb::arg("head"), nb::arg("cos"), nb::arg("sin"));
-  m.def("soft_cap", &soft_cap, nb::arg("set"), nb::arg("x"), nb::arg("cap"));
-  m.def("scaled", &scaled, nb::arg("set"), nb::arg("x"), nb::arg("scale"), nb::arg("add"), nb::arg("y"));
+  m.def("rms_norm", &rms_norm, nb::arg("set"), nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"),
+        nb::arg("y").noconvert());
+  m.def("gated", &gated, nb::arg("set"), nb::arg("gate"), nb::arg("x"), nb::arg("up"), nb::arg("y").noconvert());
+  m.def("rotate", &rotate, nb::arg("set"), nb::arg("head").noconvert(), nb::arg("cos"), nb::arg("sin"));
+  m.def("soft_cap", &soft_cap, nb::arg("set"), nb::arg("x").noconvert(), nb::arg("cap"));
+  m.def("scaled", &scaled, nb::arg("set"), nb::arg("x"), nb::arg("scale"), nb::arg("add"), nb::arg("y").noconvert());
   m.def("prepare", &prepare, nb::arg("set"), nb::arg("form"), nb::arg("x"), nb::arg("step"));
 }
 

@@ -46,15 +46,18 @@ Forward::Forward(DenseModel& model, size_t micro_batch)
   if (micro_batch == 0) throw std::invalid_argument("a pass has at least one token");
 }
 
-void Forward::check(const std::vector<Part>& parts) const {
+// The sequences, which nobody else uses from then on.
+std::vector<Table::Use> Forward::check(const std::vector<Part>& parts) const {
   std::unordered_set<const Table*> seen;
+  std::vector<Table::Use> uses;
   for (const Part& part : parts) {
+    if (!seen.insert(part.table).second) throw std::invalid_argument("a sequence is there twice");
+    uses.push_back(part.table->use());
     const auto& pool = part.table->pool();
     if (pool == nullptr) throw std::invalid_argument("a sequence that is closed");
     const PageShape& shape = pool->shape();
     if (shape.layers != n_.layers || shape.kv_heads != n_.kv_heads || shape.size != n_.head)
       throw std::invalid_argument("the pages of a sequence are those of another model");
-    if (!seen.insert(part.table).second) throw std::invalid_argument("a sequence is there twice");
     if (part.tokens.empty()) throw std::invalid_argument("a sequence without new tokens");
     if (part.rows > part.tokens.size()) throw std::invalid_argument("more rows of logits than tokens");
     for (const int32_t token : part.tokens)
@@ -62,10 +65,11 @@ void Forward::check(const std::vector<Part>& parts) const {
         throw std::invalid_argument("the token " + std::to_string(token) + " is none of the " +
                                     std::to_string(n_.vocab) + " of the vocabulary");
   }
+  return uses;
 }
 
 Logits Forward::run(const std::vector<Part>& parts, const AbortFlag* abort) {
-  check(parts);
+  const std::vector<Table::Use> uses = check(parts);
   ThreadPool::Turn turn(ThreadPool::process(), model_.threads());
   size_t wanted = 0, longest = 0;
   for (const Part& part : parts) {

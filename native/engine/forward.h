@@ -41,7 +41,7 @@ class Forward {
 
   // The logits, in the order of the parts. They stay as they are until the next call; those of many rows, longer.
   // std::invalid_argument for tokens and sequences that are none of this model's, std::bad_alloc, KvFull,
-  // Interrupted. Safe from any thread, while nobody else uses the same sequences.
+  // Interrupted; std::logic_error for a sequence that somebody else uses. Safe from any thread.
   Logits run(const std::vector<Part>& parts, const AbortFlag* abort);
 
  private:
@@ -49,7 +49,7 @@ class Forward {
   struct Input;
   struct Product;
 
-  void check(const std::vector<Part>& parts) const;
+  std::vector<Table::Use> check(const std::vector<Part>& parts) const;
   void compute(ThreadPool::Turn& turn, const std::vector<Part>& parts);
 
   // What all members do together.

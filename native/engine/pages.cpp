@@ -155,6 +155,12 @@ Table::Table(std::shared_ptr<Pages> pages) : pages_(std::move(pages)) {
 
 Table::~Table() { close(); }
 
+Table::Use Table::use() const {
+  if (used_.exchange(true, std::memory_order_acquire))
+    throw std::logic_error("another thread uses this table of pages");
+  return Use(this);
+}
+
 const Pages& Table::open() const {
   if (pages_ == nullptr) throw std::logic_error("this table of pages was closed");
   return *pages_;

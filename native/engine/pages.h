@@ -7,6 +7,7 @@
 // what is not seen with 0.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -62,11 +63,18 @@ class Pages {
 // length, are std::invalid_argument; a table that was closed is std::logic_error.
 class Table {
  public:
+  struct Release {
+    void operator()(const Table* table) const { table->used_.store(false, std::memory_order_release); }
+  };
+  using Use = std::unique_ptr<const Table, Release>;
+
   explicit Table(std::shared_ptr<Pages> pages);
   ~Table();
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
+  // While this is held, nobody else gets it. std::logic_error while another one holds it.
+  Use use() const;
   size_t length() const { return length_; }
   // Pages for so many tokens, of which those that will be written, from length() on, are its own. KvFull or
   // std::bad_alloc, and nothing changed. To be called before anything is written, every time: a fork may share a page
@@ -93,6 +101,7 @@ class Table {
   std::shared_ptr<Pages> pages_;
   std::vector<std::byte*> held_;
   size_t length_ = 0;
+  mutable std::atomic<bool> used_{false};
 };
 
 }  // namespace edgellm::engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,46 @@ def test_models_of_two_threads_take_turns() -> None:
         thread.join()
     for which in (0, 1):
         assert all(np.array_equal(rows, expected[which]) for rows in found[which])
+
+
+def test_a_sequence_in_a_pass_is_nobody_elses() -> None:
+    tiny = Tiny()
+    pages = _native.KvPages(tiny.n_layer, tiny.n_head_kv, tiny.head_dim, "int16", 2000)
+    model, table, abort = tiny.native(), _native.KvTable(pages), _native.AbortFlag()
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            model.forward([table], [TOKENS * 800], ["last"], abort)
+        except _native.PassInterrupted as error:
+            ended.append(error)
+
+    calls: list[Callable[[], object]] = [
+        lambda: table.save(0, 0),  # until the pass has begun
+        lambda: model.forward([table], [[1]], ["last"]),
+        lambda: table.load(bytes(pages.page_bytes // 32), 0, 1),
+        lambda: table.fork(0),
+        lambda: table.reserve(1),
+        lambda: table.truncate(0),
+        table.close,
+    ]
+    thread = threading.Thread(target=run)
+
+    def repeat(call: Callable[[], object]) -> None:
+        while thread.is_alive():
+            call()
+
+    thread.start()
+    try:
+        for call in calls:
+            with pytest.raises(RuntimeError, match="another thread uses"):
+                repeat(call)
+    finally:
+        abort.set()
+        thread.join()
+    assert len(ended) == 1
+    table.close()
+    assert pages.used == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

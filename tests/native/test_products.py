@@ -204,3 +204,22 @@ def test_shapes_that_cannot_be_are_errors() -> None:
             _native.multiply(SETS[0], found, np.zeros(x, np.float32), np.zeros(y, np.float32))
     with pytest.raises(ValueError, match=r"matrix|rows|match|type"):
         found.read_row(4, np.zeros(32, np.float32))
+    for wrong in (np.zeros((2, 32)), np.zeros((2, 64), np.float32)[:, ::2]):  # whose copy would be written into
+        with pytest.raises(TypeError):
+            _native.multiply(SETS[0], found, np.zeros((2, 32), np.float32), wrong[:, :4])
+        with pytest.raises(TypeError):
+            found.read_row(0, wrong[0])
+    for bytes_of in (data.astype(np.int64), data[::2]):
+        with pytest.raises(TypeError):
+            _native.KernelMatrix(q4_0, 4, 32, bytes_of)
+    with pytest.raises(TypeError):
+        _native.KernelMatrix(q4_0, 2, 32, data, order=np.array([0.5, 1.5]))
+
+
+def test_tiles_that_are_not_there_are_not_computed() -> None:
+    found = _native.KernelMatrix(GGMLQuantizationType.Q4_0, 4, 32, np.zeros(72, np.uint8))
+    y = np.ones((2, 4), np.float32)
+    for first, last in ((1, 2), (2**31, 2**32), (2**63, 2**64 - 1), (1, 0)):
+        for name in SETS:
+            _native.multiply(name, found, np.ones((2, 32), np.float32), y, first=first, last=last)
+    assert (y == 1).all()

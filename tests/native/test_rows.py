@@ -243,3 +243,17 @@ def test_what_does_not_fit_is_refused(kernels: str) -> None:
     ):
         with pytest.raises(ValueError, match=r"numbers|gate|rotated|prepared|no kernels"):
             call()
+
+
+@pytest.mark.parametrize("y", [np.ones(32), np.ones(64, np.float32)[::2]], ids=["float64", "every other"])
+def test_nothing_is_written_into_a_copy(kernels: str, y: NDArray[np.float32]) -> None:
+    x = np.ones(32, np.float32)
+    for call in (
+        lambda: _native.rms_norm(kernels, x, None, 1e-5, y),
+        lambda: _native.gated(kernels, "silu", x, x, y),
+        lambda: _native.rotate(kernels, y, x[:8], x[:8]),
+        lambda: _native.soft_cap(kernels, y, 2.0),
+        lambda: _native.scaled(kernels, x, 2.0, False, y),
+    ):
+        with pytest.raises(TypeError):
+            call()
