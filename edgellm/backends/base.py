@@ -230,7 +230,8 @@ class Backend(Protocol):
         Rows are valid until the next forward, and read-only.
 
         Raises Interrupted (read every length again: what was computed whole stays), ContextOverflow, BackendFailed,
-        Closed, and Busy when the memory that all sequences share is full (nothing was computed; close or shorten one).
+        Closed, Busy when the memory that all sequences share is full (nothing was computed; close or shorten one), and
+        NotEnoughMemory when the system has none.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, Sequence, Step, Tokenizer
 from edgellm.backends.pool import H, Pool
 from edgellm.backends.shared_tokenizer import SharedTokenizer
-from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, Unsupported
+from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, NotEnoughMemory, Unsupported
 
 HEADER = struct.Struct("<4sII")
 
@@ -140,7 +140,13 @@ class CheckedBackend(Backend, Generic[H]):
 
     def forward(self, steps: list[Step]) -> list[Rows | None]:
         self.check_open()
-        return self._forward(self._check_pass(steps), steps)
+        sequences = self._check_pass(steps)
+        try:
+            return self._forward(sequences, steps)
+        except MemoryError as error:
+            raise NotEnoughMemory(
+                f"{self.info.name}: the memory is not enough for a pass; close other programs, or ask for a smaller ctx"
+            ) from error
 
     def takes(self, plan: SamplingPlan) -> bool:
         return False

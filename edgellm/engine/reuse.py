@@ -149,8 +149,8 @@ class Reuse:
                 if self._worth_keeping_logits(request):
                     assert request.row is not None  # the line above has looked
                     self._known.park_logits(request.prompt, request.row.tobytes(), words, owner=request.owner)
-            except EdgeLLMError as error:
-                log.warning("the state of a request could not be kept: %s", error)
+            except (EdgeLLMError, MemoryError) as error:
+                log.warning("the state of a request could not be kept: %s", str(error) or "the memory is not enough")
 
     def retain(self, request: Request, *, alone: bool) -> None:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""

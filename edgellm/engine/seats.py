@@ -186,7 +186,7 @@ class Seats:
         """Move the state of a running request to host memory; it runs no more. False when its state cannot be saved."""
         try:
             self._reuse.park(request)
-        except BackendFailed as error:
+        except (BackendFailed, MemoryError) as error:
             log.debug("a request could not be parked: %s", error)
             return False
         self._leave(request)

@@ -56,14 +56,22 @@ class MappedFile:
         return InvalidModelFile(f"{self.path}: {what[:600]}{where}; {ADVICE}")
 
     def view(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """A range of bytes: (stop - start,) uint8, read-only, not copied."""
+        """A range of bytes: (stop - start,) uint8, read-only, not copied. Raises InvalidModelFile for one that is not
+        in the file any more."""
         if start == stop:
             return np.empty(0, np.uint8)
+        self._check_there(stop)
         return np.frombuffer(self.buffer, np.uint8, stop - start, start)
 
     def edges(self, start: int, stop: int) -> bytes:
         """The first and the last 4 KiB of a range."""
+        self._check_there(stop)
         return self.buffer[start : min(start + _EDGE, stop)] + self.buffer[max(start, stop - _EDGE) : stop]
+
+    def _check_there(self, stop: int) -> None:
+        """Who reads a mapped file behind the end that it has by now is killed by SIGBUS."""
+        if isinstance(self.buffer, mmap.mmap) and self.buffer.size() < stop:
+            raise self.error(f"it was {self.size} bytes long, and was cut to {self.buffer.size()} while it was read")
 
     def release(self, start: int, stop: int) -> None:
         """The pages of a range may leave memory; whoever looks again reads them again. A hint, not taken everywhere."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +19,7 @@ from edgellm.backends import native, open_backend
 from edgellm.backends.base import Step
 from edgellm.backends.native import checks
 from edgellm.backends.native.backend import NativeBackend
-from edgellm.errors import Busy, EdgeLLMError, InvalidModelFile, Unsupported
+from edgellm.errors import Busy, EdgeLLMError, InvalidModelFile, NotEnoughMemory, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.machine import Memory
@@ -203,7 +205,31 @@ def test_a_pass_that_is_interrupted_changes_nothing(backend: NativeBackend) -> N
     sequence.close()
 
 
+def test_a_pass_without_memory_is_told_as_such(backend: NativeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        def forward(self, *_: object) -> None:
+            raise MemoryError
+
+    sequence = backend.new_sequence()
+    monkeypatch.setattr(backend, "_model", Model())
+    with pytest.raises(NotEnoughMemory, match="for a pass"):
+        backend.forward([Step(sequence, [5], "last")])
+    assert sequence.length == 0
+
+
 # Damage
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cuts no file that is mapped")
+def test_a_file_that_is_cut_meanwhile_is_an_error(llama: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(llama, tmp_path))
+
+    def cut(share: float) -> None:
+        if share > 0.3:
+            os.truncate(path, 4096)
+
+    with pytest.raises(InvalidModelFile, match="cut to 4096 while it was read"):
+        open_backend(path, NATIVE, cut)
 
 
 def test_truncated_files_are_typed_errors(llama: Path, tmp_path: Path) -> None:

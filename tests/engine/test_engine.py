@@ -298,6 +298,24 @@ def test_stored_state_without_room_waits_and_leaks_nothing() -> None:
     engine.close()
 
 
+def test_an_answer_whose_state_finds_no_memory_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    class Unsaved(EchoSequence):
+        def save(self, start: int, stop: int) -> Buffer:
+            raise MemoryError
+
+    class Backend(EchoBackend):
+        def new_sequence(self, expected: int = 0) -> EchoSequence:
+            made = super().new_sequence(expected)
+            made.__class__ = Unsaved
+            return made
+
+    engine = Engine(Backend(), PrefixCache(root_key("test"), MemoryTier(1 << 20), None, label="echo"))
+    for text in ("first", "second"):
+        assert engine.submit(tokens(text), GREEDY).result().text == text
+    engine.close()
+    assert "could not be kept: the memory" in caplog.text
+
+
 def test_a_failing_pass_fails_its_request_and_no_other(engine: Engine) -> None:
     backend_of(engine).errors.append(RuntimeError("boom"))
     with pytest.raises(BackendFailed, match="RuntimeError: boom"):

@@ -470,11 +470,12 @@ def test_behind_a_sliding_window_nobody_waits(eager: None, tmp_path: Path) -> No
     assert [len(answer.tokens) for answer in together] == [30] * 4
 
 
-def test_where_state_cannot_be_saved_all_go_on(eager: None) -> None:
+@pytest.mark.parametrize("error", [BackendFailed("this state cannot be saved"), MemoryError()], ids=["state", "memory"])
+def test_where_state_cannot_be_saved_all_go_on(error: Exception, eager: None) -> None:
     class Unsaved(Slow):
         def save(self, start: int, stop: int) -> Buffer:
             if stop > 130:
-                raise BackendFailed("this state cannot be saved")
+                raise error
             return super().save(start, stop)
 
     class Backend(Costly):

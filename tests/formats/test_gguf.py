@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import struct
 import tracemalloc
@@ -250,6 +251,20 @@ def split(folder: Path, count: int = 3, tensors: int = 3, **lies: int) -> Path:
         data = np.full(32, index, np.float32)
         write_gguf(folder / f"m-{index + 1:05d}-of-{count:05d}.gguf", meta, [(name, (32,), GGMLType.F32, data)])
     return folder / f"m-00001-of-{count:05d}.gguf"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cuts no file that is mapped")
+def test_what_was_cut_off_meanwhile_is_not_read(tmp_path: Path) -> None:
+    path = tiny("llama").write(tmp_path / "model.gguf")
+    with GGUFFile.open(path) as file:
+        first, last = min(file.tensors, key=lambda name: file.tensors[name].offset), list(file.tensors)[-1]
+        whole = file.tensors[first]
+        os.truncate(path, whole.offset + whole.nbytes)
+        assert file.data(first).nbytes == whole.nbytes
+        with pytest.raises(InvalidModelFile, match="was cut to"):
+            file.data(last)
+        with pytest.raises(InvalidModelFile, match="was cut to"):
+            _ = file.fingerprint
 
 
 def test_any_part_of_a_split_model_opens_the_whole(tmp_path: Path) -> None:
