@@ -16,6 +16,7 @@
     ├── GenerationError
     │   ├── ContextOverflow         the prompt does not fit; carries the numbers
     │   ├── TemplateError           the chat template failed, or was stopped
+    │   ├── ConstraintFailed        the answer cannot have the form that was asked for; carries what was said so far
     │   ├── Interrupted             a pass was stopped by `interrupt()`; engines handle it, callers see `cancelled`
     │   ├── BackendFailed           the engine reported a failure during a pass
     │   └── Closed                  the model, chat or sequence was closed
@@ -121,6 +122,17 @@ class ContextOverflow(GenerationError):
 
 class TemplateError(GenerationError):
     """The chat template failed, raised an error of its own, or exceeded its limits."""
+
+
+class ConstraintFailed(GenerationError):
+    """The answer cannot have the form that was asked for, or be made into what was.
+
+    `text` is what was said so far.
+    """
+
+    def __init__(self, message: str, *, text: str = "") -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class Interrupted(GenerationError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
@@ -71,6 +71,8 @@ class Completion:
     """A finished answer. `str(completion)` is its text.
 
     tokens: ids of the answer, without the stop token. dropped: the messages a chat left out to fit the context.
+    parsed: what an answer with a form stands for (`GenerateParams.schema`: the value, or an instance of its class; else
+    the text); None where none was asked for or the answer was cut.
     """
 
     text: str
@@ -84,13 +86,15 @@ class Completion:
     seed: int
     logprobs: list[TokenLogprob] | None = None
     dropped: list[dict[str, Any]] = field(default_factory=list)
+    parsed: Any = None
 
     def __str__(self) -> str:
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints: plain lists, dictionaries, strings and numbers."""
-        plain = asdict(self)
+        """The object that `--json` prints: plain lists, dictionaries, strings and numbers; without `parsed`."""
+        plain = asdict(replace(self, parsed=None))
+        del plain["parsed"]
         if self.logprobs is None:
             del plain["logprobs"]
         else:

@@ -339,7 +339,7 @@ class Model:
                 if isinstance(item, BaseException):
                     raise item
                 if isinstance(item, Chunk):
-                    yield item
+                    yield request.parsed(item)
                     if item.completion is not None:
                         return
                 else:

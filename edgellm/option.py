@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from edgellm.arguments import instance, is_int, is_real, refuse, shown, text, token_id
+from edgellm.arguments import instance, is_int, is_real, refuse, shown, text, token_id, utf8_file
 from edgellm.errors import InvalidParameter
 
 P = TypeVar("P", bound="Params")
@@ -40,7 +42,7 @@ class Rule:
         return value
 
     def read(self, word: str) -> Any:
-        """What a word of the command line stands for. Raises ValueError."""
+        """What a word of the command line stands for. Raises ValueError; InvalidParameter, if it is known why."""
         raise NotImplementedError
 
 
@@ -169,6 +171,55 @@ class Strings(Rule):
         return word
 
 
+@dataclass(frozen=True)
+class Text(Rule):
+    """A text that is not empty; on the command line, of a file if `file`."""
+
+    file: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metavar", "FILE" if self.file else "TEXT")
+
+    def __str__(self) -> str:
+        return "a text that is not empty"
+
+    def kept(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise refuse(name, value, str(self))
+        return text(name, value)
+
+    def read(self, word: str) -> str:
+        return utf8_file("file", Path(word)).decode("utf-8") if self.file else word
+
+
+class Schema(Rule):
+    """A JSON Schema, or a class that stands for one; on the command line a file."""
+
+    metavar = "FILE"
+
+    def __str__(self) -> str:
+        return "a JSON Schema as a dict, a pydantic model, a dataclass or a TypedDict"
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, (Mapping, bool, type))
+
+    def kept(self, name: str, value: Any) -> Any:
+        """A copy, so that nobody changes the options of a generation that has begun."""
+        value = super().kept(name, value)
+        try:
+            return copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
+        except (TypeError, ValueError, RecursionError) as error:
+            raise refuse(name, value, f"plain JSON ({error})") from None
+
+    def read(self, word: str) -> Any:
+        try:
+            return json.loads(utf8_file("file", Path(word)))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, InvalidParameter):
+                raise
+            raise InvalidParameter(f"file {word}: not JSON: {error}") from None
+
+
 class Biases(Rule):
     """Token ids mapped to what is added to their logits."""
 
@@ -214,6 +265,7 @@ class Option:
     help: its meaning, with the unit; no full stop behind it.
     unset: what None does, where that is the default.
     section: of the help page; "" where the command line has no flag of this name.
+    spelling: of that flag, where it is not the name's.
     """
 
     name: str
@@ -222,11 +274,12 @@ class Option:
     help: str
     unset: str = ""
     section: str = ""
+    spelling: str = ""
 
     @property
     def flag(self) -> str:
         """--max-tokens for max_tokens."""
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.spelling or self.name.replace("_", "-"))
 
     @property
     def meaning(self) -> str:
@@ -241,12 +294,13 @@ class Option:
         return f"{self.meaning} {rule[0].upper()}{rule[1:]}."
 
 
-def option(default: Any, rule: Rule, help: str, *, unset: str = "", section: str = "") -> Any:
-    """A field of a dataclass that is an option; an empty dict as default is made anew, and not hashed."""
-    about = {"option": Option("", default, rule, help, unset, section)}
+def option(default: Any, rule: Rule, help: str, *, unset: str = "", section: str = "", spelling: str = "") -> Any:
+    """A field of a dataclass that is an option; an empty dict as default is made anew. What may be a dict is not
+    hashed."""
+    about = {"option": Option("", default, rule, help, unset, section, spelling)}
     if default == {}:
         return field(default_factory=dict, hash=False, metadata=about)
-    return field(default=default, metadata=about)
+    return field(default=default, hash=False if isinstance(rule, Schema) else None, metadata=about)
 
 
 @dataclass(frozen=True, slots=True)

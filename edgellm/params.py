@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-from edgellm.option import Auto, Biases, Choice, Flag, Kind, Params, Real, Strings, Whole, of_options, option
+from edgellm.option import (
+    Auto,
+    Biases,
+    Choice,
+    Flag,
+    Kind,
+    Params,
+    Real,
+    Schema,
+    Strings,
+    Text,
+    Whole,
+    of_options,
+    option,
+)
 
 KvType = Literal["f16", "f32", "q8_0"]
 Backend = Literal["auto", "native", "llamacpp", "onnx", "echo"]
@@ -119,6 +133,14 @@ class GenerateParams(Params):
         None, Whole(0, 2**64 - 1), "The same seed gives the same answer", unset="one drawn for each answer"
     )
     stop: Sequence[str] = answer((), Strings(), "End the answer before this text; may be repeated")
+    schema: Mapping[str, Any] | type | bool | None = answer(
+        None, Schema(), "The answer is JSON, valid by this schema (2020-12)", spelling="json-schema"
+    )
+    regex: str | None = answer(None, Text(), "The answer matches this regular expression, whole")
+    grammar: str | None = answer(
+        None, Text(file=True), "The answer is a text of this grammar: Lark's form, or llama.cpp's (GBNF)"
+    )
+    choices: Sequence[str] = answer((), Strings(), "The answer is one of these texts; may be repeated")
     logprobs: int | None = answer(
         None, Whole(0, 100), "Report the N likeliest tokens beside each chosen one; `edgellm run` does with --json"
     )
@@ -181,6 +203,10 @@ class GenerateOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: Sequence[str] | None
+    schema: Mapping[str, Any] | type | bool | None
+    regex: str | None
+    grammar: str | None
+    choices: Sequence[str] | None
     logprobs: int | None
     ignore_eos: bool | None
     overflow: Overflow | None

@@ -58,6 +58,8 @@ class _Value(_ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return self.rule.read(str(value))
+        except InvalidParameter as error:
+            self.fail(str(error), param, ctx)
         except ValueError:
             self.fail(f"{value!r} is not {self.rule.metavar if self.rule.gather else self.rule}", param, ctx)
 

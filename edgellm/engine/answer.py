@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgellm.backends.base import Backend, Rows, SamplingPlan
+from edgellm.constrain.constraint import Constraint
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream
+from edgellm.errors import ConstraintFailed
 from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
 from edgellm.params import GenerateParams
 
@@ -20,12 +22,17 @@ class AnswerBuilder:
     """
 
     def __init__(
-        self, params: GenerateParams, backend: Backend, prompt: list[int], deliver: Callable[[Chunk], None] | None
+        self,
+        params: GenerateParams,
+        backend: Backend,
+        prompt: list[int],
+        deliver: Callable[[Chunk], None] | None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.history = list(prompt)
         self.tokens: list[int] = []
         self.together = 1
-        self._sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt)
+        self._sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt, constraint)
         self._params = params
         self._backend = backend
         self._deliver = deliver
@@ -38,13 +45,23 @@ class AnswerBuilder:
 
     def plan(self) -> SamplingPlan | None:
         """How the backend chooses the next token; None where it does not, or the row is needed here."""
-        plan = self._sampler.plan() if self._logprobs is None else None
+        try:
+            plan = self._sampler.plan() if self._logprobs is None else None
+        except ConstraintFailed:  # said again where the row is chosen from, of this answer alone
+            return None
         return plan if plan is not None and self._backend.takes(plan) else None
 
     def accept(self, row: Rows | int) -> FinishReason | None:
         """Sample from the last row (1, n_vocab) of a pass, or take the token that was chosen from it; what must follow
         that token goes into the next pass with it. Returns what the answer ends with, if it does.
         """
+        try:
+            return self._accept(row)
+        except ConstraintFailed as error:
+            error.text = "".join(self._written)
+            raise
+
+    def _accept(self, row: Rows | int) -> FinishReason | None:
         if self._params.max_tokens == 0:
             return "length"
         self.together = 1
@@ -83,7 +100,7 @@ class AnswerBuilder:
             self._written.append(text)
             if self._deliver is not None:
                 self._deliver(self._chunk(text))
-        if self._stopped:
+        if self._stopped or self._sampler.done:
             return "stop"
         full = len(self.tokens) == params.max_tokens or len(self.history) >= self._backend.n_ctx
         return "length" if full else None

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from edgellm import threads
 from edgellm.backends.base import Backend, Rows, Step
+from edgellm.constrain.constraint import Constraints
 from edgellm.engine.deadlines import DEADLINES
 from edgellm.engine.generation import Generation, Sink
 from edgellm.engine.outbox import Outbox
@@ -72,6 +73,7 @@ class Engine:
         self.backend = backend
         self.load_ms = load_ms
         self.outbox = Outbox()  # what its thread has for event loops
+        self._constraints = Constraints(backend.info, backend.tokenizer)
         self._queue_limit = queue_limit
         self._inbox: queue.SimpleQueue[Request | _Call | None] = queue.SimpleQueue()
         self.reuse = Reuse(backend, known)  # for its thread
@@ -114,6 +116,7 @@ class Engine:
         self._check_prompt(prompt)
         self._passes.speculation.check(params)
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
+        generation.constraint = self._constraints.of(params, prompt)
         request = Request(self.backend, prompt, params, generation, title=title, owner=owner, load_ms=self.load_ms)
         try:
             self._unfinished.add(request)

@@ -6,9 +6,11 @@ import logging
 import queue
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
+from edgellm.constrain.constraint import Constraint
 from edgellm.engine.progress import OnProgress, Progress, checked_progress
 from edgellm.errors import Unsupported
 from edgellm.events import Chunk, Completion, FinishReason
@@ -36,6 +38,7 @@ class Generation:
         progress = checked_progress(progress)
         self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
+        self.constraint: Constraint | None = None  # of its answer
         self.done = False
         self.loop: AbstractEventLoop | None = None  # where its reader is
         self.owner: object = None  # what must not be forgotten before this is done: the Model, and the Turn
@@ -96,8 +99,16 @@ class Generation:
             if isinstance(item, Chunk):
                 if item.completion is not None:
                     self._queue.put(item)  # for whoever asks again
-                return item
+                return self.parsed(item)
             item()  # progress
+
+    def parsed(self, chunk: Chunk) -> Chunk:
+        """A chunk, whose completion says what an answer with a form stands for. On the reader's side, as that may run
+        what the class of a schema brings. Raises ConstraintFailed."""
+        done = chunk.completion
+        if done is None or self.constraint is None or done.finish_reason != "stop":
+            return chunk
+        return replace(chunk, completion=replace(done, parsed=self.constraint.parsed(done.text)))
 
     # The engine's side
 

@@ -78,7 +78,8 @@ class Request:
         self.title = title
         self.owner = owner if params.cache == "memory" else PUBLIC
         self.generation = generation
-        self.answer = AnswerBuilder(params, backend, prompt, generation.deliver if generation.stream else None)
+        deliver = generation.deliver if generation.stream else None
+        self.answer = AnswerBuilder(params, backend, prompt, deliver, generation.constraint)
         self.sequence: Sequence | None = None
         self.parked: list[tuple[Block, Buffer]] = []
         self.reused = 0  # tokens of the prompt that were not computed

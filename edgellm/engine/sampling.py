@@ -24,6 +24,7 @@ import numpy as np
 from edgellm import _native
 from edgellm.arguments import shown
 from edgellm.backends.base import SamplingPlan, Shift, Tokenizer
+from edgellm.constrain.constraint import Constraint
 from edgellm.engine.penalties import Dry, Logits, RepeatPenalty, breaker_sequences, to_float32
 from edgellm.errors import BackendFailed, EdgeLLMError, InvalidParameter
 from edgellm.events import TokenLogprob
@@ -56,10 +57,19 @@ class Sampler:
     tokens on every platform: a token costs one number of the PCG64 stream (two with XTC), compared in float64 with the
     cumulative probabilities of the candidates sorted by falling logit, then by id.
 
+    constraint: the form of the answer; its mask comes before everything else.
+
     Raises InvalidParameter if `logit_bias` names a token outside the vocabulary.
     """
 
-    def __init__(self, params: GenerateParams, n_vocab: int, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        params: GenerateParams,
+        n_vocab: int,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> None:
         self.seed = int.from_bytes(os.urandom(4), "little") if params.seed is None else params.seed
         self._params = params
         self._tokenizer = tokenizer
@@ -73,7 +83,8 @@ class Sampler:
             self._adjustments.append(Dry(params, breakers, prompt))
         values = {name: getattr(params, name) for name in FILTERS}
         self._filters = tuple((name, values[name]) for name, on in FILTERS.items() if on(values[name]))
-        same = params.temperature == 0 and not self._adjustments
+        self._constraint = constraint
+        same = params.temperature == 0 and not self._adjustments and constraint is None
         self._always = SamplingPlan(self._bias, None, 0.0) if same else None  # where all tokens have one plan
         self._plan = self._always
 
@@ -92,13 +103,14 @@ class Sampler:
         if self._plan is None:
             repeated = (shift for each in self._adjustments if (shift := each.shift()) is not None)
             shifts, p = (*self._bias, *repeated), self._params
+            mask = None if self._constraint is None else self._constraint.mask()
             if p.temperature == 0:
-                self._plan = SamplingPlan(shifts, None, 0.0)
+                self._plan = SamplingPlan(shifts, mask, 0.0)
             else:
                 filters = self._filters
                 if p.xtc_probability > 0 and self._uniform() < p.xtc_probability:
                     filters += (("xtc_threshold", p.xtc_threshold),)
-                self._plan = SamplingPlan(shifts, None, p.temperature, filters, self._uniform())
+                self._plan = SamplingPlan(shifts, mask, p.temperature, filters, self._uniform())
         return self._plan
 
     def refusal(self, row: Logits | None = None) -> EdgeLLMError:
@@ -112,10 +124,17 @@ class Sampler:
         self._plan = self._always
         for adjustment in self._adjustments:
             adjustment.accept(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer has the form that was asked for, and nothing can follow."""
+        return self._constraint is not None and self._constraint.done
 
     def forced(self) -> Sequence[int]:
         """Tokens that must follow those of the answer, whatever the logits: they need no pass of their own."""
-        return ()
+        return () if self._constraint is None else self._constraint.forced()
 
     def logprobs(self, row: Logits, chosen: int, n: int) -> TokenLogprob:
         """Log-softmax of `chosen` and of the `n` likeliest tokens, of the raw row: temperature 1, before any step."""

@@ -21,6 +21,7 @@ from edgellm.option import Params, Real, Whole
 from edgellm.params import CacheParams, GenerateParams, LoadParams
 
 run = import_module("edgellm.cli.run")
+INTEGER = str(Path(__file__).with_name("integer.json"))
 GIVEN: dict[str, tuple[str, object]] = {  # option: its text, and what it becomes; plain numbers find theirs
     "stop": ('"the end" x', ("the end", "x")),
     "ignore_eos": ("on", True),
@@ -32,6 +33,8 @@ GIVEN: dict[str, tuple[str, object]] = {  # option: its text, and what it become
     **{name: ("0.625", 0.625) for name, each in GENERATE.items() if isinstance(each.rule, Real) and each.rule.low <= 0},
     "dry_base": ("1.5", 1.5),
     "dry_last_n": ("9", 9),
+    "regex": ("[a-z]+", "[a-z]+"),
+    "schema": (INTEGER, {"type": "integer"}),
 }
 
 
@@ -108,12 +111,12 @@ def test_the_command_line_gives_what_was_given() -> None:
     assert run() == [{}, {}]
     arguments: list[str] = []
     for name, (text, value) in GIVEN.items():
-        flag = "--" + name.replace("_", "-")
+        flag = GENERATE[name].flag
         if name == "ignore_eos":
             arguments.append(flag)
         elif isinstance(value, tuple):
             arguments += [part for item in value for part in (flag, item)]
-        elif isinstance(value, dict):
+        elif name == "logit_bias":
             arguments += [part for item in text.split() for part in (flag, item)]
         else:
             arguments += [flag, text]

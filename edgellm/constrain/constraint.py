@@ -1,0 +1,157 @@
+"""Constraint: the form that one answer must have, token by token; Constraints makes those of a model.
+
+    row of logits ── mask ──▶ the sampler's choice ── accept ──▶ the next mask
+
+The mask allows the tokens after which the answer can still be completed, and tokens that end answers where it is
+complete. What cannot be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.backends.base import ModelInfo, Tokenizer
+from edgellm.constrain import grammars
+from edgellm.constrain.library import Grammars, reason
+from edgellm.constrain.parsed import parse
+from edgellm.errors import ConstraintFailed, InvalidParameter, Unsupported
+from edgellm.params import GenerateParams
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+FREE = 1e-3  # seconds of the processor that a mask may take without being counted
+MOST = 0.5  # seconds beyond those in one answer
+
+
+class Constraint:
+    """See above. For the engine's thread, but for `parsed`."""
+
+    def __init__(
+        self,
+        name: str,
+        matcher: LLMatcher,
+        words: int,
+        parse: Callable[[str], Any],
+        forbidden: NDArray[np.uint32] | None,
+    ) -> None:
+        self._name = name  # of the option
+        self._words = words  # of a mask
+        self._matcher = matcher
+        self._parse = parse
+        self._forbidden = forbidden  # tokens that the answer may not begin with, as a mask
+        self._mask: NDArray[np.uint32] | None = None
+        self._spent = 0.0
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is complete and nothing can follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def mask(self) -> NDArray[np.uint32]:
+        """The tokens that may come next: see `SamplingPlan.mask`. The same until one is accepted.
+
+        Raises ConstraintFailed where there is none, or where finding them takes too long.
+        """
+        if self._mask is None:
+            started = time.thread_time()
+            mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32, self._words)
+            self._check()
+            if self._forbidden is not None:
+                mask = mask & ~self._forbidden
+            self._spent += max(0.0, time.thread_time() - started - FREE)
+            if self._spent > MOST:
+                raise self._failed("finding the tokens that may come next takes too long; make it simpler")
+            if not mask.any():
+                raise self._failed("no token of this model's vocabulary can come next")
+            self._mask = mask
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        """A token of the answer. Raises ConstraintFailed for one that the form does not allow here."""
+        self._mask = self._forbidden = None
+        self._matcher.consume_token(token)
+        self._check()
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, where there is one way to go on."""
+        return () if self._forbidden is not None else self._matcher.compute_ff_tokens()
+
+    def parsed(self, text: str) -> Any:
+        """What a complete answer stands for. Raises ConstraintFailed where it stands for nothing."""
+        try:
+            return self._parse(text)
+        except (ValueError, TypeError) as error:
+            raise ConstraintFailed(
+                f"{self._name}: the answer has the form and is refused: {error}", text=text
+            ) from error
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise self._failed(reason(self._matcher))
+
+    def _failed(self, why: str) -> ConstraintFailed:
+        return ConstraintFailed(f"{self._name}: {why}")
+
+
+class Constraints:
+    """Those of the answers of one model. Safe from any thread."""
+
+    def __init__(self, info: ModelInfo, tokenizer: Tokenizer) -> None:
+        self._info = info
+        self._tokenizer = tokenizer
+        self._grammars = Grammars(info, tokenizer)
+        self._spaced: NDArray[np.int64] | None = None  # tokens that lose a space where a text begins
+
+    def of(self, params: GenerateParams, prompt: Sequence[int]) -> Constraint | None:
+        """What `params` asks of the answer to a prompt; None if that is nothing.
+
+        Raises InvalidParameter for what is no schema, expression, grammar or choice, and for other options that it
+        cannot be kept beside; Unsupported for what would not be enforced.
+        """
+        asked = grammars.asked(params)
+        if asked is None:
+            return None
+        name, value = asked
+        if not self._info.stop_ids:
+            raise Unsupported(f"{name}: {self._info.name} has no token that ends an answer")
+        if params.stop:
+            raise InvalidParameter(f"stop: {name} says where the answer ends, and a stop string could cut it before")
+        if params.ignore_eos:
+            raise InvalidParameter(f"ignore_eos: {name} says where the answer ends")
+        matcher = self._grammars.matcher(name, grammars.grammar(name, value))
+        words = -(-self._info.n_vocab // 32)
+        made = Constraint(name, matcher, words, _parser(name, value), self._begins_differently(prompt))
+        made.mask()
+        self._check_length(name, params.max_tokens, made)
+        return made
+
+    def _check_length(self, name: str, most: int | None, made: Constraint) -> None:
+        least = len(made.forced()) or 1
+        if most is not None and most < least:
+            raise InvalidParameter(f"max_tokens={most}: an answer with this {name} has at least {least} tokens")
+
+    def _begins_differently(self, prompt: Sequence[int]) -> NDArray[np.uint32] | None:
+        """The tokens that lose their space behind a prompt: what they say then is another text than the form has."""
+        piece, last = self._tokenizer.piece, prompt[-1] if prompt else None
+        if self._spaced is None:
+            n = self._info.n_vocab
+            led = (token for token in range(n) if piece(token)[:1] == b" ")
+            spaced = [token for token in led if piece(token, before=None) != piece(token)]
+            self._spaced = np.array(spaced, np.int64)
+        if not len(self._spaced) or piece(int(self._spaced[0]), before=last) == piece(int(self._spaced[0])):
+            return None
+        bits = np.zeros(-(-self._info.n_vocab // 32) * 32, np.uint8)
+        bits[self._spaced] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def _parser(name: str, value: Any) -> Callable[[str], Any]:
+    if name == "schema":
+        return lambda text: parse(value, text)
+    return lambda text: text

@@ -1,0 +1,127 @@
+"""llguidance: the one place that imports it. Grammars over the tokens of a vocabulary, with limits on what they cost.
+
+It raises nothing and says what went wrong only if asked, so everything here asks. A grammar that is refused, or whose
+tokens take too much to be found, is an error in words.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from edgellm.backends.base import ModelInfo, Tokenizer
+from edgellm.errors import InvalidParameter, Unsupported
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+KEPT = 16  # compiled grammars
+# One way to write JSON, that of Python's json.dumps: models know it, most of it is forced, and nobody waits for blanks.
+JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+NEXT = "pip install 'llguidance>=1.9'"
+# What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
+# written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.
+LIMITS = {"initial_lexer_fuel": 300_000, "step_lexer_fuel": 50_000, "max_lexer_states": 20_000}
+
+
+class Grammars:
+    """The grammars of one model. Safe from any thread."""
+
+    def __init__(self, info: ModelInfo, tokenizer: Tokenizer) -> None:
+        self._info = info
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._vocabulary: Any = None
+        self._limits: Any = None
+        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    def matcher(self, name: str, grammar: str) -> LLMatcher:
+        """One at the beginning of an answer. name: the option that the grammar, in llguidance's own form, comes from.
+
+        The first one of a model takes a quarter of a second and 20 MB for a vocabulary of 50,000. Raises
+        InvalidParameter for a grammar that is none or too large, Unsupported without llguidance.
+        """
+        with self._lock:
+            known = self._compiled.get(grammar)
+            if known is None:
+                known = self._compile(name, grammar)
+                self._compiled[grammar] = known
+                if len(self._compiled) > KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(grammar)
+            copy: LLMatcher = known.deep_copy()
+            return copy
+
+    def _compile(self, name: str, grammar: str) -> LLMatcher:
+        lib = library()
+        if self._vocabulary is None:
+            self._vocabulary = _vocabulary(self._info, self._tokenizer)
+            self._limits = lib.LLParserLimits(**LIMITS)
+        matcher = lib.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            raise InvalidParameter(f"{name}: {reason(matcher)}")
+        made: LLMatcher = matcher
+        return made
+
+
+def library() -> Any:
+    """The module. Raises Unsupported where it is missing, or a release without content, as some systems get."""
+    try:
+        import llguidance
+    except ImportError as error:
+        why = f"answers with a form need llguidance, which cannot be loaded here ({error}): {NEXT}"
+        raise Unsupported(why) from error
+    if not hasattr(llguidance, "LLParserLimits"):
+        raise Unsupported(f"the llguidance that is installed here is too old for answers with a form: {NEXT}")
+    return llguidance
+
+
+def reason(matcher: LLMatcher) -> str:
+    """Why a matcher failed, in a line, without what it says of its own state."""
+    lines = (line.strip() for line in matcher.get_error().split("<state>")[0].splitlines())
+    return "; ".join(line for line in lines if line) or "llguidance gives no reason"
+
+
+def from_schema(schema: Any) -> str:
+    """The grammar of JSON that is valid by a schema; nothing in the schema switches that off."""
+    made: str = library().LLMatcher.grammar_from_json_schema(
+        schema, overrides={"lenient": False, "coerce_one_of": False, **JSON}
+    )
+    return made
+
+
+def from_regex(regex: str) -> str:
+    made: str = library().LLMatcher.grammar_from_regex(regex)
+    return made
+
+
+def from_lark(text: str) -> str:
+    made: str = library().LLMatcher.grammar_from_lark(text)
+    return made
+
+
+def _vocabulary(info: ModelInfo, tokenizer: Tokenizer) -> Any:
+    lib = library()
+    pieces = [tokenizer.piece(token) for token in range(info.n_vocab)]
+    return lib.LLTokenizer(
+        lib.TokenizerWrapper(_Wrapped(info, tokenizer, pieces)),
+        n_vocab=info.n_vocab,
+        eos_token=sorted(info.stop_ids),
+        slices=lib.LLTokenizer.json_slices(),
+    )
+
+
+class _Wrapped:
+    """A tokenizer as llguidance asks for one. Control tokens stand for no text: \xff is in none."""
+
+    def __init__(self, info: ModelInfo, tokenizer: Tokenizer, pieces: Iterable[bytes]) -> None:
+        self.eos_token_id = min(info.stop_ids)
+        self.bos_token_id = info.bos_id
+        self.tokens = [piece or b"\xff%d" % token for token, piece in enumerate(pieces)]
+        self.special_token_ids: list[int] = []
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
