@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgellm import arguments, embedding, machine, scoring
 from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
+from edgellm.constrain.grammars import asked
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
 from edgellm.engine.engine import Engine
@@ -330,7 +331,7 @@ class Model:
 
         tell = progress and (lambda *numbers: sink(partial(progress, *numbers)))
         submit = partial(self.submit, prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
-        long = isinstance(prompt, str) and len(prompt) > LONG
+        long = (isinstance(prompt, str) and len(prompt) > LONG) or asked(params) is not None
         request = await beside_loop(submit, lambda left: left.cancel()) if long else submit()
         request.loop = loop
         try:

@@ -2,14 +2,16 @@
 
     row of logits ── mask ──▶ the sampler's choice ── accept ──▶ the next mask
 
-The mask allows the tokens after which the answer can still be completed, and tokens that end answers where it is
-complete. What cannot be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
+A mask allows the tokens after which the answer can still be completed, and tokens that end answers where it is
+complete. It is found on a thread of its own (`masks.py`) while the pass is computed whose row it belongs to. What cannot
+be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from edgellm.backends.base import ModelInfo, Tokenizer
 from edgellm.constrain import grammars
 from edgellm.constrain.library import Grammars, reason
+from edgellm.constrain.masks import Masks
 from edgellm.constrain.parsed import parse
 from edgellm.errors import ConstraintFailed, InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
@@ -39,13 +42,16 @@ class Constraint:
         words: int,
         parse: Callable[[str], Any],
         forbidden: NDArray[np.uint32] | None,
+        masks: Masks,
     ) -> None:
         self._name = name  # of the option
         self._words = words  # of a mask
+        self._masks = masks
         self._matcher = matcher
         self._parse = parse
         self._forbidden = forbidden  # tokens that the answer may not begin with, as a mask
         self._mask: NDArray[np.uint32] | None = None
+        self._coming: SimpleQueue[Any] | None = None
         self._spent = 0.0
 
     @property
@@ -59,18 +65,30 @@ class Constraint:
         Raises ConstraintFailed where there is none, or where finding them takes too long.
         """
         if self._mask is None:
-            started = time.thread_time()
-            mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32, self._words)
-            self._check()
-            if self._forbidden is not None:
-                mask = mask & ~self._forbidden
-            self._spent += max(0.0, time.thread_time() - started - FREE)
-            if self._spent > MOST:
-                raise self._failed("finding the tokens that may come next takes too long; make it simpler")
-            if not mask.any():
-                raise self._failed("no token of this model's vocabulary can come next")
-            self._mask = mask
+            found = self._find() if self._coming is None else self._coming.get()
+            self._coming = None
+            if isinstance(found, BaseException):
+                raise found
+            self._mask = found
         return self._mask
+
+    def expect(self) -> None:
+        """Have the next mask found meanwhile: nothing else is asked of this until it is."""
+        if self._coming is None and self._mask is None:
+            self._coming = self._masks.post(self._find)
+
+    def _find(self) -> NDArray[np.uint32]:
+        started = time.thread_time()
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32, self._words)
+        self._check()
+        if self._forbidden is not None:
+            mask = mask & ~self._forbidden
+        self._spent += max(0.0, time.thread_time() - started - FREE)
+        if self._spent > MOST:
+            raise self._failed("finding the tokens that may come next takes too long; make it simpler")
+        if not mask.any():
+            raise self._failed("no token of this model's vocabulary can come next")
+        return mask
 
     def accept(self, token: int) -> None:
         """A token of the answer. Raises ConstraintFailed for one that the form does not allow here."""
@@ -106,6 +124,7 @@ class Constraints:
         self._info = info
         self._tokenizer = tokenizer
         self._grammars = Grammars(info, tokenizer)
+        self._masks = Masks()
         self._spaced: NDArray[np.int64] | None = None  # tokens that lose a space where a text begins
 
     def of(self, params: GenerateParams, prompt: Sequence[int]) -> Constraint | None:
@@ -126,7 +145,8 @@ class Constraints:
             raise InvalidParameter(f"ignore_eos: {name} says where the answer ends")
         matcher = self._grammars.matcher(name, grammars.grammar(name, value))
         words = -(-self._info.n_vocab // 32)
-        made = Constraint(name, matcher, words, _parser(name, value), self._begins_differently(prompt))
+        forbidden = self._begins_differently(prompt)
+        made = Constraint(name, matcher, words, _parser(name, value), forbidden, self._masks)
         made.mask()
         self._check_length(name, params.max_tokens, made)
         return made

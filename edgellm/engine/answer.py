@@ -77,6 +77,8 @@ class AnswerBuilder:
                 ends = self._add(token)
                 if ends is not None:
                     break
+        if ends is None:
+            self._sampler.expect()
         return ends
 
     def _add(self, token: int, row: Rows | None = None) -> FinishReason | None:

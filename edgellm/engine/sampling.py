@@ -132,6 +132,11 @@ class Sampler:
         """Whether the answer has the form that was asked for, and nothing can follow."""
         return self._constraint is not None and self._constraint.done
 
+    def expect(self) -> None:
+        """A pass begins whose row the next token will be chosen from."""
+        if self._constraint is not None:
+            self._constraint.expect()
+
     def forced(self) -> Sequence[int]:
         """Tokens that must follow those of the answer, whatever the logits: they need no pass of their own."""
         return () if self._constraint is None else self._constraint.forced()
