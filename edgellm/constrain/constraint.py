@@ -3,7 +3,7 @@
     row of logits ── mask ──▶ the sampler's choice ── accept ──▶ the next mask
 
 A mask allows the tokens after which the answer can still be completed, and tokens that end answers where it is
-complete. It is found on a thread of its own (`masks.py`) while the pass is computed whose row it belongs to. What cannot
+complete. It is found on a thread of its own (`masks.py`) while the pass is computed whose row it is for. What cannot
 be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
 """
 
