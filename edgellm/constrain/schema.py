@@ -1,0 +1,121 @@
+"""prepare: a JSON Schema as llguidance is to be given it, with the same meaning, or an error that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgellm.constrain.branches import Branches
+from edgellm.constrain.document import Document
+from edgellm.constrain.emit import Writer
+from edgellm.constrain.values import plain
+from edgellm.errors import InvalidParameter, Unsupported
+
+# What llguidance must be told beside the schema. White space is bounded. Without `\u` a key has one spelling: otherwise
+# `"\u0061"` passes beside a declared "a" as another property, with another type.
+OPTIONS: dict[str, Any] = {
+    "lenient": False,
+    "coerce_one_of": False,
+    "whitespace_pattern": r"[\x20\x09]{1,2}|\x0A(?:\x20{0,16}|\x09{0,8})",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+MOST_PARTS = 20_000  # schemas in what is written: llguidance takes about 50 ms for them
+
+
+def prepare(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
+    """The schema as llguidance is to be given it, beside OPTIONS: JSON Schema 2020-12, with the same meaning.
+
+    `{}` allows every value.
+
+    Raises InvalidParameter for what is no schema, Unsupported for what would not be enforced; both name the place by
+    JSON pointer, the keyword, and what to do instead.
+    """
+    if not isinstance(schema, (bool, Mapping)):
+        raise InvalidParameter(f"schema: a {type(schema).__name__}; a schema is a dict, True or False")
+    try:
+        return _prepared(plain(schema))
+    except RecursionError:
+        raise Unsupported("schema: #: too many schemas in schemas; make it flatter") from None
+
+
+def _prepared(schema: dict[str, Any] | bool) -> dict[str, Any]:
+    document = Document(schema)
+    branches = Branches(document)
+    state = branches.state(document.root)
+    if not state:
+        return {}
+    if not branches.filled(state):
+        raise Unsupported(f"{document.root.where}: no value is valid; what it demands contradicts itself")
+    writer = Writer(branches)
+    root = writer.write(state)
+    return _inlined(root, writer.definitions)
+
+
+def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The schema with what is referred to once in its place; what recurs or refers to itself stays in $defs."""
+    count = dict.fromkeys(definitions, 0)
+
+    def refer(part: Any) -> None:
+        for name in _references(part):
+            count[name] += 1
+            if count[name] == 1:
+                refer(definitions[name])
+
+    refer(root)
+    cyclic = {name for name in definitions if _reaches(name, name, definitions)}
+    parts = 0
+
+    def placed(part: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts > MOST_PARTS:
+            raise Unsupported(f"schema: #: more than {MOST_PARTS:,} parts, written out; make it smaller")
+        if isinstance(part, list):
+            return [placed(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        name = _name(part)
+        if name is not None:
+            small = not any(key in definitions[name] for key in ("properties", "prefixItems", "anyOf", "enum"))
+            return placed(definitions[name]) if name not in cyclic and (count[name] == 1 or small) else part
+        return {key: value if key in ("enum", "required") else placed(value) for key, value in part.items()}
+
+    name = _name(root)
+    assert name is not None
+    found = dict(placed(definitions[name]))
+    kept: dict[str, Any] = {}
+    left = list(_references(found))
+    while left:
+        name = left.pop()
+        if name not in kept:
+            kept[name] = placed(definitions[name])
+            left += _references(kept[name])
+    return found | ({"$defs": dict(sorted(kept.items(), key=lambda item: int(item[0][1:])))} if kept else {})
+
+
+def _name(part: dict[str, Any]) -> str | None:
+    reference = part.get("$ref")
+    return reference.removeprefix("#/$defs/") if isinstance(reference, str) else None
+
+
+def _references(part: Any) -> list[str]:
+    if isinstance(part, list):
+        return [name for each in part for name in _references(each)]
+    if not isinstance(part, dict):
+        return []
+    name = _name(part)
+    if name is not None:
+        return [name]
+    return [name for key, value in part.items() if key != "enum" for name in _references(value)]
+
+
+def _reaches(start: str, end: str, definitions: dict[str, dict[str, Any]]) -> bool:
+    left, met = list(_references(definitions[start])), set()
+    while left:
+        name = left.pop()
+        if name == end:
+            return {}
+        if name not in met:
+            met.add(name)
+            left += _references(definitions[name])
+    return False
