@@ -15,6 +15,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--walks", type=int, default=20)
+    arguments.add_argument("--only", default="", help="files whose name holds this")
     arguments.add_argument("--list", action="store_true", help="every schema that is refused, and why")
     asked = arguments.parse_args()
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
     chance, count, files = random.Random(0), Counter[str](), Counter[str]()
     for where, group in groups(asked.folder):
         name = f"{where}: {group['description']}"
+        if asked.only not in where:
+            continue
         count["schemas"] += 1
         files[where] += 1
         try:
@@ -142,7 +146,7 @@ def main() -> int:
                     print(f"missing {name}: {test['description']}: {str(test['data'])[:200]!r}")
             else:
                 count["instances right"] += 1
-        schema = json.loads(json.dumps(group["schema"]), parse_float=float)
+        schema = json.loads(json.dumps(group["schema"]), parse_float=Decimal)
         oracle = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
         for _ in range(asked.walks):
             try:
@@ -150,7 +154,7 @@ def main() -> int:
                 if text is None:
                     count["walks without an end"] += 1
                     continue
-                value = strict_json(text)
+                value = strict_json(text, Decimal)
                 errors = [error.message[:200] for error in oracle.iter_errors(value)]
             except (EdgeLLMError, RuntimeError, ValueError) as error:
                 errors, text = [f"{type(error).__name__}: {error}"], ""

@@ -271,7 +271,8 @@ class Branches:
             present = [Branch(only(object=Object(required=(name,))))]
             inner = self.document.inner(place, "dependentSchemas", name)
             found += self._product(present, self.of(inner, False), place)
-        return self._limited(found, place)
+        # What a schema under a "not" looked at does not count.
+        return self._limited([Branch(branch.shape) for branch in found], place)
 
     def _inner_state(self, place: Place) -> Callable[..., State]:
         def state(*steps: str | int, wanted: bool = True) -> State:

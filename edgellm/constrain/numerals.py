@@ -11,6 +11,7 @@ from edgellm.errors import Unsupported
 
 LARGEST = 2**53  # bounds beyond it do not pass a double unharmed
 DIGITS = 15  # behind the point, likewise
+LARGEST_STEP = 5_000  # digits of a step: the lexer has a state for every remainder (30,000 take 0.4 s)
 MOST_LISTED = 64  # whole numbers of a range that are looked at one by one
 
 Json = dict[str, Any]
@@ -26,7 +27,21 @@ def number_schemas(number: Number, excluded: list[Any], where: str) -> list[Json
         found.append(numbers(number, Number(low.low, low.above, cut, True)))
         low = Number(low=cut, above=True)
     found.append(numbers(number, low))
-    return [_range(each, where) for each in found if each is not None]
+    ranges = [each for each in found if each is not None]
+    return [_range(each, where) for each in ranges] + [{"enum": [bound]} for each in ranges for bound in _missed(each)]
+
+
+def _missed(number: Number) -> list[int | float]:
+    """Bounds that llguidance leaves out: 0.5 is spelt without zeros behind it, a multiple of 0.25 with two digits."""
+    step = number.step
+    if step is None or step.denominator == 1:
+        return []
+    bounds = [bound for bound in (number.low, number.high) if bound is not None and bound.denominator != 1]
+    return [float(bound) for bound in bounds if _digits(bound) < _digits(step)]
+
+
+def _digits(value: Fraction) -> int:
+    return next((digits for digits in range(DIGITS) if (value * 10**digits).denominator == 1), DIGITS)
 
 
 def _range(number: Number, where: str) -> Json:
@@ -66,7 +81,7 @@ def _step(step: Fraction, where: str) -> Any:
     value, power = float(step), 0
     while not value.is_integer() and power < 20:
         value, power = value * 10, power + 1
-    if value > 2**32 - 1 or Fraction(int(value), 10**power) != step:
+    if value > LARGEST_STEP or Fraction(int(value), 10**power) != step:
         raise Unsupported(f'{where}: "multipleOf" {_plain(step)} is no number that it can be counted by; use a rounder one')
     return _plain(step)
 
