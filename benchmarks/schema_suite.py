@@ -2,9 +2,10 @@
 
     python benchmarks/schema_suite.py FOLDER [--walks 20] [--list]
 
-FOLDER is a checkout of https://github.com/json-schema-org/JSON-Schema-Test-Suite. Every schema of draft 2020-12, required
-and optional, is prepared, compiled by llguidance and asked about each of its instances; then random walks through the masks
-must give texts that parse and that `jsonschema` calls valid. Exits with 1 where something invalid passed.
+FOLDER is a checkout of https://github.com/json-schema-org/JSON-Schema-Test-Suite. Every schema of draft 2020-12,
+required and optional, is prepared, compiled by llguidance and asked about each of its instances; then random walks
+through the masks must give texts that parse and that `jsonschema` calls valid. Exits with 1 where something invalid
+passed.
 """
 
 from __future__ import annotations
@@ -67,7 +68,13 @@ def walk(start: llguidance.LLMatcher, chance: random.Random) -> str | None:
         if end:
             return text.decode()
         good = [code for code in closing if code in allowed]
-        code = chance.choice(good if good and chance.random() < 0.3 + len(text) / 600 else allowed[: allowed.index(END)] if END in allowed else allowed)
+        code = chance.choice(
+            good
+            if good and chance.random() < 0.3 + len(text) / 600
+            else allowed[: allowed.index(END)]
+            if END in allowed
+            else allowed
+        )
         if not at.consume_token(code):
             raise RuntimeError(f"{bytes(text)[-200:]!r}: a token of the mask was refused")
         text.append(code)

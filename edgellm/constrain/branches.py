@@ -15,7 +15,7 @@ from edgellm.constrain.document import Document, Place
 from edgellm.constrain.instances import State, holds
 from edgellm.constrain.keywords import ANNOTATIONS
 from edgellm.constrain.negation import denied
-from edgellm.constrain.shapes import ANY, Array, Layer, Object, Shape, meet, together
+from edgellm.constrain.shapes import ANY, Array, Layer, Object, Shape, meet
 from edgellm.constrain.statements import NEVER, direct, kept, only
 from edgellm.constrain.values import key
 from edgellm.errors import Unsupported

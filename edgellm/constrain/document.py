@@ -52,7 +52,7 @@ class Document:
 
     def inner(self, place: Place, *steps: str | int) -> Place:
         """A schema inside of another."""
-        return self._places[(*place.path, *steps)]
+        return self._places[place.path + steps]
 
     def target(self, place: Place, keyword: str = "$ref") -> Place:
         """What a reference refers to."""
@@ -81,15 +81,16 @@ class Document:
 
     def _pointed(self, place: Place, path: Path, fragment: str) -> Path:
         value, base = self._raws[path], self._places[path].base
+        inside: dict[Any, Any]
         for part in fragment.split("/")[1:]:
             step: str | int = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(value, list) and re.fullmatch("0|[1-9][0-9]{0,5}", str(step)):
-                step = int(step)
-            if not (isinstance(value, dict) and step in value) and not (
-                isinstance(value, list) and isinstance(step, int) and step < len(value)
-            ):
+            if isinstance(value, list) and re.fullmatch("0|[1-9][0-9]{0,5}", part):
+                step, inside = int(part), dict(enumerate(value))
+            else:
+                inside = value if isinstance(value, dict) else {}
+            if step not in inside:
                 raise InvalidParameter(f'{place.where}: "$ref" is {shown("#" + fragment)}; there is nothing')
-            value, path = value[step], self._renamed(path, step)
+            value, path = inside[step], self._renamed(path, step)
             base = self._places[path].base if path in self._places else base
         if path not in self._places:
             if not isinstance(value, (dict, bool)):
@@ -133,8 +134,8 @@ class Document:
         beside = schema.keys() - keywords.ANNOTATIONS - {"$ref"}
         if self._draft in OLD and "$ref" in schema and beside:
             raise Unsupported(
-                f'schema: {pointer(path)}: {shown(min(beside))} beside "$ref", which means nothing in draft 7; put both '
-                f'into "allOf"'
+                f'schema: {pointer(path)}: {shown(min(beside))} beside "$ref", which means nothing in draft 7; put '
+                f'both into "allOf"'
             )
         if path and str(schema.get("$schema", self._draft)).rstrip("#") != self._draft:
             raise Unsupported(f'schema: {pointer(path)}: another "$schema" than that of the whole; use one')

@@ -1,8 +1,8 @@
 """Writer: a state as a schema of the few keywords that llguidance enforces to the letter.
 
 Those are: type, enum, minimum and its three siblings, multipleOf, minLength, maxLength, pattern, prefixItems, items,
-minItems, maxItems, properties, required, additionalProperties, patternProperties, minProperties, maxProperties where all
-properties are required, anyOf, allOf of patterns, and $ref into $defs without siblings.
+minItems, maxItems, properties, required, additionalProperties, patternProperties, minProperties and maxProperties
+where all properties are required, anyOf, allOf of patterns, and $ref into $defs without siblings.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Writer:
     def _refuse_excluded(self, shape: Shape, values: list[Any], where: str) -> None:
         free = Shape(marks=shape.marks, array=shape.array, object=shape.object)
         if any(self.branches.kept(free, value) for value in values):
-            raise Unsupported(f'{place_of(shape, where, "not")}: lists or objects under "not"; say what is allowed instead')
+            raise Unsupported(
+                f'{place_of(shape, where, "not")}: lists or objects under "not"; say what is allowed instead'
+            )
 
     def _listed(self, values: tuple[Any, ...], where: str) -> Json:
         for value in values:
@@ -92,7 +94,9 @@ class Writer:
 
     def _string(self, string: String, excluded: list[Any], where: str) -> list[Json]:
         if string.patterns_not:
-            raise Unsupported(f'{where}: strings that must not fit a pattern or a format; write a "pattern" for those that may')
+            raise Unsupported(
+                f'{where}: strings that must not fit a pattern or a format; write a "pattern" for those that may'
+            )
         excluded = [text for text in excluded if string.holds(text)]
         patterns = list(string.patterns) + ([all_but(excluded)] if excluded else [])
         found: Json = {"type": "string"}
@@ -117,7 +121,7 @@ class Writer:
         if array.unique or array.repeated:
             raise Unsupported(
                 f'{place_of(shape, where, "uniqueItems")}: "uniqueItems" is enforced for lists of few values alone '
-                f'(an enum, and at most {MOST_LISTED} lists of them); remove it, or use an object whose keys are the items'
+                f"(an enum, and at most {MOST_LISTED} lists of them); remove it, or use an object with the items as keys"
             )
         found = []
         for way in self._placed(shape, array, where) if array.contained else (array,):

@@ -26,8 +26,8 @@ _N = "[0-9]{1,9}"
 _CLOCK = f"T(?:{_N}H(?:{_N}M(?:{_N}S)?)?|{_N}M(?:{_N}S)?|{_N}S)"
 _DURATION = f"P(?:{_N}W|(?:{_N}Y(?:{_N}M(?:{_N}D)?)?|{_N}M(?:{_N}D)?|{_N}D)(?:{_CLOCK})?|{_CLOCK})"
 
-# RFC 1123: labels of 63 without hyphens at their ends, nor two of them at the third and fourth place: such names ("xn--")
-# have rules of their own (RFC 5891), which no pattern can say.
+# RFC 1123: labels of 63 without hyphens at their ends, nor two of them at the third and fourth place: such names
+# ("xn--") have rules of their own (RFC 5891), which no pattern can say.
 _E, _I = "[A-Za-z0-9]", "[A-Za-z0-9-]"
 _LABEL = f"(?:{_E}(?:{_I}{{0,2}}{_E})?|{_E}{_I}(?:{_E}{_I}|-{_E}){_I}{{0,58}}{_E})"
 _HOST = rf"{_LABEL}(?:\.{_LABEL})*"

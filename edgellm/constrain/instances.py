@@ -193,4 +193,4 @@ def exact(value: float) -> Fraction:
 
 
 def within(schema: dict[str, Any], what: str, count: int) -> bool:
-    return schema.get(f"min{what}", 0) <= count <= schema.get(f"max{what}", count)
+    return bool(schema.get(f"min{what}", 0) <= count <= schema.get(f"max{what}", count))

@@ -15,15 +15,19 @@ from edgellm.errors import InvalidParameter, Unsupported
 Path = tuple[str | int, ...]
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
-SCHEMA = ("additionalProperties", "unevaluatedProperties", "propertyNames", "items", "unevaluatedItems", "contains")
-SCHEMA += ("not", "if", "then", "else")
+SCHEMA = (
+    *("additionalProperties", "unevaluatedProperties", "propertyNames", "items", "unevaluatedItems", "contains"),
+    *("not", "if", "then", "else"),
+)
 SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 
 ANNOTATIONS = frozenset(
-    ("title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly")
-    + ("$schema", "$id", "$anchor", "$dynamicAnchor", "$defs", "definitions")
-    + ("discriminator",)  # OpenAPI's, which pydantic writes: the oneOf beside it says all
+    (
+        *("title", "description", "default", "examples", "$comment", "deprecated", "readOnly", "writeOnly"),
+        *("$schema", "$id", "$anchor", "$dynamicAnchor", "$defs", "definitions"),
+        "discriminator",  # OpenAPI's, which pydantic writes: the oneOf beside it says all
+    )
 )
 
 # What is known and never enforced, and what to do instead.
@@ -114,13 +118,17 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(SCHEMAS, (_schemas, "a list of schemas that is not empty")),
     **dict.fromkeys(NAMED, (_named, "an object of schemas")),
     **dict.fromkeys(
-        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains")
-        + ("maxContains",),
+        (
+            *("minLength", "maxLength", "minItems", "maxItems"),
+            *("minProperties", "maxProperties", "minContains", "maxContains"),
+        ),
         (_count, "a whole number, at least 0"),
     ),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (_number, "a number")),
     "multipleOf": (lambda value: _number(value) and value > 0, "a number above 0"),
-    **dict.fromkeys(("pattern", "format", "$ref", "$dynamicRef", "$id", "$anchor", "$dynamicAnchor"), (_string, "a string")),
+    **dict.fromkeys(
+        ("pattern", "format", "$ref", "$dynamicRef", "$id", "$anchor", "$dynamicAnchor"), (_string, "a string")
+    ),
     **dict.fromkeys(("title", "description", "$comment", "$schema"), (_string, "a string")),
     **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), (_flag, "true or false")),
     "required": (_names, "a list of names, each once"),
@@ -152,7 +160,9 @@ def check(schema: dict[str, Any], path: Path) -> None:
 def _limited(name: str, value: Any, where: str) -> None:
     """Refuses what is too large, and formats and patterns that no grammar holds."""
     if name in _MOST and value > _MOST[name]:
-        raise Unsupported(f'{where}: "{name}" is {value:,}; at most {_MOST[name]:,} are counted: lower it, or remove it')
+        raise Unsupported(
+            f'{where}: "{name}" is {value:,}; at most {_MOST[name]:,} are counted: lower it, or remove it'
+        )
     if name == "enum" and len(value) > MOST_VALUES:
         raise Unsupported(f'{where}: "enum" of {len(value):,} values; at most {MOST_VALUES:,} are tried at once')
     if name in NAMED and name not in ("$defs", "definitions") and len(value) > MOST_NAMES:
@@ -163,7 +173,9 @@ def _limited(name: str, value: Any, where: str) -> None:
         raise Unsupported(f'{where}: "format" {shown(value)} is not known and would not be enforced; {hint}')
     for pattern in [value] if name == "pattern" else value if name == "patternProperties" else ():
         if len(pattern) > LONGEST_PATTERN:
-            raise Unsupported(f'{where}: a pattern of {len(pattern):,} characters; at most {LONGEST_PATTERN:,} are read')
+            raise Unsupported(
+                f"{where}: a pattern of {len(pattern):,} characters; at most {LONGEST_PATTERN:,} are read"
+            )
         try:
             translate(pattern)
         except Irregular as error:
@@ -176,7 +188,9 @@ def translated(schema: dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(found.get("items"), list):
         first, others = found.pop("items"), found.pop("additionalItems", True)
         if "prefixItems" in found:
-            raise InvalidParameter(f'schema: {pointer(path)}: "items" is a list beside "prefixItems"; it must be a schema')
+            raise InvalidParameter(
+                f'schema: {pointer(path)}: "items" is a list beside "prefixItems"; it must be a schema'
+            )
         found |= ({"prefixItems": first} if first else {}) | {"items": others}
     if isinstance(found.get("dependencies"), dict):
         needs = found.pop("dependencies")

@@ -48,7 +48,9 @@ def _range(number: Number, where: str) -> Json:
     found: Json = {"type": "integer" if number.integer else "number"}
     for bound in (number.low, number.high):
         if bound is not None and (abs(bound) > LARGEST or (bound * 10**DIGITS).denominator != 1):
-            raise Unsupported(f"{where}: a bound beyond 2**53, or of more than {DIGITS} digits behind the point; round it")
+            raise Unsupported(
+                f"{where}: a bound beyond 2**53, or of more than {DIGITS} digits behind the point; round it"
+            )
     low, high = number.low, number.high
     if low is not None and low == high:
         return {"enum": [_plain(low)]}
@@ -72,8 +74,10 @@ def _refuse_narrow(number: Number, where: str) -> None:
         return
     near, far, open_ = (low, high, number.above) if low >= 0 else (-high, -low, number.below)
     if open_ and near.denominator == 1 and int(near) == int(far):
-        raise Unsupported(f"{where}: an excluded bound of {_plain(low if low >= 0 else high)} so near to the other one; "
-                          f"include it, or use multipleOf and whole steps")
+        raise Unsupported(
+            f"{where}: an excluded bound of {_plain(low if low >= 0 else high)} so near to the other one; "
+            f"include it, or use multipleOf and whole steps"
+        )
 
 
 def _step(step: Fraction, where: str) -> Any:
@@ -82,7 +86,9 @@ def _step(step: Fraction, where: str) -> Any:
     while not value.is_integer() and power < 20:
         value, power = value * 10, power + 1
     if value > LARGEST_STEP or Fraction(int(value), 10**power) != step:
-        raise Unsupported(f'{where}: "multipleOf" {_plain(step)} is no number that it can be counted by; use a rounder one')
+        raise Unsupported(
+            f'{where}: "multipleOf" {_plain(step)} is no number that it can be counted by; use a rounder one'
+        )
     return _plain(step)
 
 

@@ -148,8 +148,8 @@ class ObjectWriter:
     def _written(self, required: tuple[str, ...], optional: list[str], least: int, most: int | None) -> Json:
         if len(optional) > MOST_OPTIONAL:
             raise Unsupported(
-                f"{self._where}: {len(optional)} properties that may be absent; at most {MOST_OPTIONAL} of one object are "
-                f'tried at once: name those that are always there in "required"'
+                f"{self._where}: {len(optional)} properties that may be absent; at most {MOST_OPTIONAL} of one "
+                f'object are tried at once: name those that are always there in "required"'
             )
         allowed = {*required, *optional}
         properties = {

@@ -1,4 +1,4 @@
-"""translate: a pattern of a JSON Schema (ECMA-262) in the few constructs that every regular expression library agrees on.
+"""translate: a pattern of a JSON Schema (ECMA-262) in the few constructs that every library of them agrees on.
 
 What comes out matches a whole string, in llguidance (Rust's syntax) and in Python's `re.fullmatch` alike: character
 classes are written as ranges of code points, anchors are resolved, groups have no names. It holds no character that
@@ -225,7 +225,9 @@ class _Reader:
         if letter in "bB":
             raise Irregular(f"\\{letter}, a boundary of words, which engines draw differently")
         if letter in "pP":
-            raise Irregular(f"\\{letter}, whose characters depend on the version of Unicode; write ranges such as [a-z]")
+            raise Irregular(
+                f"\\{letter}, whose characters depend on the version of Unicode; write ranges such as [a-z]"
+            )
         if letter.isdigit() or letter == "k":
             raise Irregular("a backreference, which is no regular expression")
         raise Irregular(f"the escape \\{letter}, which ECMA-262 does not know")
@@ -324,7 +326,7 @@ def _anchored(node: Node) -> Iterator[Node]:
             middle = []
         if any(_holds_anchor(part) for part in middle):
             raise Irregular("an anchor in the middle")
-        yield Sequence(((*([] if begins else [anything]), *middle, *([] if ends else [anything]))))
+        yield Sequence((*([] if begins else [anything]), *middle, *([] if ends else [anything])))
 
 
 def _flat(node: Node, budget: int = 64) -> list[tuple[Node, ...]]:
@@ -400,4 +402,3 @@ def letter(code: int) -> str:
 def quoted(text: str) -> str:
     """A pattern for exactly this text."""
     return "".join(letter(ord(each)) for each in text)
-

@@ -82,7 +82,7 @@ def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> di
 
     name = _name(root)
     assert name is not None
-    found = dict(placed(definitions[name]))
+    found = {"$ref": root["$ref"]} if name in cyclic else dict(placed(definitions[name]))
     kept: dict[str, Any] = {}
     left = list(_references(found))
     while left:
@@ -114,7 +114,7 @@ def _reaches(start: str, end: str, definitions: dict[str, dict[str, Any]]) -> bo
     while left:
         name = left.pop()
         if name == end:
-            return {}
+            return True
         if name not in met:
             met.add(name)
             left += _references(definitions[name])

@@ -173,7 +173,9 @@ def numbers(one: Number, other: Number) -> Number | None:
     return settled(found)
 
 
-def _tighter(one: tuple[Fraction | None, bool], other: tuple[Fraction | None, bool], sign: int) -> tuple[Fraction | None, bool]:
+def _tighter(
+    one: tuple[Fraction | None, bool], other: tuple[Fraction | None, bool], sign: int
+) -> tuple[Fraction | None, bool]:
     if one[0] is None or other[0] is None:
         return other if one[0] is None else one
     return max(one, other, key=lambda bound: (sign * bound[0], bound[1]))  # type: ignore[operator]

@@ -27,7 +27,15 @@ from edgellm.constrain.shapes import (
 from edgellm.constrain.values import key, name_of
 
 NEVER: State = ((Place(False, (), ""), True),)
-MARKED = ("uniqueItems", "contains", "propertyNames", "minProperties", "maxProperties", "patternProperties", "multipleOf")
+MARKED = (
+    "uniqueItems",
+    "contains",
+    "propertyNames",
+    "minProperties",
+    "maxProperties",
+    "patternProperties",
+    "multipleOf",
+)
 
 Inner = Callable[..., State]
 
@@ -109,7 +117,9 @@ def array_of(schema: dict[str, Any], inner: Inner) -> Array | None:
         least = max(least, fewest)
     if most is not None and least > most:
         return None
-    return Array(prefix, rest, least, None if most is None else int(most), bool(schema.get("uniqueItems")), False, contained)
+    return Array(
+        prefix, rest, least, None if most is None else int(most), bool(schema.get("uniqueItems")), False, contained
+    )
 
 
 def object_of(schema: dict[str, Any], inner: Inner) -> Object | None:

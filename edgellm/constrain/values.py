@@ -12,6 +12,8 @@ from edgellm.errors import InvalidParameter
 DEEPEST = 64  # values in values: every level costs several calls of Python, here and where an answer is read
 MOST = 50_000  # values in a schema, counted one by one
 
+LARGEST = 300  # digits of a whole number: a double holds 308
+
 _RAW = {8, 9, 10, 12, 13}  # control characters that JSON spells without \u
 
 
@@ -39,7 +41,7 @@ def key(value: object) -> Hashable:
     if isinstance(value, dict):
         return kind, frozenset((name, key(each)) for name, each in value.items())
     if kind == "number":
-        return kind, Fraction(str(value)) if isinstance(value, float) else Fraction(value)  # type: ignore[arg-type]
+        return kind, Fraction(str(value))
     return kind, value
 
 
@@ -70,10 +72,12 @@ def plain(value: object) -> Any:
         if left < 0:
             raise InvalidParameter(f"schema: more than {MOST:,} values; make it smaller")
         if len(path) > DEEPEST * 2:
-            raise InvalidParameter(f"schema: more than {DEEPEST} schemas in schemas, or one that contains itself; use $ref")
+            raise InvalidParameter(
+                f"schema: more than {DEEPEST} schemas in schemas, or one that contains itself; use $ref"
+            )
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, int):
+        if isinstance(value, int) and abs(value) < 10**LARGEST:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)
