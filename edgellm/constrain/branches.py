@@ -21,6 +21,7 @@ from edgellm.constrain.values import key
 from edgellm.errors import Unsupported
 
 MOST = 256  # alternatives of one schema, multiplied out: each is a part of the grammar that is tried beside the others
+MOST_STEPS = 10_000  # pairs of alternatives that are met for one schema: they take about a second
 MOST_OVERLAPPING = 5  # branches of an anyOf whose sets are all looked at, for unevaluatedProperties
 
 
@@ -42,6 +43,7 @@ class Branches:
         self._filled: set[State] = set()
         self._opening: set[State] = set()
         self._guessed = False
+        self._steps = 0
 
     def state(self, place: Place, wanted: bool = True) -> State:
         """The state that is this schema alone, or its contrary: references followed, what says nothing left out."""
@@ -292,24 +294,30 @@ class Branches:
 
     def _product(self, some: list[Branch], others: list[Branch], place: Place) -> list[Branch]:
         found = []
+        self._steps += len(some) * len(others)
+        if self._steps > MOST_STEPS:
+            raise self._too_many(place)
         for one in some:
             for other in others:
                 shape = self.meet(one.shape, other.shape)
                 if shape.alive():
                     items = None if one.items is None or other.items is None else max(one.items, other.items)
                     found.append(Branch(shape, (*one.layers, *other.layers), items))
-            if len(found) > MOST * 4:
-                break
         return self._limited(found, place)
 
     def _limited(self, found: list[Branch], place: Place) -> list[Branch]:
         found = [branch for branch in found if self.lives(branch.shape)]
+        if len(found) > MOST * 2:
+            raise self._too_many(place)
         found = [branch for at, branch in enumerate(found) if branch not in found[:at]]
         if len(found) > MOST:
-            raise Unsupported(
-                f"{place.where}: more than {MOST} alternatives, multiplied out; say less with anyOf, oneOf, not and if"
-            )
+            raise self._too_many(place)
         return found
+
+    def _too_many(self, place: Place) -> Unsupported:
+        return Unsupported(
+            f"{place.where}: more than {MOST} alternatives, multiplied out; say less with anyOf, oneOf, not and if"
+        )
 
     def meet(self, one: Shape, other: Shape) -> Shape:
         if one.values is not None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from edgellm.arguments import shown
 from edgellm.constrain import keywords
 from edgellm.constrain.keywords import Path
-from edgellm.constrain.values import pointer
+from edgellm.constrain.values import key, pointer
 from edgellm.errors import InvalidParameter, Unsupported
 
 OLD = ("http://json-schema.org/draft-07/schema", "http://json-schema.org/draft-06/schema")
@@ -25,6 +27,12 @@ class Place:
     schema: dict[str, Any] | bool
     path: Path
     base: str = field(repr=False)
+
+    @cached_property
+    def listed(self) -> frozenset[Hashable]:
+        """The keys (values.key) of what its enum lists."""
+        assert isinstance(self.schema, dict)
+        return frozenset(map(key, self.schema["enum"]))
 
     @property
     def where(self) -> str:

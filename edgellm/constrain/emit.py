@@ -8,7 +8,7 @@ where all properties are required, anyOf, allOf of patterns, and $ref into $defs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations, islice, product
+from itertools import combinations, islice, repeat
 from typing import Any
 
 from edgellm.constrain.branches import Branches
@@ -17,11 +17,13 @@ from edgellm.constrain.numerals import number_schemas, values_of
 from edgellm.constrain.objects import ObjectWriter
 from edgellm.constrain.shapes import Array, Contained, Shape, String, together
 from edgellm.constrain.statements import NEVER
-from edgellm.constrain.values import is_whole, name_of, writable
+from edgellm.constrain.values import is_whole, key, name_of, writable
 from edgellm.constrain.words import all_but
 from edgellm.errors import Unsupported
 
 MOST_LISTED = 500  # values that are written out where nothing else says the same: a list without repetitions
+MOST_EXCLUDED = 200  # values that a "not" lists
+MOST_PATTERNS = 3  # that one string must fit: the states of the lexer multiply
 MOST_PLACES = 64  # alternatives of where contained items stand
 ROOM = 8  # items, the longest list in which "contains" is written out
 
@@ -62,6 +64,10 @@ class Writer:
         if shape == Shape(marks=shape.marks):
             return [{}]
         found: list[Json] = []
+        if len(shape.excluded) > MOST_EXCLUDED:
+            raise Unsupported(
+                f'{place_of(shape, where, "not")}: "not" of more than {MOST_EXCLUDED} values; use a pattern'
+            )
         out = _by_type(shape.excluded)
         if shape.null and None not in out["null"]:
             found.append({"type": "null"})
@@ -99,6 +105,8 @@ class Writer:
             )
         excluded = [text for text in excluded if string.holds(text)]
         patterns = list(string.patterns) + ([all_but(excluded)] if excluded else [])
+        if len(patterns) > MOST_PATTERNS:
+            raise Unsupported(f"{where}: a string of more than {MOST_PATTERNS} patterns and formats at once; join them")
         found: Json = {"type": "string"}
         if string.least:
             found["minLength"] = string.least
@@ -121,7 +129,7 @@ class Writer:
         if array.unique or array.repeated:
             raise Unsupported(
                 f'{place_of(shape, where, "uniqueItems")}: "uniqueItems" is enforced for lists of few values alone '
-                f"(an enum, and at most {MOST_LISTED} lists of them); remove it, or use an object with the items as keys"
+                f"(an enum, and at most {MOST_LISTED} lists of them); remove it, or use an object with items as keys"
             )
         found = []
         for way in self._placed(shape, array, where) if array.contained else (array,):
@@ -163,18 +171,25 @@ class Writer:
             if not values:
                 break
             columns.append(values)
-        found: list[Any] = []
-        total = 0
-        for length in range(array.least, len(columns) + 1):
-            for chosen in product(*columns[:length]):
-                total += 1
-                if total > MOST_LISTED * 20:
-                    return None
-                if self.branches.kept(Shape(array=array), list(chosen)):
-                    found.append(list(chosen))
-            if len(found) > MOST_LISTED:
-                return None
+        found = list(islice(self._lists(array, columns), MOST_LISTED + 1))
+        if len(found) > MOST_LISTED:
+            return None
         return [self._listed(tuple(found), where)] if found else []
+
+    def _lists(self, array: Array, columns: list[list[Any]]) -> Iterator[list[Any]]:
+        """The lists that can be made of these values, place by place."""
+        tried = 0
+        left: list[list[Any]] = [[]]
+        while left:
+            chosen = left.pop()
+            tried += 1
+            if tried > MOST_LISTED * 8:
+                yield from repeat([], MOST_LISTED + 1)  # too many to look at, whatever is found
+            if len(chosen) >= array.least and self.branches.kept(Shape(array=array), chosen):
+                yield chosen
+            if len(chosen) < len(columns):
+                taken = set(map(key, chosen)) if array.unique else set()
+                left += [[*chosen, value] for value in reversed(columns[len(chosen)]) if key(value) not in taken]
 
     def _finite(self, state: State) -> list[Any] | None:
         """The values of a state, None where they are many."""

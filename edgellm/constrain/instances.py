@@ -65,7 +65,7 @@ class _Check:
             types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
             if name_of(value) not in types and not ("integer" in types and is_whole(value)):
                 return False
-        if "enum" in schema and key(value) not in set(map(key, schema["enum"])):
+        if "enum" in schema and key(value) not in place.listed:
             return False
         if "const" in schema and not same(value, schema["const"]):
             return False

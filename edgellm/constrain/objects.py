@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from edgellm.constrain.instances import State
+from edgellm.constrain.overlap import overlap
 from edgellm.constrain.regex import translate
 from edgellm.constrain.shapes import Object, Shape, together
 from edgellm.constrain.statements import NEVER
@@ -64,9 +65,15 @@ class ObjectWriter:
         """By pattern what its keys hold; patterns of the same meaning are one."""
         layers = self._found.layers
         by_state: dict[State, list[str]] = {}
+        seen: list[tuple[str, State]] = []
         for pattern in dict.fromkeys(pattern for layer in layers for pattern in layer.patterns):
             state = together(*(layer.patterns.get(pattern, layer.rest) for layer in layers))
-            by_state.setdefault(state if self._filled(state) else NEVER, []).append(translate(pattern))
+            state = state if self._filled(state) else NEVER
+            for other, before in seen:
+                if before != state and overlap(pattern, other):
+                    raise self._refusal("patternProperties", f"{other!r} and {pattern!r} fit the same keys; narrow one")
+            seen.append((pattern, state))
+            by_state.setdefault(state, []).append(translate(pattern))
         return {"|".join(f"(?:{each})" for each in patterns): state for state, patterns in by_state.items()}
 
     def _limit_keys(self, keys: State) -> None:

@@ -296,15 +296,17 @@ def translate(pattern: str) -> str:
 
     As JSON Schema wants it, a match may lie anywhere in the string where no anchor holds it.
     """
-    node = _Reader(pattern).whole()
-    ways = list(_anchored(node))
-    if not ways:
-        raise Irregular("anchors that no text can satisfy")
+    return written(whole(pattern))
+
+
+def whole(pattern: str) -> Node:
+    """The syntax tree of a pattern, without anchors: for a whole string. Raises Irregular."""
+    ways = list(_anchored(_Reader(pattern).whole()))
     found = ways[0] if len(ways) == 1 else Choice(tuple(ways))
     nested, flat = _states(found)
     if nested > MOST_NESTED or flat > MOST_STATES:
         raise Irregular(f"bounds that count out {max(nested, flat):,} characters; use * or +, or smaller bounds")
-    return written(found)
+    return found
 
 
 def _anchored(node: Node) -> Iterator[Node]:
