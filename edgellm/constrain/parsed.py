@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from edgellm.errors import GenerationError
 __all__ = ["parse", "schema_of", "strict_json"]
 
 
-def strict_json(text: str, number: Callable[[str], Any] = float) -> Any:
+def strict_json(text: str, number: Callable[[str], Any] | None = None) -> Any:
     """The value of a JSON text, in which no object has a key twice. Raises GenerationError.
 
     A grammar holds keys that are declared to one time each; of those that are not, only this knows.
@@ -47,9 +48,16 @@ def strict_json(text: str, number: Callable[[str], Any] = float) -> Any:
         raise GenerationError(f"the answer holds {word}, which is no JSON; ask again")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_float=number, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=unique, parse_float=number or _double, parse_constant=constant)
     except (ValueError, RecursionError) as error:  # ValueError: broken JSON, an endless number
         raise GenerationError(f"the answer is no JSON: {str(error)[:200]}; ask again") from None
+
+
+def _double(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise GenerationError(f"the answer holds the number {shown(text)}, beyond what a float can hold; ask again")
+    return value
 
 
 def parse(kind: Any, text: str) -> Any:

@@ -61,8 +61,11 @@ def exact(part: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("invoice", '{"number": "INV-12345", "date": "2024-02-29", "currency": "EUR", "lines": [{"description": "a", '
-         '"quantity": 1, "unit_price": 9.99, "tax": 19.5}], "total": 9.99}'),
+        (
+            "invoice",
+            '{"number": "INV-12345", "date": "2024-02-29", "currency": "EUR", "lines": [{"description": "a", '
+            '"quantity": 1, "unit_price": 9.99, "tax": 19.5}], "total": 9.99}',
+        ),
         ("rpc", '{"jsonrpc": "2.0", "id": "x", "error": {"code": -32000, "message": "no"}}'),
         ("pet", '{"kind": "fish", "salt": true}'),
         ("shipping", '{"country": "US", "zip": "12345"}'),
@@ -73,7 +76,7 @@ def exact(part: Any) -> Any:
         ("roles", '["user", "admin", "user"]'),
         ("not_root", '{"user": "rooty"}'),
     ],
-)  # fmt: skip
+)
 def test_valid_answers_pass(name: str, text: str) -> None:
     assert accepts(matcher(prepare(SCHEMAS[name])), text)
 
@@ -93,6 +96,6 @@ def test_valid_answers_pass(name: str, text: str) -> None:
         ("headers", '{"x": "a", "\\u0078": "bcdef"}'),
         ("settings", '{"theme":     "dark"}'),
     ],
-)  # fmt: skip
+)
 def test_invalid_answers_do_not_pass(name: str, text: str) -> None:
     assert not accepts(matcher(prepare(SCHEMAS[name])), text)
