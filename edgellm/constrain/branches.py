@@ -41,6 +41,7 @@ class Branches:
         self._shapes: dict[State, list[Shape]] = {}
         self._within: list[tuple[Place, bool, bool]] = []
         self._filled: set[State] = set()
+        self._empty: set[State] = set()
         self._opening: set[State] = set()
         self._guessed = False
         self._steps = 0
@@ -83,6 +84,11 @@ class Branches:
         self._guessed = False
         return self._fills(state, frozenset())
 
+    def empty(self, state: State) -> None:
+        """Notes that no value satisfies it, as was found out when it was written."""
+        self._empty.add(state)
+        self._filled.clear()
+
     def lives(self, shape: Shape) -> bool:
         """The same of a shape."""
         self._guessed = False
@@ -91,7 +97,7 @@ class Branches:
     def _fills(self, state: State, within: frozenset[State]) -> bool:
         if state in self._filled or not state:
             return True
-        if state in within:
+        if state in within or state in self._empty:
             return False  # it needs itself: no finite value this way
         if state in self._opening:  # its alternatives are being looked for right now
             self._guessed = True

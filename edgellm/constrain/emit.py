@@ -30,8 +30,16 @@ ROOM = 8  # items, the longest list in which "contains" is written out
 Json = dict[str, Any]
 
 
+class Empty(Exception):
+    """Nothing is left of a state that could have had values."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.state = state
+
+
 class Writer:
-    """Writes the states that are asked for into `definitions`, each once. Raises Unsupported."""
+    """Writes the states that are asked for into `definitions`, each once. Raises Unsupported, and Empty."""
 
     def __init__(self, branches: Branches) -> None:
         self.branches = branches
@@ -54,7 +62,7 @@ class Writer:
         if {} in ways:
             ways = [{}]
         if not ways:
-            raise Unsupported(f"{where}: no value is valid; what it demands contradicts itself")
+            raise Empty(state)
         self.definitions[name] = ways[0] if len(ways) == 1 else {"anyOf": ways}
         return {"$ref": f"#/$defs/{name}"}
 

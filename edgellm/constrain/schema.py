@@ -7,7 +7,7 @@ from typing import Any
 
 from edgellm.constrain.branches import Branches
 from edgellm.constrain.document import Document
-from edgellm.constrain.emit import Writer
+from edgellm.constrain.emit import Empty, Writer
 from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
 
@@ -19,6 +19,7 @@ OPTIONS: dict[str, Any] = {
     "whitespace_pattern": r"[\x20\x09]{1,2}|\x0A(?:\x20{0,16}|\x09{0,8})",
     "json_allowed_escapes": 'nrbtf\\"',
 }
+MOST_TRIES = 20
 MOST_PARTS = 10_000  # values in what is written: llguidance takes about 0.1 s for them
 
 
@@ -44,11 +45,17 @@ def _prepared(schema: dict[str, Any] | bool) -> dict[str, Any]:
     state = branches.state(document.root)
     if not state:
         return {}
-    if not branches.filled(state):
-        raise Unsupported(f"{document.root.where}: no value is valid; what it demands contradicts itself")
-    writer = Writer(branches)
-    root = writer.write(state)
-    return _inlined(root, writer.definitions)
+    for _ in range(MOST_TRIES):
+        if not branches.filled(state):
+            raise Unsupported(f"{document.root.where}: no value is valid; what it demands contradicts itself")
+        writer = Writer(branches)
+        try:
+            root = writer.write(state)
+        except Empty as found:  # then whatever needs it is empty as well
+            branches.empty(found.state)
+        else:
+            return _inlined(root, writer.definitions)
+    raise Unsupported(f"{document.root.where}: more than {MOST_TRIES} parts of it contradict themselves; remove them")
 
 
 def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
