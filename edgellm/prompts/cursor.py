@@ -119,7 +119,10 @@ class Cursor:
         """
         pattern, parts = _search(tuple(marks))
         while True:
-            match = pattern.search(self._text, self._at)
+            end = (
+                len(self._text) if most is None else self._at + most + parts[1]
+            )  # no further: marks may be tried often
+            match = pattern.search(self._text, self._at, end)
             held = 0 if self.ended else _begun(self._text, self._at, parts)
             stop = match.start() if match else len(self._text) - held
             if most is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgellm.prompts.cursor import Cursor, Steps
+from edgellm.prompts.cursor import Cursor, Malformed, Steps
 from edgellm.prompts.pieces import Pieces
 from edgellm.prompts.syntax import Headed, Rules, Schema, Syntax
 from edgellm.prompts.tagged import Tagged
@@ -49,27 +49,39 @@ class Dialect:
         return before + ("[" if self.listed else ""), ("]" if self.listed else "") + self.tail
 
     def grammar(
-        self, schemas: Mapping[str, Schema], *, several: bool = False, literal: Callable[[str], str] | None = None
+        self,
+        schemas: Mapping[str, Schema],
+        *,
+        several: bool = False,
+        literal: Callable[[str], str] | None = None,
+        thinking: tuple[str, str] | None = None,
     ) -> str:
         """A grammar, in llguidance's form of Lark, of an answer that is a call of one of the tools.
 
         schemas: their parameters by their names, as they shall be enforced. several: or more calls than one. literal:
-        how a text is written in the grammar, where some texts are tokens of their own.
+        how a text is written in the grammar, where some texts are tokens of their own. thinking: what opens and closes
+        reasoning, which may come first and is free; nothing opens what the prompt has opened, and then it must close.
         """
         rules = Rules(literal)
         calls = [rules.rule(self.syntax.rule(rules, name, schema)) for name, schema in schemas.items()]
         one = rules.rule(" | ".join(calls))
-        before, after = (rules.text(self.mark) if not self.bare else "", self.lead), self.tail
-        opening = f"{before[0]} {rules.text(before[1] + ('[' if self.listed else ''))}"
-        closing = rules.text(("]" if self.listed else "") + after)
+        mark, tail = "" if self.bare else self.mark, self.tail.removeprefix("\n")
+        opening = f"{rules.text(mark)} {rules.text(self.lead + '[' * self.listed)}"
+        # the line break is a text of its own, as the one between calls is: what reads a grammar never looks back
+        ending = (rules.text("]" * self.listed), rules.text(self.tail[: len(self.tail) - len(tail)]), rules.text(tail))
+        closing = " ".join(ending)
         if not several:
             start = f"{opening} {one} {closing}"
         elif self.between is None:
             section = rules.rule(f"{opening} {one} {closing}")
-            more = rules.text("\n")
-            start = f"{section} ({more} {section})*"
+            start = f"{section} ({rules.text(chr(10))} {section})*"
         else:
             start = f"{opening} {one} ({rules.text(self.between)} {one})* {closing}"
+        if thinking is not None:
+            opens, closes = thinking
+            blank = rules.rule(r"/[ \n]{0,4}/")
+            thought = rules.rule(f"{rules.text(opens)} {rules.upto(closes)} {blank}")
+            start = f"{thought}{'?' if opens else ''} {start}"
         return f"start: {start}\n{rules}"
 
     def read(self, cursor: Cursor, pieces: Pieces, schemas: Mapping[str, Schema], *, bare: bool = False) -> Steps[None]:
@@ -82,6 +94,8 @@ class Dialect:
         while True:
             blank = yield from cursor.blanks()
             if tail and not listed and not bare and (yield from cursor.starts(tail)):
+                if first:
+                    raise Malformed("no call")
                 return
             if listed and (yield from cursor.starts("]")):
                 listed = False

@@ -114,8 +114,8 @@ DIALECTS: tuple[tuple[tuple[str, ...], Dialect], ...] = (
     (("<|tool_call|>", "<|/tool_call|>"), _PHI),
     (("<|/tool|>",), _PHI),
     (("<|tool_call|>",), Dialect("Granite", Json(), "<|tool_call|>", "", "", ", ", listed=True)),
-    (("function call", "<|role_sep|>"), Dialect("GigaChat", Json(), "function call<|role_sep|>", "\n")),
     (("<|function_call|>",), Dialect("GigaChat", Json(), "<|function_call|>")),
+    (("function call", "<|role_sep|>"), Dialect("GigaChat", Json(), "function call<|role_sep|>", "\n")),
     (("[TOOL_CALLS]", "[ARGS]"), Dialect("Mistral", Headed("", "[ARGS]", head=_MISTRAL), "[TOOL_CALLS]")),
     (("[TOOL_CALLS]",), Dialect("Mistral, earlier", Json(), "[TOOL_CALLS]", "", "", ", ", listed=True)),
     (
@@ -138,7 +138,7 @@ DIALECTS: tuple[tuple[tuple[str, ...], Dialect], ...] = (
     (("<tool_calls>[",), Dialect("tool_calls", Json(), "<tool_calls>", "", "</tool_calls>", ", ", listed=True)),
     (("<tool_call>",), GENERIC),
     (("<tool_calls>",), Dialect("tool_calls", Json(), "<tool_calls>", "\n", "\n</tool_calls>", "\n")),
-    ((">>>all",), Dialect("functionary v3.2", Headed("", "\n"), ">>>")),
+    ((">>>all",), Dialect("functionary v3.2", Headed("", "\n", talk="all"), ">>>")),
     (("<function=", "</function>"), Dialect("functionary v3.1", Headed("", ">", "</function>"), "<function=")),
     (
         ("<function name=",),
@@ -154,3 +154,6 @@ DIALECTS: tuple[tuple[tuple[str, ...], Dialect], ...] = (
 def dialect_of(source: str) -> Dialect:
     """That of a chat template, its text or all of its texts joined; GENERIC where it shows none."""
     return next((each for texts, each in DIALECTS if all(text in source for text in texts)), GENERIC)
+
+
+BY_NAME = {each.name: each for _, each in DIALECTS}

@@ -15,6 +15,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -45,7 +46,7 @@ class Tool:
 
 
 def tools_of(values: Sequence[Any], schema_of: SchemaOf) -> list[Tool]:
-    """Functions and JSON objects as tools. Raises InvalidParameter for what is neither and for names that come twice."""
+    """Functions and JSON objects as tools. Raises InvalidParameter for what is neither, and for a name twice."""
     if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
         raise InvalidParameter("tools: a list of functions or of JSON objects is needed")
     found = [tool_of(value, schema_of, f"tools[{at}]") for at, value in enumerate(values)]
@@ -146,10 +147,8 @@ def _property(
         schema.setdefault("description", about)
     default = parameter.default
     if default is not parameter.empty and default is not None:
-        try:
+        with suppress(TypeError, ValueError):  # what JSON cannot say is not told
             schema.setdefault("default", json.loads(json.dumps(default, allow_nan=False)))
-        except (TypeError, ValueError):
-            pass  # a default that JSON cannot say is not told
     return schema
 
 

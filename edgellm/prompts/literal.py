@@ -72,7 +72,7 @@ class Braced:
             return rules.json(schema)
         if "enum" in schema:
             return f"({' | '.join(rules.text(self.quote + each + self.quote) for each in schema['enum'])})"
-        return f"{rules.text(self.quote)} {rules.rule(r'/(?s:.*)/', f'[suffix={dumped(self.quote)}]')}"
+        return f"{rules.text(self.quote)} {rules.upto(self.quote)}"
 
     def read(self, cursor: Cursor, pieces: Pieces, schemas: Mapping[str, Schema]) -> Steps[None]:
         yield from cursor.expect(self.begins)

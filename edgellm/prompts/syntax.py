@@ -34,6 +34,13 @@ class Rules:
     def text(self, text: str) -> str:
         return self._literal(text) if text else ""
 
+    def upto(self, end: str) -> str:
+        """Any text, and `end` behind it."""
+        written = self.text(end)
+        if written.startswith('"'):
+            return self.rule("/(?s:.*)/", f"[suffix={written}]")
+        return f"{self.rule('/(?s:.*)/')} {written}"  # a token of its own is in no text
+
     def json(self, schema: Any) -> str:
         return self.rule(f"%json {json.dumps(schema, ensure_ascii=False)}")
 
@@ -234,6 +241,7 @@ class Headed:
 
     begins: what the call begins with. between: name and arguments. after: the arguments. head: what stands where the
     name does, a pattern with the group `name` and perhaps `id`. wrote: the same for writing, with {} for the name.
+    talk: the name that is none, but says that text follows.
     """
 
     begins: str
@@ -241,6 +249,7 @@ class Headed:
     after: str = ""
     head: re.Pattern[str] = re.compile(r"(?P<name>[\w.-]+)")
     wrote: str = "{}"
+    talk: str = ""
 
     def write(self, name: str, arguments: Mapping[str, Any]) -> str:
         before, after = self._around(name)
@@ -259,6 +268,8 @@ class Headed:
         match = self.head.fullmatch(head.strip())
         if match is None:
             raise Malformed("no name")
+        if match["name"] == self.talk:
+            return
         name, id = match["name"], match.groupdict().get("id") or ""
         check_name(name)
         yield from cursor.blanks()

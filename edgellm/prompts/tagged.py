@@ -13,6 +13,7 @@ from edgellm.prompts.literal import python_value
 from edgellm.prompts.pieces import Pieces, read_json
 from edgellm.prompts.syntax import Rules, Schema, check_name, dumped, is_text, types
 
+_NAME = re.compile(r"[\w.-]")
 MOST = 256  # characters of a name
 
 
@@ -21,8 +22,7 @@ class Tagged:
     """<function=f><parameter=k>v</parameter></function>, and its relatives.
 
     begins, named: around the name. key, keyed, end: around an argument's name and its value. closes: after the last
-    one. pad: between tags and values. marked: the tag of an argument says string="true" or "false". closed: the text
-    in which the call stands, where `closes` is "": it ends a name without arguments.
+    one. pad: between tags and values. marked: the tag of an argument says string="true" or "false".
     """
 
     begins: str
@@ -33,7 +33,6 @@ class Tagged:
     closes: str
     pad: str = ""
     marked: bool = False
-    closed: str = ""
 
     def write(self, name: str, arguments: Mapping[str, Any]) -> str:
         written = (self._tag(key, isinstance(value, str)) + _plain(value) for key, value in arguments.items())
@@ -41,7 +40,7 @@ class Tagged:
         return f"{self.begins}{name}{self.named}\n{inside}{self.closes}"
 
     def _tag(self, key: str, is_text: bool) -> str:
-        kind = f'" string="{"true" if is_text else "false"}' if self.marked else ""
+        kind = f'" string="{"true" if is_text else "false"}"' if self.marked else ""
         return self.key + key + kind + self.keyed + self.pad
 
     def rule(self, rules: Rules, name: str, schema: Schema) -> str:
@@ -57,21 +56,20 @@ class Tagged:
         if is_text(schema) and "enum" in schema:
             return f"({' | '.join(rules.text(each) for each in schema['enum'])}) {rules.text(end)}"
         if is_text(schema):
-            return rules.rule(r"/(?s:.*)/", f"[suffix={dumped(end)}]")
+            return rules.upto(end)
         return f"{rules.json(schema)} {rules.text(end)}"
 
     def read(self, cursor: Cursor, pieces: Pieces, schemas: Mapping[str, Schema]) -> Steps[None]:
         yield from cursor.expect(self.begins)
-        name, key_follows, done = yield from self._name(cursor)
-        properties = schemas.get(name, {}).get("properties", {})
-        pieces.begin(name)
+        name = (yield from cursor.until(self.named, most=MOST))[0] if self.named else (yield from cursor.word(_NAME))
+        check_name(name.strip())
+        properties = schemas.get(name.strip(), {}).get("properties", {})
+        pieces.begin(name.strip())
         before = "{"
-        while not done:
-            if not key_follows:
-                yield from cursor.blanks()
-                if not (yield from cursor.starts(self.key)):
-                    break
-            key_follows = False
+        while True:
+            yield from cursor.blanks()
+            if not (yield from cursor.starts(self.key)):
+                break
             key, value = yield from self._argument(cursor, properties)
             pieces.arguments(f"{before}{dumped(key)}: {dumped(value)}")
             before = ", "
@@ -79,19 +77,6 @@ class Tagged:
             raise Malformed(f"no {self.closes!r}")
         pieces.arguments("{}" if before == "{" else "}")
         pieces.end()
-
-    def _name(self, cursor: Cursor) -> Steps[tuple[str, bool, bool]]:
-        """The name; whether an argument's tag is read already; and whether the call ends with it."""
-        if self.named:
-            name, _ = yield from cursor.until(self.named, most=MOST)
-            found = name.strip(), False, False
-        else:
-            name, mark = yield from cursor.until(self.key, "\n", "<", most=MOST)
-            found = name.strip(), mark == self.key, False
-            if mark == "<":
-                raise Malformed("a tag in the name")
-        check_name(found[0])
-        return found
 
     def _argument(self, cursor: Cursor, properties: Mapping[str, Any]) -> Steps[tuple[str, Any]]:
         after, _, inside = self.keyed.partition("\n")
