@@ -37,7 +37,7 @@ ESCAPED = {"meetkai-functionary-medium-v3.1"}
 """Joins texts that are `safe`, which transformers then escapes as for a web page; here they stay as they are."""
 
 
-def _called(name: str, count: int, template: ChatTemplate) -> list[dict[str, Any]]:
+def _called(count: int) -> list[dict[str, Any]]:
     made = [
         {"id": f"call0000{at}", "type": "function", "function": {"name": tool.name, "arguments": ARGUMENTS}}
         for at, tool in enumerate(TOOLS[:count])
@@ -64,7 +64,7 @@ def test_templates_render_as_in_transformers(published_templates: dict[str, str]
     for name, source in published_templates.items():
         template = ChatTemplate(source, bos="<s>", eos="</s>")
         prompt = ToolPrompt(template)
-        for messages in (ASKED, _called(name, 1, template), _called(name, 2, template)):
+        for messages in (ASKED, _called(1), _called(2)):
             prepared, variables = prompt.prepared(messages, TOOLS)
             given = {"bos_token": "<s>", "eos_token": "</s>", "tools": None, "documents": None, **variables}
             try:
@@ -91,13 +91,13 @@ def test_calls_of_published_templates_are_read_back(published_templates: dict[st
         prompt, thinking = ToolPrompt(template), thinking_of(template)
         for count in (1, 2):
             try:
-                messages, variables = prompt.prepared(_called(name, count, template)[:2], TOOLS)
-                start = template.render(ASKED, **variables)
+                messages, variables = prompt.prepared(_called(count)[:2], TOOLS)
+                start = template.render(prompt.prepared(ASKED, TOOLS)[0], **variables)
                 whole = template.render(messages, add_generation_prompt=False, **variables)
             except TemplateError:
                 continue
             said = _answer(start, whole)
-            pieces = read(list(said), prompt.dialect, thinking, start if whole.startswith(start) else "", SCHEMAS)
+            pieces = read(said, prompt.dialect, thinking, start if whole.startswith(start) else "", SCHEMAS)
             got = [(called, arguments) for _, called, arguments in calls(pieces)]
             wanted = [(tool.name, ARGUMENTS) for tool in TOOLS[:count] if tool.name in whole[len(start) - 40 :]]
             if name in OWN:
@@ -113,9 +113,7 @@ def test_templates_that_know_no_tools_tell_of_them_all_the_same() -> None:
     plain = "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('no') }}{% endif %}"
     plain += "[{{ m.role }}]{{ m.content }}{% endfor %}"
     template = ChatTemplate(plain)
-    messages, variables = ToolPrompt(template).prepared(
-        [*_called("plain", 2, template), {"role": "assistant", "content": "Fine."}], TOOLS
-    )
+    messages, variables = ToolPrompt(template).prepared([*_called(2), {"role": "assistant", "content": "Fine."}], TOOLS)
     text = template.render(messages, **variables)
     assert variables == {}
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
@@ -128,7 +126,7 @@ def test_a_template_that_wants_arguments_as_text_gets_them() -> None:
     source = "{{ tools }}{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
     source += "{{ c.function.name + c.function.arguments }}{% endfor %}{% endfor %}"
     prompt = ToolPrompt(ChatTemplate(source))
-    messages, _ = prompt.prepared(_called("text", 1, ChatTemplate(source)), TOOLS)
+    messages, _ = prompt.prepared(_called(1), TOOLS)
     assert prompt.arguments == "text"
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == json.dumps(ARGUMENTS, ensure_ascii=False)
 

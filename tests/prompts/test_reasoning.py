@@ -81,7 +81,7 @@ def test_published_models_think_as_they_say(published_templates: dict[str, str])
     assert found["Qwen-Qwen3-0.6B"] == ("<think>", "enable_thinking")
     assert found["Qwen-Qwen2.5-7B-Instruct"] is None
     assert found["deepseek-ai-DeepSeek-V3.1"] == ("<think>", "enable_thinking")
-    assert found["Qwen-QwQ-32B"] == ("<think>", "")
+    assert found["deepseek-ai-DeepSeek-R1-Distill-Llama-8B"] == ("<think>", "")
     assert found["openai-gpt-oss-120b"] == ("<|channel|>", "")
     assert found["google-gemma-4-31B-it"] == ("<|channel>thought\n", "enable_thinking")
     assert found["mistralai-Ministral-3-14B-Reasoning-2512"] == ("[THINK]", "")
