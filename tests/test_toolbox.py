@@ -13,7 +13,7 @@ import pytest
 from edgellm.errors import InvalidParameter
 from edgellm.events import ToolCall
 from edgellm.prompts.functions import tools_of
-from edgellm.toolbox import MOST, Toolbox, ToolCall
+from edgellm.toolbox import MOST, Toolbox
 
 
 def add(a: int, b: int = 1) -> dict[str, int]:

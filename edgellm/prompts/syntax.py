@@ -56,6 +56,22 @@ class Rules:
         return "\n".join(name + line for name, line in self.made.items())
 
 
+def token_literal(tokens: Mapping[str, int]) -> Callable[[str], str]:
+    """How a text is written in a grammar for a vocabulary in which some texts are tokens of their own, and no other
+    tokens spell them: ids by texts."""
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+    def literal(text: str) -> str:
+        parts, at = [], 0
+        for match in pattern.finditer(text):
+            parts += [dumped(text[at : match.start()])] if match.start() > at else []
+            parts.append(f"<[{tokens[match[0]]}]>")
+            at = match.end()
+        return " ".join([*parts, dumped(text[at:])] if at < len(text) else parts)
+
+    return literal
+
+
 class Syntax(Protocol):
     @property
     def begins(self) -> str:

@@ -15,6 +15,7 @@ from edgellm.prompts.cursor import MOST
 from edgellm.prompts.dialect import Dialect
 from edgellm.prompts.dialects import DIALECTS, GENERIC
 from edgellm.prompts.pieces import CallArguments, CallBegun, CallBroken, CallEnded, Text
+from edgellm.prompts.syntax import token_literal
 
 BY_NAME: dict[str, Dialect] = {dialect.name: dialect for _, dialect in DIALECTS}
 OSLO, BOTH = {"city": "Oslo"}, {"city": 'Orléans "x"', "days": [1, 2]}
@@ -370,14 +371,19 @@ def test_a_grammar_leaves_reasoning_free() -> None:
 
 def test_a_grammar_names_tokens_where_texts_are_tokens() -> None:
     llguidance = pytest.importorskip("llguidance")
-    special = {'<|"|>': "<[1]>", "<|tool_call>": "<[2]>", "<tool_call|>": "<[3]>"}
-    grammar = BY_NAME["Gemma 4"].grammar(SCHEMAS, literal=lambda text: special.get(text) or json.dumps(text))
-    matcher = llguidance.LLMatcher(
-        llguidance.LLTokenizer("byte"), llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
-    )
-    written = [2, *b"call:weather{city:", 1, *b"Oslo", 1, *b"}", 3]
-    assert matcher.try_consume_tokens(written) == len(written)
-    assert matcher.is_accepting()
+    tokens = {'<|"|>': 1, "<|tool_call>": 2, "<tool_call|>": 3, "<｜tool▁call▁begin｜>": 4, "<｜tool▁sep｜>": 5}
+    tokens |= {"<｜tool▁calls▁begin｜>": 6, "<｜tool▁call▁end｜>": 7, "<｜tool▁calls▁end｜>": 8}
+    written = {
+        "Gemma 4": [2, *b"call:weather{city:", 1, *b"Oslo", 1, *b"}", 3],
+        "DeepSeek R1": [6, 4, *b"function", 5, *b'weather\n```json\n{"city": "Oslo"}\n```', 7, 8],
+    }
+    for name, ids in written.items():
+        grammar = BY_NAME[name].grammar(SCHEMAS, literal=token_literal(tokens))
+        matcher = llguidance.LLMatcher(
+            llguidance.LLTokenizer("byte"), llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
+        )
+        assert matcher.try_consume_tokens(ids) == len(ids)
+        assert matcher.is_accepting()
 
 
 def test_arguments_are_json_for_every_consumer() -> None:
