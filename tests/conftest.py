@@ -92,3 +92,15 @@ def llama_vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 member.name = Path(member.name).name
                 source.extract(member, folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_templates() -> dict[str, str]:
+    """The chat templates of published models that llama.cpp's sources bring along, by their names."""
+    found = {}
+    with tarfile.open(_downloaded("llama-cpp-python==0.3.36", "--no-binary=:all:")) as source:
+        for member in source:
+            content = source.extractfile(member) if member.name.endswith(".jinja") and member.isfile() else None
+            if content is not None and "/models/templates/" in member.name:
+                found[Path(member.name).stem] = content.read().decode()
+    return found

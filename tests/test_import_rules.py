@@ -28,7 +28,7 @@ COMMON = {
 BACKEND = TEXT | COMMON | {"budget", "tokenizers", "architectures", "machine", "_native", "child"}
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
-ABOVE = TEXT | ENGINES | {"budget", "prompts", "tokenizers", "constrain", "machine", "hub"}
+ABOVE = TEXT | ENGINES | {"budget", "prompts", "toolbox", "tokenizers", "constrain", "machine", "hub"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
@@ -56,6 +56,7 @@ RULES: dict[str, set[str]] = {
     "architectures": {"errors", "formats"},
     "tokenizers": TEXT,
     "prompts": TEXT,
+    "toolbox": {"errors", "events", "prompts"},
     "constrain": VALUES | {"backends.base"},
     "backends.base": VALUES,
     "budget": VALUES | {"backends.base"},

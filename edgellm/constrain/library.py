@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 KEPT = 16  # compiled grammars
 # One way to write JSON, that of Python's json.dumps: models know it, most of it is forced, and nobody waits for blanks.
-JSON = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+# Keys are written in one way, too: an escape could spell the name of another property.
+JSON = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 NEXT = "pip install 'llguidance>=1.9'"
 # What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
 # written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.

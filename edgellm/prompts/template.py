@@ -65,6 +65,7 @@ class ChatTemplate:
         named = {"default": source} if isinstance(source, str) else dict(source)
         if "default" not in named:
             raise InvalidParameter(f"no default chat template; there is: {', '.join(named) or 'none'}")
+        self.source = "\n".join(named[name] for name in ("default", "tool_use") if name in named)
         self._variants = {name: _Variant(text, now) for name, text in named.items() if name in ("default", "tool_use")}
         self._tokens = {"bos_token": bos, "eos_token": eos, **(tokens or {})}
         self._tokens = {name: text for name, text in self._tokens.items() if text is not None}

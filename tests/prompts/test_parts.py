@@ -1,0 +1,52 @@
+"""Answers put together again, and given back to the templates they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from read_answers import THINK, read
+
+from edgellm.events import ToolCall
+from edgellm.prompts.dialects import GENERIC
+from edgellm.prompts.messages import checked
+from edgellm.prompts.parts import Parts
+from edgellm.prompts.template import ChatTemplate
+from edgellm.prompts.tool_prompt import ToolPrompt
+
+THINKING = (Path(__file__).parent / "templates" / "thinking.jinja").read_text(encoding="utf-8")
+ANSWER = (
+    "<think>\nI must look.\n</think>\n\nOne moment.\n"
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+)
+
+
+def _parts(answer: str) -> Parts:
+    parts = Parts()
+    for piece in read(list(answer), GENERIC, THINK):
+        parts.take(piece)
+    return parts
+
+
+def test_the_parts_of_an_answer() -> None:
+    parts = _parts(ANSWER)
+    assert (parts.text, parts.reasoning) == ("One moment.", "I must look.")
+    assert parts.calls == [ToolCall("made", "weather", {"city": "Oslo"}), ToolCall("made", "now", {})]
+    broken = _parts('<tool_call>{"name": "weather", "arguments": {"city"')
+    assert (broken.text, broken.calls) == ('<tool_call>{"name": "weather", "arguments": {"city"', [])
+    assert _parts("Hi").message() == {"role": "assistant", "content": "Hi"}
+
+
+def test_the_message_is_what_the_model_said() -> None:
+    """To the letter, as long as the turn goes on; so nothing that is known of it has to be computed again."""
+    template = ChatTemplate(THINKING)
+    asked = {"role": "user", "content": "Weather?"}
+    said = checked([asked, _parts(ANSWER).message()])
+    messages, variables = ToolPrompt(template).prepared(said, ())
+    start = template.render([asked])
+    assert template.render(messages, add_generation_prompt=False, **variables) == f"{start}{ANSWER}<|im_end|>\n"
+    results = [{"role": "tool", "content": "1", "tool_call_id": "made"}]
+    again = template.render([*messages, *results])
+    assert again.startswith(start + ANSWER)
+    later = template.render([*messages, *results, {"role": "assistant", "content": "Fine."}, asked])
+    assert "I must look." not in later  # dropped once the turn is over, as this template wants it
