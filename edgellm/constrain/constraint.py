@@ -22,7 +22,7 @@ from edgellm.constrain import grammars
 from edgellm.constrain.library import Grammars, reason
 from edgellm.constrain.masks import Masks
 from edgellm.constrain.parsed import parse
-from edgellm.errors import ConstraintFailed, InvalidParameter, Unsupported
+from edgellm.errors import ConstraintFailed, GenerationError, InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Constraint:
         """What a complete answer stands for. Raises ConstraintFailed where it stands for nothing."""
         try:
             return self._parse(text)
-        except (ValueError, TypeError) as error:
+        except (GenerationError, ValueError, TypeError) as error:
             raise ConstraintFailed(
                 f"{self._name}: the answer has the form and is refused: {error}", text=text
             ) from error

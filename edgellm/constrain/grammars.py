@@ -7,6 +7,7 @@ from typing import Any
 
 from edgellm.constrain import library
 from edgellm.constrain.parsed import schema_of
+from edgellm.constrain.schema import OPTIONS as WRITTEN
 from edgellm.constrain.schema import prepare
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
@@ -26,7 +27,7 @@ def asked(params: GenerateParams) -> tuple[str, Any] | None:
 def grammar(name: str, value: Any) -> str:
     """The grammar. Raises InvalidParameter, Unsupported."""
     if name == "schema":
-        return library.from_schema(prepare(schema_of(value)))
+        return library.from_schema(prepare(schema_of(value)), WRITTEN)
     if name == "choices":
         return library.from_lark("start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in value))
     if len(value) > LONGEST:

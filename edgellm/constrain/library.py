@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import ModelInfo, Tokenizer
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 KEPT = 16  # compiled grammars
-# One way to write JSON, that of Python's json.dumps: models know it, most of it is forced, and nobody waits for blanks.
-# Keys are written in one way, too: an escape could spell the name of another property.
-JSON = {
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "whitespace_flexible": False,
-    "json_allowed_escapes": 'nrbtf\\"',
-}
 NEXT = "pip install 'llguidance>=1.9'"
 # What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
 # written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.
@@ -90,11 +82,9 @@ def reason(matcher: LLMatcher) -> str:
     return "; ".join(line for line in lines if line) or "llguidance gives no reason"
 
 
-def from_schema(schema: Any) -> str:
-    """The grammar of JSON that is valid by a schema; nothing in the schema switches that off."""
-    made: str = library().LLMatcher.grammar_from_json_schema(
-        schema, overrides={"lenient": False, "coerce_one_of": False, **JSON}
-    )
+def from_schema(schema: Any, options: Mapping[str, Any]) -> str:
+    """The grammar of JSON that is valid by a schema. options: win over what the schema says of itself."""
+    made: str = library().LLMatcher.grammar_from_json_schema(schema, overrides=options)
     return made
 
 

@@ -11,12 +11,15 @@ from edgellm.constrain.emit import Empty, Writer
 from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
 
-# What llguidance must be told beside the schema. White space is bounded. Without `\u` a key has one spelling: otherwise
-# `"\u0061"` passes beside a declared "a" as another property, with another type.
+# What llguidance must be told beside the schema. JSON is written as Python's json.dumps does: models know that way,
+# most of it is forced, and nobody waits for blanks. Without `\u` a key has one spelling: otherwise `"\u0061"` passes
+# beside a declared "a" as another property, with another type.
 OPTIONS: dict[str, Any] = {
     "lenient": False,
     "coerce_one_of": False,
-    "whitespace_pattern": r"[\x20\x09]{1,2}|\x0A(?:\x20{0,16}|\x09{0,8})",
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
     "json_allowed_escapes": 'nrbtf\\"',
 }
 MOST_TRIES = 20

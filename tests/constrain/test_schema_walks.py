@@ -37,7 +37,8 @@ def test_walks_give_valid_answers_alone(name: str) -> None:
         try:
             value = strict_json(text)
         except GenerationError as error:
-            if "twice" not in str(error):  # keys without a name in the schema may come again: no grammar counts them
+            # No grammar counts keys without a name in the schema, or knows how far a float reaches.
+            if "twice" not in str(error) and "beyond what a float" not in str(error):
                 raise
             continue
         assert errors(value) == [], text
