@@ -2,61 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-#ifndef _WIN32
-#include <sys/mman.h>
-#endif
+#include "../kernels/system_memory.h"
 
 namespace edgellm::engine {
 
 namespace {
 
-constexpr size_t kSlabBytes = size_t{32} << 20, kLargePage = size_t{2} << 20;
-constexpr size_t kLarge = 2 * kLargePage;  // bytes; below, whole large pages are a waste
+constexpr size_t kSlabBytes = size_t{32} << 20;
 
 size_t pages_of(size_t tokens) { return tokens / kPageTokens + (tokens % kPageTokens != 0); }
-
-// Memory of zeros, at a multiple of 64 bytes, that the system gives when it is touched and takes back when it is freed.
-// On Linux in large pages, where there are enough of them: keys and values lie all over it.
-class Zeros {
- public:
-  explicit Zeros(size_t bytes) : bytes_(bytes >= kLarge ? bytes + kLargePage : bytes + 64) {
-#ifdef _WIN32
-    memory_ = std::calloc(bytes_, 1);
-    if (memory_ == nullptr) throw std::bad_alloc();
-#else
-    memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::bad_alloc();
-#endif
-    size_t space = bytes_;
-    begin_ = memory_;
-    std::align(bytes >= kLarge ? kLargePage : 64, bytes, begin_, space);
-#ifdef MADV_HUGEPAGE
-    if (bytes >= kLarge) madvise(begin_, bytes, MADV_HUGEPAGE);  // a kernel without them goes on as it is
-#endif
-  }
-  ~Zeros() {
-#ifdef _WIN32
-    std::free(memory_);
-#else
-    munmap(memory_, bytes_);
-#endif
-  }
-  Zeros(const Zeros&) = delete;
-  Zeros& operator=(const Zeros&) = delete;
-  std::byte* begin() const { return static_cast<std::byte*>(begin_); }
-
- private:
-  size_t bytes_;
-  void *memory_, *begin_;
-};
 
 }  // namespace
 
@@ -81,7 +41,7 @@ class Pages::Slab {
   void give_back(const std::byte* page) { free_.push_back(static_cast<size_t>(page - begin()) / page_bytes_); }
 
  private:
-  Zeros memory_;
+  kernels::SystemMemory memory_;
   size_t page_bytes_;
   std::vector<uint32_t> holders_;
   std::vector<size_t> free_;
