@@ -102,12 +102,13 @@ class PassInterrupted(Exception):
     """The abort flag was raised during a pass; every sequence is as long as before."""
 
 class DenseModel:
-    """A dense decoder: norms, grouped attention and a gated feed-forward network, in layers.
+    """A decoder: norms, grouped attention and a gated feed-forward network, or experts, in layers.
 
-    Lengths are those of `edgellm.architectures.hyper.Hyper`. activation: "silu", "gelu_tanh" or "gelu". windows: for
-    each layer the keys that a query sees, itself among them, 0 for all. rotations: for each layer the kind of its
-    rotation, 0 for none. Soft caps are 0 where there is none; logits are divided by logit_scale. micro_batch: tokens
-    that go through the layers at once. kernels: a name of `kernel_sets`, the fastest one where it is None.
+    Lengths are those of `edgellm.architectures.hyper.Hyper`; n_ff is that of one expert where there are any.
+    activation: "silu", "gelu_tanh" or "gelu". windows: for each layer the keys that a query sees, itself among them, 0
+    for all. rotations: for each layer the kind of its rotation, 0 for none. Soft caps are 0 where there is none; logits
+    are divided by logit_scale. micro_batch: tokens that go through the layers at once. kernels: a name of
+    `kernel_sets`, the fastest one where it is None.
 
     Then its weights are set, and `finish` is called. ValueError names what cannot be, and what is missing.
     """
@@ -122,6 +123,8 @@ class DenseModel:
         n_head_kv: int,
         head_dim: int,
         n_vocab: int,
+        n_expert: int = 0,
+        n_expert_used: int = 0,
         norm_eps: float,
         activation: str,
         attention_scale: float,
@@ -149,9 +152,10 @@ class DenseModel:
         """Lay out a matrix, by all threads, without the interpreter lock.
 
         layer: -1 for those of the whole model, "token_embd" and "output" (without which it is the embedding); else
-        role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" or "ffn_down". type: GGUF's id. data:
-        the bytes of its rows, as they lie in the file. order: which of these rows each row is. ValueError, also for
-        scales that are not finite; MemoryError.
+        role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" or "ffn_down"; of experts
+        "ffn_gate_inp", their router, and "ffn_gate_exps", "ffn_up_exps" and "ffn_down_exps", the rows of all of them.
+        type: GGUF's id. data: the bytes of its rows, as they lie in the file. order: which of these rows each row is.
+        ValueError, also for scales that are not finite; MemoryError.
         """
 
     def set_vector(self, layer: int, role: str, values: Floats) -> None:

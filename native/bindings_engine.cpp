@@ -89,10 +89,10 @@ void bind_engine(nb::module_& m) {
       .def(
           "__init__",
           [](Engine* self, size_t n_layer, size_t n_embd, size_t n_ff, size_t n_head, size_t n_head_kv, size_t head_dim,
-             size_t n_vocab, float norm_eps, const std::string& activation, float attention_scale,
-             float attention_softcap, float final_softcap, float embedding_scale, float residual_scale,
-             float logit_scale, std::vector<size_t> windows, std::vector<size_t> rotations, size_t threads,
-             size_t micro_batch, const std::optional<std::string>& kernels) {
+             size_t n_vocab, size_t n_expert, size_t n_expert_used, float norm_eps, const std::string& activation,
+             float attention_scale, float attention_softcap, float final_softcap, float embedding_scale,
+             float residual_scale, float logit_scale, std::vector<size_t> windows, std::vector<size_t> rotations,
+             size_t threads, size_t micro_batch, const std::optional<std::string>& kernels) {
             for (size_t& window : windows)
               if (window == 0) window = SIZE_MAX;
             new (self)
@@ -103,6 +103,8 @@ void bind_engine(nb::module_& m) {
                         .kv_heads = n_head_kv,
                         .head = head_dim,
                         .vocab = n_vocab,
+                        .experts = n_expert,
+                        .used = n_expert_used,
                         .eps = norm_eps,
                         .gate = kernels::gate_named(activation),
                         .attention_scale = attention_scale,
@@ -116,11 +118,11 @@ void bind_engine(nb::module_& m) {
                        kernels ? kernels::kernel_set(*kernels) : *kernels::kernel_sets().front(), threads, micro_batch);
           },
           nb::kw_only(), nb::arg("n_layer"), nb::arg("n_embd"), nb::arg("n_ff"), nb::arg("n_head"),
-          nb::arg("n_head_kv"), nb::arg("head_dim"), nb::arg("n_vocab"), nb::arg("norm_eps"), nb::arg("activation"),
-          nb::arg("attention_scale"), nb::arg("attention_softcap") = 0.0F, nb::arg("final_softcap") = 0.0F,
-          nb::arg("embedding_scale") = 1.0F, nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F,
-          nb::arg("windows"), nb::arg("rotations"), nb::arg("threads"), nb::arg("micro_batch") = 512,
-          nb::arg("kernels") = nb::none())
+          nb::arg("n_head_kv"), nb::arg("head_dim"), nb::arg("n_vocab"), nb::arg("n_expert") = 0,
+          nb::arg("n_expert_used") = 0, nb::arg("norm_eps"), nb::arg("activation"), nb::arg("attention_scale"),
+          nb::arg("attention_softcap") = 0.0F, nb::arg("final_softcap") = 0.0F, nb::arg("embedding_scale") = 1.0F,
+          nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F, nb::arg("windows"), nb::arg("rotations"),
+          nb::arg("threads"), nb::arg("micro_batch") = 512, nb::arg("kernels") = nb::none())
       .def(
           "set_matrix",
           [](Engine& self, int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,

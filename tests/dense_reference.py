@@ -1,4 +1,4 @@
-"""Tiny dense decoders, computed in float64, and the same ones as edgellm._native.DenseModel."""
+"""Tiny decoders, dense or with experts, computed in float64, and the same ones as edgellm._native.DenseModel."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Tiny:
     n_head_kv: int = 2
     head_dim: int = 16
     n_vocab: int = 70
+    n_expert: int = 0
+    n_expert_used: int = 0
     norm_eps: float = 1e-5
     activation: str = "silu"
     attention_scale: float = 0.25
@@ -64,9 +66,13 @@ class Tiny:
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         shapes = {
             "attn_q": (q, self.n_embd), "attn_k": (kv, self.n_embd), "attn_v": (kv, self.n_embd),
-            "attn_output": (self.n_embd, q), "ffn_gate": (self.n_ff, self.n_embd), "ffn_up": (self.n_ff, self.n_embd),
-            "ffn_down": (self.n_embd, self.n_ff),
+            "attn_output": (self.n_embd, q),
         }  # fmt: skip
+        suffix, each = ("_exps", self.n_expert) if self.n_expert else ("", 1)
+        shapes |= {f"ffn_{part}{suffix}": (each * self.n_ff, self.n_embd) for part in ("gate", "up")}
+        shapes[f"ffn_down{suffix}"] = each * self.n_embd, self.n_ff
+        if self.n_expert:
+            shapes["ffn_gate_inp"] = self.n_expert, self.n_embd
         keys: dict[Key, tuple[int, int]] = {(-1, "token_embd"): (self.n_vocab, self.n_embd)}
         if not self.tied:
             keys[-1, "output"] = (self.n_vocab, self.n_embd)
@@ -97,7 +103,8 @@ class Tiny:
     def unset(self, threads: int = 2, micro_batch: int = 512, kernels: str | None = None) -> _native.DenseModel:
         """Without any weights."""
         names = (
-            "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim", "n_vocab", "norm_eps", "activation",
+            "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim", "n_vocab", "n_expert", "n_expert_used",
+            "norm_eps", "activation",
             "attention_scale", "attention_softcap", "final_softcap", "embedding_scale", "residual_scale", "logit_scale",
         )  # fmt: skip
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
@@ -116,12 +123,32 @@ class Tiny:
             added = self._attention(self._norm(x, i, "attn_norm"), i)
             x = x + self.residual_scale * self._norm(added, i, "post_attention_norm")
             h = self._norm(x, i, "ffn_norm")
-            gate = self._activate(self._product(h, i, "ffn_gate"))
-            added = self._product(gate * self._product(h, i, "ffn_up"), i, "ffn_down")
+            added = self._experts(h, i) if self.n_expert else self._feed_forward(h, i)
             x = x + self.residual_scale * self._norm(added, i, "post_ffw_norm")
         x = self._norm(x, -1, "output_norm") / self.logit_scale
         found = self._product(x, -1, "token_embd" if self.tied else "output")
         return np.asarray(self.final_softcap * np.tanh(found / self.final_softcap) if self.final_softcap else found)
+
+    def _feed_forward(self, h: Array, i: int) -> Array:
+        gate = self._activate(self._product(h, i, "ffn_gate"))
+        return self._product(gate * self._product(h, i, "ffn_up"), i, "ffn_down")
+
+    def _experts(self, h: Array, i: int) -> Array:
+        """A softmax over all, of which the largest are taken and made to sum to 1."""
+        scores = self._product(h, i, "ffn_gate_inp")
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.n_expert_used]
+        weights = np.take_along_axis(shares / shares.sum(axis=-1, keepdims=True), best, axis=-1)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        gate, up, down = (
+            self.matrices[i, f"ffn_{part}_exps"].astype(np.float64).reshape(self.n_expert, -1, columns)
+            for part, columns in (("gate", self.n_embd), ("up", self.n_embd), ("down", self.n_ff))
+        )
+        made = np.zeros_like(h)
+        for row, x in enumerate(h):
+            for expert, weight in zip(best[row], weights[row], strict=True):
+                made[row] += weight * (down[expert] @ (self._activate(gate[expert] @ x) * (up[expert] @ x)))
+        return made
 
     def _product(self, x: Array, layer: int, role: str) -> Array:
         return x @ self.matrices[layer, role].astype(np.float64).T + self.vectors.get((layer, f"{role}.bias"), 0.0)

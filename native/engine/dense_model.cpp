@@ -14,8 +14,16 @@ namespace {
 using Role = std::string_view;
 
 constexpr std::pair<Role, Linear Layer::*> kLinears[] = {
-    {"attn_q", &Layer::q},      {"attn_k", &Layer::k},  {"attn_v", &Layer::v},      {"attn_output", &Layer::output},
-    {"ffn_gate", &Layer::gate}, {"ffn_up", &Layer::up}, {"ffn_down", &Layer::down},
+    {"attn_q", &Layer::q},
+    {"attn_k", &Layer::k},
+    {"attn_v", &Layer::v},
+    {"attn_output", &Layer::output},
+};
+constexpr Role kRouter = "ffn_gate_inp", kStacked = "_exps";  // of experts
+constexpr std::pair<Role, Linear FeedForward::*> kNetworkLinears[] = {
+    {"ffn_gate", &FeedForward::gate},
+    {"ffn_up", &FeedForward::up},
+    {"ffn_down", &FeedForward::down},
 };
 constexpr std::pair<Role, std::vector<float> Layer::*> kNorms[] = {
     {"attn_norm", &Layer::attn_norm}, {"attn_q_norm", &Layer::q_norm},
@@ -64,6 +72,8 @@ void check(const Numbers& n) {
   for (const float number :
        {n.eps, n.attention_scale, n.attention_cap, n.final_cap, n.embedding_scale, n.residual_scale, n.logit_scale})
     if (!std::isfinite(number)) throw std::invalid_argument("a number of the model is not finite");
+  if (n.experts > kMost || n.used > n.experts || (n.used == 0) != (n.experts == 0))
+    throw std::invalid_argument(std::to_string(n.used) + " of " + std::to_string(n.experts) + " experts in the model");
   if (n.eps < 0 || n.attention_cap < 0 || n.final_cap < 0 || n.logit_scale == 0)
     throw std::invalid_argument("a number of the model is negative, or its logit scale 0");
 }
@@ -75,13 +85,29 @@ DenseModel::DenseModel(Numbers numbers, const KernelSet& kernels, size_t threads
   check(numbers_);
   if (threads_ == 0) throw std::invalid_argument("a model needs at least one thread");
   layers_.resize(numbers_.layers);
+  for (Layer& layer : layers_) layer.networks.resize(std::max<size_t>(numbers_.experts, 1));
 }
 
-Linear* DenseModel::linear(int64_t layer, Role role) {
-  if (layer < 0) return role == "token_embd" ? &embedding_ : role == "output" ? &output_ : nullptr;
+// Those whose rows a tensor of this role holds, one after the other.
+std::vector<Linear*> DenseModel::linears(int64_t at, Role role) {
+  if (at < 0) {
+    if (role == "token_embd") return {&embedding_};
+    if (role == "output") return {&output_};
+    return {};
+  }
+  Layer& layer = layers_[static_cast<size_t>(at)];
   for (const auto& [name, member] : kLinears)
-    if (name == role) return &(layers_[static_cast<size_t>(layer)].*member);
-  return nullptr;
+    if (name == role) return {&(layer.*member)};
+  if (numbers_.experts != 0) {
+    if (role == kRouter) return {&layer.router};
+    if (!role.ends_with(kStacked)) return {};
+    role.remove_suffix(kStacked.size());
+  }
+  std::vector<Linear*> found;
+  for (const auto& [name, member] : kNetworkLinears)
+    for (FeedForward& network : layer.networks)
+      if (name == role) found.push_back(&(network.*member));
+  return found;
 }
 
 std::vector<float>* DenseModel::norm(int64_t layer, Role role) {
@@ -99,8 +125,8 @@ void DenseModel::check_settable(int64_t layer, Role role) const {
 void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
                             const std::byte* data, size_t bytes, const int64_t* order) {
   check_settable(layer, role);
-  Linear* target = linear(layer, role);
-  if (target == nullptr) refuse(layer, role, "there is no such matrix");
+  const std::vector<Linear*> targets = linears(layer, role);
+  if (targets.empty()) refuse(layer, role, "there is no such matrix");
   const auto kind = static_cast<kernels::Type>(type);
   const kernels::Storage stored = kernels::storage(kind);
   if (stored.numbers == 0) refuse(layer, role, "the type " + std::to_string(type) + " is not known");
@@ -111,13 +137,18 @@ void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t typ
     refuse(layer, role, std::to_string(bytes) + " bytes do not hold " + shape(rows, columns) + " numbers");
   for (size_t i = 0; order != nullptr && i < rows; ++i)
     if (order[i] < 0 || static_cast<size_t>(order[i]) >= rows) refuse(layer, role, "the order of its rows is wrong");
-  const size_t row_bytes = row_blocks * stored.bytes;
+  const size_t row_bytes = row_blocks * stored.bytes, each = rows / targets.size();
+  if (each * targets.size() != rows)
+    refuse(layer, role, std::to_string(rows) + " rows of " + std::to_string(targets.size()) + " experts");
   ThreadPool::Turn turn(ThreadPool::process(), threads_);
   try {
-    target->matrix = std::make_unique<Matrix>(
-        kind, rows, columns,
-        [&](size_t row) { return data + (order == nullptr ? row : static_cast<size_t>(order[row])) * row_bytes; },
-        [&](size_t count, const std::function<void(size_t)>& work) { turn.each(count, work); });
+    for (size_t i = 0; i < targets.size(); ++i)
+      targets[i]->matrix = std::make_unique<Matrix>(
+          kind, each, columns,
+          [&, first = i * each](size_t row) {
+            return data + (order == nullptr ? first + row : static_cast<size_t>(order[first + row])) * row_bytes;
+          },
+          [&](size_t count, const std::function<void(size_t)>& work) { turn.each(count, work); });
   } catch (const std::domain_error& error) {
     throw std::domain_error(full_name(layer, role) + ": " + error.what());
   } catch (const std::invalid_argument& error) {
@@ -132,9 +163,9 @@ void DenseModel::set_vector(int64_t layer, const std::string& role, std::vector<
     if (!std::isfinite(value)) throw std::domain_error(full_name(layer, role) + ": not all numbers are finite");
   constexpr Role kBias = ".bias";
   if (role.ends_with(kBias)) {
-    Linear* target = linear(layer, Role(role).substr(0, role.size() - kBias.size()));
-    if (target == nullptr || target == &embedding_) refuse(layer, role, "there is no such bias");
-    target->bias = std::move(values);
+    const std::vector<Linear*> targets = linears(layer, Role(role).substr(0, role.size() - kBias.size()));
+    if (targets.size() != 1 || targets[0] == &embedding_) refuse(layer, role, "there is no such bias");
+    targets[0]->bias = std::move(values);
     return;
   }
   std::vector<float>* target = norm(layer, role);
@@ -164,9 +195,13 @@ void DenseModel::finish() {
     expect(at, "attn_k", layer.k, n.kv(), n.embd);
     expect(at, "attn_v", layer.v, n.kv(), n.embd);
     expect(at, "attn_output", layer.output, n.embd, n.q());
-    expect(at, "ffn_gate", layer.gate, n.ff, n.embd);
-    expect(at, "ffn_up", layer.up, n.ff, n.embd);
-    expect(at, "ffn_down", layer.down, n.embd, n.ff);
+    if (n.experts != 0) expect(at, kRouter, layer.router, n.experts, n.embd);
+    const std::string suffix(n.experts == 0 ? "" : kStacked);
+    for (const FeedForward& network : layer.networks) {
+      expect(at, "ffn_gate" + suffix, network.gate, n.ff, n.embd);
+      expect(at, "ffn_up" + suffix, network.up, n.ff, n.embd);
+      expect(at, "ffn_down" + suffix, network.down, n.embd, n.ff);
+    }
     expect(at, "attn_norm", layer.attn_norm, n.embd, n.embd);
     expect(at, "attn_q_norm", layer.q_norm, n.head, n.q());
     expect(at, "attn_k_norm", layer.k_norm, n.head, n.kv());

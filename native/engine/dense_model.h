@@ -1,10 +1,11 @@
-// A dense decoder: its numbers and its weights. What families differ in is a number, or whether a weight is there.
+// A decoder: its numbers and its weights. What families differ in is a number, or whether a weight is there.
 //
 //   x = embedding * embedding_scale
 //   per layer:
 //     h = norm(x; attn_norm);  q, k, v = products of h;  q, k = norm(.; attn_q_norm, attn_k_norm), rotated
 //     x += residual_scale * norm(product(attention; attn_output); post_attention_norm)
-//     h = norm(x; ffn_norm);  x += residual_scale * norm(ffn_down(act(ffn_gate h) * ffn_up h); post_ffw_norm)
+//     h = norm(x; ffn_norm);  x += residual_scale * norm(network(h); post_ffw_norm)
+//       network(h) = ffn_down(act(ffn_gate h) * ffn_up h), or the weighted sum of some of many such (experts.h)
 //   logits = soft_cap(output(norm(x; output_norm) / logit_scale))
 //
 // A norm without a weight is left out; those of q and k are over each head or over all of them, as their length says.
@@ -30,7 +31,8 @@ using kernels::KernelSet;
 using kernels::Matrix;
 
 struct Numbers {
-  size_t layers, embd, ff, heads, kv_heads, head, vocab;  // head: numbers of one
+  size_t layers, embd, ff, heads, kv_heads, head, vocab;  // head: numbers of one; ff: of one expert where there are any
+  size_t experts = 0, used = 0;                           // of each layer, and how many of them a row goes through
   float eps;
   Gate gate;
   float attention_scale, attention_cap, final_cap;  // caps: 0 for none
@@ -50,9 +52,14 @@ struct Linear {
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
 };
 
-// Norms are empty where there is none.
+struct FeedForward {
+  Linear gate, up, down;
+};
+
+// Norms are empty where there is none. One network, or one for each expert, and a router that chooses among them.
 struct Layer {
-  Linear q, k, v, output, gate, up, down;
+  Linear q, k, v, output, router;
+  std::vector<FeedForward> networks;
   std::vector<float> attn_norm, q_norm, k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
 };
 
@@ -62,8 +69,9 @@ class DenseModel {
   DenseModel(Numbers numbers, const KernelSet& kernels, size_t threads);
 
   // A matrix as it lies in a file, laid out by all threads. layer: -1 for those of the whole model; role: GGUF's name
-  // without "blk.N." and ".weight". data: all rows, `bytes`; order: the file's row for each row, or null for the same.
-  // std::invalid_argument for what does not fit, std::domain_error for scales that are not finite, std::bad_alloc.
+  // without "blk.N." and ".weight". data: all rows, `bytes`, those of experts one after the other; order: the file's
+  // row for each row, or null for the same. std::invalid_argument for what does not fit, std::domain_error for scales
+  // that are not finite, std::bad_alloc.
   void set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
                   const std::byte* data, size_t bytes, const int64_t* order);
   // The weight of a norm, or a bias ("attn_q.bias").
@@ -87,7 +95,7 @@ class DenseModel {
 
  private:
   void check_settable(int64_t layer, std::string_view role) const;
-  Linear* linear(int64_t layer, std::string_view role);
+  std::vector<Linear*> linears(int64_t layer, std::string_view role);
   std::vector<float>* norm(int64_t layer, std::string_view role);
 
   Numbers numbers_;

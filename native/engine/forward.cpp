@@ -25,24 +25,16 @@ struct Forward::Source {
   const std::vector<float>* settle = nullptr;  // empty or null: nothing is to be added
   const std::vector<size_t>* rows = nullptr;   // null: all
   float scale = 1;
-};
-
-// X of a product, in the forms that its matrices read.
-struct Forward::Input {
-  size_t count;
-  std::array<Activations, 3> forms;
-};
-
-struct Forward::Product {
-  const Linear& weights;
-  Rows y;
-  bool add;
-  float scale;
-  size_t from = 0;  // as in MatrixProduct
+  bool floats = false;  // to be there as such, whatever the matrices read
 };
 
 Forward::Forward(DenseModel& model, size_t micro_batch)
-    : model_(model), n_(model.numbers()), kernels_(model.kernels()), micro_batch_(micro_batch), steps_(model) {
+    : model_(model),
+      n_(model.numbers()),
+      kernels_(model.kernels()),
+      micro_batch_(micro_batch),
+      steps_(model),
+      experts_(model) {
   if (micro_batch == 0) throw std::invalid_argument("a pass has at least one token");
 }
 
@@ -150,7 +142,7 @@ bool Forward::attention(Team& team, size_t member, size_t i) {
   const Input x = prepare(team, member, {.x = s.x, .columns = n_.embd, .norm = &layer.attn_norm, .settle = before},
                           {&layer.q, &layer.k, &layer.v});
   const Rows k{s.qkv.data + n_.q(), s.qkv.stride}, v{k.data + n_.kv(), s.qkv.stride};
-  multiply(team, x, {{layer.q, s.qkv, false, 1}, {layer.k, k, false, 1}, {layer.v, v, false, 1}});
+  multiply(kernels_, team, x, {{layer.q, s.qkv, false, 1}, {layer.k, k, false, 1}, {layer.v, v, false, 1}});
 
   const size_t rows = tokens_.size();
   const auto put = [&](size_t row) {
@@ -175,19 +167,29 @@ bool Forward::attention(Team& team, size_t member, size_t i) {
   }
   const Input attended = prepare(team, member, {.x = s.attended, .columns = n_.q()}, {&layer.output});
   const bool later = !layer.post_attention_norm.empty();
-  multiply(team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+  multiply(kernels_, team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
   return true;
 }
 
 void Forward::feed_forward(Team& team, size_t member, const Layer& layer) {
   const Scratch& s = *scratch_;
-  const Input x = prepare(team, member,
-                          {.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = &layer.post_attention_norm},
-                          {&layer.gate, &layer.up});
-  gate_up(team, member, x, layer);
-  const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&layer.down});
   const bool later = !layer.post_ffw_norm.empty();
-  multiply(team, hidden, {{layer.down, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+  const Rows& y = later ? s.delta : s.x;
+  const float scale = later ? 1 : n_.residual_scale;
+  Source source{.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = &layer.post_attention_norm};
+  if (n_.experts != 0) {
+    source.floats = true;
+    const Input x = prepare(team, member, source, {&layer.router});
+    multiply(kernels_, team, x, {{layer.router, s.scores, false, 1}});
+    experts_.run(team, member, layer, s, x.form(Form::floats), {y, !later, scale});
+    return;
+  }
+  const FeedForward& network = layer.networks.front();
+  const Input x = prepare(team, member, source, {&network.gate, &network.up});
+  for (size_t first = 0, last = 0; team.take(network.gate.matrix->tiles(), kernels_.tile_step, first, last);)
+    gate_up(kernels_, n_.gate, x, network, s.hidden, s.own(member).up, first, last);
+  const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&network.down});
+  multiply(kernels_, team, hidden, {{network.down, y, !later, scale}});
 }
 
 void Forward::output(Team& team, size_t member) {
@@ -204,15 +206,14 @@ void Forward::output(Team& team, size_t member) {
   const Rows y{out_, n_.vocab};
   const size_t tiles = weights.matrix->tiles();
   for (size_t first = 0, last = 0; team.take(tiles, kernels_.tile_step, first, last);) {
-    multiply_tiles(x, {weights, y, false, 1}, first, last);
+    multiply_tiles(kernels_, x, {weights, y, false, 1}, first, last);
     if (n_.final_cap == 0) continue;
     const size_t begin = first * kTile, end = std::min(n_.vocab, last * kTile);
     for (size_t row = 0; row < x.count; ++row) kernels_.soft_cap(y[row] + begin, end - begin, n_.final_cap);
   }
 }
 
-Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
-                                std::initializer_list<const Linear*> readers) {
+Input Forward::prepare(Team& team, size_t member, const Source& source, std::initializer_list<const Linear*> readers) {
   const Scratch::Own& own = scratch_->own(member);
   const size_t count = source.rows == nullptr ? tokens_.size() : source.rows->size();
   const bool few = count <= kFew, normed = source.norm != nullptr && !source.norm->empty();
@@ -224,12 +225,12 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
 
   const Scratch::Prepared& memory = few ? own.prepared : scratch_->shared;
   Input x{count, {}};
-  const auto form = [&](Form form) -> Activations& { return x.forms[static_cast<size_t>(form)]; };
   const Rows& read = normed ? memory.normed : source.x;
-  form(Form::bytes32) = {Form::bytes32, count, source.columns, nullptr, 0, memory.bytes32};
-  form(Form::bytes256) = {Form::bytes256, count, source.columns, nullptr, 0, memory.bytes256};
-  form(Form::floats) = {Form::floats, count, source.columns, read.data, read.stride, nullptr};
+  x.form(Form::bytes32) = {Form::bytes32, count, source.columns, nullptr, 0, memory.bytes32};
+  x.form(Form::bytes256) = {Form::bytes256, count, source.columns, nullptr, 0, memory.bytes256};
+  x.form(Form::floats) = {Form::floats, count, source.columns, read.data, read.stride, nullptr};
   std::array<bool, 3> read_in{};
+  read_in[static_cast<size_t>(Form::floats)] = source.floats;
   for (const Linear* reader : readers) read_in[static_cast<size_t>(reader->matrix->form())] = true;
 
   const auto prepare_row = [&](size_t i) {
@@ -243,7 +244,7 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
     }
     for (const Form each : {Form::bytes32, Form::bytes256}) {
       if (!read_in[static_cast<size_t>(each)]) continue;
-      Activations one = form(each);
+      Activations one = x.form(each);
       one.x = row;  // of every row, with a stride of 0
       kernels_.prepare(one, i, i + 1);
     }
@@ -253,56 +254,13 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
     return x;
   }
   // Those of a group lie together.
-  for (size_t first = 0, last = 0; team.take(count, form(Form::bytes32).group_rows(), first, last);)
+  for (size_t first = 0, last = 0; team.take(count, x.form(Form::bytes32).group_rows(), first, last);)
     for (size_t i = first; i < last; ++i) {
       if (settles) settle(row_of(i), *source.settle, own.row);
       prepare_row(i);
     }
   team.barrier();
   return x;
-}
-
-void Forward::multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const {
-  const Matrix& matrix = *product.weights.matrix;
-  kernels_.multiply({&matrix, &x.forms[static_cast<size_t>(matrix.form())], product.weights.bias_or_null(),
-                     product.y.data, product.y.stride, product.add, product.scale, product.from},
-                    first, last);
-}
-
-// All tiles of all products are handed out together.
-void Forward::multiply(Team& team, const Input& x, std::initializer_list<Product> products) const {
-  const size_t step = kernels_.tile_step;
-  const auto steps_of = [&](const Product& product) { return (product.weights.matrix->tiles() + step - 1) / step; };
-  size_t steps = 0;
-  for (const Product& product : products) steps += steps_of(product);
-  for (size_t first = 0, last = 0; team.take(steps, 1, first, last);) {
-    size_t before = 0;
-    for (const Product& product : products) {
-      const size_t own = steps_of(product), begin = std::max(first, before), end = std::min(last, before + own);
-      if (begin < end)
-        multiply_tiles(x, product, (begin - before) * step,
-                       std::min(product.weights.matrix->tiles(), (end - before) * step));
-      before += own;
-    }
-  }
-}
-
-// hidden = act(gate) * up, some columns at a time, which stay in the cache of the core meanwhile.
-void Forward::gate_up(Team& team, size_t member, const Input& x, const Layer& layer) const {
-  const Rows& hidden = scratch_->hidden;
-  const size_t step = kernels_.tile_step, tiles = layer.gate.matrix->tiles();
-  const size_t most = Scratch::up_columns(x.count, step * kTile) / kTile;
-  for (size_t first = 0, last = 0; team.take(tiles, step, first, last);) {
-    for (size_t begin = first; begin < last; begin += most) {
-      const size_t end = std::min(last, begin + most), column = begin * kTile;
-      const size_t columns = std::min(n_.ff, end * kTile) - column;
-      const Rows up{scratch_->own(member).up, (end - begin) * kTile};
-      multiply_tiles(x, {layer.gate, hidden, false, 1}, begin, end);
-      multiply_tiles(x, {layer.up, up, false, 1, column}, begin, end);
-      for (size_t row = 0; row < x.count; ++row)
-        kernels_.gated(n_.gate, hidden[row] + column, up[row], columns, hidden[row] + column);
-    }
-  }
 }
 
 void Forward::embed(size_t row) const {

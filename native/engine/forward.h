@@ -13,7 +13,9 @@
 #include "../abort_flag.h"
 #include "../kernels/kernel_set.h"
 #include "dense_model.h"
+#include "experts.h"
 #include "pages.h"
+#include "products.h"
 #include "scratch.h"
 #include "sequence_steps.h"
 #include "thread_pool.h"
@@ -46,8 +48,6 @@ class Forward {
 
  private:
   struct Source;
-  struct Input;
-  struct Product;
 
   std::vector<Table::Use> check(const std::vector<Part>& parts) const;
   void compute(ThreadPool::Turn& turn, const std::vector<Part>& parts);
@@ -58,9 +58,6 @@ class Forward {
   void feed_forward(Team& team, size_t member, const Layer& layer);
   void output(Team& team, size_t member);
   Input prepare(Team& team, size_t member, const Source& source, std::initializer_list<const Linear*> readers);
-  void multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const;
-  void multiply(Team& team, const Input& x, std::initializer_list<Product> products) const;
-  void gate_up(Team& team, size_t member, const Input& x, const Layer& layer) const;
 
   // What one does for a row.
   void embed(size_t row) const;
@@ -76,6 +73,7 @@ class Forward {
 
   // of the tokens that go through the layers now
   SequenceSteps steps_;
+  Experts experts_;
   std::vector<int32_t> tokens_;
   std::vector<size_t> wanted_;  // rows whose logits are
   float* out_ = nullptr;        // for the first of them

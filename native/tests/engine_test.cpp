@@ -65,7 +65,7 @@ void exceptions_reach_the_caller(size_t threads) {
 
 class Decoder {
  public:
-  explicit Decoder(const KernelSet& kernels, kernels::Type type)
+  Decoder(const KernelSet& kernels, kernels::Type type, size_t experts)
       : type_(type),
         model_({.layers = 3,
                 .embd = 64,
@@ -74,6 +74,8 @@ class Decoder {
                 .kv_heads = 2,
                 .head = 32,
                 .vocab = 90,
+                .experts = experts,
+                .used = (experts + 1) / 2,
                 .eps = 1e-5F,
                 .gate = Gate::silu,
                 .attention_scale = 0.2F,
@@ -92,9 +94,12 @@ class Decoder {
       set(i, "attn_k", 64, 64);
       set(i, "attn_v", 64, 64);
       set(i, "attn_output", 64, 128);
-      set(i, "ffn_gate", 160, 64);
-      set(i, "ffn_up", 160, 64);
-      set(i, "ffn_down", 64, 160);
+      const std::string suffix = experts == 0 ? "" : "_exps";
+      const size_t each = std::max<size_t>(experts, 1);
+      set(i, "ffn_gate" + suffix, each * 160, 64);
+      set(i, "ffn_up" + suffix, each * 160, 64);
+      set(i, "ffn_down" + suffix, each * 64, 160);
+      if (experts != 0) set(i, "ffn_gate_inp", experts, 64);
       norm(i, "attn_norm", 64);
       norm(i, "attn_q_norm", 32);
       norm(i, "attn_k_norm", 64);
@@ -139,8 +144,8 @@ std::vector<int32_t> text(size_t count, int32_t first) {
 }
 
 // Passes of many rows and of few, of one sequence and of several, give a text the same logits.
-void decode(const KernelSet& kernels, kernels::Type type) {
-  Decoder decoder(kernels, type);
+void decode(const KernelSet& kernels, kernels::Type type, size_t experts) {
+  Decoder decoder(kernels, type, experts);
   Forward forward(decoder.model(), 24);
   const auto pages = std::make_shared<Pages>(PageShape{kernels::KvType::int16, 3, 2, 32}, 40);
   const std::vector<int32_t> tokens = text(70, 5);
@@ -174,8 +179,8 @@ int main() {
   exceptions_reach_the_caller(4);
   for (const kernels::KernelSet* set : kernels::kernel_sets())
     for (const kernels::Type type : {kernels::Type::q4_0, kernels::Type::f32}) {
-      std::thread beside([&] { decode(*set, type); });  // two models take turns
-      decode(*set, type);
+      std::thread beside([&] { decode(*set, type, 5); });  // two models take turns
+      decode(*set, type, 0);
       beside.join();
     }
   std::printf("%d passed, %d failed\n", passed.load(), failed.load());

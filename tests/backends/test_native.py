@@ -52,8 +52,11 @@ def why(model: Tiny, folder: Path, **options: object) -> str | None:
 def test_it_says_why_it_does_not_run_a_file(tmp_path: Path) -> None:
     assert why(tiny("llama"), tmp_path) is None
     assert "'mamba'" in str(why(tiny("mamba"), tmp_path))
-    assert "'qwen3moe'" in str(why(tiny("qwen3moe"), tmp_path))
-    assert "experts" in str(why(tiny("mixtral"), tmp_path))
+    assert "'gpt2'" in str(why(tiny("gpt2"), tmp_path))
+    assert why(tiny("mixtral"), tmp_path) is None
+    more = tiny("qwen3moe")
+    more.metadata["qwen3moe.expert_used_count"] = 5
+    assert "5 of 4 experts" in str(why(more, tmp_path))
     assert "MXFP4" in str(why(tiny("llama", weights=GGMLType.MXFP4), tmp_path))
     assert "heads of 24" in str(why(tiny("llama", hidden=96), tmp_path))
     embeds = tiny("qwen3")
@@ -80,14 +83,14 @@ def test_it_leaves_what_was_asked_for_to_llama_cpp(tmp_path: Path, monkeypatch: 
 
 
 def test_auto_takes_it_where_it_runs_a_file(llama: Path, tmp_path: Path) -> None:
-    other = tiny("mixtral").write(tmp_path / "other.gguf")
-    for path, engine, reason in ((llama, "native", "all that it needs"), (other, "llamacpp", "experts")):
+    other = tiny("gpt2").write(tmp_path / "other.gguf")
+    for path, engine, reason in ((llama, "native", "all that it needs"), (other, "llamacpp", "'gpt2'")):
         with edgellm.load(path, ctx=64) as model:
             assert (model.backend, model.info.engine) == (engine, engine)
             assert reason in model.info.engine_reason
         seen = edgellm.inspect(path)
         assert (seen.engine, seen.engine_reason) == (engine, model.info.engine_reason)
-    with pytest.raises(Unsupported, match="does not run it: it knows no experts"):
+    with pytest.raises(Unsupported, match="does not run it: it does not know 'gpt2'"):
         edgellm.load(other, backend="native")
 
 
@@ -256,6 +259,14 @@ def test_scales_that_are_no_numbers_are_an_error(kind: GGMLType, tmp_path: Path)
         open_backend(path, LoadParams(backend="native", trust=True))
 
 
+@pytest.mark.parametrize("name", ["ffn_gate_inp", "ffn_up_exps"])
+def test_experts_that_are_no_numbers_are_an_error(name: str, tmp_path: Path) -> None:
+    model = tiny("qwen3moe")
+    np.ravel(model.tensors[f"blk.1.{name}.weight"][2])[-1] = np.nan
+    with pytest.raises(InvalidModelFile, match=rf"blk\.1\.{name}"):
+        open_backend(model.write(tmp_path / "nan.gguf"), LoadParams(backend="native", trust=True))
+
+
 def test_norms_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
     model = tiny("llama")
     model.tensors["blk.0.ffn_norm.weight"][2][3] = np.inf
@@ -267,7 +278,7 @@ def test_lying_headers_are_typed_errors(tmp_path: Path) -> None:
     """Every number of the header wrong in turn: a typed error, or a model that computes."""
     whole, real = [0, 1, 2, 3, 7, 17, 2**16, 2**31 - 1, 2**32 - 1], [0.0, -1.0, 1e-30, 1e30, np.nan, np.inf]
     ran = 0
-    for arch in ("llama", "gemma3", "phi3", "granite"):
+    for arch in ("llama", "gemma3", "phi3", "granite", "qwen3moe"):
         usual = tiny(arch).metadata
         for key in [key for key in usual if key.startswith(f"{arch}.")]:
             for value in whole if isinstance(usual[key], int) else real:
@@ -283,9 +294,10 @@ def test_lying_headers_are_typed_errors(tmp_path: Path) -> None:
     assert ran > 10
 
 
-def test_tensors_of_another_shape_are_typed_errors(tmp_path: Path) -> None:
-    for name in tiny("llama").tensors:
-        model = tiny("llama")
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_tensors_of_another_shape_are_typed_errors(family: str, tmp_path: Path) -> None:
+    for name in tiny(family).tensors:
+        model = tiny(family)
         shape, kind, data = model.tensors[name]
         smaller = (shape[0] // 2, *shape[1:])
         for changed in (smaller, shape[::-1] if shape[0] != shape[-1] else smaller):

@@ -1,4 +1,4 @@
-"""GGUF models on edgellm's own engine: dense decoders, on the CPU."""
+"""GGUF models on edgellm's own engine: decoders, on the CPU."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -93,11 +94,13 @@ def _model(plan: Plan) -> _native.DenseModel:
     made = _native.DenseModel(
         n_layer=hyper.n_layer,
         n_embd=hyper.n_embd,
-        n_ff=hyper.n_ff,
+        n_ff=hyper.n_ff_expert if hyper.n_expert else hyper.n_ff,
         n_head=hyper.n_head,
         n_head_kv=hyper.n_head_kv,
         head_dim=hyper.head_dim,
         n_vocab=hyper.n_vocab,
+        n_expert=hyper.n_expert,
+        n_expert_used=hyper.n_expert_used,
         norm_eps=hyper.norm_eps,
         activation=hyper.activation,
         attention_scale=hyper.attention_scale or hyper.head_dim**-0.5,
@@ -125,7 +128,6 @@ def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
             raise ValueError("holds what is no number")
         made.set_vector(place.layer, place.role, values if place.order is None else values[place.order])
         return
-    rows = data.reshape(tensor.shape[0], -1)[place.start : place.stop]
-    made.set_matrix(
-        place.layer, place.role, int(tensor.type), len(rows), tensor.shape[1], rows.reshape(-1).data, place.order
-    )
+    *stacked, columns = tensor.shape
+    rows = data.reshape(math.prod(stacked), -1)[place.start : place.stop]
+    made.set_matrix(place.layer, place.role, int(tensor.type), len(rows), columns, rows.reshape(-1).data, place.order)

@@ -6,6 +6,7 @@ neighbours, says so in its table (`order`), and so its rows are read in the orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ FUSED = {  # tensors whose rows are several matrices, and how many rows each has
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """Rows [start, stop) of a tensor, (of a vector: elements); order: which of them each row of the engine is, None for
+    """Rows [start, stop) of a tensor (of a vector: elements); order: which of them each row of the engine is, None for
     the same order. role: GGUF's name without the layer and ".weight"."""
 
     tensor: str
@@ -47,7 +48,8 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
                     yield Placed(part.name, layer, name, start, start + sizes[size])
                     start += sizes[size]
             else:
-                yield Placed(part.name, layer, role, 0, part.shape[0], relation.inverse)
+                rows = math.prod(part.shape[:-1] or part.shape)  # those of all experts
+                yield Placed(part.name, layer, role, 0, rows, relation.inverse)
 
 
 def _role(name: str) -> tuple[int, str]:
