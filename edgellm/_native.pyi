@@ -1,5 +1,7 @@
 """What edgellm needs from C. Built from native/ by CMakeLists.txt."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
@@ -61,6 +63,10 @@ class KvPages:
     @property
     def page_bytes(self) -> int: ...
 
+StateInFile = tuple[int, int, int, int]
+"""The state of a block in an open file: descriptor, which stands where it begins; bytes; CRC-32 of what is before it in
+the block; CRC-32 of all of the block."""
+
 class KvTable:
     """The state of one sequence: a table of pages, shared with others until it writes into them.
 
@@ -88,11 +94,12 @@ class KvTable:
         Each token takes `page_bytes` / 32. Whole pages lie in it as they are; parts of pages token after token.
         """
 
-    def load(self, buffer: Buffer, start: int, stop: int) -> None:
-        """Append the state of [start, stop), which begins at `length`. Reserves what is missing.
+    def load(self, blocks: Sequence[Buffer | StateInFile], stops: Sequence[int], threads: int = 1) -> None:
+        """Append saved states, the first from `length` to stops[0]: all of them, or none. Reserves what is missing.
 
-        ValueError for bytes of another size; what `reserve` raises. Numbers that are not finite become 0, and
-        scales that are too large.
+        The interpreter lock is released, and so many threads of those that compute passes share the work. ValueError
+        for bytes of another size and for a file that is not what was written, OSError for one that cannot be read; what
+        `reserve` raises. Numbers that are not finite become 0, and scales that are too large.
         """
 
     def close(self) -> None:
@@ -233,6 +240,10 @@ def call_refusing_amx(function: int, argument: int) -> int:
     Elsewhere, and where the process holds the permission already, a plain call. The interpreter lock is released.
     Raises RuntimeError when no thread could be prepared.
     """
+
+def crc32(data: Buffer, before: int = 0) -> int:
+    """CRC-32 of ISO 3309, which zlib, gzip and PNG use: of bytes behind others, of which `before` is. The interpreter
+    lock is released."""
 
 def ids_where(function: int, object: int, count: int) -> list[int]:
     """The numbers below `count` for which the C function `bool fn(const void *object, int32_t id)` says true."""

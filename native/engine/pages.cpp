@@ -271,10 +271,10 @@ void Table::save(size_t start, size_t stop, std::byte* out) const {
       });
 }
 
-void Table::load(const std::byte* saved, size_t start, size_t stop) {
+void Table::put(const std::byte* saved, size_t start, size_t stop) {
   const PageShape& shape = open().shape();
-  if (start != length_ || start > stop || pages_of(stop) > held_.size()) {
-    throw std::invalid_argument("saved state that does not continue the sequence, or has no pages");
+  if (start < length_ || start > stop || pages_of(stop) > held_.size()) {
+    throw std::invalid_argument("saved state in front of the end of the sequence, or without pages");
   }
   const size_t heads = shape.layers * shape.kv_heads, head_bytes = shape.head_bytes();
   each_page(
@@ -295,7 +295,6 @@ void Table::load(const std::byte* saved, size_t start, size_t stop) {
           for (size_t i = 0; i < heads; ++i) mend(shape, held_[page] + i * head_bytes);
         }
       });
-  length_ = stop;
 }
 
 }  // namespace edgellm::engine

@@ -91,9 +91,9 @@ class Table {
   // are, of others token after token the keys and values (and their scales) of each layer and head.
   size_t saved_bytes(size_t start, size_t stop) const;
   void save(size_t start, size_t stop, std::byte* out) const;
-  // Append it behind length(), for which `reserve(stop)` was called; commits. Numbers that are not finite, and scales
-  // of more than kMostScale, become 0.
-  void load(const std::byte* saved, size_t start, size_t stop);
+  // Write it where it lies, at or behind length(); `reserve(stop)` was called. Numbers that are not finite, and scales
+  // of more than kMostScale, become 0. Several threads may do so at once, for positions in different pages.
+  void put(const std::byte* saved, size_t start, size_t stop);
 
  private:
   const Pages& open() const;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/crc32.h"
 #include "../kernels/kernel_set.h"
 
 namespace {
@@ -384,9 +385,30 @@ void attention(const KernelSet& set, KvType type, size_t size, size_t group, siz
   check(worst < rounding, set, "attention", size, group, tokens);
 }
 
+// The fastest way of this processor against the table, and that against a remainder bit by bit.
+void checksums() {
+  std::mt19937 engine(1);
+  std::vector<uint8_t> bytes(1000);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(engine());
+  for (const size_t count : {0, 1, 7, 8, 15, 16, 127, 128, 129, 144, 255, 256, 271, 995}) {
+    const std::vector<uint8_t> part(bytes.end() - static_cast<std::ptrdiff_t>(count), bytes.end());
+    for (const uint32_t before : {0U, 0x12345678U}) {
+      uint32_t crc = ~before;
+      for (const uint8_t byte : part) {
+        crc ^= byte;
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc % 2 != 0 ? 0xedb88320U : 0);
+      }
+      check(crc32_by_table(part.data(), count, before) == ~crc, *kernel_sets().back(), "checksum by table", count,
+            before, 0);
+      check(crc32(part.data(), count, before) == ~crc, *kernel_sets().back(), "checksum", count, before, 0);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  checksums();
   for (const KernelSet* set : kernel_sets()) {
     for (const Kind& kind : kKinds) {
       for (const size_t count : {1, 2, 5, 13}) {

@@ -22,6 +22,10 @@ from edgellm.backends.native.backend import NativeBackend
 from edgellm.errors import Busy, EdgeLLMError, InvalidModelFile, NotEnoughMemory, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
+from edgellm.kv.blocks import root_key
+from edgellm.kv.memory import MemoryTier
+from edgellm.kv.prefixes import PUBLIC, PrefixCache
+from edgellm.kv.store import BlockStore
 from edgellm.machine import Memory
 from edgellm.params import LoadParams
 
@@ -193,6 +197,50 @@ def test_pages_that_are_used_up_are_busy(llama: Path) -> None:
     assert second.length == 0
     assert first.truncate(100)
     assert np.array_equal(feed(opened, second, prompt(90)), fresh(opened, prompt(90)))
+    opened.close()
+
+
+def test_state_is_read_from_files_up_to_a_damaged_one(tmp_path: Path) -> None:
+    model = tiny("llama")
+    model.metadata["llama.context_length"] = 2048
+    opened = open_backend(model.write(tmp_path / "model.gguf"), LoadParams(backend="native", ctx=2048))
+    known = PrefixCache(root_key("model"), MemoryTier(1 << 30), BlockStore(tmp_path / "kv"), label="llama")
+    assert known.store is not None
+    texts = prompt(1000), [*prompt(600), *([5] * 700)]  # the second leaves the first in the middle of a block
+    states = []
+    for tokens in texts:
+        sequence = opened.new_sequence()
+        feed(opened, sequence, tokens)
+        known.park(tokens, sequence, "words", owner=PUBLIC)
+        states.append([bytes(sequence.save(0, length)) for length in (600, len(tokens) - 10)])
+        sequence.close()
+    assert known.store.flush(30)
+    in_memory = [known.memory.read(hit.block.key) for hit in known.match(texts[1]).hits]
+    known.memory.clear()
+    for tokens, (_begin, state) in zip(texts, states, strict=True):
+        sequence, match = opened.new_sequence(), known.match(tokens)
+        assert known.load(match, len(tokens) - 10, sequence)
+        assert sequence.save(0, sequence.length) == state
+        assert known.beyond_memory(match)[0] == (0, 256)  # what a file holds takes no memory
+        sequence.close()
+    sequence, match = opened.new_sequence(), known.match(texts[1])
+    assert [hit.taken for hit in match.hits] == [256, 256, 88, 256, 256, 188]
+    for at in (1, 2, 5):
+        payload = in_memory[at]
+        assert payload is not None
+        known.memory.write(match.hits[at].block, payload)
+    assert known.load(match, 1290, sequence)
+    assert sequence.save(0, 1290) == states[1][1]
+    sequence.truncate(0)
+    damaged = match.hits[3].block.key
+    file = tmp_path / "kv" / damaged.hex()[:2] / f"{damaged.hex()}.kv"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    assert not known.load(match, 1290, sequence)
+    assert sequence.save(0, sequence.length) == states[1][0]
+    assert known.store.rejected == [(damaged, "the payload's checksum is wrong")]
+    known.close()
     opened.close()
 
 

@@ -251,7 +251,7 @@ def test_a_sequence_in_a_pass_is_nobody_elses() -> None:
     calls: list[Callable[[], object]] = [
         lambda: table.save(0, 0),  # until the pass has begun
         lambda: model.forward([table], [[1]], ["last"]),
-        lambda: table.load(bytes(pages.page_bytes // 32), 0, 1),
+        lambda: table.load([bytes(pages.page_bytes // 32)], [1]),
         lambda: table.fork(0),
         lambda: table.reserve(1),
         lambda: table.truncate(0),
