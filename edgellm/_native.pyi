@@ -225,8 +225,11 @@ def cpu_name() -> str:
 def amx_permitted() -> bool:
     """Whether this process already holds the kernel's permission for AMX tile data. Asking changes nothing."""
 
-def kernel_names() -> str:
-    """The kernels for products with quantized weights that this process may use, or an empty string."""
+def bfloat16_kernels() -> str:
+    """The kernels for prompts of ONNX graphs in bfloat16 that this process may use, or an empty string."""
+
+def attends_in_onnx() -> bool:
+    """Whether this processor has the kernels of the operator GroupQueryAttention."""
 
 def physical_cores() -> int:
     """Physical cores this process may use on macOS and Windows; 0 elsewhere."""

@@ -13,7 +13,7 @@
 #include "bindings.h"
 #include "cpu.h"
 #include "host.h"
-#include "kernels/product.h"
+#include "kernels/instruction_sets.h"
 #include "onnx/library.h"
 #include "tokenize.h"
 
@@ -70,7 +70,11 @@ NB_MODULE(_native, m) {
       },
       nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
   edgellm::bind_sampling(m);
-  m.def("kernel_names", &edgellm::kernels::kernel_names);
+  m.def("bfloat16_kernels", [] {
+    const edgellm::kernels::Bfloat16Kernels* const kernels = edgellm::kernels::bfloat16_kernels();
+    return std::string(kernels == nullptr ? "" : kernels->name);
+  });
+  m.def("attends_in_onnx", [] { return edgellm::kernels::single_attention() != nullptr; });
   edgellm::bind_kernels(m);
   edgellm::bind_rows(m);
   edgellm::bind_attention(m);

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bindings.h"
-#include "kernels/block_matrix.h"
+#include "kernels/aligned.h"
 #include "kernels/kernel_set.h"
 
 namespace nb = nanobind;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../abort_flag.h"
+#include "../kernels/aligned.h"
 #include "../kernels/kernel_set.h"
 #include "dense_model.h"
 #include "experts.h"

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "../kernels/aligned.h"
 #include "dense_model.h"
 
 namespace edgellm::engine {

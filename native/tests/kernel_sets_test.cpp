@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/aligned.h"
 #include "../kernels/crc32.h"
 #include "../kernels/kernel_set.h"
 
@@ -56,11 +57,14 @@ struct Kind {
 };
 
 constexpr Kind kKinds[] = {
-    {"Q4_0", Type::q4_0, 1, {0, 0}},   {"Q4_1", Type::q4_1, 2, {0, 2}},   {"Q5_0", Type::q5_0, 1, {0, 0}},
-    {"Q5_1", Type::q5_1, 2, {0, 2}},   {"Q8_0", Type::q8_0, 1, {0, 0}},   {"IQ4_NL", Type::iq4_nl, 1, {0, 0}},
-    {"Q2_K", Type::q2_k, 2, {80, 82}}, {"Q3_K", Type::q3_k, 1, {108, 0}}, {"Q4_K", Type::q4_k, 2, {0, 2}},
-    {"Q5_K", Type::q5_k, 2, {0, 2}},   {"Q6_K", Type::q6_k, 1, {208, 0}}, {"F16", Type::f16, 1, {0, 0}},
-    {"BF16", Type::bf16, 1, {0, 0}},   {"F32", Type::f32, 0, {0, 0}},
+    {"Q4_0", Type::q4_0, 1, {0, 0}},     {"Q4_1", Type::q4_1, 2, {0, 2}},
+    {"Q5_0", Type::q5_0, 1, {0, 0}},     {"INT4 with zeros", Type::int4_zero, 1, {0, 0}},
+    {"Q5_1", Type::q5_1, 2, {0, 2}},     {"Q8_0", Type::q8_0, 1, {0, 0}},
+    {"IQ4_NL", Type::iq4_nl, 1, {0, 0}}, {"Q2_K", Type::q2_k, 2, {80, 82}},
+    {"Q3_K", Type::q3_k, 1, {108, 0}},   {"Q4_K", Type::q4_k, 2, {0, 2}},
+    {"Q5_K", Type::q5_k, 2, {0, 2}},     {"Q6_K", Type::q6_k, 1, {208, 0}},
+    {"F16", Type::f16, 1, {0, 0}},       {"BF16", Type::bf16, 1, {0, 0}},
+    {"F32", Type::f32, 0, {0, 0}},
 };
 
 // The bytes of a row in a file.

@@ -106,7 +106,7 @@ def run_test(build: Path, program: str, *through: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("program", ["kernels_test", "kernel_sets_test", "engine_test", "choose_test"])
+@pytest.mark.parametrize("program", ["onnx_kernels_test", "kernel_sets_test", "engine_test", "choose_test"])
 def test_native_code_under_sanitizers(build: Path, program: str) -> None:
     run_test(build, program)
 
