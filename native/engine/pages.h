@@ -20,6 +20,7 @@
 
 namespace edgellm::engine {
 
+using kernels::kBlockPages;
 using kernels::kPageTokens;
 using kernels::PageShape;
 
@@ -39,9 +40,11 @@ class Pages {
 
   const PageShape& shape() const { return shape_; }
   size_t most() const { return most_; }
-  size_t used() const;         // pages that somebody holds
-  size_t bytes() const;        // memory that is set aside, in use or not
-  std::byte* acquire();        // held once; null when `most` are used; std::bad_alloc
+  size_t used() const;   // pages that somebody holds
+  size_t bytes() const;  // memory that is set aside, in use or not
+  // For the nth page of a sequence, which lies in a block as others of that sequence do, where there is room. Held
+  // once; null when `most` are used; std::bad_alloc.
+  std::byte* acquire(size_t nth);
   void hold(std::byte* page);  // once more
   void release(std::byte* page);
   bool shared(std::byte* page) const;  // held more than once
@@ -53,7 +56,7 @@ class Pages {
   Slabs::const_iterator slab_of(const std::byte* page) const;
 
   PageShape shape_;
-  size_t most_, slab_pages_;
+  size_t most_, slab_blocks_;
   mutable std::mutex mutex_;
   size_t used_ = 0;
   Slabs slabs_;  // by address
@@ -88,7 +91,7 @@ class Table {
   const std::shared_ptr<Pages>& pool() const { return pages_; }  // null when it was closed
 
   // The state of [start, stop), as bytes that `load` takes back exactly, at the same positions: whole pages as they
-  // are, of others token after token the keys and values (and their scales) of each layer and head.
+  // are (keys, values, scales of keys, of values), of others token after token, of each layer and head.
   size_t saved_bytes(size_t start, size_t stop) const;
   void save(size_t start, size_t stop, std::byte* out) const;
   // Write it where it lies, at or behind length(); `reserve(stop)` was called. Numbers that are not finite, and scales

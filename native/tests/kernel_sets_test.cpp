@@ -221,6 +221,13 @@ struct Text {
   std::vector<float> query, key, value;
 };
 
+// The last page of a block of its own, behind which no memory is.
+std::byte* page_of(const PageShape& shape, std::vector<Aligned<std::byte>>& memory, int filled_with) {
+  std::byte* block = memory.emplace_back(shape.block_bytes()).get();
+  std::memset(block, filled_with, shape.block_bytes());
+  return block + (kBlockPages - 1) * shape.part_bytes();
+}
+
 // What the tokens attend to, so many of them in a pass by turns, in a cache of its own whose cells held something else.
 std::vector<float> attended(const KernelSet& set, const Text& text, const std::vector<size_t>& steps, int before) {
   const size_t size = text.shape.size, queries = text.heads * size, keys = text.shape.kv_heads * size;
@@ -230,8 +237,7 @@ std::vector<float> attended(const KernelSet& set, const Text& text, const std::v
   for (size_t first = 0, count = 0, pass = 0; first < text.tokens; first += count, ++pass) {
     count = std::min(steps[pass % steps.size()], text.tokens - first);
     while (pages.size() * kPageTokens < first + count) {
-      pages.push_back(memory.emplace_back(text.shape.bytes()).get());
-      std::memset(pages.back(), before, text.shape.bytes());
+      pages.push_back(page_of(text.shape, memory, before));
     }
     for (size_t layer = 0; layer < text.shape.layers; ++layer) {
       AttentionStep now{&text.shape,
@@ -313,9 +319,7 @@ struct Sequence {
   Sequence(const KernelSet& set, const PageShape& shape, size_t group, size_t tokens, size_t window)
       : set(set), shape(shape), heads(shape.kv_heads * group), tokens(tokens), window(window) {
     for (size_t i = 0; i < (tokens + kPageTokens - 1) / kPageTokens; ++i) {
-      memory.emplace_back(shape.bytes());
-      std::fill_n(memory.back().get(), shape.bytes(), std::byte{0x11});
-      pages.push_back(memory.back().get());
+      pages.push_back(page_of(shape, memory, 0x11));
     }
     query = random(tokens * heads * shape.size, 9, 3), key = random(tokens * shape.kv_heads * shape.size, 10);
     value = random(key.size(), 11), out.resize(query.size());
