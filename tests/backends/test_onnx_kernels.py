@@ -311,18 +311,23 @@ def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Pat
 
 
 @ours_are_faster
-def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel_set", [each for each in SETS if each in library.FASTER])
+def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(
+    kernel_set: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = onnx_quantized(tmp_path)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         expected = fresh(backend, prompt(100))
     every = kernels.product
     monkeypatch.setattr(kernels, "product", lambda node, threads, logits: every(node, threads, logits=True))
-    monkeypatch.setattr(kernels, "_attends", lambda *_: False)
+    monkeypatch.setattr(library, "kernel_set", lambda: kernel_set)
+    monkeypatch.setattr(_native, "attends_in_onnx", lambda: False)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
         assert backend.rewritten.operators == {kernels.PRODUCT}
+        assert f"|{kernel_set} " in backend.state_key
         row = fresh(backend, prompt(100))
         np.testing.assert_allclose(row, expected, atol=0.05)
         sequence = backend.new_sequence()
@@ -335,7 +340,8 @@ def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
     with closing(open_backend(onnx_quantized(tmp_path), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
-        assert backend.rewritten.operators == {kernels.PRODUCT, kernels.ATTENTION}
+        assert (kernels.ATTENTION in backend.rewritten.operators) == _native.attends_in_onnx()
+        assert kernels.PRODUCT in backend.rewritten.operators
         assert library.kernel_names() in backend.state_key
 
 
