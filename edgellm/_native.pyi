@@ -109,7 +109,7 @@ class PassInterrupted(Exception):
     """The abort flag was raised during a pass; every sequence is as long as before."""
 
 class DenseModel:
-    """A decoder: norms, grouped attention and a gated feed-forward network, or experts, in layers.
+    """A decoder: norms, grouped attention and a feed-forward network, or experts, in layers.
 
     Lengths are those of `edgellm.architectures.hyper.Hyper`; n_ff is that of one expert where there are any.
     activation: "silu", "gelu_tanh" or "gelu". windows: for each layer the keys that a query sees, itself among them, 0
@@ -140,6 +140,7 @@ class DenseModel:
         embedding_scale: float = 1.0,
         residual_scale: float = 1.0,
         logit_scale: float = 1.0,
+        parallel_residual: bool = False,
         windows: list[int],
         rotations: list[int],
         threads: int,
@@ -158,8 +159,9 @@ class DenseModel:
     ) -> None:
         """Lay out a matrix, by all threads, without the interpreter lock.
 
-        layer: -1 for those of the whole model, "token_embd" and "output" (without which it is the embedding); else
-        role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" or "ffn_down"; of experts
+        layer: -1 for those of the whole model, "token_embd", "position_embd" if there is one, and "output" (without
+        which it is the embedding); else role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate" (without which
+        the network has no gate), "ffn_up" or "ffn_down"; of experts
         "ffn_gate_inp", their router, and "ffn_gate_exps", "ffn_up_exps" and "ffn_down_exps", the rows of all of them.
         type: GGUF's id. data: the bytes of its rows, as they lie in the file. order: which of these rows each row is.
         ValueError, also for scales that are not finite; MemoryError.
@@ -168,7 +170,8 @@ class DenseModel:
     def set_vector(self, layer: int, role: str, values: Floats) -> None:
         """A norm: "output_norm" of the whole model, and those that a layer has of "attn_norm", "attn_q_norm" and
         "attn_k_norm" (of a head, or of all of them), "post_attention_norm", "ffn_norm" and "post_ffw_norm". Or the bias
-        of a matrix: its role and ".bias", in the order of the rows in memory."""
+        of a matrix: its role and ".bias", in the order of the rows in memory. Or that of a norm, which then takes the
+        mean away, too."""
 
     def set_rotation(self, kind: int, frequencies: NDArray[np.float64], magnitude: float = 1.0) -> None:
         """The layers of this kind turn the numbers i and i + n of a head, i < n = len(frequencies), by the angle
@@ -313,7 +316,10 @@ def multiply(
 def rms_norm(set: str, x: Floats, weight: Floats | None, eps: float, y: Floats) -> None:
     """y = x / sqrt(mean(x^2) + eps) * weight; y may be x."""
 
-def gated(set: str, gate: str, x: Floats, up: Floats, y: Floats) -> None:
+def centered(set: str, x: Floats, y: Floats) -> None:
+    """y = x - mean(x); y may be x."""
+
+def gated(set: str, gate: str, x: Floats, up: Floats | None, y: Floats) -> None:
     """y = silu(x) * up, or "gelu_tanh" or "gelu" of x; y may be x."""
 
 def rotate(set: str, head: Floats, cos: Floats, sin: Floats) -> None:

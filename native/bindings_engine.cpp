@@ -91,8 +91,9 @@ void bind_engine(nb::module_& m) {
           [](Engine* self, size_t n_layer, size_t n_embd, size_t n_ff, size_t n_head, size_t n_head_kv, size_t head_dim,
              size_t n_vocab, size_t n_expert, size_t n_expert_used, float norm_eps, const std::string& activation,
              float attention_scale, float attention_softcap, float final_softcap, float embedding_scale,
-             float residual_scale, float logit_scale, std::vector<size_t> windows, std::vector<size_t> rotations,
-             size_t threads, size_t micro_batch, const std::optional<std::string>& kernels) {
+             float residual_scale, float logit_scale, bool parallel_residual, std::vector<size_t> windows,
+             std::vector<size_t> rotations, size_t threads, size_t micro_batch,
+             const std::optional<std::string>& kernels) {
             for (size_t& window : windows)
               if (window == 0) window = SIZE_MAX;
             new (self)
@@ -113,6 +114,7 @@ void bind_engine(nb::module_& m) {
                         .embedding_scale = embedding_scale,
                         .residual_scale = residual_scale,
                         .logit_scale = logit_scale,
+                        .parallel = parallel_residual,
                         .windows = std::move(windows),
                         .rotations = std::move(rotations)},
                        kernels ? kernels::kernel_set(*kernels) : *kernels::kernel_sets().front(), threads, micro_batch);
@@ -121,8 +123,9 @@ void bind_engine(nb::module_& m) {
           nb::arg("n_head_kv"), nb::arg("head_dim"), nb::arg("n_vocab"), nb::arg("n_expert") = 0,
           nb::arg("n_expert_used") = 0, nb::arg("norm_eps"), nb::arg("activation"), nb::arg("attention_scale"),
           nb::arg("attention_softcap") = 0.0F, nb::arg("final_softcap") = 0.0F, nb::arg("embedding_scale") = 1.0F,
-          nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F, nb::arg("windows"), nb::arg("rotations"),
-          nb::arg("threads"), nb::arg("micro_batch") = 512, nb::arg("kernels") = nb::none())
+          nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F, nb::arg("parallel_residual") = false,
+          nb::arg("windows"), nb::arg("rotations"), nb::arg("threads"), nb::arg("micro_batch") = 512,
+          nb::arg("kernels") = nb::none())
       .def(
           "set_matrix",
           [](Engine& self, int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,

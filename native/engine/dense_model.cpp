@@ -25,7 +25,7 @@ constexpr std::pair<Role, Linear FeedForward::*> kNetworkLinears[] = {
     {"ffn_up", &FeedForward::up},
     {"ffn_down", &FeedForward::down},
 };
-constexpr std::pair<Role, std::vector<float> Layer::*> kNorms[] = {
+constexpr std::pair<Role, Norm Layer::*> kNorms[] = {
     {"attn_norm", &Layer::attn_norm}, {"attn_q_norm", &Layer::q_norm},
     {"attn_k_norm", &Layer::k_norm},  {"post_attention_norm", &Layer::post_attention_norm},
     {"ffn_norm", &Layer::ffn_norm},   {"post_ffw_norm", &Layer::post_ffw_norm},
@@ -53,9 +53,12 @@ void expect(int64_t layer, Role role, const Linear& linear, size_t rows, size_t 
     refuse(layer, role, "a bias of " + std::to_string(linear.bias.size()) + " numbers for " + std::to_string(rows));
 }
 
-void expect(int64_t layer, Role role, const std::vector<float>& norm, size_t size, size_t other) {
-  if (!norm.empty() && norm.size() != size && norm.size() != other)
-    refuse(layer, role, std::to_string(norm.size()) + " numbers, expected " + std::to_string(size));
+void expect(int64_t layer, Role role, const Norm& norm, size_t size, size_t other) {
+  const size_t found = norm.weight.size();
+  if (!norm.empty() && found != size && found != other)
+    refuse(layer, role, std::to_string(found) + " numbers, expected " + std::to_string(size));
+  if (!norm.bias.empty() && norm.bias.size() != found)
+    refuse(layer, role, "a bias of " + std::to_string(norm.bias.size()) + " numbers for " + std::to_string(found));
 }
 
 void check(const Numbers& n) {
@@ -92,6 +95,7 @@ DenseModel::DenseModel(Numbers numbers, const KernelSet& kernels, size_t threads
 std::vector<Linear*> DenseModel::linears(int64_t at, Role role) {
   if (at < 0) {
     if (role == "token_embd") return {&embedding_};
+    if (role == "position_embd") return {&positions_};
     if (role == "output") return {&output_};
     return {};
   }
@@ -110,7 +114,7 @@ std::vector<Linear*> DenseModel::linears(int64_t at, Role role) {
   return found;
 }
 
-std::vector<float>* DenseModel::norm(int64_t layer, Role role) {
+Norm* DenseModel::norm(int64_t layer, Role role) {
   if (layer < 0) return role == "output_norm" ? &output_norm_ : nullptr;
   for (const auto& [name, member] : kNorms)
     if (name == role) return &(layers_[static_cast<size_t>(layer)].*member);
@@ -163,14 +167,17 @@ void DenseModel::set_vector(int64_t layer, const std::string& role, std::vector<
     if (!std::isfinite(value)) throw std::domain_error(full_name(layer, role) + ": not all numbers are finite");
   constexpr Role kBias = ".bias";
   if (role.ends_with(kBias)) {
-    const std::vector<Linear*> targets = linears(layer, Role(role).substr(0, role.size() - kBias.size()));
-    if (targets.size() != 1 || targets[0] == &embedding_) refuse(layer, role, "there is no such bias");
-    targets[0]->bias = std::move(values);
+    const Role owner = Role(role).substr(0, role.size() - kBias.size());
+    const std::vector<Linear*> targets = linears(layer, owner);
+    Norm* target = norm(layer, owner);
+    const bool one = targets.size() == 1 && targets[0] != &embedding_ && targets[0] != &positions_;
+    if (target == nullptr && !one) refuse(layer, role, "there is no such bias");
+    (target != nullptr ? target->bias : targets[0]->bias) = std::move(values);
     return;
   }
-  std::vector<float>* target = norm(layer, role);
+  Norm* target = norm(layer, role);
   if (target == nullptr) refuse(layer, role, "there is no such norm");
-  *target = std::move(values);
+  target->weight = std::move(values);
 }
 
 void DenseModel::set_rotation(size_t kind, std::vector<double> frequencies, double magnitude) {
@@ -185,6 +192,7 @@ void DenseModel::set_rotation(size_t kind, std::vector<double> frequencies, doub
 void DenseModel::finish() {
   const Numbers& n = numbers_;
   expect(-1, "token_embd", embedding_, n.vocab, n.embd);
+  if (positions_.matrix) expect(-1, "position_embd", positions_, positions_.matrix->rows(), n.embd);
   if (output_.matrix || !output_.bias.empty()) expect(-1, "output", output_, n.vocab, n.embd);
   if (output_norm_.empty()) refuse(-1, "output_norm", "this norm is missing");
   expect(-1, "output_norm", output_norm_, n.embd, n.embd);
@@ -198,7 +206,8 @@ void DenseModel::finish() {
     if (n.experts != 0) expect(at, kRouter, layer.router, n.experts, n.embd);
     const std::string suffix(n.experts == 0 ? "" : kStacked);
     for (const FeedForward& network : layer.networks) {
-      expect(at, "ffn_gate" + suffix, network.gate, n.ff, n.embd);
+      if (network.gate.matrix || !network.gate.bias.empty())
+        expect(at, "ffn_gate" + suffix, network.gate, n.ff, n.embd);
       expect(at, "ffn_up" + suffix, network.up, n.ff, n.embd);
       expect(at, "ffn_down" + suffix, network.down, n.embd, n.ff);
     }
@@ -208,6 +217,8 @@ void DenseModel::finish() {
     expect(at, "post_attention_norm", layer.post_attention_norm, n.embd, n.embd);
     expect(at, "ffn_norm", layer.ffn_norm, n.embd, n.embd);
     expect(at, "post_ffw_norm", layer.post_ffw_norm, n.embd, n.embd);
+    if (n.parallel && !(layer.post_attention_norm.empty() && layer.post_ffw_norm.empty()))
+      throw std::invalid_argument("norms after what is computed in parallel");
     if (n.rotations[i] != 0 && !rotations_.contains(n.rotations[i]))
       throw std::invalid_argument("the rotation " + std::to_string(n.rotations[i]) + " is missing");
   }

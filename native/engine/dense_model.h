@@ -1,6 +1,6 @@
 // A decoder: its numbers and its weights. What families differ in is a number, or whether a weight is there.
 //
-//   x = embedding * embedding_scale
+//   x = embedding * embedding_scale + position_embd
 //   per layer:
 //     h = norm(x; attn_norm);  q, k, v = products of h;  q, k = norm(.; attn_q_norm, attn_k_norm), rotated
 //     x += residual_scale * norm(product(attention; attn_output); post_attention_norm)
@@ -8,8 +8,11 @@
 //       network(h) = ffn_down(act(ffn_gate h) * ffn_up h), or the weighted sum of some of many such (experts.h)
 //   logits = soft_cap(output(norm(x; output_norm) / logit_scale))
 //
-// A norm without a weight is left out; those of q and k are over each head or over all of them, as their length says.
-// Without a matrix "output" that is the embedding. Biases are added where there are any.
+// In parallel: the network reads norm(x; ffn_norm) of the x that attention has read, and both are added then.
+//
+// A norm without a weight is left out, and one with a bias takes the mean of x away; those of q and k are over each
+// head or over all of them, as their length says. Without a matrix "output" that is the embedding, without ffn_gate a
+// network is ffn_down(act(ffn_up h)), and without position_embd nothing is added. Biases are added where there are any.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +40,7 @@ struct Numbers {
   Gate gate;
   float attention_scale, attention_cap, final_cap;  // caps: 0 for none
   float embedding_scale, residual_scale, logit_scale;
+  bool parallel = false;
   std::vector<size_t> windows;    // (layers): keys that a query sees, SIZE_MAX for all
   std::vector<size_t> rotations;  // (layers): which rotation; 0: none
 
@@ -52,6 +56,12 @@ struct Linear {
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
 };
 
+struct Norm {
+  std::vector<float> weight, bias;
+
+  bool empty() const { return weight.empty(); }
+};
+
 struct FeedForward {
   Linear gate, up, down;
 };
@@ -60,7 +70,7 @@ struct FeedForward {
 struct Layer {
   Linear q, k, v, output, router;
   std::vector<FeedForward> networks;
-  std::vector<float> attn_norm, q_norm, k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
+  Norm attn_norm, q_norm, k_norm, post_attention_norm, ffn_norm, post_ffw_norm;
 };
 
 class DenseModel {
@@ -74,7 +84,7 @@ class DenseModel {
   // that are not finite, std::bad_alloc.
   void set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
                   const std::byte* data, size_t bytes, const int64_t* order);
-  // The weight of a norm, or a bias ("attn_q.bias").
+  // The weight of a norm, or a bias ("attn_q.bias", "attn_norm.bias").
   void set_vector(int64_t layer, const std::string& role, std::vector<float> values);
   // The rotation of the layers whose number in `rotations` is `kind`.
   void set_rotation(size_t kind, std::vector<double> frequencies, double magnitude);
@@ -89,22 +99,23 @@ class DenseModel {
   const Layer& layer(size_t i) const { return layers_[i]; }
   const Matrix& embedding() const { return *embedding_.matrix; }
   const Linear& output() const { return output_.matrix ? output_ : embedding_; }
-  const std::vector<float>& output_norm() const { return output_norm_; }
+  const Matrix* positions() const { return positions_.matrix.get(); }  // null: none
+  const Norm& output_norm() const { return output_norm_; }
   Rotation* rotation(size_t kind) { return kind == 0 ? nullptr : &rotations_.at(kind); }
   std::map<size_t, Rotation>& rotations() { return rotations_; }
 
  private:
   void check_settable(int64_t layer, std::string_view role) const;
   std::vector<Linear*> linears(int64_t layer, std::string_view role);
-  std::vector<float>* norm(int64_t layer, std::string_view role);
+  Norm* norm(int64_t layer, std::string_view role);
 
   Numbers numbers_;
   const KernelSet* kernels_;
   size_t threads_;
   bool finished_ = false;
   std::vector<Layer> layers_;
-  Linear embedding_, output_;
-  std::vector<float> output_norm_;
+  Linear embedding_, positions_, output_;
+  Norm output_norm_;
   std::map<size_t, Rotation> rotations_;
 };
 

@@ -119,7 +119,8 @@ void Experts::gather(const Layer& layer, const Scratch& scratch, const Activatio
   const float* row = h.x + pairs_[pair].row * h.stride;
   const size_t at = pair - group.first;
   for (const Form form : {Form::bytes32, Form::bytes256, Form::floats}) {
-    if (form != network.gate.matrix->form() && form != network.up.matrix->form()) continue;
+    const bool gated = network.gate.matrix != nullptr && form == network.gate.matrix->form();
+    if (!gated && form != network.up.matrix->form()) continue;
     if (form == Form::floats) {
       std::copy_n(row, n_.embd, scratch.gathered.normed[pair]);
       continue;

@@ -21,9 +21,9 @@ constexpr size_t kKeptRows = 16;  // of logits, whose memory is used again
 struct Forward::Source {
   Rows x;
   size_t columns;
-  const std::vector<float>* norm = nullptr;    // empty or null: none
-  const std::vector<float>* settle = nullptr;  // empty or null: nothing is to be added
-  const std::vector<size_t>* rows = nullptr;   // null: all
+  const Norm* norm = nullptr;                 // empty or null: none
+  const Norm* settle = nullptr;               // of what is to be added, empty: none; null: nothing is
+  const std::vector<size_t>* rows = nullptr;  // null: all
   float scale = 1;
   bool floats = false;  // to be there as such, whatever the matrices read
 };
@@ -52,6 +52,8 @@ std::vector<Table::Use> Forward::check(const std::vector<Part>& parts) const {
       throw std::invalid_argument("the pages of a sequence are those of another model");
     if (part.tokens.empty()) throw std::invalid_argument("a sequence without new tokens");
     if (part.rows > part.tokens.size()) throw std::invalid_argument("more rows of logits than tokens");
+    if (model_.positions() != nullptr && part.table->length() + part.tokens.size() > model_.positions()->rows())
+      throw std::invalid_argument("more tokens than the " + std::to_string(model_.positions()->rows()) + " positions");
     for (const int32_t token : part.tokens)
       if (token < 0 || static_cast<size_t>(token) >= n_.vocab)
         throw std::invalid_argument("the token " + std::to_string(token) + " is none of the " +
@@ -127,7 +129,7 @@ void Forward::compute(ThreadPool::Turn& turn, const std::vector<Part>& parts) {
 
 void Forward::work(Team& team, size_t member) {
   for (size_t first = 0, last = 0; team.take(tokens_.size(), 1, first, last);)
-    for (size_t row = first; row < last; ++row) embed(row);
+    for (size_t row = first; row < last; ++row) embed(row, scratch_->own(member).row);
   for (size_t i = 0; i < n_.layers; ++i) {
     if (!attention(team, member, i)) return;
     feed_forward(team, member, model_.layer(i));
@@ -138,7 +140,7 @@ void Forward::work(Team& team, size_t member) {
 bool Forward::attention(Team& team, size_t member, size_t i) {
   const Layer& layer = model_.layer(i);
   const Scratch& s = *scratch_;
-  const auto* before = i == 0 ? nullptr : &model_.layer(i - 1).post_ffw_norm;
+  const Norm* before = i == 0 ? nullptr : network_delta(model_.layer(i - 1));
   const Input x = prepare(team, member, {.x = s.x, .columns = n_.embd, .norm = &layer.attn_norm, .settle = before},
                           {&layer.q, &layer.k, &layer.v});
   const Rows k{s.qkv.data + n_.q(), s.qkv.stride}, v{k.data + n_.kv(), s.qkv.stride};
@@ -166,30 +168,30 @@ bool Forward::attention(Team& team, size_t member, size_t i) {
     steps_.join(team);
   }
   const Input attended = prepare(team, member, {.x = s.attended, .columns = n_.q()}, {&layer.output});
-  const bool later = !layer.post_attention_norm.empty();
+  const bool later = n_.parallel || attention_delta(layer) != nullptr;
   multiply(kernels_, team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
   return true;
 }
 
 void Forward::feed_forward(Team& team, size_t member, const Layer& layer) {
   const Scratch& s = *scratch_;
-  const bool later = !layer.post_ffw_norm.empty();
+  const bool later = network_delta(layer) != nullptr;
   const Rows& y = later ? s.delta : s.x;
   const float scale = later ? 1 : n_.residual_scale;
-  Source source{.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = &layer.post_attention_norm};
+  Source source{.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = attention_delta(layer)};
   if (n_.experts != 0) {
     source.floats = true;
     const Input x = prepare(team, member, source, {&layer.router});
     multiply(kernels_, team, x, {{layer.router, s.scores, false, 1}});
-    experts_.run(team, member, layer, s, x.form(Form::floats), {y, !later, scale});
+    experts_.run(team, member, layer, s, x.form(Form::floats), {y, n_.parallel || !later, scale});
     return;
   }
   const FeedForward& network = layer.networks.front();
-  const Input x = prepare(team, member, source, {&network.gate, &network.up});
-  for (size_t first = 0, last = 0; team.take(network.gate.matrix->tiles(), kernels_.tile_step, first, last);)
+  const Input x = prepare(team, member, source, {network.gate.matrix ? &network.gate : &network.up, &network.up});
+  for (size_t first = 0, last = 0; team.take(network.up.matrix->tiles(), kernels_.tile_step, first, last);)
     gate_up(kernels_, n_.gate, x, network, s.hidden, s.own(member).up, first, last);
   const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&network.down});
-  multiply(kernels_, team, hidden, {{network.down, y, !later, scale}});
+  multiply(kernels_, team, hidden, {{network.down, y, n_.parallel || !later, scale}});
 }
 
 void Forward::output(Team& team, size_t member) {
@@ -199,7 +201,7 @@ void Forward::output(Team& team, size_t member) {
                           {.x = scratch_->x,
                            .columns = n_.embd,
                            .norm = &model_.output_norm(),
-                           .settle = &model_.layer(n_.layers - 1).post_ffw_norm,
+                           .settle = network_delta(model_.layer(n_.layers - 1)),
                            .rows = &wanted_,
                            .scale = 1 / n_.logit_scale},
                           {&weights});
@@ -217,7 +219,7 @@ Input Forward::prepare(Team& team, size_t member, const Source& source, std::ini
   const Scratch::Own& own = scratch_->own(member);
   const size_t count = source.rows == nullptr ? tokens_.size() : source.rows->size();
   const bool few = count <= kFew, normed = source.norm != nullptr && !source.norm->empty();
-  const bool settles = source.settle != nullptr && !source.settle->empty();
+  const bool settles = source.settle != nullptr;
   const auto row_of = [&](size_t i) { return source.rows == nullptr ? i : (*source.rows)[i]; };
   team.barrier([&] {
     for (size_t i = 0; few && settles && i < count; ++i) settle(row_of(i), *source.settle, own.row);
@@ -238,7 +240,7 @@ Input Forward::prepare(Team& team, size_t member, const Source& source, std::ini
     if (normed) {
       // Where nobody reads it later, it need not leave the cache.
       float* to = read_in[static_cast<size_t>(Form::floats)] ? memory.normed[i] : own.row;
-      kernels_.rms_norm(row, source.norm->data(), source.columns, n_.eps, to);
+      normalize(*source.norm, row, source.columns, to);
       if (source.scale != 1) kernels_.scaled(to, source.scale, false, source.columns, to);
       row = to;
     }
@@ -263,10 +265,32 @@ Input Forward::prepare(Team& team, size_t member, const Source& source, std::ini
   return x;
 }
 
-void Forward::embed(size_t row) const {
+// What attention and the network of a layer have added is normed first, as this says, and only then part of x; null:
+// is part of x. What is added in parallel is one.
+const Norm* Forward::attention_delta(const Layer& layer) const {
+  return n_.parallel || layer.post_attention_norm.empty() ? nullptr : &layer.post_attention_norm;
+}
+
+const Norm* Forward::network_delta(const Layer& layer) const {
+  return !n_.parallel && layer.post_ffw_norm.empty() ? nullptr : &layer.post_ffw_norm;
+}
+
+// own: (embd), for the time being.
+void Forward::embed(size_t row, float* own) const {
   float* x = scratch_->x[row];
   model_.embedding().read_row(static_cast<size_t>(tokens_[row]), x);
   if (n_.embedding_scale != 1) kernels_.scaled(x, n_.embedding_scale, false, n_.embd, x);
+  if (model_.positions() == nullptr) return;
+  model_.positions()->read_row(steps_.position(row), own);
+  kernels_.scaled(own, 1, true, n_.embd, x);
+}
+
+// y may be x.
+void Forward::normalize(const Norm& norm, const float* x, size_t n, float* y) const {
+  const bool biased = !norm.bias.empty();
+  if (biased) kernels_.centered(x, n, y);
+  kernels_.rms_norm(biased ? y : x, norm.weight.data(), n, n_.eps, y);
+  if (biased) kernels_.scaled(norm.bias.data(), 1, true, n, y);
 }
 
 // The norms of q and k, and their rotation.
@@ -274,11 +298,11 @@ void Forward::turn(size_t row, const Layer& layer, size_t rotation) const {
   float* q = scratch_->qkv[row];
   const Rotation* angles = model_.rotation(rotation);
   const size_t position = steps_.position(row);
-  const auto heads = [&](float* x, size_t count, const std::vector<float>& norm) {
-    const bool each = norm.size() == n_.head;
-    if (!norm.empty() && !each) kernels_.rms_norm(x, norm.data(), count * n_.head, n_.eps, x);
+  const auto heads = [&](float* x, size_t count, const Norm& norm) {
+    const bool each = norm.weight.size() == n_.head;
+    if (!norm.empty() && !each) normalize(norm, x, count * n_.head, x);
     for (float* head = x; head < x + count * n_.head; head += n_.head) {
-      if (each) kernels_.rms_norm(head, norm.data(), n_.head, n_.eps, head);
+      if (each) normalize(norm, head, n_.head, head);
       if (angles != nullptr) kernels_.rotate(head, angles->rotary(), angles->cos(position), angles->sin(position));
     }
   };
@@ -287,9 +311,10 @@ void Forward::turn(size_t row, const Layer& layer, size_t rotation) const {
 }
 
 // x += residual_scale * norm(delta). own: (embd), for the time being.
-void Forward::settle(size_t row, const std::vector<float>& norm, float* own) const {
-  kernels_.rms_norm(scratch_->delta[row], norm.data(), n_.embd, n_.eps, own);
-  kernels_.scaled(own, n_.residual_scale, true, n_.embd, scratch_->x[row]);
+void Forward::settle(size_t row, const Norm& norm, float* own) const {
+  const float* delta = scratch_->delta[row];
+  if (!norm.empty()) normalize(norm, delta, n_.embd, own);
+  kernels_.scaled(norm.empty() ? delta : own, n_.residual_scale, true, n_.embd, scratch_->x[row]);
 }
 
 }  // namespace edgellm::engine

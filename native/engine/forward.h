@@ -58,12 +58,15 @@ class Forward {
   bool attention(Team& team, size_t member, size_t layer);
   void feed_forward(Team& team, size_t member, const Layer& layer);
   void output(Team& team, size_t member);
+  const Norm* attention_delta(const Layer& layer) const;
+  const Norm* network_delta(const Layer& layer) const;
   Input prepare(Team& team, size_t member, const Source& source, std::initializer_list<const Linear*> readers);
 
   // What one does for a row.
-  void embed(size_t row) const;
+  void embed(size_t row, float* own) const;
+  void normalize(const Norm& norm, const float* x, size_t n, float* y) const;
   void turn(size_t row, const Layer& layer, size_t rotation) const;
-  void settle(size_t row, const std::vector<float>& norm, float* own) const;
+  void settle(size_t row, const Norm& norm, float* own) const;
 
   DenseModel& model_;
   const Numbers& n_;

@@ -36,12 +36,13 @@ void gate_up(const KernelSet& kernels, Gate gate, const Input& x, const FeedForw
   const size_t most = Scratch::up_columns(x.count, kernels.tile_step * kTile) / kTile;
   for (size_t begin = first; begin < last; begin += most) {
     const size_t end = std::min(last, begin + most), column = begin * kTile;
-    const size_t columns = std::min(network.gate.matrix->rows(), end * kTile) - column;
+    const size_t columns = std::min(network.up.matrix->rows(), end * kTile) - column;
     const Rows up_rows{up, (end - begin) * kTile};
-    multiply_tiles(kernels, x, {network.gate, hidden, false, 1}, begin, end);
-    multiply_tiles(kernels, x, {network.up, up_rows, false, 1, column}, begin, end);
+    const bool gated = network.gate.matrix != nullptr;
+    multiply_tiles(kernels, x, {gated ? network.gate : network.up, hidden, false, 1}, begin, end);
+    if (gated) multiply_tiles(kernels, x, {network.up, up_rows, false, 1, column}, begin, end);
     for (size_t row = 0; row < x.count; ++row)
-      kernels.gated(gate, hidden[row] + column, up_rows[row], columns, hidden[row] + column);
+      kernels.gated(gate, hidden[row] + column, gated ? up_rows[row] : nullptr, columns, hidden[row] + column);
   }
 }
 

@@ -35,8 +35,8 @@ void multiply_tiles(const KernelSet& kernels, const Input& x, const Product& pro
 // By all members: all tiles of all products are handed out together.
 void multiply(const KernelSet& kernels, Team& team, const Input& x, std::initializer_list<Product> products);
 
-// hidden = act(gate) * up for the tiles [first, last) of the two, some columns at a time, which stay in the cache of
-// the core meanwhile. up: Scratch::Own's.
+// hidden = act(gate) * up, or act(up), for the tiles [first, last) of each, some columns at a time, which stay in the
+// cache of the core meanwhile. up: Scratch::Own's.
 void gate_up(const KernelSet& kernels, Gate gate, const Input& x, const FeedForward& network, Rows hidden, float* up,
              size_t first, size_t last);
 

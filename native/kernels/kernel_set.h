@@ -45,7 +45,9 @@ struct KernelSet {
 
   // y = x / sqrt(mean(x^2) + eps) * weight, all (n,); weight null: 1. y may be x.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* y);
-  // y = act(gate) * up, all (n,). y may be gate.
+  // y = x less its mean, (n,). y may be x.
+  void (*centered)(const float* x, size_t n, float* y);
+  // y = act(gate) * up, all (n,); up null: 1. y may be gate.
   void (*gated)(Gate, const float* gate, const float* up, size_t n, float* y);
   // The first `rotary` numbers of a head: i and i + rotary / 2 are a point that turns by the angle i; cos, sin
   // (rotary / 2).

@@ -189,6 +189,11 @@ void rows(const KernelSet& set, size_t n) {
   const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-6);
   set.rms_norm(x.data(), up.data(), n, 1e-6F, y.data());
   near(set, "norm", y, 8, [&](size_t i) { return x[i] * scale * up[i]; });
+  double sum = 0, worst = 0;
+  for (const float number : x) sum += number;
+  set.centered(x.data(), n, y.data());
+  for (size_t i = 0; i < n; ++i) raise(worst, std::abs(y[i] - (x[i] - sum / static_cast<double>(n))));
+  check(worst < 1e-5, set, "centered", n, 0, 0);
   set.gated(Gate::silu, x.data(), up.data(), n, y.data());
   near(set, "silu", y, 8, [&](size_t i) { return x[i] / (1 + std::exp(-double{x[i]})) * up[i]; });
   set.gated(Gate::gelu, x.data(), up.data(), n, y.data());

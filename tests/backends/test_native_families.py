@@ -18,7 +18,7 @@ from edgellm.formats.ggml_types import GGMLType
 
 FAMILIES = (
     "llama", "mistral", "mixtral", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3",
-    "granite", "olmo2",
+    "granite", "olmo2", "gpt2", "gpt_neox", "starcoder2",
 )  # fmt: skip
 TOKENS = np.random.default_rng(3).integers(3, 271, 40).tolist()
 HEADS_OF_32 = {**LONGROPE, "hidden_size": 128, "partial_rotary_factor": 0.5, "max_position_embeddings": 2048}
@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi3-short": {**HEADS_OF_32, "original_max_position_embeddings": 512},
     "phi3-long": {**HEADS_OF_32, "original_max_position_embeddings": 32},
 }
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256}  # whole blocks of every type
+WIDE = dict.fromkeys(("hidden_size", "n_embd", "intermediate_size", "moe_intermediate_size"), 256)  # whole blocks
 HEADS = {"head_dim": 64, "query_pre_attn_scalar": 64}  # where a family says them
 
 

@@ -73,6 +73,7 @@ def test_weights_that_do_not_fit() -> None:
         ("no such norm", 0, "attn_q", np.ones(64)),
         ("no such norm", -1, "attn_norm", np.ones(64)),
         ("no such bias", -1, "token_embd.bias", np.ones(70)),
+        ("no such bias", -1, "position_embd.bias", np.ones(70)),
         ("no such layer", 3, "attn_norm", np.ones(64)),
         ("no numbers", 0, "attn_norm", np.ones(0)),
         ("not all numbers", 0, "attn_norm", np.full(64, np.inf)),
@@ -104,6 +105,9 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
         ((1, "attn_norm"), (32,), r"blk\.1\.attn_norm: 32 numbers"),
         ((0, "attn_q_norm"), (32,), r"blk\.0\.attn_q_norm: 32 numbers"),
         ((0, "attn_v.bias"), (16,), r"blk\.0\.attn_v: a bias of 16"),
+        ((0, "attn_norm.bias"), (16,), r"blk\.0\.attn_norm: a bias of 16 numbers for 64"),
+        ((0, "attn_q_norm.bias"), (16,), r"blk\.0\.attn_q_norm: a bias of 16 numbers for 0"),
+        ((-1, "position_embd"), (9, 32), r"position_embd: the shape is \(9, 32\), expected \(9, 64\)"),
     ],
 )
 def test_what_is_missing_or_has_another_shape(key: tuple[int, str], size: tuple[int, ...] | None, words: str) -> None:
@@ -153,6 +157,11 @@ def test_scores_that_are_no_numbers_choose_any_experts() -> None:
     found = model.forward([_native.KvTable(tiny.pages())], [list(range(40))], ["all"])
     assert found.shape == (40, 70)
     assert not np.isfinite(found).any()
+
+
+def test_norms_after_what_is_computed_in_parallel() -> None:
+    with pytest.raises(ValueError, match="in parallel"):
+        Tiny(parallel_residual=True, norms=("attn_norm", "post_ffw_norm")).native()
 
 
 def test_a_rotation_that_is_missing() -> None:

@@ -109,6 +109,7 @@ def _model(plan: Plan) -> _native.DenseModel:
         embedding_scale=hyper.embedding_scale,
         residual_scale=hyper.residual_scale,
         logit_scale=hyper.logit_scale,
+        parallel_residual=hyper.parallel_residual,
         windows=windows,
         rotations=which,
         threads=plan.threads,

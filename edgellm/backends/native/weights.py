@@ -17,9 +17,9 @@ from edgellm.architectures import Architecture, Hyper
 from edgellm.formats.gguf import GGUFFile
 
 MODEL = -1  # in place of a layer: what the model has once
-FUSED = {  # tensors whose rows are several matrices, and how many rows each has, as `Hyper.sizes` calls it
+FUSED = {  # tensors, and biases, whose rows are several matrices, and how many each has, as `Hyper.sizes` calls it
     "attn_qkv": (("attn_q", "q"), ("attn_k", "kv"), ("attn_v", "kv")),
-    "ffn_up": (("ffn_gate", "ff"), ("ffn_up", "ff")),  # where there is no ffn_gate
+    "ffn_up": (("ffn_gate", "ff"), ("ffn_up", "ff")),  # where it has rows for both
 }
 
 
@@ -42,10 +42,12 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
     for relation in architecture.relations(hyper, file.tensors):
         for part in relation.gguf:
             layer, role = _role(part.name)
-            if role in FUSED and part.name.replace(role, "ffn_gate") not in file.tensors:
+            bias = ".bias" if role.endswith(".bias") else ""
+            fused = FUSED.get(role.removesuffix(bias), ())
+            if part.shape[0] == sum(sizes[size] for _, size in fused):
                 start = 0
-                for name, size in FUSED[role]:
-                    yield Placed(part.name, layer, name, start, start + sizes[size])
+                for name, size in fused:
+                    yield Placed(part.name, layer, name + bias, start, start + sizes[size])
                     start += sizes[size]
             else:
                 rows = math.prod(part.shape[:-1] or part.shape)  # those of all experts
