@@ -234,6 +234,9 @@ def bfloat16_kernels() -> str:
 def attends_in_onnx() -> bool:
     """Whether this processor has the kernels of the operator GroupQueryAttention."""
 
+def trim_heap() -> None:
+    """What was freed leaves the process where the C library (glibc) keeps it, between blocks that are in use."""
+
 def physical_cores() -> int:
     """Physical cores this process may use on macOS and Windows; 0 elsewhere."""
 

@@ -50,6 +50,7 @@ NB_MODULE(_native, m) {
     const edgellm::HostMemory memory = edgellm::host_memory();
     return std::pair<uint64_t, uint64_t>(memory.total, memory.available);
   });
+  m.def("trim_heap", &edgellm::trim_heap, nb::call_guard<nb::gil_scoped_release>());
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));

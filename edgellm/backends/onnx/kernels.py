@@ -64,10 +64,12 @@ class Rewritten:
             options.add_initializer(name, value)
 
     def release(self) -> None:
-        """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory."""
+        """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory, and
+        what loading freed."""
         self.model = b""
         for name in self.weights:
             self.file.release(name)
+        _native.trim_heap()
 
     def close(self) -> None:
         """Unmap the file. The session is gone, or never was."""

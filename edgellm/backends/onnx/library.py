@@ -15,7 +15,11 @@ from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 CPU, CUDA, DIRECTML, COREML = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Dml", "CoreML"))
-FASTER = ("avx512_vnni", "avx2")  # kernel sets of our own whose products are faster than ONNX Runtime's: docs/onnx.md
+FASTER = (
+    "avx512_vnni",
+    "avx_vnni",
+    "avx2",
+)  # kernel sets of our own whose products are faster than ONNX Runtime's: docs/onnx.md
 FATAL = 4  # OrtLoggingLevel: failures reach us as exceptions; nothing else is to be said on the user's terminal
 
 _logger = logging.getLogger("edgellm.onnx")
