@@ -9,6 +9,12 @@
 #include <thread>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 #include "../engine/forward.h"
 #include "../engine/thread_pool.h"
 
@@ -61,6 +67,41 @@ void exceptions_reach_the_caller(size_t threads) {
     team.barrier([&] { members = team.size(); });
   });
   check(members == threads, "a pass after one that failed");
+}
+
+#ifdef __linux__
+// A process that may start no threads computes with its own one. Before any others run: the sanitizers ask for that.
+void no_threads_are_needed() {
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit none{1, 1};
+    constexpr uid_t kNobody = 65534;  // of root nothing is counted
+    if (setrlimit(RLIMIT_NPROC, &none) != 0 || (geteuid() == 0 && setuid(kNobody) != 0)) _exit(2);
+    ThreadPool::Turn turn(ThreadPool::process(), 4);
+    size_t done = 0;
+    turn.each(100, [&](size_t) { ++done; });
+    _exit(turn.threads() == 1 && done == 100 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  check(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a pool without threads", static_cast<size_t>(status));
+}
+#endif
+
+// More members than cores: those who wait are held up, and sleep.
+void many_members_sleep(size_t threads, size_t stages) {
+  ThreadPool::Turn turn(ThreadPool::process(), threads);
+  std::vector<size_t> seen(threads);
+  size_t total = 0;
+  turn.run([&](Team& team, size_t member) {
+    for (size_t stage = 0; stage < stages; ++stage) {
+      ++seen[member];
+      team.barrier([&] {
+        for (const size_t each : seen) total += each;
+      });
+    }
+  });
+  check(total == threads * stages * (stages + 1) / 2, "stages of many members", total);
 }
 
 class Decoder {
@@ -173,10 +214,14 @@ void decode(const KernelSet& kernels, kernels::Type type, size_t experts) {
 }  // namespace
 
 int main() {
+#ifdef __linux__
+  no_threads_are_needed();
+#endif
   for (const size_t threads : {1, 2, 4})
     for (const size_t count : {0, 1, 5, 64, 333})
       for (const size_t step : {1, 3}) everything_is_handed_out_once(threads, count, step);
   exceptions_reach_the_caller(4);
+  many_members_sleep(12, 1500);
   for (const kernels::KernelSet* set : kernels::kernel_sets())
     for (const kernels::Type type : {kernels::Type::q4_0, kernels::Type::f32}) {
       std::thread beside([&] { decode(*set, type, 5); });  // two models take turns
