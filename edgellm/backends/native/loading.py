@@ -41,8 +41,8 @@ class Plan:
 def plan(file: GGUFFile, params: LoadParams) -> Plan:
     """Decide, for a file that `checks.cannot` has nothing against. Raises NotEnoughMemory with the numbers."""
     hyper, kv_type = from_metadata(file)[1], params.kv_type or KV_TYPE
-    page = new_pages(hyper, kv_type, 1).page_bytes
-    info = replace(model_info(file, kv_type), engine="native", kv_bytes_per_token=page // PAGE_TOKENS)
+    per_token = kv_bytes_per_token(hyper, kv_type)
+    info = replace(model_info(file, kv_type), engine="native", kv_bytes_per_token=per_token)
     n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
     return Plan(
         info=info,
@@ -53,6 +53,11 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         kv_type=kv_type,
     )
+
+
+def kv_bytes_per_token(hyper: Hyper, kv_type: KvType) -> int:
+    """What a token takes in the cache, scales and all."""
+    return new_pages(hyper, kv_type, 1).page_bytes // PAGE_TOKENS
 
 
 def new_pages(hyper: Hyper, kv_type: KvType, most: int) -> _native.KvPages:
