@@ -1,6 +1,6 @@
 """What edgellm needs from C. Built from native/ by CMakeLists.txt."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,8 +156,12 @@ class DenseModel:
         columns: int,
         data: Buffer,
         order: NDArray[np.int64] | None = None,
+        done: Callable[[int], object] | None = None,
     ) -> None:
         """Lay out a matrix, by all threads, without the interpreter lock.
+
+        done: called now and then while a large one is laid out without an `order`, with how many of the bytes will not
+        be looked at any more; what it raises ends it.
 
         layer: -1 for those of the whole model, "token_embd", "position_embd" if there is one, and "output" (without
         which it is the embedding); else role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate" (without which

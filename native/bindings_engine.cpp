@@ -129,14 +129,19 @@ void bind_engine(nb::module_& m) {
       .def(
           "set_matrix",
           [](Engine& self, int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-             const Bytes& data, const std::optional<Order>& order) {
+             const Bytes& data, const std::optional<Order>& order, const std::optional<nb::callable>& done) {
             if (order && order->size() != rows) throw std::invalid_argument("order needs a number for each row");
+            const auto say = [&](size_t bytes) {
+              const nb::gil_scoped_acquire acquire;
+              (*done)(bytes);
+            };
             const nb::gil_scoped_release release;
             self.model.set_matrix(layer, role, type, rows, columns, reinterpret_cast<const std::byte*>(data.data()),
-                                  data.size(), order ? order->data() : nullptr);
+                                  data.size(), order ? order->data() : nullptr,
+                                  done ? std::function<void(size_t)>(say) : nullptr);
           },
           nb::arg("layer"), nb::arg("role"), nb::arg("type"), nb::arg("rows"), nb::arg("columns"),
-          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none())
+          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none(), nb::arg("done") = nb::none())
       .def(
           "set_vector",
           [](Engine& self, int64_t layer, const std::string& role, const Floats& values) {

@@ -19,6 +19,7 @@ constexpr std::pair<Role, Linear Layer::*> kLinears[] = {
     {"attn_v", &Layer::v},
     {"attn_output", &Layer::output},
 };
+constexpr size_t kAtOnce = size_t{16} << 20;                  // bytes of a file
 constexpr Role kRouter = "ffn_gate_inp", kStacked = "_exps";  // of experts
 constexpr std::pair<Role, Linear FeedForward::*> kNetworkLinears[] = {
     {"ffn_gate", &FeedForward::gate},
@@ -127,7 +128,8 @@ void DenseModel::check_settable(int64_t layer, Role role) const {
 }
 
 void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-                            const std::byte* data, size_t bytes, const int64_t* order) {
+                            const std::byte* data, size_t bytes, const int64_t* order,
+                            const std::function<void(size_t)>& done) {
   check_settable(layer, role);
   const std::vector<Linear*> targets = linears(layer, role);
   if (targets.empty()) refuse(layer, role, "there is no such matrix");
@@ -152,7 +154,15 @@ void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t typ
           [&, first = i * each](size_t row) {
             return data + (order == nullptr ? first + row : static_cast<size_t>(order[first + row])) * row_bytes;
           },
-          [&](size_t count, const std::function<void(size_t)>& work) { turn.each(count, work); });
+          [&, first = i * each](size_t count, const std::function<void(size_t)>& work) {
+            const size_t parts = done == nullptr || order != nullptr ? 1 : each * row_bytes / kAtOnce + 1;
+            const size_t step = (count + parts - 1) / parts;
+            for (size_t at = 0; at < count; at += step) {
+              const size_t stop = std::min(count, at + step);
+              turn.each(stop - at, [&](size_t piece) { work(at + piece); });
+              if (parts > 1) done((first + each * stop / count) * row_bytes);  // pieces are equal, but for the last
+            }
+          });
   } catch (const std::domain_error& error) {
     throw std::domain_error(full_name(layer, role) + ": " + error.what());
   } catch (const std::invalid_argument& error) {

@@ -95,6 +95,24 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
         tiny.unset(threads=3).set_matrix(1, "ffn_up", tiny.type, 96, 64, rows.reshape(-1).data)
 
 
+def test_a_large_matrix_is_read_once_and_says_how_far() -> None:
+    tiny = Tiny(n_vocab=150_000)
+    data = tiny.files[-1, "token_embd"].reshape(-1).copy()
+    told: list[int] = []
+
+    def done(nbytes: int) -> None:
+        told.append(nbytes)
+        data[:nbytes] = 255  # as float32 no numbers, which would be an error
+
+    tiny.unset(threads=2).set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, done)
+    assert len(told) == 3
+    assert told == sorted(told)
+    assert told[-1] == len(data)
+    data[:] = 0
+    with pytest.raises(ZeroDivisionError):
+        tiny.unset().set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, lambda nbytes: 1 // 0)
+
+
 @pytest.mark.parametrize(
     ("key", "size", "words"),
     [

@@ -136,4 +136,14 @@ def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
         return
     *stacked, columns = tensor.shape
     rows = data.reshape(math.prod(stacked), -1)[place.start : place.stop]
-    made.set_matrix(place.layer, place.role, int(tensor.type), len(rows), columns, rows.reshape(-1).data, place.order)
+    before = place.start * rows.shape[1]
+    made.set_matrix(
+        place.layer,
+        place.role,
+        int(tensor.type),
+        len(rows),
+        columns,
+        rows.reshape(-1).data,
+        place.order,
+        done=lambda nbytes: file.release(place.tensor, before + nbytes),
+    )
