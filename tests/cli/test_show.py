@@ -72,7 +72,7 @@ def test_template(smollm2: Path, gemma3: Path) -> None:
     ("available", "context", "words"),
     [
         (1 << 40, 8192, "1099.51 GB available"),
-        (300_000_000, 6656, "300.0 MB available"),
+        (300_000_000, 6400, "300.0 MB available"),
         (50_000_000, 0, "none of use fits in memory"),
         (0, 8192, "does not say"),
     ],
