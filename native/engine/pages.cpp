@@ -1,6 +1,7 @@
 #include "pages.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -40,42 +41,49 @@ void copy_page(const PageShape& shape, const std::byte* from, std::byte* to) {
 class Pages::Slab {
  public:
   Slab(const PageShape& shape, size_t blocks)
-      : memory_(blocks * shape.block_bytes()), shape_(shape), holders_(blocks * kBlockPages) {
-    free_.reserve(holders_.size());
-    for (size_t i = holders_.size(); i-- > 0;) free_.push_back(i);
-  }
+      : memory_(blocks * shape.block_bytes()), shape_(shape), holders_(blocks * kBlockPages), free_(blocks, kEmpty) {}
   const std::byte* begin() const { return memory_.begin(); }
   size_t bytes() const { return holders_.size() * shape_.bytes(); }
-  bool full() const { return free_.empty(); }
-  bool empty() const { return free_.size() == holders_.size(); }
+  bool empty() const {
+    return std::all_of(free_.begin(), free_.end(), [](uint8_t free) { return free == kEmpty; });
+  }
   uint32_t& holders(const std::byte* page) { return holders_[index(page)]; }
+  size_t block_of(const std::byte* page) const { return index(page) / kBlockPages; }
 
-  // The first one that is free at such a place in its block, then any.
-  bool has(size_t place) const { return found(place) != free_.rend(); }
-  std::byte* take(size_t place) {
-    const auto at = has(place) ? std::prev(found(place).base()) : std::prev(free_.end());
-    const size_t index = *at;
-    free_.erase(at);
-    holders_[index] = 1;
-    return memory_.begin() + index / kBlockPages * shape_.block_bytes() + index % kBlockPages * shape_.part_bytes();
+  // The first block whose free pages (bit i is page i) fit; blocks() if there is none.
+  template <typename Fits>
+  size_t find(Fits fits) const {
+    return static_cast<size_t>(std::find_if(free_.begin(), free_.end(), fits) - free_.begin());
+  }
+  size_t blocks() const { return free_.size(); }
+  uint8_t free(size_t block) const { return free_[block]; }
+
+  // The page at this place of a block, if it is free, else the first one that is.
+  std::byte* take(size_t block, size_t place) {
+    const uint8_t free = free_[block];
+    if ((free >> place & 1) == 0) place = static_cast<size_t>(std::countr_zero(free));
+    free_[block] = static_cast<uint8_t>(free & ~(1U << place));
+    holders_[block * kBlockPages + place] = 1;
+    return memory_.begin() + block * shape_.block_bytes() + place * shape_.part_bytes();
   }
   void give_back(const std::byte* page) {
-    free_.insert(std::lower_bound(free_.begin(), free_.end(), index(page), std::greater<>()), index(page));
+    const size_t at = index(page);
+    free_[at / kBlockPages] = static_cast<uint8_t>(free_[at / kBlockPages] | 1U << at % kBlockPages);
   }
 
+  static constexpr uint8_t kEmpty = 0xff;
+
  private:
-  std::vector<size_t>::const_reverse_iterator found(size_t place) const {
-    return std::find_if(free_.rbegin(), free_.rend(), [&](size_t index) { return index % kBlockPages == place; });
-  }
   size_t index(const std::byte* page) const {
     const auto at = static_cast<size_t>(page - begin());
     return at / shape_.block_bytes() * kBlockPages + at % shape_.block_bytes() / shape_.part_bytes();
   }
 
+  static_assert(kBlockPages == 8);
   kernels::SystemMemory memory_;
   const PageShape& shape_;
   std::vector<uint32_t> holders_;
-  std::vector<size_t> free_;  // the last one first
+  std::vector<uint8_t> free_;  // of each block
 };
 
 Pages::Pages(const PageShape& shape, size_t most) : shape_(shape), most_(most) {
@@ -105,23 +113,48 @@ size_t Pages::bytes() const {
 
 Pages::Slabs::const_iterator Pages::slab_of(const std::byte* page) const { return std::prev(slabs_.upper_bound(page)); }
 
-std::byte* Pages::acquire(size_t nth) {
+std::byte* Pages::acquire(size_t nth, const std::byte* before) {
+  constexpr size_t kSpare = 64;  // pages that may be free in blocks that are in use, beside an eighth of the used ones
   const std::lock_guard lock(mutex_);
   if (used_ >= most_) return nullptr;
   const size_t place = nth % kBlockPages;
-  const auto first = [&](auto fits) {
-    return std::find_if(slabs_.begin(), slabs_.end(), [&](const auto& each) { return fits(*each.second); });
+  Slab* in = nullptr;
+  size_t block = 0;
+  const auto look = [&](auto fits) {
+    for (auto at = slabs_.begin(); in == nullptr && at != slabs_.end(); ++at) {
+      block = at->second->find(fits);
+      if (block < at->second->blocks()) in = at->second.get();
+    }
   };
-  auto found = first([&](const Slab& slab) { return slab.has(place); });
-  if (found == slabs_.end()) found = first([](const Slab& slab) { return !slab.full(); });
-  if (found == slabs_.end()) {
+  const auto empty = [](uint8_t free) { return free == Slab::kEmpty; };
+  const auto here = [&](uint8_t free) { return free != Slab::kEmpty && (free >> place & 1) != 0; };
+  const auto any = [](uint8_t free) { return free != Slab::kEmpty && free != 0; };
+  const bool begins = before == nullptr || place == 0;  // else it is a fork's, unless its block has room
+  const bool opens = begins && open_blocks_ * kBlockPages <= used_ + used_ / 8 + kSpare;
+  if (before != nullptr && place != 0) {
+    Slab& slab = *slab_of(before)->second;
+    const size_t own = slab.block_of(before);
+    if (here(slab.free(own))) {
+      in = &slab;
+      block = own;
+    }
+  }
+  if (opens) look(empty);
+  if (!opens) {
+    look(here);
+    look(any);
+    look(empty);
+  }
+  if (in == nullptr) {
     const size_t left = most_ - used_, blocks = left / kBlockPages + (left % kBlockPages != 0);
     auto slab = std::make_unique<Slab>(shape_, std::min(slab_blocks_, blocks));
-    const std::byte* begin = slab->begin();
-    found = slabs_.emplace(begin, std::move(slab)).first;
+    in = slab.get();
+    block = 0;
+    slabs_.emplace(in->begin(), std::move(slab));
   }
+  if (empty(in->free(block))) ++open_blocks_;
   ++used_;
-  return found->second->take(place);
+  return in->take(block, place);
 }
 
 void Pages::hold(std::byte* page) {
@@ -136,6 +169,7 @@ void Pages::release(std::byte* page) {
   if (--slab.holders(page) > 0) return;
   slab.give_back(page);
   --used_;
+  if (slab.free(slab.block_of(page)) == Slab::kEmpty) --open_blocks_;
   // One that is empty waits for the next sequence.
   const auto empty = [](const auto& each) { return each.second->empty(); };
   if (slab.empty() && std::count_if(slabs_.begin(), slabs_.end(), empty) > 1) slabs_.erase(found);
@@ -186,7 +220,10 @@ void Table::reserve(size_t length) {
     held_.reserve(std::max(held_.size(), count));
     for (size_t i = first; i < count; ++i) {
       const bool there = i < held_.size() && !pages_->shared(held_[i]);
-      std::byte* page = there ? held_[i] : pages_->acquire(i);
+      std::byte* page = there ? held_[i]
+                              : pages_->acquire(i, i == 0       ? nullptr
+                                                   : i == first ? held_[i - 1]
+                                                                : own.back());
       if (page == nullptr)
         throw KvFull("the KV cache is full: " + std::to_string(pages_->used()) + " of " +
                      std::to_string(pages_->most()) + " pages are used, and " + std::to_string(length) +

@@ -42,9 +42,10 @@ class Pages {
   size_t most() const { return most_; }
   size_t used() const;   // pages that somebody holds
   size_t bytes() const;  // memory that is set aside, in use or not
-  // For the nth page of a sequence, which lies in a block as others of that sequence do, where there is room. Held
-  // once; null when `most` are used; std::bad_alloc.
-  std::byte* acquire(size_t nth);
+  // For the nth page of a sequence, behind the page `before` (null: the first). Eight of them fill a block, where there
+  // is room; a fork's first own ones go where others have left some. Held once; null when `most` are used;
+  // std::bad_alloc.
+  std::byte* acquire(size_t nth, const std::byte* before);
   void hold(std::byte* page);  // once more
   void release(std::byte* page);
   bool shared(std::byte* page) const;  // held more than once
@@ -58,8 +59,8 @@ class Pages {
   PageShape shape_;
   size_t most_, slab_blocks_;
   mutable std::mutex mutex_;
-  size_t used_ = 0;
-  Slabs slabs_;  // by address
+  size_t used_ = 0, open_blocks_ = 0;  // pages that are held; blocks with some of them
+  Slabs slabs_;                        // by address
 };
 
 // The state of one sequence. Used by one thread at a time. Positions that it does not have, and saved bytes of another
