@@ -1,11 +1,13 @@
 """Models of a given shape with random weights: their speed is that of a real model, their text is not.
 
 python benchmarks/shapes.py LIKE.gguf OUT.gguf [--quant q4_k_m] [--layers 16] [--hidden 2048] [--ff 8192]
+    [--experts 32 --used 4]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,20 @@ ROWS = 64  # random rows that a tensor repeats
 
 
 def random_llama(
-    like: Path, out: Path, *, quant: str = "q4_k_m", layers: int = 16, hidden: int = 2048, ff: int = 8192
+    like: Path,
+    out: Path,
+    *,
+    quant: str = "q4_k_m",
+    layers: int = 16,
+    hidden: int = 2048,
+    ff: int = 8192,
+    experts: int = 0,
+    used: int = 2,
 ) -> Path:
-    """A llama of about 1.1 billion weights (at the defaults) with heads of 64, four to a key head; tokens of `like`."""
+    """A llama of about 1.1 billion weights (at the defaults) with heads of 64, four to a key head; tokens of `like`.
+
+    experts: how many networks of `ff` each layer has, of which a token goes through `used`; 0: one, as in a Llama.
+    """
     heads, head = hidden // 64, 64
     kv = heads // 4 * head
     with GGUFFile.open(like) as file:
@@ -50,6 +63,8 @@ def random_llama(
             "llama.rope.freq_base": 10000.0,
             "llama.rope.dimension_count": head,
         }
+        if experts:
+            prefix |= {"llama.expert_count": experts, "llama.expert_used_count": used}
         shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, hidden), "output_norm.weight": (hidden,)}
         for i in range(layers):
             shapes |= {
@@ -59,11 +74,14 @@ def random_llama(
                 f"blk.{i}.attn_v.weight": (kv, hidden),
                 f"blk.{i}.attn_output.weight": (hidden, hidden),
                 f"blk.{i}.ffn_norm.weight": (hidden,),
-                f"blk.{i}.ffn_gate.weight": (ff, hidden),
-                f"blk.{i}.ffn_up.weight": (ff, hidden),
-                f"blk.{i}.ffn_down.weight": (hidden, ff),
             }
-        facts = Facts("llama", layers, heads, heads // 4)
+            networks = {"gate": (ff, hidden), "up": (ff, hidden), "down": (hidden, ff)}
+            if experts:
+                shapes[f"blk.{i}.ffn_gate_inp.weight"] = (experts, hidden)
+                shapes |= {f"blk.{i}.ffn_{part}_exps.weight": (experts, *shape) for part, shape in networks.items()}
+            else:
+                shapes |= {f"blk.{i}.ffn_{part}.weight": shape for part, shape in networks.items()}
+        facts = Facts("llama", layers, heads, heads // 4, experts)
         made: dict[tuple[GGMLType, int], NDArray[np.uint8]] = {}
         rng = np.random.default_rng(0)
 
@@ -75,8 +93,8 @@ def random_llama(
             if key not in made:
                 values = rng.standard_normal((ROWS, shape[-1])).astype(np.float32) * np.float32(shape[-1] ** -0.5)
                 made[key] = quantize(kind, values)
-            for at in range(0, shape[0], ROWS):
-                yield made[key][: shape[0] - at]
+            for at in range(0, math.prod(shape[:-1]), ROWS):
+                yield made[key][: math.prod(shape[:-1]) - at]
 
         tensors = [
             (choice.name, choice.shape, choice.type, lambda c=choice: data(c.type, c.shape))
@@ -94,6 +112,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--ff", type=int, default=8192)
+    parser.add_argument("--experts", type=int, default=0)
+    parser.add_argument("--used", type=int, default=2)
     options = vars(parser.parse_args())
     random_llama(options.pop("like"), options.pop("out"), **options)
 

@@ -128,7 +128,8 @@ def of_source(model: Model) -> dict[str, Any]:
 def memory_needed(metadata: Mapping[str, Any], file_bytes: int) -> tuple[int, int]:
     """Bytes to run a GGUF file with its default context on any engine, and that context in tokens.
 
-    What `edgellm.memory_needed` says of the finished file where no engine is named, from its key-values.
+    What `edgellm.memory_needed` says of the finished file on llama.cpp, from its key-values; edgellm's own engine takes
+    less.
     """
     arch = str(metadata["general.architecture"])
 

@@ -1,5 +1,7 @@
 """What edgellm needs from C. Built from native/ by CMakeLists.txt."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
@@ -61,6 +63,10 @@ class KvPages:
     @property
     def page_bytes(self) -> int: ...
 
+StateInFile = tuple[int, int, int, int]
+"""The state of a block in an open file: descriptor, which stands where it begins; bytes; CRC-32 of what is before it in
+the block; CRC-32 of all of the block."""
+
 class KvTable:
     """The state of one sequence: a table of pages, shared with others until it writes into them.
 
@@ -88,11 +94,12 @@ class KvTable:
         Each token takes `page_bytes` / 32. Whole pages lie in it as they are; parts of pages token after token.
         """
 
-    def load(self, buffer: Buffer, start: int, stop: int) -> None:
-        """Append the state of [start, stop), which begins at `length`. Reserves what is missing.
+    def load(self, blocks: Sequence[Buffer | StateInFile], stops: Sequence[int], threads: int = 1) -> None:
+        """Append saved states, the first from `length` to stops[0]: all of them, or none. Reserves what is missing.
 
-        ValueError for bytes of another size; what `reserve` raises. Numbers that are not finite become 0, and
-        scales that are too large.
+        The interpreter lock is released, and so many threads of those that compute passes share the work. ValueError
+        for bytes of another size and for a file that is not what was written, OSError for one that cannot be read; what
+        `reserve` raises. Numbers that are not finite become 0, and scales that are too large.
         """
 
     def close(self) -> None:
@@ -102,12 +109,13 @@ class PassInterrupted(Exception):
     """The abort flag was raised during a pass; every sequence is as long as before."""
 
 class DenseModel:
-    """A dense decoder: norms, grouped attention and a gated feed-forward network, in layers.
+    """A decoder: norms, grouped attention and a feed-forward network, or experts, in layers.
 
-    Lengths are those of `edgellm.architectures.hyper.Hyper`. activation: "silu", "gelu_tanh" or "gelu". windows: for
-    each layer the keys that a query sees, itself among them, 0 for all. rotations: for each layer the kind of its
-    rotation, 0 for none. Soft caps are 0 where there is none; logits are divided by logit_scale. micro_batch: tokens
-    that go through the layers at once. kernels: a name of `kernel_sets`, the fastest one where it is None.
+    Lengths are those of `edgellm.architectures.hyper.Hyper`; n_ff is that of one expert where there are any.
+    activation: "silu", "gelu_tanh" or "gelu". windows: for each layer the keys that a query sees, itself among them, 0
+    for all. rotations: for each layer the kind of its rotation, 0 for none. Soft caps are 0 where there is none; logits
+    are divided by logit_scale. micro_batch: tokens that go through the layers at once. kernels: a name of
+    `kernel_sets`, the fastest one where it is None.
 
     Then its weights are set, and `finish` is called. ValueError names what cannot be, and what is missing.
     """
@@ -122,6 +130,8 @@ class DenseModel:
         n_head_kv: int,
         head_dim: int,
         n_vocab: int,
+        n_expert: int = 0,
+        n_expert_used: int = 0,
         norm_eps: float,
         activation: str,
         attention_scale: float,
@@ -130,6 +140,7 @@ class DenseModel:
         embedding_scale: float = 1.0,
         residual_scale: float = 1.0,
         logit_scale: float = 1.0,
+        parallel_residual: bool = False,
         windows: list[int],
         rotations: list[int],
         threads: int,
@@ -145,19 +156,26 @@ class DenseModel:
         columns: int,
         data: Buffer,
         order: NDArray[np.int64] | None = None,
+        done: Callable[[int], object] | None = None,
     ) -> None:
         """Lay out a matrix, by all threads, without the interpreter lock.
 
-        layer: -1 for those of the whole model, "token_embd" and "output" (without which it is the embedding); else
-        role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up" or "ffn_down". type: GGUF's id. data:
-        the bytes of its rows, as they lie in the file. order: which of these rows each row is. ValueError, also for
-        scales that are not finite; MemoryError.
+        done: called now and then while a large one is laid out without an `order`, with how many of the bytes will not
+        be looked at any more; what it raises ends it.
+
+        layer: -1 for those of the whole model, "token_embd", "position_embd" if there is one, and "output" (without
+        which it is the embedding); else role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate" (without which
+        the network has no gate), "ffn_up" or "ffn_down"; of experts
+        "ffn_gate_inp", their router, and "ffn_gate_exps", "ffn_up_exps" and "ffn_down_exps", the rows of all of them.
+        type: GGUF's id. data: the bytes of its rows, as they lie in the file. order: which of these rows each row is.
+        ValueError, also for scales that are not finite; MemoryError.
         """
 
     def set_vector(self, layer: int, role: str, values: Floats) -> None:
         """A norm: "output_norm" of the whole model, and those that a layer has of "attn_norm", "attn_q_norm" and
         "attn_k_norm" (of a head, or of all of them), "post_attention_norm", "ffn_norm" and "post_ffw_norm". Or the bias
-        of a matrix: its role and ".bias", in the order of the rows in memory."""
+        of a matrix: its role and ".bias", in the order of the rows in memory. Or that of a norm, which then takes the
+        mean away, too."""
 
     def set_rotation(self, kind: int, frequencies: NDArray[np.float64], magnitude: float = 1.0) -> None:
         """The layers of this kind turn the numbers i and i + n of a head, i < n = len(frequencies), by the angle
@@ -214,8 +232,14 @@ def cpu_name() -> str:
 def amx_permitted() -> bool:
     """Whether this process already holds the kernel's permission for AMX tile data. Asking changes nothing."""
 
-def kernel_names() -> str:
-    """The kernels for products with quantized weights that this process may use, or an empty string."""
+def bfloat16_kernels() -> str:
+    """The kernels for prompts of ONNX graphs in bfloat16 that this process may use, or an empty string."""
+
+def attends_in_onnx() -> bool:
+    """Whether this processor has the kernels of the operator GroupQueryAttention."""
+
+def trim_heap() -> None:
+    """What was freed leaves the process where the C library (glibc) keeps it, between blocks that are in use."""
 
 def physical_cores() -> int:
     """Physical cores this process may use on macOS and Windows; 0 elsewhere."""
@@ -229,6 +253,10 @@ def call_refusing_amx(function: int, argument: int) -> int:
     Elsewhere, and where the process holds the permission already, a plain call. The interpreter lock is released.
     Raises RuntimeError when no thread could be prepared.
     """
+
+def crc32(data: Buffer, before: int = 0) -> int:
+    """CRC-32 of ISO 3309, which zlib, gzip and PNG use: of bytes behind others, of which `before` is. The interpreter
+    lock is released."""
 
 def ids_where(function: int, object: int, count: int) -> list[int]:
     """The numbers below `count` for which the C function `bool fn(const void *object, int32_t id)` says true."""
@@ -295,7 +323,10 @@ def multiply(
 def rms_norm(set: str, x: Floats, weight: Floats | None, eps: float, y: Floats) -> None:
     """y = x / sqrt(mean(x^2) + eps) * weight; y may be x."""
 
-def gated(set: str, gate: str, x: Floats, up: Floats, y: Floats) -> None:
+def centered(set: str, x: Floats, y: Floats) -> None:
+    """y = x - mean(x); y may be x."""
+
+def gated(set: str, gate: str, x: Floats, up: Floats | None, y: Floats) -> None:
     """y = silu(x) * up, or "gelu_tanh" or "gelu" of x; y may be x."""
 
 def rotate(set: str, head: Floats, cos: Floats, sin: Floats) -> None:

@@ -138,8 +138,8 @@ def token_ids(name: str, value: Any, rule: str = "a list of token ids") -> list[
         items = list(value.tolist() if hasattr(value, "tolist") else value)
     except TypeError:  # no sequence, or an array without a dimension
         raise refuse(name, value, rule) from None
-    tokens = [token_id(name, item) for item in items]
-    bad = next((token for token in tokens if not 0 <= token < LARGEST_ID), None)
+    tokens = items if set(map(type, items)) <= {int} else [token_id(name, item) for item in items]
+    bad = next((token for token in (min(tokens), max(tokens)) if not 0 <= token < LARGEST_ID), None) if tokens else None
     if bad is not None:
         raise InvalidParameter(f"{name}: token {shown(bad)} is outside of every vocabulary")
     return tokens

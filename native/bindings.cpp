@@ -13,7 +13,7 @@
 #include "bindings.h"
 #include "cpu.h"
 #include "host.h"
-#include "kernels/product.h"
+#include "kernels/instruction_sets.h"
 #include "onnx/library.h"
 #include "tokenize.h"
 
@@ -50,6 +50,7 @@ NB_MODULE(_native, m) {
     const edgellm::HostMemory memory = edgellm::host_memory();
     return std::pair<uint64_t, uint64_t>(memory.total, memory.available);
   });
+  m.def("trim_heap", &edgellm::trim_heap, nb::call_guard<nb::gil_scoped_release>());
   m.def("call_refusing_amx", &edgellm::call_refusing_amx, nb::arg("function"), nb::arg("argument"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("ids_where", &ids_where, nb::arg("function"), nb::arg("object"), nb::arg("count"));
@@ -70,7 +71,11 @@ NB_MODULE(_native, m) {
       },
       nb::arg("function"), nb::arg("vocabulary"), nb::arg("text"), nb::arg("parse_special"), nb::arg("stack"));
   edgellm::bind_sampling(m);
-  m.def("kernel_names", &edgellm::kernels::kernel_names);
+  m.def("bfloat16_kernels", [] {
+    const edgellm::kernels::Bfloat16Kernels* const kernels = edgellm::kernels::bfloat16_kernels();
+    return std::string(kernels == nullptr ? "" : kernels->name);
+  });
+  m.def("attends_in_onnx", [] { return edgellm::kernels::single_attention() != nullptr; });
   edgellm::bind_kernels(m);
   edgellm::bind_rows(m);
   edgellm::bind_attention(m);

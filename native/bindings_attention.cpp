@@ -9,7 +9,7 @@
 
 #include "bindings.h"
 #include "engine/pages.h"
-#include "kernels/block_matrix.h"
+#include "kernels/aligned.h"
 #include "kernels/kernel_set.h"
 
 namespace nb = nanobind;

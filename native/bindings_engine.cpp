@@ -89,10 +89,11 @@ void bind_engine(nb::module_& m) {
       .def(
           "__init__",
           [](Engine* self, size_t n_layer, size_t n_embd, size_t n_ff, size_t n_head, size_t n_head_kv, size_t head_dim,
-             size_t n_vocab, float norm_eps, const std::string& activation, float attention_scale,
-             float attention_softcap, float final_softcap, float embedding_scale, float residual_scale,
-             float logit_scale, std::vector<size_t> windows, std::vector<size_t> rotations, size_t threads,
-             size_t micro_batch, const std::optional<std::string>& kernels) {
+             size_t n_vocab, size_t n_expert, size_t n_expert_used, float norm_eps, const std::string& activation,
+             float attention_scale, float attention_softcap, float final_softcap, float embedding_scale,
+             float residual_scale, float logit_scale, bool parallel_residual, std::vector<size_t> windows,
+             std::vector<size_t> rotations, size_t threads, size_t micro_batch,
+             const std::optional<std::string>& kernels) {
             for (size_t& window : windows)
               if (window == 0) window = SIZE_MAX;
             new (self)
@@ -103,6 +104,8 @@ void bind_engine(nb::module_& m) {
                         .kv_heads = n_head_kv,
                         .head = head_dim,
                         .vocab = n_vocab,
+                        .experts = n_expert,
+                        .used = n_expert_used,
                         .eps = norm_eps,
                         .gate = kernels::gate_named(activation),
                         .attention_scale = attention_scale,
@@ -111,27 +114,34 @@ void bind_engine(nb::module_& m) {
                         .embedding_scale = embedding_scale,
                         .residual_scale = residual_scale,
                         .logit_scale = logit_scale,
+                        .parallel = parallel_residual,
                         .windows = std::move(windows),
                         .rotations = std::move(rotations)},
                        kernels ? kernels::kernel_set(*kernels) : *kernels::kernel_sets().front(), threads, micro_batch);
           },
           nb::kw_only(), nb::arg("n_layer"), nb::arg("n_embd"), nb::arg("n_ff"), nb::arg("n_head"),
-          nb::arg("n_head_kv"), nb::arg("head_dim"), nb::arg("n_vocab"), nb::arg("norm_eps"), nb::arg("activation"),
-          nb::arg("attention_scale"), nb::arg("attention_softcap") = 0.0F, nb::arg("final_softcap") = 0.0F,
-          nb::arg("embedding_scale") = 1.0F, nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F,
+          nb::arg("n_head_kv"), nb::arg("head_dim"), nb::arg("n_vocab"), nb::arg("n_expert") = 0,
+          nb::arg("n_expert_used") = 0, nb::arg("norm_eps"), nb::arg("activation"), nb::arg("attention_scale"),
+          nb::arg("attention_softcap") = 0.0F, nb::arg("final_softcap") = 0.0F, nb::arg("embedding_scale") = 1.0F,
+          nb::arg("residual_scale") = 1.0F, nb::arg("logit_scale") = 1.0F, nb::arg("parallel_residual") = false,
           nb::arg("windows"), nb::arg("rotations"), nb::arg("threads"), nb::arg("micro_batch") = 512,
           nb::arg("kernels") = nb::none())
       .def(
           "set_matrix",
           [](Engine& self, int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-             const Bytes& data, const std::optional<Order>& order) {
+             const Bytes& data, const std::optional<Order>& order, const std::optional<nb::callable>& done) {
             if (order && order->size() != rows) throw std::invalid_argument("order needs a number for each row");
+            const auto say = [&](size_t bytes) {
+              const nb::gil_scoped_acquire acquire;
+              (*done)(bytes);
+            };
             const nb::gil_scoped_release release;
             self.model.set_matrix(layer, role, type, rows, columns, reinterpret_cast<const std::byte*>(data.data()),
-                                  data.size(), order ? order->data() : nullptr);
+                                  data.size(), order ? order->data() : nullptr,
+                                  done ? std::function<void(size_t)>(say) : nullptr);
           },
           nb::arg("layer"), nb::arg("role"), nb::arg("type"), nb::arg("rows"), nb::arg("columns"),
-          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none())
+          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none(), nb::arg("done") = nb::none())
       .def(
           "set_vector",
           [](Engine& self, int64_t layer, const std::string& role, const Floats& values) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "kernels/aligned.h"
 #include "kernels/kernel_set.h"
 #include "kernels/matrix.h"
 

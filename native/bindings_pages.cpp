@@ -2,15 +2,22 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <tuple>
+#include <vector>
 
 #include "bindings.h"
 #include "engine/pages.h"
+#include "engine/saved_blocks.h"
+#include "kernels/crc32.h"
 
 namespace nb = nanobind;
 
@@ -20,6 +27,7 @@ namespace {
 
 using engine::KvFull;
 using engine::Pages;
+using engine::SavedBlock;
 using engine::Table;
 
 kernels::KvType kv_type(const std::string& name) {
@@ -60,18 +68,40 @@ nb::bytearray save(const Table& table, size_t start, size_t stop, const nb::byte
   return out;
 }
 
-void load(Table& table, nb::handle buffer, size_t start, size_t stop) {
-  const Lent saved(buffer);
+// Where the state of a block lies: what lends its bytes, or (descriptor, bytes, CRC-32 before them, CRC-32 of all).
+using InFile = std::tuple<int, size_t, uint32_t, uint32_t>;
+
+void load(Table& table, const std::vector<nb::object>& blocks, const std::vector<size_t>& stops, size_t threads) {
+  if (blocks.size() != stops.size()) throw std::invalid_argument("every block has a stop");
   const Table::Use use = table.use();
-  const size_t expected = table.saved_bytes(start, stop);
-  if (saved.size() != expected) {
-    throw std::invalid_argument("the state of " + std::to_string(stop - start) + " tokens is " +
-                                std::to_string(expected) + " bytes, not " + std::to_string(saved.size()));
+  std::vector<std::unique_ptr<Lent>> lent;
+  std::vector<SavedBlock> found;
+  size_t start = table.length();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    SavedBlock block{start, stops[i], nullptr, -1, 0, 0};
+    size_t bytes = 0;
+    if (InFile file; nb::try_cast(blocks[i], file)) {
+      std::tie(block.descriptor, bytes, block.before, block.crc) = file;
+    } else {
+      lent.push_back(std::make_unique<Lent>(blocks[i]));
+      block.saved = lent.back()->data();
+      bytes = lent.back()->size();
+    }
+    if (const size_t expected = table.saved_bytes(start, stops[i]); bytes != expected) {
+      throw std::invalid_argument("the state of " + std::to_string(stops[i] - start) + " tokens is " +
+                                  std::to_string(expected) + " bytes, not " + std::to_string(bytes));
+    }
+    found.push_back(block);
+    start = stops[i];
   }
-  if (start != table.length()) throw std::invalid_argument("saved state that does not continue the sequence");
-  table.reserve(stop);
   const nb::gil_scoped_release release;
-  table.load(saved.data(), start, stop);
+  engine::load(table, found, threads);
+}
+
+uint32_t crc32(nb::handle buffer, uint32_t before) {
+  const Lent data(buffer);
+  const nb::gil_scoped_release release;
+  return kernels::crc32(data.data(), data.size(), before);
 }
 
 // `method`, while no other thread uses the table.
@@ -87,6 +117,16 @@ auto alone(Result (Table::*method)(Arguments...)) {
 
 void bind_pages(nb::module_& m) {
   const nb::exception<KvFull> full(m, "KvFull");
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const engine::DamagedFile& damaged) {
+      PyErr_SetString(PyExc_ValueError, damaged.what());
+    } catch (const std::system_error& failed) {
+      PyErr_SetObject(PyExc_OSError, nb::make_tuple(failed.code().value(), failed.what()).ptr());
+    }
+  });
+  m.def("crc32", &crc32, nb::arg("data"), nb::arg("before") = 0);
 
   nb::class_<Pages>(m, "KvPages")
       .def(nb::new_([](size_t layers, size_t kv_heads, size_t size, const std::string& type, size_t most) {
@@ -111,7 +151,7 @@ void bind_pages(nb::module_& m) {
           },
           nb::arg("length"))
       .def("save", &save, nb::arg("start"), nb::arg("stop"), nb::arg("head") = nb::bytes("", 0))
-      .def("load", &load, nb::arg("buffer"), nb::arg("start"), nb::arg("stop"))
+      .def("load", &load, nb::arg("blocks"), nb::arg("stops"), nb::arg("threads") = 1)
       .def("close", alone(&Table::close));
 }
 

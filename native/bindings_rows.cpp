@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "bindings.h"
-#include "kernels/block_matrix.h"
+#include "kernels/aligned.h"
 #include "kernels/kernel_set.h"
 
 namespace nb = nanobind;
@@ -41,10 +41,17 @@ void rms_norm(const std::string& set, const ConstRow& x, const std::optional<Con
   kernels::kernel_set(set).rms_norm(x.data(), weight ? weight->data() : nullptr, x.size(), eps, y.data());
 }
 
-void gated(const std::string& set, const std::string& kind, const ConstRow& x, const ConstRow& up, const Row& y) {
-  same_size(x.size(), up.size());
+void centered(const std::string& set, const ConstRow& x, const Row& y) {
   same_size(x.size(), y.size());
-  kernels::kernel_set(set).gated(kernels::gate_named(kind), x.data(), up.data(), x.size(), y.data());
+  kernels::kernel_set(set).centered(x.data(), x.size(), y.data());
+}
+
+void gated(const std::string& set, const std::string& kind, const ConstRow& x, const std::optional<ConstRow>& up,
+           const Row& y) {
+  if (up) same_size(x.size(), up->size());
+  same_size(x.size(), y.size());
+  const float* times = up ? up->data() : nullptr;
+  kernels::kernel_set(set).gated(kernels::gate_named(kind), x.data(), times, x.size(), y.data());
 }
 
 void rotate(const std::string& set, const Row& head, const ConstRow& cos, const ConstRow& sin) {
@@ -94,7 +101,8 @@ void bind_rows(nb::module_& m) {
   m.def("kernel_sets", &names);
   m.def("rms_norm", &rms_norm, nb::arg("set"), nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"),
         nb::arg("y").noconvert());
-  m.def("gated", &gated, nb::arg("set"), nb::arg("gate"), nb::arg("x"), nb::arg("up"), nb::arg("y").noconvert());
+  m.def("centered", &centered, nb::arg("set"), nb::arg("x"), nb::arg("y").noconvert());
+  m.def("gated", &gated, nb::arg("set"), nb::arg("gate"), nb::arg("x"), nb::arg("up").none(), nb::arg("y").noconvert());
   m.def("rotate", &rotate, nb::arg("set"), nb::arg("head").noconvert(), nb::arg("cos"), nb::arg("sin"));
   m.def("soft_cap", &soft_cap, nb::arg("set"), nb::arg("x").noconvert(), nb::arg("cap"));
   m.def("scaled", &scaled, nb::arg("set"), nb::arg("x"), nb::arg("scale"), nb::arg("add"), nb::arg("y").noconvert());

@@ -105,6 +105,7 @@ std::vector<std::string> x86_features() {
   const uint32_t top = cpuid(0).eax;
   const Registers one = cpuid(1);
   add(bit(one.edx, 26), "sse2");
+  add(bit(one.ecx, 1), "pclmulqdq");
   add(bit(one.ecx, 9), "ssse3");
   add(bit(one.ecx, 20), "sse4_2");
   add(bit(one.ecx, 23), "popcnt");
@@ -162,6 +163,7 @@ std::vector<std::string> arm_features() {
 #if defined(__linux__)
   const unsigned long first = getauxval(AT_HWCAP);
   const unsigned long second = getauxval(AT_HWCAP2);
+  add(((first >> 7) & 1) != 0, "crc32");
   add(((first >> 10) & 1) != 0, "fp16");
   add(((first >> 20) & 1) != 0, "dotprod");
   add(((first >> 22) & 1) != 0, "sve");
@@ -169,12 +171,14 @@ std::vector<std::string> arm_features() {
   add(((second >> 13) & 1) != 0, "i8mm");
   add(((second >> 14) & 1) != 0, "bf16");
 #elif defined(__APPLE__)
+  add(sysctl_flag("hw.optional.armv8_crc32"), "crc32");
   add(sysctl_flag("hw.optional.arm.FEAT_FP16"), "fp16");
   add(sysctl_flag("hw.optional.arm.FEAT_DotProd"), "dotprod");
   add(sysctl_flag("hw.optional.arm.FEAT_I8MM"), "i8mm");
   add(sysctl_flag("hw.optional.arm.FEAT_BF16"), "bf16");
 #elif defined(_WIN32)
   // Numbers of winnt.h's PF_ARM_* constants: older SDKs lack the names.
+  add(IsProcessorFeaturePresent(31) != 0, "crc32");
   add(IsProcessorFeaturePresent(43) != 0, "dotprod");
   add(IsProcessorFeaturePresent(46) != 0, "sve");
   add(IsProcessorFeaturePresent(47) != 0, "sve2");

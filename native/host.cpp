@@ -14,6 +14,10 @@
 #include <sys/sysctl.h>
 #endif
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace edgellm {
 
 #if defined(_WIN32)
@@ -84,5 +88,11 @@ unsigned physical_cores() { return 0; }
 HostMemory host_memory() { return {}; }
 
 #endif
+
+void trim_heap() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
 
 }  // namespace edgellm

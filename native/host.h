@@ -1,4 +1,4 @@
-// Cores and memory where the operating system tells them through a C interface only (macOS, Windows).
+// What the operating system and the C library tell and do through a C interface only.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +15,8 @@ struct HostMemory {
 
 // Zeros where the caller must find out in another way (Linux).
 HostMemory host_memory();
+
+// What was freed leaves the process where the C library (glibc) keeps it, between blocks that are in use.
+void trim_heap();
 
 }  // namespace edgellm

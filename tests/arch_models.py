@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,17 +314,17 @@ def convert(
     *,
     kind: GGMLType = GGMLType.F32,
 ) -> Path:
-    """The checkpoint as a GGUF file of F32 tensors, or of another kind where rows are whole blocks of it."""
+    """The checkpoint as a GGUF file of F32 tensors, or of another kind where rows are whole blocks of it. What chooses
+    among experts stays F32."""
     architecture, hyper = from_config(config, pooling)
     written: list[tuple[str, tuple[int, ...], GGMLType, Any]] = []
     written += [(name, values.shape, GGMLType.F32, values) for name, values in architecture.extra(hyper)]
     for relation in architecture.relations(hyper, list(tensors)):
         for part, tensor in to_gguf(relation, arrays(tensors)):
-            plain = len(part.shape) == 1 or part.shape[-1] % kind.block_size
-            stored = GGMLType.F32 if plain else kind
-            written.append(
-                (part.name, part.shape, stored, ggml.quantize(stored, whole(tensor)) if not plain else whole(tensor))
-            )
+            plain = len(part.shape) == 1 or part.shape[-1] % kind.block_size or "gate_inp" in part.name
+            stored, values = GGMLType.F32 if plain else kind, whole(tensor)
+            data = values if plain else ggml.quantize(stored, values.reshape(-1, part.shape[-1]))
+            written.append((part.name, part.shape, stored, data))
     general = {"general.architecture": architecture.gguf, "general.name": "tiny", "general.file_type": 0}
     write_gguf(path, {**general, **architecture.metadata(hyper), **vocabulary(architecture)}, written)
     return path
@@ -334,7 +335,7 @@ def dequantized(path: Path, target: Path) -> Path:
     with GGUFFile.open(path) as file:
         tensors = []
         for name, info in file.tensors.items():
-            rows = file.data(name).reshape(info.shape[0] if len(info.shape) > 1 else 1, -1)
+            rows = file.data(name).reshape(math.prod(info.shape[:-1]), -1)
             values = gguf.dequantize(rows, gguf.GGMLQuantizationType(info.type)).reshape(info.shape)
             tensors.append((name, info.shape, GGMLType.F32, values.astype(np.float32)))
         write_gguf(target, dict(file.metadata), tensors)

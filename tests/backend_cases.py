@@ -113,6 +113,8 @@ CASES = [
     Case("native-q8_0", gguf("llama"), replace(NATIVE, kv_type="q8_0"), exact=True, tolerance=0, variant=True),
     Case("native-gemma3", gguf("gemma3", hidden=128), NATIVE, exact=True, tolerance=0),  # windows, head norms
     Case("native-qwen3", gguf("qwen3", hidden=128, weights=GGMLType.Q8_0), NATIVE, exact=True, tolerance=0),
+    Case("native-qwen3moe", gguf("qwen3moe", weights=GGMLType.Q8_0), NATIVE, exact=True, tolerance=0),  # experts
+    Case("native-gpt2", gguf("gpt2"), NATIVE, exact=True, tolerance=0),  # learned positions
     Case("llama", gguf("llama"), LLAMACPP),
     Case("llama-f32", gguf("llama"), replace(LLAMACPP, kv_type="f32"), variant=True),
     Case("llama-q8_0", gguf("llama", hidden=128), replace(LLAMACPP, kv_type="q8_0"), variant=True),

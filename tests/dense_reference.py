@@ -1,4 +1,4 @@
-"""Tiny dense decoders, computed in float64, and the same ones as edgellm._native.DenseModel."""
+"""Tiny decoders, dense or with experts, computed in float64, and the same ones as edgellm._native.DenseModel."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Tiny:
     """Numbers as DenseModel takes them; which norms, biases and matrices there are; weights of its own for each seed.
 
     rotary: {kind: (frequencies, magnitude)}; extra: {role: length} of vectors that a layer has beside the usual norms.
+    gate: whether the network has one; positions: how many are learned, 0 for none.
     """
 
     n_layer: int = 3
@@ -42,6 +43,8 @@ class Tiny:
     n_head_kv: int = 2
     head_dim: int = 16
     n_vocab: int = 70
+    n_expert: int = 0
+    n_expert_used: int = 0
     norm_eps: float = 1e-5
     activation: str = "silu"
     attention_scale: float = 0.25
@@ -50,12 +53,15 @@ class Tiny:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
+    parallel_residual: bool = False
     windows: tuple[int, ...] = (0, 0, 0)
     rotations: tuple[int, ...] = (1, 1, 1)
     rotary: dict[int, tuple[Array, float]] = field(default_factory=lambda: {1: (100.0 ** -(np.arange(8) / 8), 1.0)})
     norms: tuple[str, ...] = ("attn_norm", "ffn_norm")
     extra: dict[str, int] = field(default_factory=dict)
     tied: bool = True
+    gate: bool = True
+    positions: int = 0
     type: int = F32
     seed: int = 0
 
@@ -64,10 +70,16 @@ class Tiny:
         q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
         shapes = {
             "attn_q": (q, self.n_embd), "attn_k": (kv, self.n_embd), "attn_v": (kv, self.n_embd),
-            "attn_output": (self.n_embd, q), "ffn_gate": (self.n_ff, self.n_embd), "ffn_up": (self.n_ff, self.n_embd),
-            "ffn_down": (self.n_embd, self.n_ff),
+            "attn_output": (self.n_embd, q),
         }  # fmt: skip
+        suffix, each = ("_exps", self.n_expert) if self.n_expert else ("", 1)
+        shapes |= {f"ffn_{part}{suffix}": (each * self.n_ff, self.n_embd) for part in ("gate", "up")[not self.gate :]}
+        shapes[f"ffn_down{suffix}"] = each * self.n_embd, self.n_ff
+        if self.n_expert:
+            shapes["ffn_gate_inp"] = self.n_expert, self.n_embd
         keys: dict[Key, tuple[int, int]] = {(-1, "token_embd"): (self.n_vocab, self.n_embd)}
+        if self.positions:
+            keys[-1, "position_embd"] = (self.positions, self.n_embd)
         if not self.tied:
             keys[-1, "output"] = (self.n_vocab, self.n_embd)
         keys |= {(i, role): shape for i in range(self.n_layer) for role, shape in shapes.items()}
@@ -97,8 +109,10 @@ class Tiny:
     def unset(self, threads: int = 2, micro_batch: int = 512, kernels: str | None = None) -> _native.DenseModel:
         """Without any weights."""
         names = (
-            "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim", "n_vocab", "norm_eps", "activation",
+            "n_layer", "n_embd", "n_ff", "n_head", "n_head_kv", "head_dim", "n_vocab", "n_expert", "n_expert_used",
+            "norm_eps", "activation",
             "attention_scale", "attention_softcap", "final_softcap", "embedding_scale", "residual_scale", "logit_scale",
+            "parallel_residual",
         )  # fmt: skip
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         windows, rotations = list(self.windows), list(self.rotations)
@@ -112,26 +126,58 @@ class Tiny:
     def logits(self, tokens: list[int]) -> Array:
         """(tokens, n_vocab) float64"""
         x = self.matrices[-1, "token_embd"].astype(np.float64)[tokens] * self.embedding_scale
+        if self.positions:
+            x = x + self.matrices[-1, "position_embd"][: len(tokens)]
         for i in range(self.n_layer):
+            before = x
             added = self._attention(self._norm(x, i, "attn_norm"), i)
             x = x + self.residual_scale * self._norm(added, i, "post_attention_norm")
-            h = self._norm(x, i, "ffn_norm")
-            gate = self._activate(self._product(h, i, "ffn_gate"))
-            added = self._product(gate * self._product(h, i, "ffn_up"), i, "ffn_down")
+            h = self._norm(before if self.parallel_residual else x, i, "ffn_norm")
+            added = self._experts(h, i) if self.n_expert else self._feed_forward(h, i)
             x = x + self.residual_scale * self._norm(added, i, "post_ffw_norm")
         x = self._norm(x, -1, "output_norm") / self.logit_scale
         found = self._product(x, -1, "token_embd" if self.tied else "output")
         return np.asarray(self.final_softcap * np.tanh(found / self.final_softcap) if self.final_softcap else found)
 
+    def _feed_forward(self, h: Array, i: int) -> Array:
+        up = self._product(h, i, "ffn_up")
+        hidden = self._activate(self._product(h, i, "ffn_gate")) * up if self.gate else self._activate(up)
+        return self._product(hidden, i, "ffn_down")
+
+    def _experts(self, h: Array, i: int) -> Array:
+        """A softmax over all, of which the largest are taken and made to sum to 1."""
+        scores = self._product(h, i, "ffn_gate_inp")
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        best = np.argsort(-scores, axis=-1, kind="stable")[:, : self.n_expert_used]
+        weights = np.take_along_axis(shares / shares.sum(axis=-1, keepdims=True), best, axis=-1)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        gate, up, down = (
+            self.matrices[i, f"ffn_{part}_exps"].astype(np.float64).reshape(self.n_expert, -1, columns)
+            for part, columns in (
+                ("gate" if self.gate else "up", self.n_embd),
+                ("up", self.n_embd),
+                ("down", self.n_ff),
+            )
+        )
+        made = np.zeros_like(h)
+        for row, x in enumerate(h):
+            for expert, weight in zip(best[row], weights[row], strict=True):
+                times = up[expert] @ x if self.gate else 1.0
+                made[row] += weight * (down[expert] @ (self._activate(gate[expert] @ x) * times))
+        return made
+
     def _product(self, x: Array, layer: int, role: str) -> Array:
         return x @ self.matrices[layer, role].astype(np.float64).T + self.vectors.get((layer, f"{role}.bias"), 0.0)
 
     def _norm(self, x: Array, layer: int, role: str) -> Array:
-        """x itself where there is no such norm."""
-        weight = self.vectors.get((layer, role))
+        """x itself where there is no such norm; one with a bias takes the mean away."""
+        weight, bias = self.vectors.get((layer, role)), self.vectors.get((layer, f"{role}.bias"))
         if weight is None:
             return x
-        return np.asarray(x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + self.norm_eps) * weight)
+        if bias is not None:
+            x = x - np.mean(x, axis=-1, keepdims=True)
+        normed = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + self.norm_eps) * weight
+        return np.asarray(normed if bias is None else normed + bias)
 
     def _activate(self, x: Array) -> Array:
         if self.activation == "silu":

@@ -67,8 +67,8 @@ RULES: dict[str, set[str]] = {
     "backends": TEXT | {"backends.base"},
     **dict.fromkeys(BACKENDS, BACKEND),
     "backends.native": BACKEND | {"backends.llamacpp"},  # headers and vocabularies of the same files
-    "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store"},
-    "kv.store": VALUES | {"backends.base", "constrain", "kv"},
+    "kv": VALUES | {"backends.base", "constrain", "engine", "kv.store", "_native"},
+    "kv.store": VALUES | {"backends.base", "constrain", "kv", "_native"},
     "engine": VALUES | {"backends.base", "constrain", "kv", "_native"},
     "scoring": VALUES | {"backends.base", "engine"},
     "embedding": VALUES | {"backends.base", "engine"},

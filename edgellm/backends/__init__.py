@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgellm import arguments
 from edgellm.backends.base import Backend, ModelInfo
@@ -15,7 +15,7 @@ from edgellm.errors import NotEnoughMemory, Unsupported
 from edgellm.files import regular
 from edgellm.formats.onnx_folder import graphs_of
 from edgellm.formats.reading import reading
-from edgellm.params import KV_TYPES, LoadParams
+from edgellm.params import KV_TYPES, KvType, LoadParams
 
 if TYPE_CHECKING:
     from edgellm.formats.gguf import GGUFFile
@@ -119,7 +119,12 @@ def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelIn
 
     with GGUFFile.open(path) as file:
         engine, why = _engine(file, LoadParams())
-    return replace(inspect_llamacpp(path, kv_type), engine=engine, engine_reason=why)
+        found = replace(inspect_llamacpp(path, kv_type), engine=engine, engine_reason=why)
+        if engine == "native":
+            from edgellm.backends.native import kv_bytes_per_token
+
+            found = replace(found, kv_bytes_per_token=kv_bytes_per_token(file, cast("KvType | None", kv_type)))
+    return found
 
 
 def engines() -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ are read-only and safe from any thread.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,26 @@ def text_of(tokenizer: Tokenizer, tokens: Iterable[int], *, special: bool = Fals
     return b"".join(pieces).decode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    """A saved block in an open file. head: its first bytes, of which there are enough to tell what it is.
+
+    descriptor: of the file, at the position behind `head`; nbytes, crc: of the block, its length and CRC-32.
+    """
+
+    head: bytes
+    descriptor: int
+    nbytes: int
+    crc: int
+
+
 class Sequence(Protocol):
-    """The KV state of ONE token sequence; everything stateful lives here."""
+    """The KV state of ONE token sequence; everything stateful lives here.
+
+    reads_files: `load` takes saved files, too, and verifies them as it reads: what is wrong with one is BackendFailed.
+    """
+
+    reads_files: ClassVar[bool] = False
 
     @property
     def length(self) -> int:
@@ -120,7 +139,7 @@ class Sequence(Protocol):
         """The state of positions [start, stop) as bytes that `load` takes back exactly."""
         ...
 
-    def load(self, blocks: list[Buffer]) -> None:
+    def load(self, blocks: Many[Buffer | SavedFile]) -> None:
         """Append saved blocks, in order, to the end of this sequence. All of them, or none and an error."""
         ...
 

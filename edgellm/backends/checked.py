@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from abc import abstractmethod
+from collections.abc import Sequence as Many
 from typing import Any, ClassVar, Generic, TypeVar
 
-from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, Sequence, Step, Tokenizer
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, SavedFile, Sequence, Step, Tokenizer
 from edgellm.backends.pool import H, Pool
 from edgellm.backends.shared_tokenizer import SharedTokenizer
 from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, NotEnoughMemory, Unsupported
@@ -64,14 +65,15 @@ class CheckedSequence(Sequence, Generic[P]):
             raise BackendFailed(f"cannot save no tokens (at position {start})")
         return self._save(start, stop, HEADER.pack(self.magic, start, stop))
 
-    def load(self, blocks: list[Buffer]) -> None:
+    def load(self, blocks: Many[Buffer | SavedFile]) -> None:
         self.check_open()
         here = self.length
         stops: list[int] = []
         for block in blocks:
-            if len(block) < HEADER.size:
-                raise BackendFailed(f"a saved block of {len(block)} bytes is too short to be one")
-            magic, start, stop = HEADER.unpack_from(block)
+            head = block.head if isinstance(block, SavedFile) else block
+            if len(head) < HEADER.size:
+                raise BackendFailed(f"a saved block of {len(head)} bytes is too short to be one")
+            magic, start, stop = HEADER.unpack_from(head)
             if magic != self.magic:
                 raise BackendFailed("a saved block is damaged, or of another engine")
             if start != here or stop <= start:
@@ -79,7 +81,11 @@ class CheckedSequence(Sequence, Generic[P]):
             self._pool.check_room(stop)
             stops.append(stop)
             here = stop
-        self._load(blocks, stops)
+        in_memory = [block for block in blocks if not isinstance(block, SavedFile)]
+        if len(in_memory) == len(blocks):
+            self._load(in_memory, stops)
+        else:
+            self._load_files(blocks, stops)
 
     def close(self) -> None:
         if not self._closed:
@@ -98,7 +104,7 @@ class CheckedSequence(Sequence, Generic[P]):
         if not 0 <= start <= stop <= self.length:
             raise BackendFailed(f"positions {start} to {stop} are not in a sequence of {self.length} tokens")
 
-    # What an engine does. `_load` alone changes the length
+    # What an engine does. `_load` and `_load_files` alone change the length
 
     @abstractmethod
     def _truncate(self, length: int) -> bool: ...
@@ -113,6 +119,10 @@ class CheckedSequence(Sequence, Generic[P]):
     @abstractmethod
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
         """Append blocks whose headers are right and which end at `stops`: all of them, or none and an error."""
+
+    def _load_files(self, blocks: Many[Buffer | SavedFile], stops: list[int]) -> None:
+        """The same where some of them are in files."""
+        raise BackendFailed("this engine reads no files of saved state")
 
 
 class CheckedBackend(Backend, Generic[H]):

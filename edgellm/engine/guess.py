@@ -4,18 +4,37 @@
     length   of the match, here all that there is of it; the longer, the likelier
 
 It moves on with every token: where that is the guessed one the match is longer by one, else another is looked for. A
-long one that a single token breaks goes on behind that, unless another match is likelier: so are texts edited.
+long one that a single token breaks goes on behind that, unless another match is likelier: so are texts edited. Where
+the form of an earlier part comes again with other content, that is looked for where it comes from (`records.py`).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from edgellm.engine.records import Content, Records
 from edgellm.engine.suffixes import LONGEST, SEPARATOR, Suffixes, hashes
 
 OWN = 1 << 17  # tokens of a request that are looked through
 LONG = 8  # tokens of a match from which on a text is being copied
+FORM = 3  # and from which on a token that breaks it may be content of a record
 LEARNED = 3  # bits of the length of matches from which on they say something of longer ones
 RESUMED = 64  # in place of the length of a match: a long one that one token broke
-AT_FIRST = (0.0, 0.2, 0.5, 0.65, 0.75, 0.8, 0.85, 0.5)  # by the bits of that: how likely the match goes on
+FILLED, FILLING = 128, 256  # the first token of the content of a record, and what stands behind it
+GAP = 512  # where such content stood, what stood there
+AT_FIRST = (
+    0.0,
+    0.2,
+    0.5,
+    0.65,
+    0.75,
+    0.8,
+    0.85,
+    0.5,
+    0.5,
+    0.8,
+    0.3,
+)  # by the bits of that: how likely the match goes on
 
 
 class Acceptance:
@@ -53,14 +72,25 @@ class Acceptance:
             before = AT_FIRST[kind]
             if usual is not None:
                 before = usual._chances[kind]
-                if LEARNED <= kind < len(AT_FIRST) - 1:  # what is seldom seen here is hardly likelier than shorter ones
+                if LEARNED <= kind <= LONGEST.bit_length():  # seldom seen here: hardly likelier than shorter ones
                     before = (before + chances[kind - 1]) / 2
             chances[kind] = (self._hits[kind] + 4 * before) / (self._seen[kind] + 4)
 
 
 def longer(length: int) -> int:
     """That of a match which went on with one token more."""
-    return LONG if length == RESUMED else min(length + 1, LONGEST)
+    return min(length + 1, LONGEST) if length <= LONGEST else LONG
+
+
+class Place(NamedTuple):
+    """Where a text goes on. told: where the content of a record ends that came last. gap, content: what is copied there
+    fills it."""
+
+    at: int = 0
+    length: int = 0  # tokens of the match that ends there; 0: none
+    told: int = 0
+    gap: int = 0
+    content: Content | None = None
 
 
 class Guess:
@@ -70,54 +100,106 @@ class Guess:
         self.acceptance = Acceptance(usual)
         self._own = Suffixes(OWN)
         self._own.extend(history[:-1])
+        self._records = Records(self._own)
         self._earlier = earlier
         self._seen = len(history) - 1  # tokens that are known here
-        self._text, self._at, self._epoch = self._own, 0, 0  # where it goes on
-        self.length = 0  # tokens of the match that ends there; 0: none
+        self._text, self._epoch = self._own, 0  # of the place
+        self._place = Place()
         self.follow(history)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the match that the guess goes by, or what stands for them; 0: there is no guess."""
+        return self._place.length
 
     def follow(self, history: list[int]) -> int:
         """The text is `history` now. Whether the guess came true is noted, and the next one found. How many tokens
         came as a long match said."""
         copied = 0
         for seen in range(self._seen + 1, len(history) + 1):
-            token, text = history[seen - 1], self._text
-            before, self.length = self.length, 0
-            if before and text.epoch == self._epoch:
-                hit = text[self._at] == token
-                self.acceptance.note(before, hit)
-                self._at += 1
-                if text is self._own or not _ends(text, self._at):
-                    self.length = longer(before) if hit else RESUMED if LONG <= before <= LONGEST else 0
-                copied += hit and before >= LONG
+            token, text, place = history[seen - 1], self._text, self._place
+            self._place = Place(told=place.told)
+            if place.length and text.epoch == self._epoch:
+                hit = text[place.at] == token
+                self.acceptance.note(place.length, hit)
+                self._place = self._came(place) if hit else self._broke(place, token)
+                copied += hit and place.length >= LONG
             recent = history[max(0, seen - LONGEST) : seen]
             hashed = hashes(recent)
-            if self.length in (0, RESUMED):
+            if not 0 < self._place.length <= LONGEST:
                 self._find(recent, hashed)
             self._own.append(token, hashed)
+            if self._own.epoch != self._records.epoch:
+                self._records, self._place = Records(self._own), Place()
         self._seen = len(history)
         if self._text.epoch != self._epoch:
-            self.length = 0
+            self._place = Place()
         return copied
 
-    def draft(self, count: int) -> list[int]:
-        """The next tokens, at most `count`: what followed the match, and of the own text again and again the part that
-        repeats."""
-        tokens = self._text.tokens(self._at, self._at + count)
-        if self._text is self._own:
-            period = len(tokens)
-            tokens += [tokens[index % period] for index in range(period, count)]
-        return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
+    def draft(self, count: int, least: float = 0.0) -> tuple[list[int], list[float]]:
+        """The next tokens, at most `count`, and how likely all up to each of them are; none where that is less than
+        `least`. What followed the match, and of the own text again and again the part that repeats."""
+        text, place, tokens, chances, chance = self._text, self._place, list[int](), list[float](), 1.0
+        while place.length and len(tokens) < count:
+            chance *= self.acceptance.chance(place.length)
+            token = text[place.at] if place.at < text.length else tokens[place.at - text.length]
+            if chance < least or token == SEPARATOR:
+                break
+            tokens.append(token)
+            chances.append(chance)
+            place = self._next(place)
+        return tokens, chances
+
+    def _next(self, place: Place) -> Place:
+        """Behind what stands there."""
+        at, length, told, content, text = place.at + 1, longer(place.length), place.told, place.content, self._text
+        if content is not None:
+            ends = at < text.length and text[at] == content.stop
+            return Place(content.back, FILLING, at) if ends else Place(at, FILLING, at, place.gap, content)
+        if text is not self._own:
+            return Place(told=told) if _ends(text, at) else Place(at, length, told)
+        if length == LONGEST or at not in self._records:  # so long a match was right at its gaps, too
+            return Place(at, length, told)
+        content = self._records.content(at, told)
+        if content is not None and text[content.at] == text[at]:
+            return Place(at, length, told)
+        if content is None or self.acceptance.chance(FILLED) < self.acceptance.chance(GAP):
+            return Place(at, GAP, told)
+        return Place(content.at, FILLED, told, at, content)
+
+    def _came(self, place: Place) -> Place:
+        """What stands there came; it is not part of the own text yet."""
+        if place.length == FILLED:
+            self._records.add(self._own.length, place.at)
+        return self._next(place)
+
+    def _broke(self, place: Place, token: int) -> Place:
+        """This token came instead."""
+        at, length, told, text = place.at, place.length, place.told, self._text
+        if text is self._own and (FORM <= length <= LONGEST or length in (FILLED, GAP)):
+            gap = place.gap or at
+            content = self._records.content(gap, told, token)
+            self._records.add(self._own.length, content and content.at)
+            if content is not None:
+                return self._next(Place(content.at, FILLED, told, gap, content))
+        elif place.content is not None and token == text[place.content.back]:
+            return self._next(Place(place.content.back, FILLING, told))
+        if LONG <= length <= LONGEST and (text is self._own or not _ends(text, at + 1)):
+            return Place(at + 1, RESUMED, told)
+        return Place(told=told)
 
     def _find(self, recent: list[int], hashed: list[int]) -> None:
-        """The longest match, unless a copy is likelier to go on where one token was another."""
+        """The longest match, unless what there is is likelier: a copy where one token was another, or a record, which
+        only a long match interrupts."""
         text, (at, length) = self._own, self._own.find(recent, hashed)
         if self._earlier is not None and length < LONGEST:
             place, size = self._earlier.find(recent, hashed)
             if size > length and not _ends(self._earlier, place):
                 text, at, length = self._earlier, place, size
-        if not self.length or (length and self.acceptance.chance(length) >= self.acceptance.chance(self.length)):
-            self._text, self._at, self.length, self._epoch = text, at, length, text.epoch
+        now, chance = self._place, self.acceptance.chance
+        if now.length and (length < (LONG if now.length > RESUMED else 1) or chance(length) < chance(now.length)):
+            return
+        self._text, self._epoch, self._place = text, text.epoch, Place(at, length, now.told)
 
 
 def _ends(text: Suffixes, at: int) -> bool:

@@ -25,6 +25,7 @@ from edgellm import _native
 from edgellm.arguments import shown
 from edgellm.backends.base import SamplingPlan, Shift, Tokenizer
 from edgellm.constrain.constraint import Constraint
+from edgellm.engine.draws import Draws
 from edgellm.engine.penalties import Dry, Logits, RepeatPenalty, breaker_sequences, to_float32
 from edgellm.errors import BackendFailed, EdgeLLMError, InvalidParameter
 from edgellm.events import TokenLogprob
@@ -73,7 +74,7 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(4), "little") if params.seed is None else params.seed
         self._params = params
         self._tokenizer = tokenizer
-        self._stream = np.random.PCG64(self.seed)
+        self._draws = Draws(self.seed)
         self._bias = (bias(params, n_vocab),) if params.logit_bias else ()
         self._adjustments: list[RepeatPenalty | Dry] = []
         if RepeatPenalty.wanted(params):
@@ -108,9 +109,9 @@ class Sampler:
                 self._plan = SamplingPlan(shifts, mask, 0.0)
             else:
                 filters = self._filters
-                if p.xtc_probability > 0 and self._uniform() < p.xtc_probability:
+                if p.xtc_probability > 0 and self._draws.uniform() < p.xtc_probability:
                     filters += (("xtc_threshold", p.xtc_threshold),)
-                self._plan = SamplingPlan(shifts, mask, p.temperature, filters, self._uniform())
+                self._plan = SamplingPlan(shifts, mask, p.temperature, filters, self._draws.uniform())
         return self._plan
 
     def refusal(self, row: Logits | None = None) -> EdgeLLMError:
@@ -149,10 +150,6 @@ class Sampler:
 
     def _text(self, token: int) -> bytes:
         return self._tokenizer.piece(token, special=True)
-
-    def _uniform(self) -> float:
-        """A number in [0, 1) of 53 bits. Raw draws, because numpy promises their stream and not that of `Generator`."""
-        return (int(self._stream.random_raw()) >> 11) * 2.0**-53
 
 
 def choose(row: Logits, plan: SamplingPlan) -> int | None:

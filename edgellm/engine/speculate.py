@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend
-from edgellm.engine.guess import Acceptance, Guess, longer
+from edgellm.engine.guess import Acceptance, Guess
 from edgellm.engine.rowcost import RowCost
 from edgellm.engine.suffixes import LONGEST, SEPARATOR, Suffixes
 from edgellm.errors import Unsupported
@@ -86,8 +86,8 @@ class Speculation:
         if self._paused or not guesses:
             self._paused = max(0, self._paused - 1)
             return {}
-        counts = self._counts(guesses, len(decoding))
-        drafts = {request: self._until_the_end(request, guesses[request].draft(n)) for request, n in counts.items()}
+        drafts = self._choose(guesses, len(decoding))
+        drafts = {request: self._until_the_end(request, draft) for request, draft in drafts.items()}
         return {request: draft for request, draft in drafts.items() if draft}
 
     def passed(self, sequences: int, rows: int, tokens: int, seconds: float) -> None:
@@ -138,8 +138,8 @@ class Speculation:
             guess = self._guesses[request] = Guess(request.history, earlier, self._usual)
         return guess
 
-    def _counts(self, guesses: dict[Request, Guess], sequences: int) -> dict[Request, int]:
-        """Tokens of the drafts that bring most tokens per second. Each further row goes where it is likeliest to be
+    def _choose(self, guesses: dict[Request, Guess], sequences: int) -> dict[Request, list[int]]:
+        """The drafts that bring most tokens per second. Each further row goes where it is likeliest to be
         right, which is never behind one that is less likely."""
         cost = self._costs.get(sequences)
         if not guesses or cost is None or self._credit < 0 or sequences > TOGETHER:
@@ -149,14 +149,10 @@ class Speculation:
             return {}
         most = min(ROWS, self._backend.max_rows, self._backend.micro_batch) - sequences
         likely: list[tuple[float, Request]] = []
+        drafts: dict[Request, list[int]] = {}
         for request, guess in guesses.items():
-            chance, length = 1.0, guess.length
-            for _ in range(min(MOST, most, self._room(request))):
-                chance *= guess.acceptance.chance(length)
-                if chance < LEAST:
-                    break
-                likely.append((-chance, request))
-                length = longer(length)
+            drafts[request], chances = guess.draft(min(MOST, most, self._room(request)), LEAST)
+            likely += [(-chance, request) for chance in chances]
         likely.sort(key=lambda each: each[0])
         best, fastest, expected = 0, GAIN * sequences / plain, float(sequences)
         for extra, (less, _) in enumerate(likely[:most], 1):
@@ -167,10 +163,8 @@ class Speculation:
             took = cost.seconds(rows)
             if took is not None and expected / took > fastest:
                 best, fastest = extra, expected / took
-        counts: dict[Request, int] = {}
-        for _, request in likely[:best]:
-            counts[request] = counts.get(request, 0) + 1
-        return counts
+        taken = [request for _, request in likely[:best]]
+        return {request: draft[: taken.count(request)] for request, draft in drafts.items()}
 
     def _room(self, request: Request) -> int:
         """Tokens of a draft that the answer, its context and its end have room for: the last one is never fed."""

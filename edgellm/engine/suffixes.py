@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 SIZES = (1, 2, 4, 8, 16)  # of the pieces; each is two of the one before
 LONGEST = 32  # tokens that are compared; longer matches count as this
@@ -50,6 +51,19 @@ class Suffixes:
 
     def __getitem__(self, at: int) -> int:
         return self._view[at]
+
+    @property
+    def array(self) -> NDArray[np.int32]:
+        """All of it, as it is now."""
+        return self._array[: self.length]
+
+    def common(self, one: int, other: int, most: int) -> int:
+        """How many tokens are the same from there on, of at most so many."""
+        view, size = self._view, 0
+        most = min(most, self.length - max(one, other))
+        while size < most and view[one + size] == view[other + size]:
+            size += 1
+        return size
 
     def tokens(self, start: int, stop: int) -> list[int]:
         """Those from `start` on, as far as the text goes."""

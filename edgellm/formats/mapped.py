@@ -102,13 +102,14 @@ class Mapped(ABC):
         file, start, stop = self._place(name)
         return file.view(start, stop)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, nbytes: int | None = None) -> None:
         """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
 
-        Without it, the resident memory of a program that streams through a file grows to the size of the file.
+        Without it, the resident memory of a program that streams through a file grows to the size of the file. nbytes:
+        only those of its beginning.
         """
         file, start, stop = self._place(name)
-        file.release(start, stop)
+        file.release(start, stop if nbytes is None else min(stop, start + nbytes))
 
     def close(self) -> None:
         """Unmap the files once no array of them is in use any more. Closing twice is harmless."""

@@ -28,8 +28,7 @@ import os
 import secrets
 import struct
 import sys
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -38,7 +37,8 @@ from typing import BinaryIO
 import numpy as np
 
 from edgellm import pages
-from edgellm.backends.base import Buffer
+from edgellm._native import crc32
+from edgellm.backends.base import Buffer, SavedFile
 from edgellm.files import regular, sync_folder
 from edgellm.kv.blocks import Block, block_key
 
@@ -46,6 +46,7 @@ MAGIC = b"\x89EKV\r\n\x1a\n"
 VERSION = 1
 SUFFIX, UNFINISHED = ".kv", ".tmp"
 MAX_HEADER = 64 << 20  # bytes; a longer one is damage
+HEAD = 12  # bytes of a payload that say what it is (backends/checked.py)
 CHUNK = 1 << 20  # bytes written between two looks at `stop`
 
 _PROLOGUE = struct.Struct("<8sII")
@@ -80,7 +81,7 @@ def encode(block: Block, payload: Buffer, label: str, words: str) -> bytes:
     length = _PROLOGUE.size + _FIXED.size + len(tokens) + len(names[0]) + len(names[1]) + _CRC.size
     fixed = _FIXED.pack(
         len(payload),
-        zlib.crc32(payload),
+        crc32(payload),
         block.start,
         len(block.tokens),
         len(names[0]),
@@ -89,7 +90,7 @@ def encode(block: Block, payload: Buffer, label: str, words: str) -> bytes:
         block.parent,
     )
     head = _PROLOGUE.pack(MAGIC, VERSION, length) + fixed + tokens + names[0] + names[1]
-    return head + _CRC.pack(zlib.crc32(head))
+    return head + _CRC.pack(crc32(head))
 
 
 def read_header(file: BinaryIO, size: int) -> Header:
@@ -108,7 +109,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
     if not _PROLOGUE.size + _FIXED.size + _CRC.size <= length <= min(size, MAX_HEADER):
         raise Damaged("truncated, or the header's length is wrong")
     head = prologue + file.read(length - _PROLOGUE.size)
-    if len(head) < length or zlib.crc32(head[: -_CRC.size]) != _CRC.unpack(head[-_CRC.size :])[0]:
+    if len(head) < length or crc32(head[: -_CRC.size]) != _CRC.unpack(head[-_CRC.size :])[0]:
         raise Damaged("the header's checksum is wrong")
     payload, crc, start, n, a, b, key, parent = _FIXED.unpack_from(head, _PROLOGUE.size)
     at = _PROLOGUE.size + _FIXED.size
@@ -124,12 +125,35 @@ def read_header(file: BinaryIO, size: int) -> Header:
     return Header(Block(key, parent, start, tokens), label, words, length, crc, size)
 
 
-def read_block(path: Path, key: bytes) -> Buffer:
-    """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them), MemoryError."""
-    with open(path, "rb", buffering=0, opener=regular) as file:
+def _open(path: Path, key: bytes) -> tuple[FileIO, Header]:
+    """The file of the block `key`, where its payload begins."""
+    file = FileIO(path, "r", opener=regular)
+    try:
         header = read_header(file, os.fstat(file.fileno()).st_size)
         if header.block.key != key:
             raise Damaged("it holds another block")
+        return file, header
+    except BaseException:
+        file.close()
+        raise
+
+
+@contextlib.contextmanager
+def open_block(path: Path, key: bytes) -> Iterator[SavedFile]:
+    """The block `key`, for whoever reads its payload and verifies it. Raises what `read_block` does."""
+    file, header = _open(path, key)
+    with file:
+        payload = header.size - header.payload_start
+        head = file.read(min(HEAD, payload))
+        if len(head) < min(HEAD, payload):
+            raise Damaged("truncated")
+        yield SavedFile(head, file.fileno(), payload, header.payload_crc)
+
+
+def read_block(path: Path, key: bytes) -> Buffer:
+    """The payload of the block `key`, verified. Raises Damaged, OSError (FileNotFoundError among them), MemoryError."""
+    file, header = _open(path, key)
+    with file:
         payload = pages.zeros(header.size - header.payload_start)
         at = 0
         while at < len(payload):
@@ -137,7 +161,7 @@ def read_block(path: Path, key: bytes) -> Buffer:
             if not got:
                 raise Damaged("truncated")
             at += got
-    if zlib.crc32(payload) != header.payload_crc:
+    if crc32(payload) != header.payload_crc:
         raise Damaged("the payload's checksum is wrong")
     return payload.toreadonly()
 

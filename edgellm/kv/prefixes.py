@@ -22,12 +22,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Tokens
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Buffer, Sequence
+from edgellm.backends.base import Buffer, SavedFile, Sequence
 from edgellm.errors import Closed, Interrupted, ResourceError
 from edgellm.kv.blocks import BLOCK_TOKENS, LOGITS, Block, chain, make_block, root_key
 from edgellm.kv.memory import MemoryTier
@@ -176,6 +177,9 @@ class PrefixCache:
     def load(self, match: Match, length: int, sequence: Sequence) -> bool:
         """Load the first `length` tokens of a match into an empty sequence. False: fewer, as a block is damaged."""
         hits = [(hit, self.memory.read(hit.block.key)) for hit in match.hits if hit.block.start < length]
+        if sequence.reads_files:
+            while hits and (count := self._load_together(hits, length, sequence)):
+                hits = hits[count:]
         missing = [hit.block.key for hit, payload in hits if payload is None]
         stored = iter(()) if self.store is None else self.store.read_ahead(missing)
         for hit, payload in hits:
@@ -197,6 +201,32 @@ class PrefixCache:
             if sequence.length > wanted and not sequence.truncate(wanted):
                 break
         return True
+
+    def _load_together(self, hits: list[tuple[Hit, Buffer | None]], length: int, sequence: Sequence) -> int:
+        """Load the first of these hits, up to one that is used in part: from memory, and from files past it. How many
+        they were; 0 where one of them is damaged, which shows when they are loaded one by one."""
+        blocks: list[Buffer | SavedFile] = []
+        with ExitStack() as until:
+            for hit, payload in hits:
+                block = payload if payload is not None or self.store is None else self.store.open(hit.block.key, until)
+                if block is None:
+                    break
+                blocks.append(block)
+                if hit.taken < len(hit.block.tokens):
+                    break
+            try:
+                sequence.load(blocks)
+            except (Closed, Interrupted, ResourceError, MemoryError):  # not for what is in the blocks
+                raise
+            except Exception as error:
+                log.debug("stored blocks are looked at one by one: %s", error)
+                return 0
+        if blocks:
+            last = hits[len(blocks) - 1][0]
+            wanted = min(last.block.start + last.taken, length)
+            if sequence.length > wanted:
+                sequence.truncate(wanted)
+        return len(blocks)
 
     def park(self, tokens: list[int], sequence: Sequence, words: str, *, owner: bytes) -> None:
         """Keep the state of a sequence that holds `tokens`: what is not known yet is saved, and written to disk."""

@@ -12,9 +12,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edgellm.backends.base import Buffer
+from edgellm.backends.base import Buffer, SavedFile
 from edgellm.files import regular
 from edgellm.kv.blockfile import (
     SUFFIX,
@@ -22,6 +23,7 @@ from edgellm.kv.blockfile import (
     Damaged,
     Header,
     encode,
+    open_block,
     read_block,
     read_header,
     remove_leftover,
@@ -49,6 +51,10 @@ class Shelf:
     def read(self, key: bytes) -> Buffer:
         """The payload, verified. Raises Damaged too, and FileNotFoundError when there is no such block."""
         return read_block(self._path(key), key)
+
+    def open(self, key: bytes) -> AbstractContextManager[SavedFile]:
+        """The same, for whoever reads and verifies the payload."""
+        return open_block(self._path(key), key)
 
     def has(self, block: Block) -> bool:
         """Whether the block is on disk already."""

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm.backends.base import Buffer
+from edgellm.backends.base import Buffer, SavedFile
 from edgellm.errors import ResourceError
 from edgellm.home import home
 from edgellm.kv.blockfile import Damaged
@@ -113,6 +113,16 @@ class BlockStore:
         """The payload, verified; None when the block is not there, or not whole (`rejected` then says why)."""
         try:
             return self._shelf.read(key)
+        except FileNotFoundError:
+            self._doubt(key, None)
+        except (Damaged, OSError) as error:
+            self._doubt(key, str(error))
+        return None
+
+    def open(self, key: bytes, until: contextlib.ExitStack) -> SavedFile | None:
+        """The block's open file, for whoever reads and verifies the payload; None as from `read`."""
+        try:
+            return until.enter_context(self._shelf.open(key))
         except FileNotFoundError:
             self._doubt(key, None)
         except (Damaged, OSError) as error:

@@ -14,10 +14,19 @@ namespace {
 using Role = std::string_view;
 
 constexpr std::pair<Role, Linear Layer::*> kLinears[] = {
-    {"attn_q", &Layer::q},      {"attn_k", &Layer::k},  {"attn_v", &Layer::v},      {"attn_output", &Layer::output},
-    {"ffn_gate", &Layer::gate}, {"ffn_up", &Layer::up}, {"ffn_down", &Layer::down},
+    {"attn_q", &Layer::q},
+    {"attn_k", &Layer::k},
+    {"attn_v", &Layer::v},
+    {"attn_output", &Layer::output},
 };
-constexpr std::pair<Role, std::vector<float> Layer::*> kNorms[] = {
+constexpr size_t kAtOnce = size_t{16} << 20;                  // bytes of a file
+constexpr Role kRouter = "ffn_gate_inp", kStacked = "_exps";  // of experts
+constexpr std::pair<Role, Linear FeedForward::*> kNetworkLinears[] = {
+    {"ffn_gate", &FeedForward::gate},
+    {"ffn_up", &FeedForward::up},
+    {"ffn_down", &FeedForward::down},
+};
+constexpr std::pair<Role, Norm Layer::*> kNorms[] = {
     {"attn_norm", &Layer::attn_norm}, {"attn_q_norm", &Layer::q_norm},
     {"attn_k_norm", &Layer::k_norm},  {"post_attention_norm", &Layer::post_attention_norm},
     {"ffn_norm", &Layer::ffn_norm},   {"post_ffw_norm", &Layer::post_ffw_norm},
@@ -45,9 +54,12 @@ void expect(int64_t layer, Role role, const Linear& linear, size_t rows, size_t 
     refuse(layer, role, "a bias of " + std::to_string(linear.bias.size()) + " numbers for " + std::to_string(rows));
 }
 
-void expect(int64_t layer, Role role, const std::vector<float>& norm, size_t size, size_t other) {
-  if (!norm.empty() && norm.size() != size && norm.size() != other)
-    refuse(layer, role, std::to_string(norm.size()) + " numbers, expected " + std::to_string(size));
+void expect(int64_t layer, Role role, const Norm& norm, size_t size, size_t other) {
+  const size_t found = norm.weight.size();
+  if (!norm.empty() && found != size && found != other)
+    refuse(layer, role, std::to_string(found) + " numbers, expected " + std::to_string(size));
+  if (!norm.bias.empty() && norm.bias.size() != found)
+    refuse(layer, role, "a bias of " + std::to_string(norm.bias.size()) + " numbers for " + std::to_string(found));
 }
 
 void check(const Numbers& n) {
@@ -64,6 +76,8 @@ void check(const Numbers& n) {
   for (const float number :
        {n.eps, n.attention_scale, n.attention_cap, n.final_cap, n.embedding_scale, n.residual_scale, n.logit_scale})
     if (!std::isfinite(number)) throw std::invalid_argument("a number of the model is not finite");
+  if (n.experts > kMost || n.used > n.experts || (n.used == 0) != (n.experts == 0))
+    throw std::invalid_argument(std::to_string(n.used) + " of " + std::to_string(n.experts) + " experts in the model");
   if (n.eps < 0 || n.attention_cap < 0 || n.final_cap < 0 || n.logit_scale == 0)
     throw std::invalid_argument("a number of the model is negative, or its logit scale 0");
 }
@@ -75,16 +89,33 @@ DenseModel::DenseModel(Numbers numbers, const KernelSet& kernels, size_t threads
   check(numbers_);
   if (threads_ == 0) throw std::invalid_argument("a model needs at least one thread");
   layers_.resize(numbers_.layers);
+  for (Layer& layer : layers_) layer.networks.resize(std::max<size_t>(numbers_.experts, 1));
 }
 
-Linear* DenseModel::linear(int64_t layer, Role role) {
-  if (layer < 0) return role == "token_embd" ? &embedding_ : role == "output" ? &output_ : nullptr;
+// Those whose rows a tensor of this role holds, one after the other.
+std::vector<Linear*> DenseModel::linears(int64_t at, Role role) {
+  if (at < 0) {
+    if (role == "token_embd") return {&embedding_};
+    if (role == "position_embd") return {&positions_};
+    if (role == "output") return {&output_};
+    return {};
+  }
+  Layer& layer = layers_[static_cast<size_t>(at)];
   for (const auto& [name, member] : kLinears)
-    if (name == role) return &(layers_[static_cast<size_t>(layer)].*member);
-  return nullptr;
+    if (name == role) return {&(layer.*member)};
+  if (numbers_.experts != 0) {
+    if (role == kRouter) return {&layer.router};
+    if (!role.ends_with(kStacked)) return {};
+    role.remove_suffix(kStacked.size());
+  }
+  std::vector<Linear*> found;
+  for (const auto& [name, member] : kNetworkLinears)
+    for (FeedForward& network : layer.networks)
+      if (name == role) found.push_back(&(network.*member));
+  return found;
 }
 
-std::vector<float>* DenseModel::norm(int64_t layer, Role role) {
+Norm* DenseModel::norm(int64_t layer, Role role) {
   if (layer < 0) return role == "output_norm" ? &output_norm_ : nullptr;
   for (const auto& [name, member] : kNorms)
     if (name == role) return &(layers_[static_cast<size_t>(layer)].*member);
@@ -97,10 +128,11 @@ void DenseModel::check_settable(int64_t layer, Role role) const {
 }
 
 void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-                            const std::byte* data, size_t bytes, const int64_t* order) {
+                            const std::byte* data, size_t bytes, const int64_t* order,
+                            const std::function<void(size_t)>& done) {
   check_settable(layer, role);
-  Linear* target = linear(layer, role);
-  if (target == nullptr) refuse(layer, role, "there is no such matrix");
+  const std::vector<Linear*> targets = linears(layer, role);
+  if (targets.empty()) refuse(layer, role, "there is no such matrix");
   const auto kind = static_cast<kernels::Type>(type);
   const kernels::Storage stored = kernels::storage(kind);
   if (stored.numbers == 0) refuse(layer, role, "the type " + std::to_string(type) + " is not known");
@@ -111,13 +143,26 @@ void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t typ
     refuse(layer, role, std::to_string(bytes) + " bytes do not hold " + shape(rows, columns) + " numbers");
   for (size_t i = 0; order != nullptr && i < rows; ++i)
     if (order[i] < 0 || static_cast<size_t>(order[i]) >= rows) refuse(layer, role, "the order of its rows is wrong");
-  const size_t row_bytes = row_blocks * stored.bytes;
+  const size_t row_bytes = row_blocks * stored.bytes, each = rows / targets.size();
+  if (each * targets.size() != rows)
+    refuse(layer, role, std::to_string(rows) + " rows of " + std::to_string(targets.size()) + " experts");
   ThreadPool::Turn turn(ThreadPool::process(), threads_);
   try {
-    target->matrix = std::make_unique<Matrix>(
-        kind, rows, columns,
-        [&](size_t row) { return data + (order == nullptr ? row : static_cast<size_t>(order[row])) * row_bytes; },
-        [&](size_t count, const std::function<void(size_t)>& work) { turn.each(count, work); });
+    for (size_t i = 0; i < targets.size(); ++i)
+      targets[i]->matrix = std::make_unique<Matrix>(
+          kind, each, columns,
+          [&, first = i * each](size_t row) {
+            return data + (order == nullptr ? first + row : static_cast<size_t>(order[first + row])) * row_bytes;
+          },
+          [&, first = i * each](size_t count, const std::function<void(size_t)>& work) {
+            const size_t parts = done == nullptr || order != nullptr ? 1 : each * row_bytes / kAtOnce + 1;
+            const size_t step = (count + parts - 1) / parts;
+            for (size_t at = 0; at < count; at += step) {
+              const size_t stop = std::min(count, at + step);
+              turn.each(stop - at, [&](size_t piece) { work(at + piece); });
+              if (parts > 1) done((first + each * stop / count) * row_bytes);  // pieces are equal, but for the last
+            }
+          });
   } catch (const std::domain_error& error) {
     throw std::domain_error(full_name(layer, role) + ": " + error.what());
   } catch (const std::invalid_argument& error) {
@@ -132,14 +177,17 @@ void DenseModel::set_vector(int64_t layer, const std::string& role, std::vector<
     if (!std::isfinite(value)) throw std::domain_error(full_name(layer, role) + ": not all numbers are finite");
   constexpr Role kBias = ".bias";
   if (role.ends_with(kBias)) {
-    Linear* target = linear(layer, Role(role).substr(0, role.size() - kBias.size()));
-    if (target == nullptr || target == &embedding_) refuse(layer, role, "there is no such bias");
-    target->bias = std::move(values);
+    const Role owner = Role(role).substr(0, role.size() - kBias.size());
+    const std::vector<Linear*> targets = linears(layer, owner);
+    Norm* target = norm(layer, owner);
+    const bool one = targets.size() == 1 && targets[0] != &embedding_ && targets[0] != &positions_;
+    if (target == nullptr && !one) refuse(layer, role, "there is no such bias");
+    (target != nullptr ? target->bias : targets[0]->bias) = std::move(values);
     return;
   }
-  std::vector<float>* target = norm(layer, role);
+  Norm* target = norm(layer, role);
   if (target == nullptr) refuse(layer, role, "there is no such norm");
-  *target = std::move(values);
+  target->weight = std::move(values);
 }
 
 void DenseModel::set_rotation(size_t kind, std::vector<double> frequencies, double magnitude) {
@@ -154,6 +202,7 @@ void DenseModel::set_rotation(size_t kind, std::vector<double> frequencies, doub
 void DenseModel::finish() {
   const Numbers& n = numbers_;
   expect(-1, "token_embd", embedding_, n.vocab, n.embd);
+  if (positions_.matrix) expect(-1, "position_embd", positions_, positions_.matrix->rows(), n.embd);
   if (output_.matrix || !output_.bias.empty()) expect(-1, "output", output_, n.vocab, n.embd);
   if (output_norm_.empty()) refuse(-1, "output_norm", "this norm is missing");
   expect(-1, "output_norm", output_norm_, n.embd, n.embd);
@@ -164,15 +213,22 @@ void DenseModel::finish() {
     expect(at, "attn_k", layer.k, n.kv(), n.embd);
     expect(at, "attn_v", layer.v, n.kv(), n.embd);
     expect(at, "attn_output", layer.output, n.embd, n.q());
-    expect(at, "ffn_gate", layer.gate, n.ff, n.embd);
-    expect(at, "ffn_up", layer.up, n.ff, n.embd);
-    expect(at, "ffn_down", layer.down, n.embd, n.ff);
+    if (n.experts != 0) expect(at, kRouter, layer.router, n.experts, n.embd);
+    const std::string suffix(n.experts == 0 ? "" : kStacked);
+    for (const FeedForward& network : layer.networks) {
+      if (network.gate.matrix || !network.gate.bias.empty())
+        expect(at, "ffn_gate" + suffix, network.gate, n.ff, n.embd);
+      expect(at, "ffn_up" + suffix, network.up, n.ff, n.embd);
+      expect(at, "ffn_down" + suffix, network.down, n.embd, n.ff);
+    }
     expect(at, "attn_norm", layer.attn_norm, n.embd, n.embd);
     expect(at, "attn_q_norm", layer.q_norm, n.head, n.q());
     expect(at, "attn_k_norm", layer.k_norm, n.head, n.kv());
     expect(at, "post_attention_norm", layer.post_attention_norm, n.embd, n.embd);
     expect(at, "ffn_norm", layer.ffn_norm, n.embd, n.embd);
     expect(at, "post_ffw_norm", layer.post_ffw_norm, n.embd, n.embd);
+    if (n.parallel && !(layer.post_attention_norm.empty() && layer.post_ffw_norm.empty()))
+      throw std::invalid_argument("norms after what is computed in parallel");
     if (n.rotations[i] != 0 && !rotations_.contains(n.rotations[i]))
       throw std::invalid_argument("the rotation " + std::to_string(n.rotations[i]) + " is missing");
   }

@@ -21,28 +21,20 @@ constexpr size_t kKeptRows = 16;  // of logits, whose memory is used again
 struct Forward::Source {
   Rows x;
   size_t columns;
-  const std::vector<float>* norm = nullptr;    // empty or null: none
-  const std::vector<float>* settle = nullptr;  // empty or null: nothing is to be added
-  const std::vector<size_t>* rows = nullptr;   // null: all
+  const Norm* norm = nullptr;                 // empty or null: none
+  const Norm* settle = nullptr;               // of what is to be added, empty: none; null: nothing is
+  const std::vector<size_t>* rows = nullptr;  // null: all
   float scale = 1;
-};
-
-// X of a product, in the forms that its matrices read.
-struct Forward::Input {
-  size_t count;
-  std::array<Activations, 3> forms;
-};
-
-struct Forward::Product {
-  const Linear& weights;
-  Rows y;
-  bool add;
-  float scale;
-  size_t from = 0;  // as in MatrixProduct
+  bool floats = false;  // to be there as such, whatever the matrices read
 };
 
 Forward::Forward(DenseModel& model, size_t micro_batch)
-    : model_(model), n_(model.numbers()), kernels_(model.kernels()), micro_batch_(micro_batch), steps_(model) {
+    : model_(model),
+      n_(model.numbers()),
+      kernels_(model.kernels()),
+      micro_batch_(micro_batch),
+      steps_(model),
+      experts_(model) {
   if (micro_batch == 0) throw std::invalid_argument("a pass has at least one token");
 }
 
@@ -60,6 +52,8 @@ std::vector<Table::Use> Forward::check(const std::vector<Part>& parts) const {
       throw std::invalid_argument("the pages of a sequence are those of another model");
     if (part.tokens.empty()) throw std::invalid_argument("a sequence without new tokens");
     if (part.rows > part.tokens.size()) throw std::invalid_argument("more rows of logits than tokens");
+    if (model_.positions() != nullptr && part.table->length() + part.tokens.size() > model_.positions()->rows())
+      throw std::invalid_argument("more tokens than the " + std::to_string(model_.positions()->rows()) + " positions");
     for (const int32_t token : part.tokens)
       if (token < 0 || static_cast<size_t>(token) >= n_.vocab)
         throw std::invalid_argument("the token " + std::to_string(token) + " is none of the " +
@@ -135,7 +129,7 @@ void Forward::compute(ThreadPool::Turn& turn, const std::vector<Part>& parts) {
 
 void Forward::work(Team& team, size_t member) {
   for (size_t first = 0, last = 0; team.take(tokens_.size(), 1, first, last);)
-    for (size_t row = first; row < last; ++row) embed(row);
+    for (size_t row = first; row < last; ++row) embed(row, scratch_->own(member).row);
   for (size_t i = 0; i < n_.layers; ++i) {
     if (!attention(team, member, i)) return;
     feed_forward(team, member, model_.layer(i));
@@ -146,11 +140,11 @@ void Forward::work(Team& team, size_t member) {
 bool Forward::attention(Team& team, size_t member, size_t i) {
   const Layer& layer = model_.layer(i);
   const Scratch& s = *scratch_;
-  const auto* before = i == 0 ? nullptr : &model_.layer(i - 1).post_ffw_norm;
+  const Norm* before = i == 0 ? nullptr : network_delta(model_.layer(i - 1));
   const Input x = prepare(team, member, {.x = s.x, .columns = n_.embd, .norm = &layer.attn_norm, .settle = before},
                           {&layer.q, &layer.k, &layer.v});
   const Rows k{s.qkv.data + n_.q(), s.qkv.stride}, v{k.data + n_.kv(), s.qkv.stride};
-  multiply(team, x, {{layer.q, s.qkv, false, 1}, {layer.k, k, false, 1}, {layer.v, v, false, 1}});
+  multiply(kernels_, team, x, {{layer.q, s.qkv, false, 1}, {layer.k, k, false, 1}, {layer.v, v, false, 1}});
 
   const size_t rows = tokens_.size();
   const auto put = [&](size_t row) {
@@ -174,20 +168,30 @@ bool Forward::attention(Team& team, size_t member, size_t i) {
     steps_.join(team);
   }
   const Input attended = prepare(team, member, {.x = s.attended, .columns = n_.q()}, {&layer.output});
-  const bool later = !layer.post_attention_norm.empty();
-  multiply(team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+  const bool later = n_.parallel || attention_delta(layer) != nullptr;
+  multiply(kernels_, team, attended, {{layer.output, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
   return true;
 }
 
 void Forward::feed_forward(Team& team, size_t member, const Layer& layer) {
   const Scratch& s = *scratch_;
-  const Input x = prepare(team, member,
-                          {.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = &layer.post_attention_norm},
-                          {&layer.gate, &layer.up});
-  gate_up(team, member, x, layer);
-  const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&layer.down});
-  const bool later = !layer.post_ffw_norm.empty();
-  multiply(team, hidden, {{layer.down, later ? s.delta : s.x, !later, later ? 1 : n_.residual_scale}});
+  const bool later = network_delta(layer) != nullptr;
+  const Rows& y = later ? s.delta : s.x;
+  const float scale = later ? 1 : n_.residual_scale;
+  Source source{.x = s.x, .columns = n_.embd, .norm = &layer.ffn_norm, .settle = attention_delta(layer)};
+  if (n_.experts != 0) {
+    source.floats = true;
+    const Input x = prepare(team, member, source, {&layer.router});
+    multiply(kernels_, team, x, {{layer.router, s.scores, false, 1}});
+    experts_.run(team, member, layer, s, x.form(Form::floats), {y, n_.parallel || !later, scale});
+    return;
+  }
+  const FeedForward& network = layer.networks.front();
+  const Input x = prepare(team, member, source, {network.gate.matrix ? &network.gate : &network.up, &network.up});
+  for (size_t first = 0, last = 0; team.take(network.up.matrix->tiles(), kernels_.tile_step, first, last);)
+    gate_up(kernels_, n_.gate, x, network, s.hidden, s.own(member).up, first, last);
+  const Input hidden = prepare(team, member, {.x = s.hidden, .columns = n_.ff}, {&network.down});
+  multiply(kernels_, team, hidden, {{network.down, y, n_.parallel || !later, scale}});
 }
 
 void Forward::output(Team& team, size_t member) {
@@ -197,26 +201,25 @@ void Forward::output(Team& team, size_t member) {
                           {.x = scratch_->x,
                            .columns = n_.embd,
                            .norm = &model_.output_norm(),
-                           .settle = &model_.layer(n_.layers - 1).post_ffw_norm,
+                           .settle = network_delta(model_.layer(n_.layers - 1)),
                            .rows = &wanted_,
                            .scale = 1 / n_.logit_scale},
                           {&weights});
   const Rows y{out_, n_.vocab};
   const size_t tiles = weights.matrix->tiles();
   for (size_t first = 0, last = 0; team.take(tiles, kernels_.tile_step, first, last);) {
-    multiply_tiles(x, {weights, y, false, 1}, first, last);
+    multiply_tiles(kernels_, x, {weights, y, false, 1}, first, last);
     if (n_.final_cap == 0) continue;
     const size_t begin = first * kTile, end = std::min(n_.vocab, last * kTile);
     for (size_t row = 0; row < x.count; ++row) kernels_.soft_cap(y[row] + begin, end - begin, n_.final_cap);
   }
 }
 
-Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
-                                std::initializer_list<const Linear*> readers) {
+Input Forward::prepare(Team& team, size_t member, const Source& source, std::initializer_list<const Linear*> readers) {
   const Scratch::Own& own = scratch_->own(member);
   const size_t count = source.rows == nullptr ? tokens_.size() : source.rows->size();
   const bool few = count <= kFew, normed = source.norm != nullptr && !source.norm->empty();
-  const bool settles = source.settle != nullptr && !source.settle->empty();
+  const bool settles = source.settle != nullptr;
   const auto row_of = [&](size_t i) { return source.rows == nullptr ? i : (*source.rows)[i]; };
   team.barrier([&] {
     for (size_t i = 0; few && settles && i < count; ++i) settle(row_of(i), *source.settle, own.row);
@@ -224,12 +227,12 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
 
   const Scratch::Prepared& memory = few ? own.prepared : scratch_->shared;
   Input x{count, {}};
-  const auto form = [&](Form form) -> Activations& { return x.forms[static_cast<size_t>(form)]; };
   const Rows& read = normed ? memory.normed : source.x;
-  form(Form::bytes32) = {Form::bytes32, count, source.columns, nullptr, 0, memory.bytes32};
-  form(Form::bytes256) = {Form::bytes256, count, source.columns, nullptr, 0, memory.bytes256};
-  form(Form::floats) = {Form::floats, count, source.columns, read.data, read.stride, nullptr};
+  x.form(Form::bytes32) = {Form::bytes32, count, source.columns, nullptr, 0, memory.bytes32};
+  x.form(Form::bytes256) = {Form::bytes256, count, source.columns, nullptr, 0, memory.bytes256};
+  x.form(Form::floats) = {Form::floats, count, source.columns, read.data, read.stride, nullptr};
   std::array<bool, 3> read_in{};
+  read_in[static_cast<size_t>(Form::floats)] = source.floats;
   for (const Linear* reader : readers) read_in[static_cast<size_t>(reader->matrix->form())] = true;
 
   const auto prepare_row = [&](size_t i) {
@@ -237,13 +240,13 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
     if (normed) {
       // Where nobody reads it later, it need not leave the cache.
       float* to = read_in[static_cast<size_t>(Form::floats)] ? memory.normed[i] : own.row;
-      kernels_.rms_norm(row, source.norm->data(), source.columns, n_.eps, to);
+      normalize(*source.norm, row, source.columns, to);
       if (source.scale != 1) kernels_.scaled(to, source.scale, false, source.columns, to);
       row = to;
     }
     for (const Form each : {Form::bytes32, Form::bytes256}) {
       if (!read_in[static_cast<size_t>(each)]) continue;
-      Activations one = form(each);
+      Activations one = x.form(each);
       one.x = row;  // of every row, with a stride of 0
       kernels_.prepare(one, i, i + 1);
     }
@@ -253,7 +256,7 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
     return x;
   }
   // Those of a group lie together.
-  for (size_t first = 0, last = 0; team.take(count, form(Form::bytes32).group_rows(), first, last);)
+  for (size_t first = 0, last = 0; team.take(count, x.form(Form::bytes32).group_rows(), first, last);)
     for (size_t i = first; i < last; ++i) {
       if (settles) settle(row_of(i), *source.settle, own.row);
       prepare_row(i);
@@ -262,53 +265,32 @@ Forward::Input Forward::prepare(Team& team, size_t member, const Source& source,
   return x;
 }
 
-void Forward::multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const {
-  const Matrix& matrix = *product.weights.matrix;
-  kernels_.multiply({&matrix, &x.forms[static_cast<size_t>(matrix.form())], product.weights.bias_or_null(),
-                     product.y.data, product.y.stride, product.add, product.scale, product.from},
-                    first, last);
+// What attention and the network of a layer have added is normed first, as this says, and only then part of x; null:
+// is part of x. What is added in parallel is one.
+const Norm* Forward::attention_delta(const Layer& layer) const {
+  return n_.parallel || layer.post_attention_norm.empty() ? nullptr : &layer.post_attention_norm;
 }
 
-// All tiles of all products are handed out together.
-void Forward::multiply(Team& team, const Input& x, std::initializer_list<Product> products) const {
-  const size_t step = kernels_.tile_step;
-  const auto steps_of = [&](const Product& product) { return (product.weights.matrix->tiles() + step - 1) / step; };
-  size_t steps = 0;
-  for (const Product& product : products) steps += steps_of(product);
-  for (size_t first = 0, last = 0; team.take(steps, 1, first, last);) {
-    size_t before = 0;
-    for (const Product& product : products) {
-      const size_t own = steps_of(product), begin = std::max(first, before), end = std::min(last, before + own);
-      if (begin < end)
-        multiply_tiles(x, product, (begin - before) * step,
-                       std::min(product.weights.matrix->tiles(), (end - before) * step));
-      before += own;
-    }
-  }
+const Norm* Forward::network_delta(const Layer& layer) const {
+  return !n_.parallel && layer.post_ffw_norm.empty() ? nullptr : &layer.post_ffw_norm;
 }
 
-// hidden = act(gate) * up, some columns at a time, which stay in the cache of the core meanwhile.
-void Forward::gate_up(Team& team, size_t member, const Input& x, const Layer& layer) const {
-  const Rows& hidden = scratch_->hidden;
-  const size_t step = kernels_.tile_step, tiles = layer.gate.matrix->tiles();
-  const size_t most = Scratch::up_columns(x.count, step * kTile) / kTile;
-  for (size_t first = 0, last = 0; team.take(tiles, step, first, last);) {
-    for (size_t begin = first; begin < last; begin += most) {
-      const size_t end = std::min(last, begin + most), column = begin * kTile;
-      const size_t columns = std::min(n_.ff, end * kTile) - column;
-      const Rows up{scratch_->own(member).up, (end - begin) * kTile};
-      multiply_tiles(x, {layer.gate, hidden, false, 1}, begin, end);
-      multiply_tiles(x, {layer.up, up, false, 1, column}, begin, end);
-      for (size_t row = 0; row < x.count; ++row)
-        kernels_.gated(n_.gate, hidden[row] + column, up[row], columns, hidden[row] + column);
-    }
-  }
-}
-
-void Forward::embed(size_t row) const {
+// own: (embd), for the time being.
+void Forward::embed(size_t row, float* own) const {
   float* x = scratch_->x[row];
   model_.embedding().read_row(static_cast<size_t>(tokens_[row]), x);
   if (n_.embedding_scale != 1) kernels_.scaled(x, n_.embedding_scale, false, n_.embd, x);
+  if (model_.positions() == nullptr) return;
+  model_.positions()->read_row(steps_.position(row), own);
+  kernels_.scaled(own, 1, true, n_.embd, x);
+}
+
+// y may be x.
+void Forward::normalize(const Norm& norm, const float* x, size_t n, float* y) const {
+  const bool biased = !norm.bias.empty();
+  if (biased) kernels_.centered(x, n, y);
+  kernels_.rms_norm(biased ? y : x, norm.weight.data(), n, n_.eps, y);
+  if (biased) kernels_.scaled(norm.bias.data(), 1, true, n, y);
 }
 
 // The norms of q and k, and their rotation.
@@ -316,11 +298,11 @@ void Forward::turn(size_t row, const Layer& layer, size_t rotation) const {
   float* q = scratch_->qkv[row];
   const Rotation* angles = model_.rotation(rotation);
   const size_t position = steps_.position(row);
-  const auto heads = [&](float* x, size_t count, const std::vector<float>& norm) {
-    const bool each = norm.size() == n_.head;
-    if (!norm.empty() && !each) kernels_.rms_norm(x, norm.data(), count * n_.head, n_.eps, x);
+  const auto heads = [&](float* x, size_t count, const Norm& norm) {
+    const bool each = norm.weight.size() == n_.head;
+    if (!norm.empty() && !each) normalize(norm, x, count * n_.head, x);
     for (float* head = x; head < x + count * n_.head; head += n_.head) {
-      if (each) kernels_.rms_norm(head, norm.data(), n_.head, n_.eps, head);
+      if (each) normalize(norm, head, n_.head, head);
       if (angles != nullptr) kernels_.rotate(head, angles->rotary(), angles->cos(position), angles->sin(position));
     }
   };
@@ -329,9 +311,10 @@ void Forward::turn(size_t row, const Layer& layer, size_t rotation) const {
 }
 
 // x += residual_scale * norm(delta). own: (embd), for the time being.
-void Forward::settle(size_t row, const std::vector<float>& norm, float* own) const {
-  kernels_.rms_norm(scratch_->delta[row], norm.data(), n_.embd, n_.eps, own);
-  kernels_.scaled(own, n_.residual_scale, true, n_.embd, scratch_->x[row]);
+void Forward::settle(size_t row, const Norm& norm, float* own) const {
+  const float* delta = scratch_->delta[row];
+  if (!norm.empty()) normalize(norm, delta, n_.embd, own);
+  kernels_.scaled(norm.empty() ? delta : own, n_.residual_scale, true, n_.embd, scratch_->x[row]);
 }
 
 }  // namespace edgellm::engine

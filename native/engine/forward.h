@@ -11,9 +11,12 @@
 #include <vector>
 
 #include "../abort_flag.h"
+#include "../kernels/aligned.h"
 #include "../kernels/kernel_set.h"
 #include "dense_model.h"
+#include "experts.h"
 #include "pages.h"
+#include "products.h"
 #include "scratch.h"
 #include "sequence_steps.h"
 #include "thread_pool.h"
@@ -46,8 +49,6 @@ class Forward {
 
  private:
   struct Source;
-  struct Input;
-  struct Product;
 
   std::vector<Table::Use> check(const std::vector<Part>& parts) const;
   void compute(ThreadPool::Turn& turn, const std::vector<Part>& parts);
@@ -57,15 +58,15 @@ class Forward {
   bool attention(Team& team, size_t member, size_t layer);
   void feed_forward(Team& team, size_t member, const Layer& layer);
   void output(Team& team, size_t member);
+  const Norm* attention_delta(const Layer& layer) const;
+  const Norm* network_delta(const Layer& layer) const;
   Input prepare(Team& team, size_t member, const Source& source, std::initializer_list<const Linear*> readers);
-  void multiply_tiles(const Input& x, const Product& product, size_t first, size_t last) const;
-  void multiply(Team& team, const Input& x, std::initializer_list<Product> products) const;
-  void gate_up(Team& team, size_t member, const Input& x, const Layer& layer) const;
 
   // What one does for a row.
-  void embed(size_t row) const;
+  void embed(size_t row, float* own) const;
+  void normalize(const Norm& norm, const float* x, size_t n, float* y) const;
   void turn(size_t row, const Layer& layer, size_t rotation) const;
-  void settle(size_t row, const std::vector<float>& norm, float* own) const;
+  void settle(size_t row, const Norm& norm, float* own) const;
 
   DenseModel& model_;
   const Numbers& n_;
@@ -76,6 +77,7 @@ class Forward {
 
   // of the tokens that go through the layers now
   SequenceSteps steps_;
+  Experts experts_;
   std::vector<int32_t> tokens_;
   std::vector<size_t> wanted_;  // rows whose logits are
   float* out_ = nullptr;        // for the first of them

@@ -20,6 +20,7 @@
 
 namespace edgellm::engine {
 
+using kernels::kBlockPages;
 using kernels::kPageTokens;
 using kernels::PageShape;
 
@@ -39,9 +40,12 @@ class Pages {
 
   const PageShape& shape() const { return shape_; }
   size_t most() const { return most_; }
-  size_t used() const;         // pages that somebody holds
-  size_t bytes() const;        // memory that is set aside, in use or not
-  std::byte* acquire();        // held once; null when `most` are used; std::bad_alloc
+  size_t used() const;   // pages that somebody holds
+  size_t bytes() const;  // memory that is set aside, in use or not
+  // For the nth page of a sequence, behind the page `before` (null: the first). Eight of them fill a block, where there
+  // is room; a fork's first own ones go where others have left some. Held once; null when `most` are used;
+  // std::bad_alloc.
+  std::byte* acquire(size_t nth, const std::byte* before);
   void hold(std::byte* page);  // once more
   void release(std::byte* page);
   bool shared(std::byte* page) const;  // held more than once
@@ -53,10 +57,10 @@ class Pages {
   Slabs::const_iterator slab_of(const std::byte* page) const;
 
   PageShape shape_;
-  size_t most_, slab_pages_;
+  size_t most_, slab_blocks_;
   mutable std::mutex mutex_;
-  size_t used_ = 0;
-  Slabs slabs_;  // by address
+  size_t used_ = 0, open_blocks_ = 0;  // pages that are held; blocks with some of them
+  Slabs slabs_;                        // by address
 };
 
 // The state of one sequence. Used by one thread at a time. Positions that it does not have, and saved bytes of another
@@ -88,12 +92,12 @@ class Table {
   const std::shared_ptr<Pages>& pool() const { return pages_; }  // null when it was closed
 
   // The state of [start, stop), as bytes that `load` takes back exactly, at the same positions: whole pages as they
-  // are, of others token after token the keys and values (and their scales) of each layer and head.
+  // are (keys, values, scales of keys, of values), of others token after token, of each layer and head.
   size_t saved_bytes(size_t start, size_t stop) const;
   void save(size_t start, size_t stop, std::byte* out) const;
-  // Append it behind length(), for which `reserve(stop)` was called; commits. Numbers that are not finite, and scales
-  // of more than kMostScale, become 0.
-  void load(const std::byte* saved, size_t start, size_t stop);
+  // Write it where it lies, at or behind length(); `reserve(stop)` was called. Numbers that are not finite, and scales
+  // of more than kMostScale, become 0. Several threads may do so at once, for positions in different pages.
+  void put(const std::byte* saved, size_t start, size_t stop);
 
  private:
   const Pages& open() const;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "../kernels/aligned.h"
 #include "dense_model.h"
 
 namespace edgellm::engine {
@@ -30,7 +31,8 @@ class Scratch {
   Rows x;         // (embd): what the layers add to
   Rows qkv;       // (q + kv + kv)
   Rows attended;  // (q)
-  Rows hidden;    // (ff): act(gate) * up
+  Rows hidden;    // (ff): act(gate) * up; of experts, for each of those of a row
+  Rows scores;    // (experts)
   Rows delta;     // (embd): what a block adds, before its norm
 
   // X of a product: normed, and as the kernels read it.
@@ -39,6 +41,7 @@ class Scratch {
     std::byte *bytes32, *bytes256;
   };
   Prepared shared;
+  Prepared gathered;  // of the rows of experts, or of their hidden ones; each expert's at a multiple of kAlign
   // Of one member.
   struct Own {
     Prepared prepared;  // kFew rows
@@ -47,6 +50,7 @@ class Scratch {
   };
   const Own& own(size_t member) const { return own_[member]; }
 
+  static size_t round_up(size_t bytes) { return (bytes + kernels::kAlign - 1) / kernels::kAlign * kernels::kAlign; }
   // Columns of `up` that are computed at once, of so many rows: at least `step`, and multiples of it.
   static size_t up_columns(size_t rows, size_t step);
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "../kernels/aligned.h"
 #include "../kernels/kernel_set.h"
 #include "dense_model.h"
 #include "pages.h"

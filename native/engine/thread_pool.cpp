@@ -12,6 +12,11 @@
 #include <unistd.h>
 #include <csignal>
 #endif
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <climits>
+#endif
 #if defined(_M_X64) || defined(_M_ARM64)
 #include <intrin.h>
 #endif
@@ -26,6 +31,12 @@ using std::chrono::steady_clock;
 // How long those who wait stay on the processor: alone, and while others may have it.
 constexpr microseconds kSpin{5}, kYield{200};     // for the other members of a pass
 constexpr microseconds kStay{20}, kLinger{1000};  // for the next pass
+
+// Whoever comes back to the clock so late was held up by others who want the processor. If that happens again and
+// again, those who wait sleep soon: who spins or lets others have the processor loses his share of it, who sleeps has
+// it when he wakes.
+constexpr steady_clock::duration kHeldUp = microseconds(100), kAgain = microseconds(50000);
+std::atomic<steady_clock::rep> held_up{0}, contended_until{0};  // times
 
 // One member of a pass has thrown: the others unwind.
 struct Left : std::exception {};
@@ -42,23 +53,52 @@ inline void pause() {
 #endif
 }
 
-// Returns when `word` is no longer `value`.
-void wait_while(const std::atomic<uint32_t>& word, uint32_t value, microseconds spin, microseconds yield) {
-  const auto changed = [&] { return word.load(std::memory_order_acquire) != value; };
+void sleep_while(Signal& signal, uint32_t value) {
+  signal.sleeping.fetch_add(1);
+  while (signal.value.load() == value) {
+#ifdef __linux__  // where std::atomic::wait lets others have the processor some times before it sleeps
+    syscall(SYS_futex, &signal.value, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+#else
+    signal.value.wait(value);
+#endif
+  }
+  signal.sleeping.fetch_sub(1);
+}
+
+// Adds 1, and wakes those who sleep.
+void advance(Signal& signal) {
+  signal.value.fetch_add(1);
+  if (signal.sleeping.load() == 0) return;
+#ifdef __linux__
+  syscall(SYS_futex, &signal.value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  signal.value.notify_all();
+#endif
+}
+
+// Returns when it is no longer `value`.
+void wait_while(Signal& signal, uint32_t value, microseconds spin, microseconds yield) {
+  const auto changed = [&] { return signal.value.load(std::memory_order_acquire) != value; };
   for (int i = 0; i < 64; ++i) {  // mostly that is enough, and the clock need not be asked
     if (changed()) return;
     pause();
   }
   const auto start = steady_clock::now();
-  for (auto waited = steady_clock::duration::zero(); waited < yield; waited = steady_clock::now() - start) {
-    if (waited < spin) {
+  if (start.time_since_epoch().count() < contended_until.load(std::memory_order_relaxed)) spin = yield = kSpin;
+  for (auto now = start; now - start < yield;) {
+    if (now - start < spin) {
       for (int i = 0; i < 32 && !changed(); ++i) pause();
     } else {
       std::this_thread::yield();
     }
+    const auto before = std::exchange(now, steady_clock::now());
+    if (now - before > kHeldUp) {
+      const auto time = now.time_since_epoch().count(), last = held_up.exchange(time, std::memory_order_relaxed);
+      if (time - last < kAgain.count()) contended_until.store(time + kAgain.count(), std::memory_order_relaxed);
+    }
     if (changed()) return;
   }
-  while (!changed()) word.wait(value, std::memory_order_acquire);
+  sleep_while(signal, value);
 }
 
 long this_process() {
@@ -123,7 +163,7 @@ bool Team::take(size_t count, size_t step, size_t& first, size_t& last) {
 }
 
 bool Team::arrive() {
-  const uint32_t stage = stage_.load(std::memory_order_acquire);
+  const uint32_t stage = stage_.value.load(std::memory_order_acquire);
   if (failed_.load(std::memory_order_relaxed)) throw Left();
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) return true;
   wait_while(stage_, stage, kSpin, kYield);
@@ -134,14 +174,12 @@ bool Team::arrive() {
 void Team::next_stage() {
   arrived_.store(0, std::memory_order_relaxed);
   ticket_.store(0, std::memory_order_relaxed);
-  stage_.fetch_add(1, std::memory_order_release);
-  stage_.notify_all();
+  advance(stage_);
 }
 
 void Team::fail(std::exception_ptr error) {
   if (!failed_.exchange(true, std::memory_order_acq_rel)) error_ = std::move(error);
-  stage_.fetch_add(1, std::memory_order_release);  // wakes those who wait; those who come later look at failed_
-  stage_.notify_all();
+  advance(stage_);  // those who come later look at failed_
 }
 
 ThreadPool::ThreadPool() : owner_(this_process()) {}
@@ -176,7 +214,7 @@ void ThreadPool::live(Worker& worker, size_t member) {
   for (uint32_t seen = 0;; ++seen) {
     wait_while(worker.call, seen, kStay, kLinger);
     do_work(member);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_all();
+    advance(done_);
   }
 }
 
@@ -194,16 +232,11 @@ ThreadPool::Turn::Turn(ThreadPool& pool, size_t threads)
 void ThreadPool::Turn::run(const Work& work) {
   pool_.team_.begin(threads_);
   pool_.work_ = &work;
-  pool_.busy_.store(static_cast<uint32_t>(threads_ - 1), std::memory_order_relaxed);
-  for (size_t i = 0; i + 1 < threads_; ++i) {
-    Worker& worker = *pool_.workers_[i];
-    worker.call.fetch_add(1, std::memory_order_release);
-    worker.call.notify_one();
-  }
+  const auto done = [&] { return pool_.done_.value.load(std::memory_order_acquire); };
+  const uint32_t all = done() + static_cast<uint32_t>(threads_ - 1);
+  for (size_t i = 0; i + 1 < threads_; ++i) advance(pool_.workers_[i]->call);
   pool_.do_work(0);
-  for (uint32_t busy = pool_.busy_.load(std::memory_order_acquire); busy != 0;
-       busy = pool_.busy_.load(std::memory_order_acquire))
-    wait_while(pool_.busy_, busy, kSpin, kYield);
+  for (uint32_t now = done(); now != all; now = done()) wait_while(pool_.done_, now, kSpin, kYield);
   if (pool_.team_.error_ != nullptr) std::rethrow_exception(std::exchange(pool_.team_.error_, nullptr));
 }
 

@@ -3,8 +3,8 @@
 // A pass is one function that all members of a team run side by side, each with its own index; the caller is member 0.
 // It goes through stages, with a barrier between them; what there is to do in a stage is handed out by a counter, so
 // that a member that is held up gets less of it. Members that wait spin for some microseconds, then let others have the
-// processor, then sleep. Between passes they wait a little longer for the next one, as long as a loop that generates
-// takes to come back, and then sleep too.
+// processor, then sleep: soon, where others want the processor. Between passes they wait a little longer for the next
+// one, as long as a loop that generates takes to come back, and then sleep too.
 #pragma once
 
 #include <atomic>
@@ -17,6 +17,12 @@
 #include <vector>
 
 namespace edgellm::engine {
+
+// A number that others wait for.
+struct Signal {
+  std::atomic<uint32_t> value{0};
+  std::atomic<uint32_t> sleeping{0};  // those who sleep until it changes
+};
 
 // The members of one pass, as they see each other.
 class Team {
@@ -47,7 +53,7 @@ class Team {
   void fail(std::exception_ptr error);  // of one member: the others leave at their next barrier
 
   size_t size_ = 1;
-  alignas(64) std::atomic<uint32_t> stage_{0};
+  alignas(64) Signal stage_;
   alignas(64) std::atomic<size_t> arrived_{0};
   alignas(64) std::atomic<size_t> ticket_{0};
   alignas(64) std::atomic<bool> failed_{false};
@@ -81,7 +87,7 @@ class ThreadPool {
 
  private:
   struct Worker {
-    alignas(64) std::atomic<uint32_t> call{0};  // counts the passes that it takes part in
+    alignas(64) Signal call;  // counts the passes that it takes part in
   };
 
   ThreadPool();
@@ -94,7 +100,7 @@ class ThreadPool {
   std::vector<std::unique_ptr<Worker>> workers_;
   Team team_;
   const Work* work_ = nullptr;
-  alignas(64) std::atomic<uint32_t> busy_{0};  // members of the pass that are not done
+  alignas(64) Signal done_;  // counts the members that have done their part of a pass, but for the callers
 };
 
 }  // namespace edgellm::engine

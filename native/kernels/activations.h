@@ -42,7 +42,8 @@ struct Activations {
   size_t count, columns;
   const float* x;  // row r begins at x + r * stride
   size_t stride;
-  std::byte* out;  // activation_bytes, at a multiple of 64
+  std::byte* out;    // activation_bytes, at a multiple of 64
+  float factor = 1;  // that the scales of bytes32 are multiplied with, a power of two
 
   size_t groups() const { return (count + kGroupRows - 1) / kGroupRows; }
   size_t group_rows() const { return (count + groups() - 1) / groups(); }  // of each but the last, which may have fewer

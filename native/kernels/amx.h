@@ -7,6 +7,9 @@
 #include <cstdint>
 
 #include "avx512.h"
+#if defined(EDGELLM_SOFTWARE_TILES)
+#include "../tests/software_tiles.h"
+#endif
 
 namespace edgellm::kernels {
 
@@ -23,11 +26,16 @@ struct alignas(64) TileConfig {
 // The tiles of this thread, while it lives.
 class Tiles {
  public:
+#if defined(EDGELLM_SOFTWARE_TILES)
+  Tiles() { software::configure(); }
+  ~Tiles() { software::release(); }
+#else
   Tiles() {
     const TileConfig config;
     __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");  // GCC 12's intrinsic reads 8 bytes of it
   }
   ~Tiles() { _tile_release(); }
+#endif
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
 };

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "aligned.h"
 #include "amx.h"
 #include "instruction_sets.h"
+#include "tile_layout.h"
 
 namespace edgellm::kernels {
 
@@ -17,11 +19,11 @@ constexpr size_t kPanelBytes = 512 << 10;  // of the L2 cache, for them
 constexpr size_t kMaxPanelTiles = 16;
 
 // X in the scratch memory: per 16 rows, per 32 columns a tile of 16 rows x 32 bfloat16; rows that are not there are 0.
-size_t scratch(const BlockMatrix& weights, size_t count) {
+size_t scratch(const Matrix& weights, size_t count) {
   return (count + kRowsOfTile - 1) / kRowsOfTile * (weights.columns() / kDepth) * kTileBytes;
 }
 
-void prepare(const Product& product, size_t first_row, size_t last_row) {
+void prepare(const Bfloat16Product& product, size_t first_row, size_t last_row) {
   const size_t columns = product.weights->columns(), depths = columns / kDepth;
   const size_t padded = (last_row + kRowsOfTile - 1) / kRowsOfTile * kRowsOfTile;
   for (size_t row = first_row; row < padded; ++row) {
@@ -37,43 +39,61 @@ void prepare(const Product& product, size_t first_row, size_t last_row) {
   }
 }
 
-// The values of a tile of W in the columns [first, last), whole blocks: per 32 columns a tile, `step` bytes after the
+// The numbers of a tile of W in the columns [first, last), whole blocks: per 32 columns a tile, `step` bytes after the
 // one before, whose row k has the columns 2k and 2k + 1 of 16 rows of W.
-void unpack(const BlockMatrix& weights, size_t tile, size_t first, size_t last, std::byte* out, size_t step) {
-  const uint8_t* codes = weights.codes(tile) + first / kGroup * weights.group_bytes();
-  const float* scales = weights.scales(tile);
-  const uint8_t* zeros = weights.zeros(tile);
-  const size_t groups = weights.block() / kGroup;
+template <Type kType>
+void unpack(const Bfloat16Product& product, size_t tile, size_t first, size_t last, std::byte* out, size_t step) {
+  constexpr TileLayout kLayout = tile_layout(kType);
+  const uint8_t* block = product.weights->tile(tile) + first / kDepth * kLayout.bytes();
   const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi32(255);
-  __m512 scale, zero = _mm512_set1_ps(weights.bits() == 4 ? 8.0F : 128.0F);
-  const auto value = [&](__m512i code) { return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(code), zero), scale); };
-  // Four columns: `four` has a byte of each in every lane.
-  const auto write = [&](__m512i four, std::byte* to) {
-    const __m512 a = value(_mm512_and_si512(four, byte));
-    const __m512 b = value(_mm512_and_si512(_mm512_srli_epi32(four, 8), byte));
-    const __m512 c = value(_mm512_and_si512(_mm512_srli_epi32(four, 16), byte));
-    const __m512 d = value(_mm512_srli_epi32(four, 24));
-    _mm512_store_si512(to, pairs(a, b));
-    _mm512_store_si512(to + 64, pairs(c, d));
-  };
-  for (size_t b = first / weights.block(); b < last / weights.block(); ++b) {
-    scale = _mm512_load_ps(scales + b * kTile);
-    if (zeros != nullptr) {
-      zero =
-          _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(zeros + b * kTile))));
+  const __m512 factor = _mm512_set1_ps(product.factor);
+  for (size_t column = first; column < last; column += kDepth, block += kLayout.bytes(), out += step) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
+    const __m512 scale = _mm512_mul_ps(_mm512_cvtph_ps(halves), factor);
+    __m512 zero = _mm512_set1_ps(kLayout.low_bits == 4 ? 8.0F : 128.0F);
+    if constexpr (kType == Type::int4_zero) {
+      const auto* zeros = reinterpret_cast<const __m128i*>(block + kLayout.minima_at());
+      zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(zeros)));
     }
-    for (size_t g = 0; g < groups; ++g, out += step) {
-      if (weights.bits() == 8) {
-        for (size_t v = 0; v < 8; ++v, codes += kAlign) write(_mm512_load_si512(codes), out + v * 128);
-        continue;
-      }
-      for (size_t v = 0; v < 4; ++v, codes += kAlign) {
-        const __m512i both = _mm512_load_si512(codes);
-        write(_mm512_and_si512(both, low), out + v * 128);
-        write(_mm512_and_si512(_mm512_srli_epi16(both, 4), low), out + (4 + v) * 128);
+    const auto value = [&](__m512i code) {
+      return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(code), zero), scale);
+    };
+    // Four columns: `four` has a byte of each in every lane.
+    const auto write = [&](__m512i four, std::byte* to) {
+      const __m512 a = value(_mm512_and_si512(four, byte));
+      const __m512 b = value(_mm512_and_si512(_mm512_srli_epi32(four, 8), byte));
+      const __m512 c = value(_mm512_and_si512(_mm512_srli_epi32(four, 16), byte));
+      const __m512 d = value(_mm512_srli_epi32(four, 24));
+      _mm512_store_si512(to, pairs(a, b));
+      _mm512_store_si512(to + 64, pairs(c, d));
+    };
+    const uint8_t* codes = block + kLayout.groups_at();
+    for (size_t v = 0; v < kLayout.low_bits; ++v, codes += 64) {
+      const __m512i all = _mm512_loadu_si512(codes);
+      if constexpr (kLayout.low_bits == 8) {
+        write(all, out + v * 128);
+      } else {
+        write(_mm512_and_si512(all, low), out + v * 128);
+        write(_mm512_and_si512(_mm512_srli_epi16(all, 4), low), out + (4 + v) * 128);
       }
     }
   }
+}
+
+using Unpack = void (*)(const Bfloat16Product&, size_t tile, size_t first, size_t last, std::byte* out, size_t step);
+
+Unpack unpack_of(Type type) {
+  if (type == Type::q8_0) return &unpack<Type::q8_0>;
+  return type == Type::int4_zero ? &unpack<Type::int4_zero> : &unpack<Type::q4_0>;
+}
+
+// Write the numbers of one tile and one row of X; with the bias, unless there is more to be added first.
+void store_tile(const Bfloat16Product& product, size_t tile, size_t row, __m512 y, bool last = true) {
+  const size_t rows = product.weights->rows(), first = tile * kTile;
+  const size_t left = rows - first;
+  const auto mask = static_cast<__mmask16>(left >= kTile ? 0xffffU : (1U << left) - 1);
+  if (last && product.bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, product.bias + first));
+  _mm512_mask_storeu_ps(product.y + row * rows + first, mask, y);
 }
 
 // The name of a tile has to be written out.
@@ -101,7 +121,7 @@ struct Panel {
 
 // 16 x 16 numbers of Y: the rows from `row` on, those of W in `tile`.
 struct Sums {
-  Sums(const Product& given, size_t tile_, size_t row_)
+  Sums(const Bfloat16Product& given, size_t tile_, size_t row_)
       : product(given),
         tile(tile_),
         row(row_),
@@ -129,14 +149,14 @@ struct Sums {
     for (size_t r = 0; r < count; ++r) store_tile(product, tile, row + r, _mm512_load_ps(sums[r]), last);
   }
 
-  const Product& product;
+  const Bfloat16Product& product;
   size_t tile, row, rows, count;
   bool whole;
 };
 
 // kRowTiles times 16 rows of X from `row` on, with kTiles tiles of W from `tile` on, whose values begin at `w`.
 template <int kRowTiles, int kTiles>
-void multiply_tiles(const Product& product, const Panel& panel, size_t tile, size_t row, const std::byte* w) {
+void multiply_tiles(const Bfloat16Product& product, const Panel& panel, size_t tile, size_t row, const std::byte* w) {
   const size_t row_bytes = product.weights->columns() / kDepth * kTileBytes;
   const std::byte* x = product.scratch + row / kRowsOfTile * row_bytes + panel.first / kDepth * kTileBytes;
   const bool last = panel.last == product.weights->columns();
@@ -173,7 +193,7 @@ void multiply_tiles(const Product& product, const Panel& panel, size_t tile, siz
 }
 
 // All rows of X with the tiles [first, last) of W. The values of W stay in the L2 cache, 32 rows of X in it meanwhile.
-void multiply_panel(const Product& product, const Panel& panel, size_t first, size_t last) {
+void multiply_panel(const Bfloat16Product& product, const Panel& panel, size_t first, size_t last) {
   for (size_t row = 0; row < product.count; row += 2 * kRowsOfTile) {
     const bool two_rows = row + kRowsOfTile < product.count;
     const std::byte* w = panel.values;
@@ -191,11 +211,12 @@ void multiply_panel(const Product& product, const Panel& panel, size_t first, si
   }
 }
 
-void multiply(const Product& product, size_t first_tile, size_t last_tile) {
-  const BlockMatrix& weights = *product.weights;
+void multiply(const Bfloat16Product& product, size_t first_tile, size_t last_tile) {
+  const Matrix& weights = *product.weights;
   const size_t parts = (weights.columns() + kPanelColumns - 1) / kPanelColumns;
-  const size_t columns = (weights.blocks() + parts - 1) / parts * weights.block();
+  const size_t columns = (weights.columns() / kDepth + parts - 1) / parts * kDepth;
   const size_t tiles = std::clamp<size_t>(kPanelBytes / (columns / kDepth * kTileBytes) / 2 * 2, 2, kMaxPanelTiles);
+  const Unpack unpack = unpack_of(weights.type());
   thread_local Aligned<std::byte> values;
   if (values.size() < columns / kDepth * tiles * kTileBytes) {
     values = Aligned<std::byte>(columns / kDepth * tiles * kTileBytes);
@@ -206,7 +227,7 @@ void multiply(const Product& product, size_t first_tile, size_t last_tile) {
     for (size_t first = 0; first < weights.columns(); first += columns) {
       const Panel panel{first, std::min(weights.columns(), first + columns), tiles * kTileBytes, values.get()};
       for (size_t each = tile; each < stop; ++each) {
-        unpack(weights, each, panel.first, panel.last, panel.values + (each - tile) * kTileBytes, panel.step);
+        unpack(product, each, panel.first, panel.last, panel.values + (each - tile) * kTileBytes, panel.step);
       }
       written();
       multiply_panel(product, panel, tile, stop);
@@ -216,6 +237,6 @@ void multiply(const Product& product, size_t first_tile, size_t last_tile) {
 
 }  // namespace
 
-const Kernels kAmxBf16{"amx_bf16", kRowsOfTile, 2, &scratch, &prepare, &multiply};
+const Bfloat16Kernels kAmxBf16{"amx_bf16", kRowsOfTile, 2, &scratch, &prepare, &multiply};
 
 }  // namespace edgellm::kernels

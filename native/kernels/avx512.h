@@ -7,18 +7,8 @@
 #include <limits>
 
 #include "attention.h"
-#include "product.h"
 
 namespace edgellm::kernels {
-
-// Write the numbers of one tile and one row of X; with the bias, unless there is more to be added first.
-inline void store_tile(const Product& product, size_t tile, size_t row, __m512 y, bool last = true) {
-  const size_t rows = product.weights->rows(), first = tile * kTile;
-  const size_t left = rows - first;
-  const auto mask = static_cast<__mmask16>(left >= kTile ? 0xffffU : (1U << left) - 1);
-  if (last && product.bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, product.bias + first));
-  _mm512_mask_storeu_ps(product.y + row * rows + first, mask, y);
-}
 
 // e^x for x <= 0, to 2 units in the last place; 0 below -87. The polynomial is the Taylor series to the degree 6 on
 // [-ln 2 / 2, ln 2 / 2].

@@ -53,6 +53,7 @@ void take_apart(const uint8_t* file, FileBlock& block) {
     block.scale = half_at(file);
     if (kOffset) block.offset = half_at(file + 2);
     const uint8_t* rest = file + (kOffset ? 4 : 2);
+    if (kType == Type::int4_zero) block.minima[0] = *rest++;
     if constexpr (kType == Type::q8_0) {
       for (size_t i = 0; i < 32; ++i) block.codes[i] = rest[i] ^ 0x80;
     } else if constexpr (tile_layout(kType).high_bits != 0) {
@@ -100,7 +101,8 @@ void numbers(const FileBlock& block, float* out) {
     const int code = block.codes[i];
     if constexpr (kLayout.columns == 32) {
       constexpr int kZero = kLayout.offset ? 0 : kLayout.low_bits == 8 ? 128 : kLayout.high_bits != 0 ? 16 : 8;
-      const int whole = kType == Type::iq4_nl ? kIq4Table[code & 15] - 128 : code - kZero;
+      const int zero = kType == Type::int4_zero ? block.minima[0] : kZero;
+      const int whole = kType == Type::iq4_nl ? kIq4Table[code & 15] - 128 : code - zero;
       out[i] = scale * static_cast<float>(whole) + offset;
     } else {
       const size_t sub_block = i / (kLayout.columns / kLayout.sub_blocks);
@@ -117,6 +119,7 @@ void numbers(const FileBlock& block, float* out) {
   template void take_apart<Type::type>(const uint8_t*, FileBlock&); \
   template void numbers<Type::type>(const FileBlock&, float*);
 EDGELLM_BLOCKS(q4_0)
+EDGELLM_BLOCKS(int4_zero)
 EDGELLM_BLOCKS(q4_1)
 EDGELLM_BLOCKS(q5_0)
 EDGELLM_BLOCKS(q5_1)

@@ -11,7 +11,7 @@ namespace edgellm::kernels {
 
 // A number is
 //   Q4_0, Q5_0, Q8_0   scale * (code - 8, 16, 128)       IQ4_NL   scale * table[code]
-//   Q4_1, Q5_1         scale * code + offset
+//   Q4_1, Q5_1         scale * code + offset             INT4, zero points   scale * (code - minima[0])
 //   Q2_K, Q4_K, Q5_K   scale * scales[s] * code - offset * minima[s]
 //   Q3_K               scale * (scales[s] - 32) * (code - 4)
 //   Q6_K               scale * int8(scales[s]) * (code - 32)

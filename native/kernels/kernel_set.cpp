@@ -51,6 +51,11 @@ Gate gate_named(std::string_view name) {
   throw std::invalid_argument("there is no gate \"" + std::string(name) + "\"; silu, gelu_tanh and gelu are known");
 }
 
+bool asks_ahead() {
+  static const bool asks = cpu_name().find("AMD") == std::string::npos;
+  return asks;
+}
+
 const std::vector<const KernelSet*>& kernel_sets() {
   static const std::vector<const KernelSet*> sets = found_sets();
   return sets;

@@ -29,6 +29,10 @@ enum class Gate { silu, gelu_tanh, gelu };
 // The one of that name. std::invalid_argument if there is none.
 Gate gate_named(std::string_view name);
 
+// Whether products of few rows have to ask for their matrix before they read it. Not on AMD's processors (measured on
+// Zen 4): what brings memory there by itself is kept from it, and Q6_K came with 0.8 of what they read, not all of it.
+bool asks_ahead();
+
 struct KernelSet {
   const char* name;
 
@@ -41,7 +45,9 @@ struct KernelSet {
 
   // y = x / sqrt(mean(x^2) + eps) * weight, all (n,); weight null: 1. y may be x.
   void (*rms_norm)(const float* x, const float* weight, size_t n, float eps, float* y);
-  // y = act(gate) * up, all (n,). y may be gate.
+  // y = x less its mean, (n,). y may be x.
+  void (*centered)(const float* x, size_t n, float* y);
+  // y = act(gate) * up, all (n,); up null: 1. y may be gate.
   void (*gated)(Gate, const float* gate, const float* up, size_t n, float* y);
   // The first `rotary` numbers of a head: i and i + rotary / 2 are a point that turns by the angle i; cos, sin
   // (rotary / 2).

@@ -12,7 +12,8 @@ namespace edgellm::kernels::avx512 {
 
 constexpr size_t kLanes = 16;
 constexpr size_t kMaxRows = 12;
-constexpr size_t kMaxSums = 12;   // two registers each, of 32
+constexpr size_t kMaxSums = 12;  // two registers each, of 32
+constexpr size_t kMaxSums16 = 9;
 constexpr size_t kPairSums = 12;  // two registers each
 constexpr size_t kWordSums = 24;
 

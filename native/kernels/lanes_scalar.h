@@ -19,10 +19,11 @@
 namespace edgellm::kernels::scalar {
 
 constexpr size_t kLanes = 16;
-constexpr size_t kMaxRows = 2;   // rows of X that share a reading of W
-constexpr size_t kMaxSums = 2;   // of rows of X times tiles of W, one I and one F each, that fit the registers
-constexpr size_t kPairSums = 4;  // sums of two F each, as attention has them, that fit the registers
-constexpr size_t kWordSums = 4;  // likewise of I
+constexpr size_t kMaxRows = 2;    // rows of X that share a reading of W
+constexpr size_t kMaxSums = 2;    // of rows of X times tiles of W, one I and one F each, that fit the registers
+constexpr size_t kMaxSums16 = 2;  // the same for types with 16 sub-blocks, whose codes want registers, too
+constexpr size_t kPairSums = 4;   // sums of two F each, as attention has them, that fit the registers
+constexpr size_t kWordSums = 4;   // likewise of I
 
 struct F {
   float v[16];

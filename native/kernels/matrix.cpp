@@ -83,7 +83,9 @@ template <Type kType>
 void put_scales(const FileBlock& block, size_t r, uint8_t* at) {
   constexpr TileLayout kLayout = tile_layout(kType);
   uint8_t* const scales = at + kLayout.scales_at();
-  if constexpr (kType == Type::q2_k) {
+  if constexpr (kType == Type::int4_zero) {
+    at[kLayout.minima_at() + r] = block.minima[0];
+  } else if constexpr (kType == Type::q2_k) {
     for (size_t s = 0; s < 16; ++s)
       scales[s / 4 * 64 + 4 * r + s % 4] = static_cast<uint8_t>(block.scales[s] | block.minima[s] << 4);
   } else if constexpr (kType == Type::q3_k) {
@@ -106,7 +108,9 @@ void take_scales(const uint8_t* at, size_t r, FileBlock& block) {
   const uint8_t* const scales = at + kLayout.scales_at();
   for (size_t s = 0; s < kLayout.sub_blocks; ++s) {
     const size_t j = s % 4, k = s / 4;
-    if constexpr (kType == Type::q2_k) {
+    if constexpr (kType == Type::int4_zero) {
+      block.minima[0] = at[kLayout.minima_at() + r];
+    } else if constexpr (kType == Type::q2_k) {
       block.scales[s] = scales[k * 64 + 4 * r + j] & 15;
       block.minima[s] = scales[k * 64 + 4 * r + j] >> 4;
     } else if constexpr (kType == Type::q3_k) {

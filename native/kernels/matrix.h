@@ -1,4 +1,4 @@
-// A matrix of weights in a type of GGUF, laid out for products.
+// A matrix of weights in a type of GGUF (or INT4 with zero points), laid out for products.
 //
 // In memory: tiles of 16 rows, whose codes lie interleaved, so that a vector of 64 bytes holds four columns of each row
 // (see matrix.cpp for each type). It takes at most 1.03 times the bytes of the file; rows that fill the last tile are
@@ -10,11 +10,12 @@
 #include <functional>
 
 #include "activations.h"
-#include "block_matrix.h"
 #include "storage.h"
 #include "weight_memory.h"
 
 namespace edgellm::kernels {
+
+constexpr size_t kTile = 16;  // rows that lie interleaved: the 32-bit lanes of a register of 512 bits
 
 // Calls `work` for every index below `count`, by several threads.
 using Parallel = std::function<void(size_t count, const std::function<void(size_t)>& work)>;

@@ -22,22 +22,32 @@ constexpr size_t kMostSize = 256;  // of a head
 enum class KvType { int16, int8, f32 };
 constexpr float kMostScale = 1e12F;  // with it no score becomes infinite
 
-// A page: for each layer, for each head of keys and values,
+// A page: for each layer, for each head of keys and values, a part of keys and one of values.
 //
 //   keys     (size / 2, 32 tokens, 2)   number d of token t is the number (d / 2 * 32 + t) * 2 + d % 2
 //   values   (32 tokens / 2, size, 2)   number d of token t is the number (t / 2 * size + d) * 2 + t % 2
-//   scales   (32,) float32 of the keys and (32,) of the values, not with f32: a number is its code * the scale
+//   scales   (32,) float32 behind either, not with f32: a number is its code * the scale
 //
 // So the numbers that are summed lie in pairs, and a vector of them belongs to tokens, or to places of the result, side
 // by side.
+//
+// Pages lie in blocks of 8: for each layer, for each head, the parts of keys of the 8, then those of values. So what a
+// chunk of one head reads lies together, where its pages do. A page is known by its first part.
+constexpr size_t kBlockPages = kChunk / kPageTokens;
+
 struct PageShape {
   KvType type;
   size_t layers, kv_heads, size;  // size of a head, a multiple of 16 that is not above kMostSize
 
   size_t number_bytes() const;
-  size_t head_bytes() const;  // keys, values and scales of one head in one layer: a multiple of 64
-  size_t layer_bytes() const { return kv_heads * head_bytes(); }
-  size_t bytes() const { return layers * layer_bytes(); }
+  size_t numbers_bytes() const;  // of a part: what its scales lie behind
+  size_t part_bytes() const;     // a multiple of 64
+  size_t bytes() const;
+  size_t block_bytes() const;
+
+  // Where the part of keys lies, behind the first part of the page; that of values is values_at() behind it.
+  size_t keys_at(size_t layer, size_t head) const;
+  size_t values_at() const;
 };
 
 // The attention of one layer, of the new tokens of one sequence.

@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "aligned.h"
 #include "amx.h"
-#include "block_matrix.h"
 #include "instruction_sets.h"
 
 namespace edgellm::kernels {
@@ -122,7 +122,7 @@ void score(const std::byte* keys, const std::byte* queries, size_t depths, size_
       _tile_dpbf16ps(1, 4, 7);
     }
     _tile_stored(0, scores, kQueries * sizeof(float));
-    _tile_stored(1, scores + kTile, kQueries * sizeof(float));
+    _tile_stored(1, scores + kRowsOfTile, kQueries * sizeof(float));
   }
 }
 
@@ -179,8 +179,8 @@ void attend(const Attention& call, size_t index) {
   score(scratch.keys + kv * scratch.cache_bytes, queries, depths, first, stop, scores.get());
   __m512 shares[2];
   for (size_t t = 0; t < 2; ++t) {
-    const __m512 total =
-        weigh(call, position + t * kRowsOfTile, first, stop, scores.get() + t * kTile, weights.get() + t * kTileBytes);
+    const __m512 total = weigh(call, position + t * kRowsOfTile, first, stop, scores.get() + t * kRowsOfTile,
+                               weights.get() + t * kTileBytes);
     shares[t] = _mm512_div_ps(_mm512_set1_ps(1.0F), total);
   }
   written();
@@ -188,7 +188,7 @@ void attend(const Attention& call, size_t index) {
   const auto finish = [&](const float* sums, size_t t, size_t d) {
     __m512i rows[kRowsOfTile];
     for (size_t i = 0; i < kRowsOfTile; ++i) {
-      rows[i] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(sums + i * kTile), shares[t]));
+      rows[i] = _mm512_castps_si512(_mm512_mul_ps(_mm512_load_ps(sums + i * kRowsOfTile), shares[t]));
     }
     transpose(rows);
     const size_t from = query + t * kRowsOfTile;
@@ -215,7 +215,7 @@ void attend(const Attention& call, size_t index) {
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
-    alignas(64) float sums[4][kRowsOfTile * kTile];
+    alignas(64) float sums[4][kRowsOfTile * kRowsOfTile];
     _tile_stored(0, sums[0], 64);
     _tile_stored(1, sums[1], 64);
     _tile_stored(2, sums[2], 64);

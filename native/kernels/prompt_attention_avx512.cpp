@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "aligned.h"
 #include "avx512.h"
 #include "instruction_sets.h"
 

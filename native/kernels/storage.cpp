@@ -14,6 +14,8 @@ Storage storage(Type type) {
     case Type::q4_0:
     case Type::iq4_nl:
       return {32, 18};
+    case Type::int4_zero:
+      return {32, 19};
     case Type::q4_1:
       return {32, 20};
     case Type::q5_0:
@@ -43,6 +45,22 @@ float from_half(uint16_t half) {
     return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(rest) * 0x1p-24F));
   }
   return std::bit_cast<float>(sign | ((rest << 13) + (112U << 23)));
+}
+
+uint16_t to_half(float number) {
+  const auto bits = std::bit_cast<uint32_t>(number);
+  const uint32_t sign = bits >> 16 & 0x8000U, rest = bits & 0x7fffffffU;
+  uint32_t half = 0;
+  if (rest > 0x7f800000U) {  // NaN
+    half = 0x7e00U;
+  } else if (rest >= 0x47800000U) {  // 2^16
+    half = 0x7c00U;
+  } else if (rest < 0x38800000U) {  // below 2^-14: a multiple of 2^-24, which a sum with 1/2 rounds to
+    half = std::bit_cast<uint32_t>(std::bit_cast<float>(rest) + 0.5F) - 0x3f000000U;
+  } else {
+    half = (rest - (112U << 23) + 0xfffU + (rest >> 13 & 1)) >> 13;
+  }
+  return static_cast<uint16_t>(sign | half);
 }
 
 }  // namespace edgellm::kernels

@@ -7,7 +7,7 @@
 
 namespace edgellm::kernels {
 
-// The ids of GGUF.
+// The ids of GGUF, and one of our own.
 enum class Type : uint32_t {
   f32 = 0,
   f16 = 1,
@@ -23,6 +23,7 @@ enum class Type : uint32_t {
   q6_k = 14,
   iq4_nl = 20,
   bf16 = 30,
+  int4_zero = 1 << 16,  // not of GGUF: Q4_0 with a zero point, as ONNX has it: scale, a byte for the zero, codes
 };
 
 // A block in the file: so many numbers of a row, in so many bytes.
@@ -35,5 +36,7 @@ Storage storage(Type type);
 
 // Of a half, IEEE 754 binary16.
 float from_half(uint16_t half);
+// The nearest, ties to even; infinite above 65,519.
+uint16_t to_half(float number);
 
 }  // namespace edgellm::kernels

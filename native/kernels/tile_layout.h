@@ -7,7 +7,7 @@
 //                Q2_K  4 vectors of 16 rows x 4 sub-blocks: scale in the low, minimum in the high four bits
 //                Q3_K  2 vectors of 16 rows x 4 bytes: four bits of the sub-blocks 4 k + j, in byte j of vector k / 2,
 //                      in its low half for even k; then a vector with their upper two bits, in bits 2 k of byte j
-//   minima     Q4_K, Q5_K: 2 vectors of 16 rows x 4 sub-blocks
+//   minima     Q4_K, Q5_K: 2 vectors of 16 rows x 4 sub-blocks; INT4 with zero points: 16 bytes, the zeros
 //   groups     per 32 columns the codes, in one or two planes: first the high bits of codes of 3, 5 and 6 bits, then
 //              the rest
 //
@@ -48,6 +48,8 @@ constexpr TileLayout tile_layout(Type type) {
       return {32, 4, 0, false, 0, 0, 0};
     case Type::q4_1:
       return {32, 4, 0, true, 0, 0, 0};
+    case Type::int4_zero:
+      return {32, 4, 0, false, 1, 0, 16};
     case Type::q5_0:
       return {32, 4, 1, false, 0, 0, 0};
     case Type::q5_1:
@@ -86,6 +88,8 @@ auto with_type(Type type, const Work& work) {
       return work.template operator()<Type::bf16>();
     case Type::q4_0:
       return work.template operator()<Type::q4_0>();
+    case Type::int4_zero:
+      return work.template operator()<Type::int4_zero>();
     case Type::q4_1:
       return work.template operator()<Type::q4_1>();
     case Type::q5_0:

@@ -7,9 +7,8 @@
 
 namespace edgellm::kernels {
 
-// `bytes` bytes that begin at a multiple of 64; std::bad_alloc. On Linux they lie in huge pages where the system gives
-// some to who asks, small matrices together: with pages of 4 KiB, more than a third of the time of a pass can go into
-// looking up addresses. A huge page is given back with the last matrix in it.
+// `bytes` bytes that begin at a multiple of 64; std::bad_alloc. Small matrices lie together in one piece of
+// SystemMemory, which is given back with the last of them.
 class WeightMemory {
  public:
   explicit WeightMemory(size_t bytes);

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "../kernels/block_matrix.h"
+#include "../kernels/aligned.h"
 #include "ort_abi.h"
 
 namespace edgellm::ort {
@@ -66,7 +66,15 @@ inline int64_t integer(const Api& api, const KernelInfo* info, const char* name)
   return value;
 }
 
-// One that is positive. Throws for another.
+// One that is a short text. Throws where there is none.
+inline std::string text(const Api& api, const KernelInfo* info, const char* name) {
+  char value[64];
+  size_t size = sizeof value;
+  Checked{api}(api.attribute(info, name, value, &size));
+  return {value, size - 1};
+}
+
+// An integer that is positive. Throws for another.
 inline size_t positive(const Api& api, const KernelInfo* info, const char* name) {
   const int64_t value = integer(api, info, name);
   if (value <= 0) throw std::invalid_argument(std::string(name) + " is not positive");

@@ -48,6 +48,7 @@ enum class Place : size_t {
   kShapeOf = 65,
   kAttributeFloat = 85,
   kAttributeInt = 86,
+  kAttributeText = 87,
   kInput = 90,
   kOutput = 91,
   kReleaseStatus = 93,
@@ -88,6 +89,11 @@ class Api {
   Status* attribute(const KernelInfo* info, const char* name, float* out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, float*)>(Place::kAttributeFloat)(info, name,
                                                                                                             out);
+  }
+  // size: of `out`; then of the text, with the 0 at its end. Fails where it does not fit.
+  Status* attribute(const KernelInfo* info, const char* name, char* out, size_t* size) const {
+    return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, const char*, char*, size_t*)>(Place::kAttributeText)(
+        info, name, out, size);
   }
   Status* constant_input(const KernelInfo* info, size_t index, int* is_constant, const Tensor** out) const {
     return call<Status*(EDGELLM_ORT_CALL*)(const KernelInfo*, size_t, int*, const Tensor**)>(Place::kConstantInput)(

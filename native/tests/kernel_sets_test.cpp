@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "../kernels/aligned.h"
+#include "../kernels/crc32.h"
 #include "../kernels/kernel_set.h"
 
 namespace {
@@ -55,11 +57,14 @@ struct Kind {
 };
 
 constexpr Kind kKinds[] = {
-    {"Q4_0", Type::q4_0, 1, {0, 0}},   {"Q4_1", Type::q4_1, 2, {0, 2}},   {"Q5_0", Type::q5_0, 1, {0, 0}},
-    {"Q5_1", Type::q5_1, 2, {0, 2}},   {"Q8_0", Type::q8_0, 1, {0, 0}},   {"IQ4_NL", Type::iq4_nl, 1, {0, 0}},
-    {"Q2_K", Type::q2_k, 2, {80, 82}}, {"Q3_K", Type::q3_k, 1, {108, 0}}, {"Q4_K", Type::q4_k, 2, {0, 2}},
-    {"Q5_K", Type::q5_k, 2, {0, 2}},   {"Q6_K", Type::q6_k, 1, {208, 0}}, {"F16", Type::f16, 1, {0, 0}},
-    {"BF16", Type::bf16, 1, {0, 0}},   {"F32", Type::f32, 0, {0, 0}},
+    {"Q4_0", Type::q4_0, 1, {0, 0}},     {"Q4_1", Type::q4_1, 2, {0, 2}},
+    {"Q5_0", Type::q5_0, 1, {0, 0}},     {"INT4 with zeros", Type::int4_zero, 1, {0, 0}},
+    {"Q5_1", Type::q5_1, 2, {0, 2}},     {"Q8_0", Type::q8_0, 1, {0, 0}},
+    {"IQ4_NL", Type::iq4_nl, 1, {0, 0}}, {"Q2_K", Type::q2_k, 2, {80, 82}},
+    {"Q3_K", Type::q3_k, 1, {108, 0}},   {"Q4_K", Type::q4_k, 2, {0, 2}},
+    {"Q5_K", Type::q5_k, 2, {0, 2}},     {"Q6_K", Type::q6_k, 1, {208, 0}},
+    {"F16", Type::f16, 1, {0, 0}},       {"BF16", Type::bf16, 1, {0, 0}},
+    {"F32", Type::f32, 0, {0, 0}},
 };
 
 // The bytes of a row in a file.
@@ -184,6 +189,11 @@ void rows(const KernelSet& set, size_t n) {
   const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-6);
   set.rms_norm(x.data(), up.data(), n, 1e-6F, y.data());
   near(set, "norm", y, 8, [&](size_t i) { return x[i] * scale * up[i]; });
+  double sum = 0, worst = 0;
+  for (const float number : x) sum += number;
+  set.centered(x.data(), n, y.data());
+  for (size_t i = 0; i < n; ++i) raise(worst, std::abs(y[i] - (x[i] - sum / static_cast<double>(n))));
+  check(worst < 1e-5, set, "centered", n, 0, 0);
   set.gated(Gate::silu, x.data(), up.data(), n, y.data());
   near(set, "silu", y, 8, [&](size_t i) { return x[i] / (1 + std::exp(-double{x[i]})) * up[i]; });
   set.gated(Gate::gelu, x.data(), up.data(), n, y.data());
@@ -216,6 +226,13 @@ struct Text {
   std::vector<float> query, key, value;
 };
 
+// The last page of a block of its own, behind which no memory is.
+std::byte* page_of(const PageShape& shape, std::vector<Aligned<std::byte>>& memory, int filled_with) {
+  std::byte* block = memory.emplace_back(shape.block_bytes()).get();
+  std::memset(block, filled_with, shape.block_bytes());
+  return block + (kBlockPages - 1) * shape.part_bytes();
+}
+
 // What the tokens attend to, so many of them in a pass by turns, in a cache of its own whose cells held something else.
 std::vector<float> attended(const KernelSet& set, const Text& text, const std::vector<size_t>& steps, int before) {
   const size_t size = text.shape.size, queries = text.heads * size, keys = text.shape.kv_heads * size;
@@ -225,8 +242,7 @@ std::vector<float> attended(const KernelSet& set, const Text& text, const std::v
   for (size_t first = 0, count = 0, pass = 0; first < text.tokens; first += count, ++pass) {
     count = std::min(steps[pass % steps.size()], text.tokens - first);
     while (pages.size() * kPageTokens < first + count) {
-      pages.push_back(memory.emplace_back(text.shape.bytes()).get());
-      std::memset(pages.back(), before, text.shape.bytes());
+      pages.push_back(page_of(text.shape, memory, before));
     }
     for (size_t layer = 0; layer < text.shape.layers; ++layer) {
       AttentionStep now{&text.shape,
@@ -308,9 +324,7 @@ struct Sequence {
   Sequence(const KernelSet& set, const PageShape& shape, size_t group, size_t tokens, size_t window)
       : set(set), shape(shape), heads(shape.kv_heads * group), tokens(tokens), window(window) {
     for (size_t i = 0; i < (tokens + kPageTokens - 1) / kPageTokens; ++i) {
-      memory.emplace_back(shape.bytes());
-      std::fill_n(memory.back().get(), shape.bytes(), std::byte{0x11});
-      pages.push_back(memory.back().get());
+      pages.push_back(page_of(shape, memory, 0x11));
     }
     query = random(tokens * heads * shape.size, 9, 3), key = random(tokens * shape.kv_heads * shape.size, 10);
     value = random(key.size(), 11), out.resize(query.size());
@@ -384,9 +398,30 @@ void attention(const KernelSet& set, KvType type, size_t size, size_t group, siz
   check(worst < rounding, set, "attention", size, group, tokens);
 }
 
+// The fastest way of this processor against the table, and that against a remainder bit by bit.
+void checksums() {
+  std::mt19937 engine(1);
+  std::vector<uint8_t> bytes(1000);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(engine());
+  for (const size_t count : {0, 1, 7, 8, 15, 16, 127, 128, 129, 144, 255, 256, 271, 995}) {
+    const std::vector<uint8_t> part(bytes.end() - static_cast<std::ptrdiff_t>(count), bytes.end());
+    for (const uint32_t before : {0U, 0x12345678U}) {
+      uint32_t crc = ~before;
+      for (const uint8_t byte : part) {
+        crc ^= byte;
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc % 2 != 0 ? 0xedb88320U : 0);
+      }
+      check(crc32_by_table(part.data(), count, before) == ~crc, *kernel_sets().back(), "checksum by table", count,
+            before, 0);
+      check(crc32(part.data(), count, before) == ~crc, *kernel_sets().back(), "checksum", count, before, 0);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
+  checksums();
   for (const KernelSet* set : kernel_sets()) {
     for (const Kind& kind : kKinds) {
       for (const size_t count : {1, 2, 5, 13}) {

@@ -25,6 +25,7 @@ SAME_PLACE(kElements, GetTensorShapeElementCount);
 SAME_PLACE(kShapeOf, GetTensorTypeAndShape);
 SAME_PLACE(kAttributeFloat, KernelInfoGetAttribute_float);
 SAME_PLACE(kAttributeInt, KernelInfoGetAttribute_int64);
+SAME_PLACE(kAttributeText, KernelInfoGetAttribute_string);
 SAME_PLACE(kInput, KernelContext_GetInput);
 SAME_PLACE(kOutput, KernelContext_GetOutput);
 SAME_PLACE(kReleaseStatus, ReleaseStatus);

@@ -22,6 +22,10 @@ from edgellm.backends.native.backend import NativeBackend
 from edgellm.errors import Busy, EdgeLLMError, InvalidModelFile, NotEnoughMemory, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
+from edgellm.kv.blocks import root_key
+from edgellm.kv.memory import MemoryTier
+from edgellm.kv.prefixes import PUBLIC, PrefixCache
+from edgellm.kv.store import BlockStore
 from edgellm.machine import Memory
 from edgellm.params import LoadParams
 
@@ -52,8 +56,10 @@ def why(model: Tiny, folder: Path, **options: object) -> str | None:
 def test_it_says_why_it_does_not_run_a_file(tmp_path: Path) -> None:
     assert why(tiny("llama"), tmp_path) is None
     assert "'mamba'" in str(why(tiny("mamba"), tmp_path))
-    assert "'qwen3moe'" in str(why(tiny("qwen3moe"), tmp_path))
-    assert "experts" in str(why(tiny("mixtral"), tmp_path))
+    assert why(tiny("mixtral"), tmp_path) is None
+    more = tiny("qwen3moe")
+    more.metadata["qwen3moe.expert_used_count"] = 5
+    assert "5 of 4 experts" in str(why(more, tmp_path))
     assert "MXFP4" in str(why(tiny("llama", weights=GGMLType.MXFP4), tmp_path))
     assert "heads of 24" in str(why(tiny("llama", hidden=96), tmp_path))
     embeds = tiny("qwen3")
@@ -80,14 +86,14 @@ def test_it_leaves_what_was_asked_for_to_llama_cpp(tmp_path: Path, monkeypatch: 
 
 
 def test_auto_takes_it_where_it_runs_a_file(llama: Path, tmp_path: Path) -> None:
-    other = tiny("mixtral").write(tmp_path / "other.gguf")
-    for path, engine, reason in ((llama, "native", "all that it needs"), (other, "llamacpp", "experts")):
+    other = tiny("mamba").write(tmp_path / "other.gguf")
+    for path, engine, reason in ((llama, "native", "all that it needs"), (other, "llamacpp", "'mamba'")):
         with edgellm.load(path, ctx=64) as model:
             assert (model.backend, model.info.engine) == (engine, engine)
             assert reason in model.info.engine_reason
         seen = edgellm.inspect(path)
         assert (seen.engine, seen.engine_reason) == (engine, model.info.engine_reason)
-    with pytest.raises(Unsupported, match="does not run it: it knows no experts"):
+    with pytest.raises(Unsupported, match="does not run it: it does not know 'mamba'"):
         edgellm.load(other, backend="native")
 
 
@@ -193,6 +199,50 @@ def test_pages_that_are_used_up_are_busy(llama: Path) -> None:
     opened.close()
 
 
+def test_state_is_read_from_files_up_to_a_damaged_one(tmp_path: Path) -> None:
+    model = tiny("llama")
+    model.metadata["llama.context_length"] = 2048
+    opened = open_backend(model.write(tmp_path / "model.gguf"), LoadParams(backend="native", ctx=2048))
+    known = PrefixCache(root_key("model"), MemoryTier(1 << 30), BlockStore(tmp_path / "kv"), label="llama")
+    assert known.store is not None
+    texts = prompt(1000), [*prompt(600), *([5] * 700)]  # the second leaves the first in the middle of a block
+    states = []
+    for tokens in texts:
+        sequence = opened.new_sequence()
+        feed(opened, sequence, tokens)
+        known.park(tokens, sequence, "words", owner=PUBLIC)
+        states.append([bytes(sequence.save(0, length)) for length in (600, len(tokens) - 10)])
+        sequence.close()
+    assert known.store.flush(30)
+    in_memory = [known.memory.read(hit.block.key) for hit in known.match(texts[1]).hits]
+    known.memory.clear()
+    for tokens, (_begin, state) in zip(texts, states, strict=True):
+        sequence, match = opened.new_sequence(), known.match(tokens)
+        assert known.load(match, len(tokens) - 10, sequence)
+        assert sequence.save(0, sequence.length) == state
+        assert known.beyond_memory(match)[0] == (0, 256)  # what a file holds takes no memory
+        sequence.close()
+    sequence, match = opened.new_sequence(), known.match(texts[1])
+    assert [hit.taken for hit in match.hits] == [256, 256, 88, 256, 256, 188]
+    for at in (1, 2, 5):
+        payload = in_memory[at]
+        assert payload is not None
+        known.memory.write(match.hits[at].block, payload)
+    assert known.load(match, 1290, sequence)
+    assert sequence.save(0, 1290) == states[1][1]
+    sequence.truncate(0)
+    damaged = match.hits[3].block.key
+    file = tmp_path / "kv" / damaged.hex()[:2] / f"{damaged.hex()}.kv"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    assert not known.load(match, 1290, sequence)
+    assert sequence.save(0, sequence.length) == states[1][0]
+    assert known.store.rejected == [(damaged, "the payload's checksum is wrong")]
+    known.close()
+    opened.close()
+
+
 def test_a_pass_that_is_interrupted_changes_nothing(backend: NativeBackend) -> None:
     sequence = backend.new_sequence()
     expected = fresh(backend, prompt(40))
@@ -256,6 +306,14 @@ def test_scales_that_are_no_numbers_are_an_error(kind: GGMLType, tmp_path: Path)
         open_backend(path, LoadParams(backend="native", trust=True))
 
 
+@pytest.mark.parametrize("name", ["ffn_gate_inp", "ffn_up_exps"])
+def test_experts_that_are_no_numbers_are_an_error(name: str, tmp_path: Path) -> None:
+    model = tiny("qwen3moe")
+    np.ravel(model.tensors[f"blk.1.{name}.weight"][2])[-1] = np.nan
+    with pytest.raises(InvalidModelFile, match=rf"blk\.1\.{name}"):
+        open_backend(model.write(tmp_path / "nan.gguf"), LoadParams(backend="native", trust=True))
+
+
 def test_norms_that_are_no_numbers_are_an_error(tmp_path: Path) -> None:
     model = tiny("llama")
     model.tensors["blk.0.ffn_norm.weight"][2][3] = np.inf
@@ -267,7 +325,7 @@ def test_lying_headers_are_typed_errors(tmp_path: Path) -> None:
     """Every number of the header wrong in turn: a typed error, or a model that computes."""
     whole, real = [0, 1, 2, 3, 7, 17, 2**16, 2**31 - 1, 2**32 - 1], [0.0, -1.0, 1e-30, 1e30, np.nan, np.inf]
     ran = 0
-    for arch in ("llama", "gemma3", "phi3", "granite"):
+    for arch in ("llama", "gemma3", "phi3", "granite", "qwen3moe", "gpt2"):
         usual = tiny(arch).metadata
         for key in [key for key in usual if key.startswith(f"{arch}.")]:
             for value in whole if isinstance(usual[key], int) else real:
@@ -283,9 +341,10 @@ def test_lying_headers_are_typed_errors(tmp_path: Path) -> None:
     assert ran > 10
 
 
-def test_tensors_of_another_shape_are_typed_errors(tmp_path: Path) -> None:
-    for name in tiny("llama").tensors:
-        model = tiny("llama")
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gpt2"])
+def test_tensors_of_another_shape_are_typed_errors(family: str, tmp_path: Path) -> None:
+    for name in tiny(family).tensors:
+        model = tiny(family)
         shape, kind, data = model.tensors[name]
         smaller = (shape[0] // 2, *shape[1:])
         for changed in (smaller, shape[::-1] if shape[0] != shape[-1] else smaller):

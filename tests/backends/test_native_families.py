@@ -16,7 +16,10 @@ from arch_models import CONFIGS, LONGROPE, atol, checkpoint, convert, dequantize
 
 from edgellm.formats.ggml_types import GGMLType
 
-FAMILIES = ("llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2")
+FAMILIES = (
+    "llama", "mistral", "mixtral", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3",
+    "granite", "olmo2", "gpt2", "gpt_neox", "starcoder2",
+)  # fmt: skip
 TOKENS = np.random.default_rng(3).integers(3, 271, 40).tolist()
 HEADS_OF_32 = {**LONGROPE, "hidden_size": 128, "partial_rotary_factor": 0.5, "max_position_embeddings": 2048}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -24,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phi3-short": {**HEADS_OF_32, "original_max_position_embeddings": 512},
     "phi3-long": {**HEADS_OF_32, "original_max_position_embeddings": 32},
 }
-WIDE = {"hidden_size": 256, "intermediate_size": 256}  # whole blocks of every type
+WIDE = dict.fromkeys(("hidden_size", "n_embd", "intermediate_size", "moe_intermediate_size"), 256)  # whole blocks
 HEADS = {"head_dim": 64, "query_pre_attn_scalar": 64}  # where a family says them
 
 
@@ -40,7 +43,8 @@ def test_logits_are_those_of_llama_cpp(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_quantized_weights_lose_no_more_than_in_llama_cpp(name: str, kind: GGMLType, tmp_path: Path) -> None:
     heads = {key: value for key, value in HEADS.items() if key in CONFIGS[name]}
-    config = {**CONFIGS[name], **WIDE, **heads}
+    wide = {key: value for key, value in WIDE.items() if key in CONFIGS[name]}
+    config = {**CONFIGS[name], **wide, **heads}
     path = convert(config, checkpoint(config), tmp_path / "tiny.gguf", kind=kind)
     exact = logits(dequantized(path, tmp_path / "exact.gguf"), TOKENS)
     ours, theirs = (logits(path, TOKENS, backend=backend) - exact for backend in ("native", "llamacpp"))

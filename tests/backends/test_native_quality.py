@@ -24,10 +24,10 @@ def _pair(family: str, kind: GGMLType, folder: Path) -> tuple[Path, Path]:
     floats = tiny(family, hidden=256)
     stored: dict[str, tuple[tuple[int, ...], GGMLType, NDArray[np.uint8]]] = {}
     for name, (shape, _type, values) in floats.tensors.items():
-        if len(shape) == 2:
-            data = quantize(kind, values)
+        if len(shape) > 1 and "gate_inp" not in name:  # which chooses among experts
+            data = quantize(kind, values.reshape(-1, shape[-1]))
             stored[name] = shape, kind, data
-            floats.tensors[name] = shape, GGMLType.F32, dequantize(kind, data, shape[1]).reshape(shape)
+            floats.tensors[name] = shape, GGMLType.F32, dequantize(kind, data, shape[-1]).reshape(shape)
     small = Tiny(floats.metadata, floats.tensors | stored)
     return small.write(folder / "small.gguf"), floats.write(folder / "floats.gguf")
 
@@ -46,10 +46,13 @@ def _divergence(base: NDArray[np.float32], logits: NDArray[np.float32]) -> float
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [(family, "Q4_0") for family in sorted(FAMILIES)] + [("llama", kind) for kind in TYPES if kind != "Q4_0"],
+    [(family, "Q4_0") for family in sorted({*FAMILIES, "mixtral"})]
+    + [("llama", kind) for kind in TYPES if kind != "Q4_0"],
 )
 def test_logits_are_no_further_from_floats(family: str, kind: str, tmp_path: Path) -> None:
     small, floats = _pair(family, GGMLType[kind], tmp_path)
     base = _logits(floats, "llamacpp", "f32")
     ours, theirs = (_divergence(base, _logits(small, backend)) for backend in ("native", "llamacpp"))
-    assert ours <= 1.05 * theirs, f"{ours:.3g} where llama.cpp has {theirs:.3g}"  # both round to the same steps
+    # Both round to the same steps; which of two experts is taken whose scores are nearly the same is chance.
+    most = 1.2 if family in ("mixtral", "qwen3moe") else 1.05
+    assert ours <= most * theirs, f"{ours:.3g} where llama.cpp has {theirs:.3g}"

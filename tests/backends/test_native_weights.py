@@ -18,10 +18,14 @@ from edgellm.errors import InvalidModelFile
 from edgellm.formats.gguf import GGUFFile
 
 FAMILIES = ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2"]
+EXPERTS = {
+    "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
+    "qwen3moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
+}
 PLAIN = 10000.0 ** (-np.arange(8) / 8)  # of a head of 16
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *EXPERTS])
 def test_every_tensor_is_placed_as_the_checkpoint_has_it(name: str, tmp_path: Path) -> None:
     """The rows of q and k are those of Hugging Face, whose models rotate halves, as the engine does."""
     tensors = checkpoint(CONFIGS[name])
@@ -29,7 +33,10 @@ def test_every_tensor_is_placed_as_the_checkpoint_has_it(name: str, tmp_path: Pa
         architecture, hyper = from_metadata(file)
         found: dict[tuple[int, str], NDArray[np.float32]] = {}
         for place in placed(file, architecture, hyper):
-            whole = file.data(place.tensor).view(np.float32).reshape(file.tensors[place.tensor].shape)
+            shape = file.tensors[place.tensor].shape
+            whole = file.data(place.tensor).view(np.float32)
+            if len(shape) > 1:
+                whole = whole.reshape(-1, shape[-1])
             rows = whole[place.start : place.stop]
             found[place.layer, place.role] = rows if place.order is None else rows[place.order]
     prefix = "model.layers.1.self_attn."
@@ -40,7 +47,14 @@ def test_every_tensor_is_placed_as_the_checkpoint_has_it(name: str, tmp_path: Pa
         expected |= {"ffn_gate": wide[: hyper.n_ff], "ffn_up": wide[hyper.n_ff :]}
     else:
         expected = {f"attn_{part}": tensors[f"{prefix}{part}_proj.weight"] for part in "qkv"}
-        expected |= {f"ffn_{part}": tensors[f"model.layers.1.mlp.{part}_proj.weight"] for part in ("gate", "up")}
+        if name in EXPERTS:
+            module, *names = EXPERTS[name]
+            expected["ffn_gate_inp"] = tensors[f"model.layers.1.{module}.gate.weight"]
+            for part, own in zip(("gate", "up", "down"), names, strict=True):
+                each = [tensors[f"model.layers.1.{module}.experts.{e}.{own}.weight"] for e in range(4)]
+                expected[f"ffn_{part}_exps"] = np.concatenate(each)
+        else:
+            expected |= {f"ffn_{part}": tensors[f"model.layers.1.mlp.{part}_proj.weight"] for part in ("gate", "up")}
         if prefix + "q_proj.bias" in tensors:
             expected |= {f"attn_{part}.bias": tensors[f"{prefix}{part}_proj.bias"] for part in "qkv"}
     for role, values in expected.items():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgellm import _native
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.graph import Kept
 from edgellm.formats.onnx import ONNXFile
@@ -19,7 +20,7 @@ from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
 
 library.load_library()
-pytestmark = pytest.mark.skipif(not kernels.names(), reason="this processor has none of the kernels")
+pytestmark = pytest.mark.skipif(not _native.attends_in_onnx(), reason="this processor has none of the kernels")
 
 F32 = NDArray[np.float32]
 CAPACITY = 384
@@ -160,7 +161,7 @@ def test_single_tokens_are_attended_to_in_floats(shape: Shape, tmp_path: Path) -
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_several_tokens_are_attended_to(shape: Shape, tmp_path: Path) -> None:
-    rounding = 0.02 if "bf16" in kernels.names() else 2e-5
+    rounding = 0.02 if _native.bfloat16_kernels() else 2e-5
     layer = Layer(shape, tmp_path)
     for new, past in ((2, 0), (16, 0), (33, 0), (200, 0), (2, 61), (65, 129), (100, 284)):
         tokens = _tokens(shape, 1, new)

@@ -16,6 +16,7 @@ import pytest
 from backend_cases import PARAMS, feed, fresh, onnx_quantized, prompt
 from numpy.typing import NDArray
 
+from edgellm import _native
 from edgellm.backends import open_backend
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.backend import OnnxBackend
@@ -25,7 +26,8 @@ from edgellm.formats.onnx_graph import Graph, Initializer, Node, Value
 from edgellm.formats.onnx_writer import write_onnx
 
 library.load_library()
-pytestmark = pytest.mark.skipif(not kernels.names(), reason="this processor has none of the kernels")
+ours_are_faster = pytest.mark.skipif(not library.kernel_set(), reason="this processor has none of the kernels")
+SETS = _native.kernel_sets()
 
 F32 = NDArray[np.float32]
 
@@ -44,11 +46,17 @@ class Weights:
     bias: F32 | None
 
     @property
+    def kept(self) -> NDArray[np.float64]:
+        """(rows, columns / 32): the scales as halves, times a power of two."""
+        power = 2.0 ** np.clip(14 - np.floor(np.log2(np.abs(self.scales).max())), 0, 100)
+        return np.repeat((self.scales * power).astype(np.float16).astype(np.float64) / power, self.block // 32, axis=1)
+
+    @property
     def shifted(self) -> NDArray[np.int64]:
-        """(rows, blocks, block): codes less their zeros."""
+        """(rows, columns / 32, 32): codes less their zeros."""
         zeros = np.full(self.scales.shape, 8 if self.bits == 4 else 128) if self.zeros is None else self.zeros
-        shape = self.rows, self.columns // self.block, self.block
-        return self.codes.reshape(shape).astype(np.int64) - zeros.astype(np.int64)[..., None]
+        all_zeros = np.repeat(zeros.astype(np.int64), self.block // 32, axis=1)
+        return self.codes.reshape(self.rows, -1, 32).astype(np.int64) - all_zeros[..., None]
 
     def initializers(self) -> Iterator[Initializer]:
         blocks = self.columns // self.block
@@ -99,20 +107,20 @@ def graph_of(w: Weights, level: int = 4) -> Graph:
     return Graph("test", (x,), (y,), (node,), tuple(w.initializers()))
 
 
-def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int = 2) -> Any:
+def _session(folder: Path, w: Weights, n_vocab: int | None = None, threads: int = 2, kernel_set: str = SETS[0]) -> Any:
     path = folder / "model.onnx"
     write_onnx(path, graph_of(w))
     with ONNXFile.open(path) as file:
         [node] = kernels.ours(file.graph, threads, n_vocab).nodes
         assert (node.domain, node.attributes["bytes"]) == (kernels.OURS, n_vocab == w.rows)
-        model = _rewritten(file, threads, n_vocab)
+        model = _rewritten(file, threads, n_vocab, kernel_set)
     return _open(model, folder, threads)
 
 
-def _rewritten(file: ONNXFile, threads: int = 2, n_vocab: int | None = None) -> bytes:
+def _rewritten(file: ONNXFile, threads: int = 2, n_vocab: int | None = None, kernel_set: str = SETS[0]) -> bytes:
     """The model with our product, whether it would be chosen or not."""
     [node] = file.graph.nodes
-    changed = kernels.product(node, threads, logits=node.attributes["N"] == n_vocab)
+    changed = kernels.product(node, threads, logits=node.attributes["N"] == n_vocab, kernel_set=kernel_set)
     return file.rewritten(replace(file.graph, nodes=(changed,)), file.path.parent)
 
 
@@ -135,15 +143,13 @@ def _run(session: Any, x: F32) -> F32:
 
 
 def _in_bytes(w: Weights, x: F32) -> NDArray[np.float64]:
-    """What native/kernels/product.h says of bytes, its sums in 64 bits."""
-    blocks = x.reshape(*x.shape[:-1], -1, w.block).astype(np.float32)
+    """What native/kernels/activations.h says of bytes, its sums in 64 bits."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32).astype(np.float32)
     most = np.abs(blocks).max(-1, keepdims=True)
     inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
     codes = np.rint(blocks * inverse).astype(np.int64)
     sums = np.einsum("...bk,nbk->...nb", codes, w.shifted).astype(np.float64)
-    y = np.einsum(
-        "...nb,nb,...b->...n", sums, w.scales.astype(np.float64), (most[..., 0] / np.float32(127)).astype(float)
-    )
+    y = np.einsum("...nb,nb,...b->...n", sums, w.kept, (most[..., 0] / np.float32(127)).astype(float))
     return y if w.bias is None else y + w.bias
 
 
@@ -154,7 +160,7 @@ def _bfloat16(values: F32) -> NDArray[np.float64]:
 
 
 def _in_bfloat16(w: Weights, x: F32) -> NDArray[np.float64]:
-    values = (w.shifted.astype(np.float32) * w.scales[..., None]).reshape(w.rows, w.columns)
+    values = (w.shifted * w.kept[..., None]).astype(np.float32).reshape(w.rows, w.columns)
     y = _bfloat16(x) @ _bfloat16(values).T
     return y if w.bias is None else y + w.bias
 
@@ -171,12 +177,13 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("kernel_set", SETS)
 @pytest.mark.parametrize(("rows", "columns", "block", "more"), CASES)
 def test_one_row_is_multiplied_in_bytes(
-    rows: int, columns: int, block: int, more: dict[str, Any], tmp_path: Path
+    rows: int, columns: int, block: int, more: dict[str, Any], kernel_set: str, tmp_path: Path
 ) -> None:
     w = random_weights(rows, columns, block, **more)
-    session = _session(tmp_path, w)
+    session = _session(tmp_path, w, kernel_set=kernel_set)
     for batch in (1, 2, 3, 7, 13, 30):  # every number of rows that share a reading of W
         x = _x(batch, 1, columns)
         y = _run(session, x)
@@ -189,7 +196,7 @@ def test_rows_of_a_text_are_multiplied_in_bfloat16(
 ) -> None:
     w = random_weights(rows, columns, block, **more)
     session = _session(tmp_path, w)
-    expected = _in_bfloat16 if "bf16" in kernels.names() else _in_bytes
+    expected = _in_bfloat16 if _native.bfloat16_kernels() else _in_bytes
     for length in (2, 15, 16, 17, 33, 70):
         x = _x(2, length, columns)
         np.testing.assert_allclose(_run(session, x), expected(w, x), rtol=1e-4, atol=2e-4)
@@ -217,6 +224,33 @@ def test_a_row_has_the_same_bits_whatever_is_beside_it(more: dict[str, Any], tmp
     singles = _run(session, x.reshape(77, 1, -1))
     for start, stop in ((0, 1), (5, 12), (60, 77)):
         assert (_run(session, x.reshape(77, 1, -1)[start:stop]) == singles[start:stop]).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("largest", [1e-25, 1e-6, 0.02, 60_000.0, 1e30])
+def test_scales_are_rounded_to_sixteen_bits(bits: int, largest: float, tmp_path: Path) -> None:
+    w = random_weights(64, 256, 64, bits, zeros=bits == 4)
+    scales = (largest * 2 ** np.random.default_rng(3).uniform(-48, 0, w.scales.shape)).astype(np.float32)
+    scales[0] = largest
+    with np.errstate(over="ignore"):
+        halves = scales.astype(np.float16).astype(np.float32)
+    x = np.zeros((256, 1, 256), np.float32)
+    np.fill_diagonal(x[:, 0], 127)  # whose codes are what they are
+    for kept in (scales, halves) if np.isfinite(halves).all() and halves.any() else (scales,):
+        exact = replace(w, scales=kept)
+        y = _run(_session(tmp_path, exact), x)[:, 0].T.astype(np.float64)
+        of_columns = np.repeat(kept.astype(np.float64), 64, axis=1)
+        whole = 127.0 * exact.shifted.reshape(64, 256)
+        rounding = 2**-11 * of_columns + 2**-39 * largest if kept is scales else 0
+        assert (np.abs(y - whole * of_columns) <= np.abs(whole) * (rounding + 2e-7 * of_columns)).all()
+
+
+def test_a_scale_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    w = random_weights(40, 64, 32)
+    for bad in (np.inf, np.nan):
+        w.scales[17, 1] = bad
+        with pytest.raises(Exception, match="MatMulNBits: a scale or a number is not finite"):
+            _session(tmp_path, w)
 
 
 def test_zeros_and_extremes(tmp_path: Path) -> None:
@@ -276,18 +310,24 @@ def test_numbers_that_cannot_be_are_refused(name: str, value: int, tmp_path: Pat
         _open(model, tmp_path)
 
 
-def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@ours_are_faster
+@pytest.mark.parametrize("kernel_set", [each for each in SETS if each in library.FASTER])
+def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(
+    kernel_set: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = onnx_quantized(tmp_path)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         expected = fresh(backend, prompt(100))
     every = kernels.product
     monkeypatch.setattr(kernels, "product", lambda node, threads, logits: every(node, threads, logits=True))
-    monkeypatch.setattr(kernels, "_attends", lambda *_: False)
+    monkeypatch.setattr(library, "kernel_set", lambda: kernel_set)
+    monkeypatch.setattr(_native, "attends_in_onnx", lambda: False)
     with closing(open_backend(path, PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
         assert backend.rewritten.operators == {kernels.PRODUCT}
+        assert f"|{kernel_set} " in backend.state_key
         row = fresh(backend, prompt(100))
         np.testing.assert_allclose(row, expected, atol=0.05)
         sequence = backend.new_sequence()
@@ -295,12 +335,14 @@ def test_prompts_in_bytes_beside_the_attention_of_onnx_runtime(monkeypatch: pyte
         assert (feed(backend, sequence, prompt(100)[36:]) == row).all()
 
 
+@ours_are_faster
 def test_a_model_of_4_bits_goes_through_the_kernels(tmp_path: Path) -> None:
     with closing(open_backend(onnx_quantized(tmp_path), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is not None
-        assert backend.rewritten.operators == {kernels.PRODUCT, kernels.ATTENTION}
-        assert kernels.names() in backend.state_key
+        assert (kernels.ATTENTION in backend.rewritten.operators) == _native.attends_in_onnx()
+        assert kernels.PRODUCT in backend.rewritten.operators
+        assert library.kernel_names() in backend.state_key
 
 
 def test_an_old_onnx_runtime_runs_no_kernels_or_embeddings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -320,6 +362,7 @@ def test_an_old_onnx_runtime_runs_no_kernels_or_embeddings(monkeypatch: pytest.M
     open_backend(four, PARAMS).close()
 
 
+@ours_are_faster
 def test_a_model_with_its_weights_inside(tmp_path: Path) -> None:
     path = onnx_quantized(tmp_path)
     with closing(open_backend(path, PARAMS)) as backend:
@@ -335,13 +378,15 @@ def test_a_model_with_its_weights_inside(tmp_path: Path) -> None:
         assert (fresh(backend, prompt(40)) == expected).all()
 
 
+@ours_are_faster
 def test_an_exact_model_does_not(tmp_path: Path) -> None:
     with closing(open_backend(onnx_quantized(tmp_path, exact=True), PARAMS)) as backend:
         assert isinstance(backend, OnnxBackend)
         assert backend.rewritten is None
-        assert kernels.names() not in backend.state_key
+        assert library.kernel_names() not in backend.state_key
 
 
+@ours_are_faster
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_mapped_weights_leave_memory_once_laid_out(tmp_path: Path) -> None:
     path = onnx_quantized(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 
-from edgellm import _native
 from edgellm.backends import engines
 from edgellm.backends.onnx import library
 from edgellm.errors import Unsupported
@@ -38,4 +37,4 @@ def test_the_report_names_the_build() -> None:
     report = next(report for report in engines() if report["name"] == "ONNX Runtime")
     assert report["version"] == onnxruntime.__version__
     assert "CPUExecutionProvider" in report["providers"]
-    assert report["kernels"] == _native.kernel_names()
+    assert report["kernels"] == library.kernel_names()

@@ -32,7 +32,7 @@ def test_text_of_a_chat_model(smollm2: Path) -> None:
     assert facts["layers"] == "30 of width 576"
     assert facts["vocabulary"] == "49,152 tokens"
     assert facts["context"].startswith("8,192 tokens trained")
-    assert facts["KV cache"] == "23,040 bytes per token"
+    assert facts["KV cache"] == "23,760 bytes per token"
     assert facts["chat template"].startswith("yes")
     assert facts["licence"] == "apache-2.0"
 
@@ -41,7 +41,7 @@ def test_json(smollm2: Path) -> None:
     told = json.loads(run(str(smollm2), "--json", "--ctx", "2048"))
     assert told["path"] == str(smollm2)
     assert (told["format"], told["architecture"], told["context"]) == ("gguf", "llama", 2048)
-    assert told["kv_bytes_per_token"] == 23040
+    assert told["kv_bytes_per_token"] == 23760
     assert told["bits_per_weight"] == pytest.approx(5.744, abs=0.001)
     info = edgellm.inspect(smollm2)
     assert told["memory_needed"] == edgellm.memory_needed(info, 2048)
@@ -72,7 +72,7 @@ def test_template(smollm2: Path, gemma3: Path) -> None:
     ("available", "context", "words"),
     [
         (1 << 40, 8192, "1099.51 GB available"),
-        (300_000_000, 6656, "300.0 MB available"),
+        (300_000_000, 6400, "300.0 MB available"),
         (50_000_000, 0, "none of use fits in memory"),
         (0, 8192, "does not say"),
     ],

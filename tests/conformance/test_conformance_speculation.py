@@ -74,7 +74,7 @@ def test_what_is_kept_is_the_state_of_the_answer(free: None, case: Case, model: 
     for parked in (False, True):
         model._engine.call(lambda _: None, needs_room=parked)
         again = model.generate(text, temperature=0, max_tokens=1, logprobs=5, ignore_eos=True)
-        assert again.cache.from_live + again.cache.from_memory >= len(PROMPT) + ANSWER - 8
+        assert again.usage.cached_tokens >= len(PROMPT) + ANSWER - 8
         assert again.logprobs is not None
         for token, _, logprob in again.logprobs[0].top:
             assert logprob == pytest.approx(expected[token], abs=2 * case.tolerance + 1e-6)

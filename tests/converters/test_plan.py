@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hf_models import ALIGNED, UNALIGNED, folder_of
 from tiny_models import tiny
 
 import edgellm
+from edgellm.backends.llamacpp import inspect_llamacpp
 from edgellm.converters import ConvertParams, GGUFParams, SafetensorsParams, convert, plan
 from edgellm.converters.folder.configured import size_label
 from edgellm.converters.numbers import is_exact
@@ -73,7 +73,7 @@ def test_the_file_is_what_was_planned(config: dict[str, Any], quant: str, tmp_pa
     assert planned.bits_per_weight == pytest.approx(info.bits_per_weight)
     assert planned.n_params == info.n_params
     assert planned.memory_ctx == 128
-    assert planned.memory == edgellm.memory_needed(replace(info, engine=""), 128)
+    assert planned.memory == edgellm.memory_needed(inspect_llamacpp(done.path), 128)
     assert json.loads(json.dumps(planned.to_dict()))["bits_per_weight"] == planned.bits_per_weight
 
 
@@ -82,7 +82,7 @@ def test_memory_of_a_gguf_file_is_what_edgellm_says(arch: str, tmp_path: Path) -
     planned = plan(tiny(arch).write(tmp_path / "source.gguf"))
     done = convert(tmp_path / "source.gguf", tmp_path / "model.gguf", ConvertParams(verify=False))
     assert planned.memory_ctx is not None
-    assert planned.memory == edgellm.memory_needed(replace(edgellm.inspect(done.path), engine=""), planned.memory_ctx)
+    assert planned.memory == edgellm.memory_needed(inspect_llamacpp(done.path), planned.memory_ctx)
 
 
 def test_exact_and_lossy() -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="flags of GCC an
 SOURCES = sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in (".cpp", ".h", ".inc"))
 SOURCES = [path for path in SOURCES if path.parent.name != "onnxruntime"]  # theirs
 UNITS = [path for path in SOURCES if path.suffix == ".cpp"]
-ARM_UNITS = [path for path in UNITS if "neon" in path.name]
+ARM_UNITS = [path for path in UNITS if "neon" in path.name or "arm" in path.name]
 ARM_COMPILER = "aarch64-linux-gnu-g++"
 
 
@@ -60,7 +60,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def threads_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sets = ("AVX2", "AVX_VNNI", "AVX_VNNI_AS_AVX512", "AVX512_VNNI", "AMX_BF16", "NEON_DOT", "NEON_I8MM")
+    sets = ("AVX2", "AVX_VNNI", "AVX_VNNI_AS_AVX512", "AVX512_VNNI", "AMX_BF16", "PCLMUL", "NEON_DOT", "NEON_I8MM")
     plain = [f"-DEDGELLM_{name}=OFF" for name in sets]  # threads do the same with every set
     return configure(tmp_path_factory.mktemp("threads"), "-fsanitize=thread -O1", *plain)
 
@@ -106,7 +106,7 @@ def run_test(build: Path, program: str, *through: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("program", ["kernels_test", "kernel_sets_test", "engine_test", "choose_test"])
+@pytest.mark.parametrize("program", ["onnx_kernels_test", "kernel_sets_test", "engine_test", "choose_test"])
 def test_native_code_under_sanitizers(build: Path, program: str) -> None:
     run_test(build, program)
 

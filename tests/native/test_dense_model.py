@@ -42,6 +42,16 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "two rotations and none": {"rotations": (1, 0, 2), "rotary": {1: (FAST, 1.0), 2: (FAST[::2] / 3, 1.3)}},
     "scales": {"embedding_scale": 3.0, "residual_scale": 0.3, "logit_scale": 4.0, "attention_scale": 0.1},
     "odd sizes": {"n_embd": 50, "n_ff": 77, "n_vocab": 71},
+    "norms with biases": {"extra": {f"{role}.bias": 64 for role in ("attn_norm", "ffn_norm")}},
+    "no gate": {"gate": False, "activation": "gelu_tanh", "extra": {"ffn_up.bias": 96}},
+    "learned positions": {"positions": 75, "rotations": (0, 0, 0), "rotary": {}, "embedding_scale": 2.0},
+    "in parallel": {"parallel_residual": True, "residual_scale": 0.6},
+    "experts in parallel": {"parallel_residual": True, "n_expert": 4, "n_expert_used": 2},
+    "experts without gates": {"gate": False, "n_expert": 4, "n_expert_used": 2},
+    "experts": {"n_expert": 8, "n_expert_used": 3},
+    "all experts": {"n_expert": 3, "n_expert_used": 3, "residual_scale": 0.4},
+    "more experts than rows": {"n_expert": 130, "n_expert_used": 2, "n_ff": 32, "activation": "gelu_tanh"},
+    "experts of odd sizes, norms after": {"n_embd": 50, "n_ff": 77, "n_expert": 5, "n_expert_used": 2, "norms": NORMS},
 }  # fmt: skip
 
 
@@ -62,10 +72,12 @@ def test_what_families_differ_in(case: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("experts", [0, 2])
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q4_K", "F16"])
-def test_quantized_weights(kind: str) -> None:
-    wide = {"n_embd": 256, "n_ff": 512, "head_dim": 64, "attention_scale": 0.05}
-    tiny = Tiny(type=int(GGMLQuantizationType[kind]), **wide, tied=False)
+def test_quantized_weights(kind: str, experts: int) -> None:
+    wide: dict[str, Any] = {"n_embd": 256, "n_ff": 512, "head_dim": 64, "attention_scale": 0.05, "tied": False}
+    wide |= {"n_expert": experts, "n_expert_used": experts}  # of a few, nearly the same scores would take others
+    tiny = Tiny(type=int(GGMLQuantizationType[kind]), **wide)
     found = feed(tiny.native(), _native.KvTable(tiny.pages("int16")), TOKENS, [40, 1, 3])
     expected = tiny.logits(TOKENS)
     error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
@@ -96,22 +108,28 @@ def test_fused_tensors_and_orders_are_rows_of_a_file() -> None:
     assert np.array_equal(feed(model, _native.KvTable(tiny.pages()), TOKENS, []), expected)
 
 
-MIXED = Tiny(
-    type=int(GGMLQuantizationType.Q4_0), n_embd=256, n_ff=512, head_dim=64, norms=NORMS, windows=(0, 20, 0),
-    tied=False, final_softcap=5.0,
-)  # fmt: skip
+OF_Q4_0: dict[str, Any] = {"type": int(GGMLQuantizationType.Q4_0), "n_embd": 256, "head_dim": 64}
+MIXED = [
+    Tiny(**OF_Q4_0, n_ff=512, norms=NORMS, windows=(0, 20, 0), tied=False, final_softcap=5.0),
+    Tiny(**OF_Q4_0, n_ff=160, n_expert=7, n_expert_used=3),
+    Tiny(n_expert=7, n_expert_used=3, norms=NORMS),
+    Tiny(**OF_Q4_0, n_ff=512, gate=False, positions=75, parallel_residual=True, extra={"attn_norm.bias": 256}),
+]
+KINDS = ["dense", "experts", "experts of floats", "in parallel"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_bits_do_not_depend_on_cutting_or_threads(threads: int) -> None:
-    expected = feed(MIXED.native(threads=1), _native.KvTable(MIXED.pages("int16")), TOKENS, [])
+@pytest.mark.parametrize("tiny", MIXED, ids=KINDS)
+def test_bits_do_not_depend_on_cutting_or_threads(tiny: Tiny, threads: int) -> None:
+    expected = feed(tiny.native(threads=1), _native.KvTable(tiny.pages("int16")), TOKENS, [])
     for micro_batch, sizes in ((512, [1] * 74), (512, [2, 30, 13, 5]), (7, []), (512, [64])):
-        model = MIXED.native(threads, micro_batch)
-        assert np.array_equal(feed(model, _native.KvTable(MIXED.pages("int16")), TOKENS, sizes), expected), sizes
+        model = tiny.native(threads, micro_batch)
+        assert np.array_equal(feed(model, _native.KvTable(tiny.pages("int16")), TOKENS, sizes), expected), sizes
 
 
-def test_bits_do_not_depend_on_other_sequences() -> None:
-    model, pages = MIXED.native(threads=3), MIXED.pages("int16", most=200)
+@pytest.mark.parametrize("tiny", MIXED, ids=KINDS)
+def test_bits_do_not_depend_on_other_sequences(tiny: Tiny) -> None:
+    model, pages = tiny.native(threads=3), tiny.pages("int16", most=200)
     texts = [TOKENS[i : i + n] for i, n in ((0, 40), (3, 1), (7, 2), (9, 66), (20, 33))]
     alone = [feed(model, _native.KvTable(pages), text, []) for text in texts]
     for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1]):
@@ -200,6 +218,9 @@ def test_calls_that_cannot_be() -> None:
             model.forward(tables, tokens, rows)
     assert (table.length, pages.used) == (0, 0)
     assert model.forward([], [], []).shape == (0, 70)
+    learned = Tiny(positions=75)
+    with pytest.raises(ValueError, match="more tokens than the 75 positions"):
+        learned.native().forward([_native.KvTable(learned.pages())], [[1] * 76], ["last"])
     with pytest.raises(ValueError, match="not finished"):
         tiny.unset().forward([table], [[1]], ["last"])
     with pytest.raises(ValueError, match="finished"):
@@ -241,7 +262,7 @@ def test_a_sequence_in_a_pass_is_nobody_elses() -> None:
     calls: list[Callable[[], object]] = [
         lambda: table.save(0, 0),  # until the pass has begun
         lambda: model.forward([table], [[1]], ["last"]),
-        lambda: table.load(bytes(pages.page_bytes // 32), 0, 1),
+        lambda: table.load([bytes(pages.page_bytes // 32)], [1]),
         lambda: table.fork(0),
         lambda: table.reserve(1),
         lambda: table.truncate(0),

@@ -9,6 +9,8 @@ import pytest
 from dense_reference import F32, Tiny
 from gguf import GGMLQuantizationType
 
+from edgellm import _native
+
 FAST = 100.0 ** -(np.arange(8) / 8)
 
 
@@ -26,6 +28,10 @@ FAST = 100.0 ** -(np.arange(8) / 8)
         ({"logit_scale": 0.0}, "logit scale"),
         ({"final_softcap": -1.0}, "negative"),
         ({"activation": "relu"}, "relu"),
+        ({"n_expert": 4}, "0 of 4 experts"),
+        ({"n_expert_used": 2}, "2 of 0 experts"),
+        ({"n_expert": 2, "n_expert_used": 3}, "3 of 2 experts"),
+        ({"n_expert": 1 << 40, "n_expert_used": 1}, "experts"),
     ],
 )
 def test_numbers_that_cannot_be(change: dict[str, Any], words: str) -> None:
@@ -67,6 +73,7 @@ def test_weights_that_do_not_fit() -> None:
         ("no such norm", 0, "attn_q", np.ones(64)),
         ("no such norm", -1, "attn_norm", np.ones(64)),
         ("no such bias", -1, "token_embd.bias", np.ones(70)),
+        ("no such bias", -1, "position_embd.bias", np.ones(70)),
         ("no such layer", 3, "attn_norm", np.ones(64)),
         ("no numbers", 0, "attn_norm", np.ones(0)),
         ("not all numbers", 0, "attn_norm", np.full(64, np.inf)),
@@ -88,6 +95,24 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
         tiny.unset(threads=3).set_matrix(1, "ffn_up", tiny.type, 96, 64, rows.reshape(-1).data)
 
 
+def test_a_large_matrix_is_read_once_and_says_how_far() -> None:
+    tiny = Tiny(n_vocab=150_000)
+    data = tiny.files[-1, "token_embd"].reshape(-1).copy()
+    told: list[int] = []
+
+    def done(nbytes: int) -> None:
+        told.append(nbytes)
+        data[:nbytes] = 255  # as float32 no numbers, which would be an error
+
+    tiny.unset(threads=2).set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, done)
+    assert len(told) == 3
+    assert told == sorted(told)
+    assert told[-1] == len(data)
+    data[:] = 0
+    with pytest.raises(ZeroDivisionError):
+        tiny.unset().set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, lambda nbytes: 1 // 0)
+
+
 @pytest.mark.parametrize(
     ("key", "size", "words"),
     [
@@ -98,6 +123,9 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
         ((1, "attn_norm"), (32,), r"blk\.1\.attn_norm: 32 numbers"),
         ((0, "attn_q_norm"), (32,), r"blk\.0\.attn_q_norm: 32 numbers"),
         ((0, "attn_v.bias"), (16,), r"blk\.0\.attn_v: a bias of 16"),
+        ((0, "attn_norm.bias"), (16,), r"blk\.0\.attn_norm: a bias of 16 numbers for 64"),
+        ((0, "attn_q_norm.bias"), (16,), r"blk\.0\.attn_q_norm: a bias of 16 numbers for 0"),
+        ((-1, "position_embd"), (9, 32), r"position_embd: the shape is \(9, 32\), expected \(9, 64\)"),
     ],
 )
 def test_what_is_missing_or_has_another_shape(key: tuple[int, str], size: tuple[int, ...] | None, words: str) -> None:
@@ -112,6 +140,46 @@ def test_what_is_missing_or_has_another_shape(key: tuple[int, str], size: tuple[
         tiny.vectors[key] = np.ones(size, np.float32)
     with pytest.raises(ValueError, match=words):
         tiny.native()
+
+
+def test_experts_that_do_not_fit() -> None:
+    tiny = Tiny(n_expert=3, n_expert_used=2)
+    model = tiny.unset()
+    data = tiny.files[0, "ffn_up_exps"].reshape(-1).data
+    for words, role, rows in (
+        ("no such matrix", "ffn_up", 288),
+        ("287 rows of 3 experts", "ffn_up_exps", 287),
+        ("do not hold", "ffn_up_exps", 192),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.set_matrix(0, role, F32, rows, 64, data[: 287 * 64 * 4] if rows == 287 else data)
+    for role in ("ffn_up_exps.bias", "ffn_up.bias"):
+        with pytest.raises(ValueError, match="no such bias"):
+            model.set_vector(0, role, np.ones(96, np.float32))
+    with pytest.raises(ValueError, match="no such matrix"):
+        Tiny().unset().set_matrix(0, "ffn_up_exps", F32, 96, 64, data[: 96 * 64 * 4])
+    for key, words in (
+        ((1, "ffn_gate_inp"), r"blk\.1\.ffn_gate_inp: .*missing"),
+        ((2, "ffn_down_exps"), r"blk\.2\.ffn_down_exps: .*missing"),
+    ):
+        lacking = Tiny(n_expert=3, n_expert_used=2)
+        del lacking.files[key]
+        with pytest.raises(ValueError, match=words):
+            lacking.native()
+
+
+def test_scores_that_are_no_numbers_choose_any_experts() -> None:
+    tiny = Tiny(n_expert=5, n_expert_used=3)
+    tiny.files[0, "ffn_up_exps"].view(np.float32)[:] = 3e38  # which no product of a router survives
+    model = tiny.native()
+    found = model.forward([_native.KvTable(tiny.pages())], [list(range(40))], ["all"])
+    assert found.shape == (40, 70)
+    assert not np.isfinite(found).any()
+
+
+def test_norms_after_what_is_computed_in_parallel() -> None:
+    with pytest.raises(ValueError, match="in parallel"):
+        Tiny(parallel_residual=True, norms=("attn_norm", "post_ffw_norm")).native()
 
 
 def test_a_rotation_that_is_missing() -> None:

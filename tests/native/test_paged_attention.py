@@ -160,7 +160,7 @@ def test_forks_and_restored_state_go_on_alike(name: str, kv_type: str) -> None:
     fork = table.fork(301)  # within a page, in which the first one has more
     restored = _native.KvTable(pool)
     for start, stop in ((0, 100), (100, 290), (290, 301)):
-        restored.load(table.save(start, stop), start, stop)
+        restored.load([table.save(start, stop)], [stop])
     ours = shape.random(60, 5)
     for other in (restored, fork):
         late = tuple(each[301:] for each in rows)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import tempfile
+import zlib
+from contextlib import ExitStack
 
 import hypothesis.strategies as st
 import numpy as np
@@ -57,6 +61,14 @@ def saved(kv_type: str, tokens: Tokens, start: int) -> bytes:
     return b"".join(out)
 
 
+def descriptor_of(state: bytes, opened: ExitStack) -> int:
+    """Of a file that holds a byte and then the state, at the state."""
+    file = opened.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+    file.write(b"x" + state)
+    file.seek(1)
+    return file.fileno()
+
+
 class Model:
     """What a table should hold. pages: identities of pages, by which those that are shared are counted."""
 
@@ -88,17 +100,39 @@ class Tables(RuleBasedStateMachine):
             model.table.reserve(length)
             model.pages = after
 
-    @rule(which=st.integers(0, 99), count=st.integers(0, 100), seed=st.integers(0, 2**32))
-    def load(self, which: int, count: int, seed: int) -> None:
+    @rule(
+        which=st.integers(0, 99),
+        counts=st.lists(st.integers(0, 100), max_size=4),
+        seed=st.integers(0, 2**32),
+        in_file=st.integers(0, 15),
+        damaged=st.booleans(),
+    )
+    def load(self, which: int, counts: list[int], seed: int, in_file: int, damaged: bool) -> None:
         model = self.models[which % len(self.models)]
-        start, tokens = len(model.tokens), random_tokens(self.kv_type, count, seed)
-        state = saved(self.kv_type, tokens, start)
-        if (after := self.reserved(model, start + count)) is None:
-            with pytest.raises(_native.KvFull):
-                model.table.load(state, start, start + count)
-        else:
-            model.table.load(state, start, start + count)
-            model.tokens, model.pages = np.concatenate([model.tokens, tokens]), after
+        tokens = random_tokens(self.kv_type, sum(counts), seed)
+        with ExitStack() as opened:
+            blocks: list[bytes | _native.StateInFile] = []
+            stops, at, crc = [], 0, 0
+            for i, count in enumerate(counts):
+                state = saved(self.kv_type, tokens[at : at + count], len(model.tokens) + at)
+                at += count
+                stops.append(len(model.tokens) + at)
+                if in_file >> i & 1:
+                    crc = zlib.crc32(state, 7) ^ damaged
+                    blocks.append((descriptor_of(state, opened), len(state), 7, crc))
+                else:
+                    blocks.append(state)
+            after = self.reserved(model, len(model.tokens) + at)
+            if after is None:
+                with pytest.raises(_native.KvFull):
+                    model.table.load(blocks, stops, 2)
+            elif crc and damaged:
+                with pytest.raises(ValueError, match="checksum"):
+                    model.table.load(blocks, stops, 2)
+                model.pages = after[: -(-len(model.tokens) // PAGE)]
+            else:
+                model.table.load(blocks, stops, 2)
+                model.tokens, model.pages = np.concatenate([model.tokens, tokens]), after
 
     @rule(which=st.integers(0, 99), part=st.floats(0, 1))
     def truncate(self, which: int, part: float) -> None:
@@ -177,12 +211,12 @@ def test_forks_share_their_pages() -> None:
     pool = pages()
     table = _native.KvTable(pool)
     tokens = random_tokens("int16", 2000, 1)
-    table.load(saved("int16", tokens, 0), 0, 2000)
+    table.load([saved("int16", tokens, 0)], [2000])
     assert pool.used == 63
     forks = [table.fork(2000) for _ in range(64)]
     assert pool.used == 63
     for i, fork in enumerate(forks):
-        fork.load(saved("int16", random_tokens("int16", 20, i), 2000), 2000, 2020)  # the last page and one more
+        fork.load([saved("int16", random_tokens("int16", 20, i), 2000)], [2020])  # the last page and one more
     assert pool.used == 63 + 64 * 2
     assert all(fork.save(0, 2000) == table.save(0, 2000) for fork in forks)
     del forks, fork
@@ -196,7 +230,7 @@ def test_what_attention_cannot_bear_is_not_loaded(kv_type: str, fill: float) -> 
     pool = pages(kv_type)
     table = _native.KvTable(pool)
     state = np.full(40 * pool.page_bytes // PAGE // 4, fill, np.float32).tobytes()
-    table.load(state, 0, 40)
+    table.load([state], [40])
     kept, state = table.save(0, 40), bytearray(state)
     if kv_type == "f32":
         assert kept == (state if fill == 3e38 else bytes(len(state)))
@@ -215,13 +249,13 @@ def test_saved_state_of_another_size_or_place() -> None:
     token = pool.page_bytes // PAGE
     for size in (0, token - 1, token + 1):
         with pytest.raises(ValueError, match=f"{token} bytes, not {size}"):
-            table.load(bytes(size), 0, 1)
-    with pytest.raises(ValueError, match="does not continue"):
-        table.load(bytes(token), 1, 2)
-    for start, stop in ((1, 0), (0, 2**63), (2**63, 2**64 - 1)):
+            table.load([bytes(size)], [1])
+    with pytest.raises(ValueError, match="every block"):
+        table.load([bytes(token)], [1, 2])
+    for stops in ([1, 0], [1, 2**63], [2**63, 2**64 - 1]):
         with pytest.raises(ValueError, match=r"positions|tokens"):
-            table.load(bytes(token), start, stop)
-    table.load(memoryview(bytes(3 + token))[3:], 0, 1)
+            table.load([bytes(token)] * 2, stops)
+    table.load([memoryview(bytes(3 + token))[3:]], [1])
     for start, stop in ((0, 2), (1, 0), (2, 2)):
         with pytest.raises(ValueError, match="positions"):
             table.save(start, stop)
@@ -230,6 +264,25 @@ def test_saved_state_of_another_size_or_place() -> None:
     with pytest.raises(ValueError, match="longer"):
         table.fork(2)
     assert table.length == pool.used == 1
+
+
+def test_state_in_files_that_are_not_whole() -> None:
+    pool = pages()
+    table = _native.KvTable(pool)
+    table.load([saved("int16", random_tokens("int16", 40, 1), 0)], [40])
+    before, more = table.save(0, 40), saved("int16", random_tokens("int16", 300, 2), 40)
+    with ExitStack() as opened:
+        sink = opened.enter_context(open(os.devnull, "wb")).fileno()
+        nan = np.full(len(more) // 4, np.nan, np.float32).tobytes()
+        for file, error, words in (
+            ((descriptor_of(more[:-1], opened), len(more), 0, zlib.crc32(more)), ValueError, "truncated"),
+            ((descriptor_of(nan, opened), len(more), 0, zlib.crc32(more)), ValueError, "checksum"),
+            ((descriptor_of(more, opened), len(more) - 1, 0, zlib.crc32(more)), ValueError, "bytes, not"),
+            ((sink, len(more), 0, zlib.crc32(more)), OSError, "saved state"),  # which cannot be read
+        ):
+            with pytest.raises(error, match=words):
+                table.load([file], [340], 2)
+            assert (table.length, pool.used, table.save(0, 40)) == (40, 2, before)
 
 
 def test_more_pages_than_there_are() -> None:
@@ -265,7 +318,7 @@ def test_memory_is_given_back() -> None:
 
 def test_a_table_that_was_closed() -> None:
     table = _native.KvTable(pages())
-    table.load(bytes(pages().page_bytes), 0, 32)
+    table.load([bytes(pages().page_bytes)], [32])
     table.close()
     table.close()
     assert table.length == 0

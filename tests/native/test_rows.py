@@ -69,6 +69,18 @@ def test_rms_norm(kernels: str, n: int) -> None:
     assert np.array_equal(x, y)
 
 
+@sizes
+def test_centered(kernels: str, n: int) -> None:
+    x = normal(n, 4, 3) + np.float32(2)
+    y, around = guarded(n)
+    _native.centered(kernels, x, y)
+    np.testing.assert_allclose(y, x - np.mean(x.astype(np.float64)), rtol=0, atol=3e-6)
+    assert np.all(around[:17] == 7)
+    assert np.all(around[17 + n :] == 7)
+    _native.centered(kernels, x, x)
+    assert np.array_equal(x, y)
+
+
 def test_the_norm_of_zeros_and_of_what_is_no_number(kernels: str) -> None:
     y = np.ones(40, np.float32)
     _native.rms_norm(kernels, np.zeros(40, np.float32), None, 1e-6, y)
@@ -96,7 +108,7 @@ def test_gates(kernels: str, gate: str, n: int) -> None:
 def test_gates_are_near_what_they_stand_for(kernels: str, gate: str, most: float) -> None:
     x = np.linspace(-2, 100, 100_001, dtype=np.float32)
     y = np.empty_like(x)
-    _native.gated(kernels, gate, x, np.ones_like(x), y)
+    _native.gated(kernels, gate, x, None, y)
     assert units(y, act(gate, x.astype(np.float64))) < most
 
 
@@ -233,6 +245,7 @@ def test_what_does_not_fit_is_refused(kernels: str) -> None:
     for call in (
         lambda: _native.rms_norm(kernels, x, None, 1e-5, short),
         lambda: _native.rms_norm(kernels, x, short, 1e-5, x),
+        lambda: _native.centered(kernels, x, short),
         lambda: _native.gated(kernels, "silu", x, short, x),
         lambda: _native.gated(kernels, "relu", x, x, x),
         lambda: _native.rotate(kernels, x, short, short),

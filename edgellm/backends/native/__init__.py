@@ -1,4 +1,4 @@
-"""GGUF models on edgellm's own engine: dense decoders, on the CPU."""
+"""GGUF models on edgellm's own engine: decoders, on the CPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
-from edgellm.params import LoadParams
+from edgellm.params import KvType, LoadParams
 
 NAME = "edgellm's own"
 
@@ -50,6 +50,14 @@ def why_not(file: GGUFFile, params: LoadParams) -> str | None:
     from edgellm.backends.native import checks
 
     return checks.why_not(file, params)
+
+
+def kv_bytes_per_token(file: GGUFFile, kv_type: KvType | None) -> int:
+    """What a token takes in the cache of a model that this engine runs; None: of the type that nobody asked for."""
+    from edgellm.architectures import from_metadata
+    from edgellm.backends.native import loading
+
+    return loading.kv_bytes_per_token(from_metadata(file)[1], kv_type or loading.KV_TYPE)
 
 
 def engine_report() -> dict[str, Any]:

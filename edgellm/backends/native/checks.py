@@ -17,8 +17,9 @@ from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 from edgellm.params import LoadParams
 
-FAMILIES = frozenset({  # general.architecture; Mistral is a llama there
-    "llama", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2",
+FAMILIES = frozenset({  # general.architecture; Mistral and Mixtral are a llama there
+    "llama", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2",
+    "gpt2", "gptneox", "starcoder2",
 })  # fmt: skip
 TYPES = frozenset({  # native/kernels/storage.h
     GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0, GGMLType.Q5_1,
@@ -66,10 +67,8 @@ def _lacking(file: GGUFFile, hyper: Hyper) -> str | None:
     head = hyper.head_dim
     if head % HEAD_STEP or head > LARGEST_HEAD:
         return f"heads of {head} elements, and it attends to multiples of {HEAD_STEP} up to {LARGEST_HEAD}"
-    if hyper.n_expert:
-        return "it knows no experts"
-    if hyper.rope is None or hyper.rope.base <= 1.0:
-        return "it knows rotary positions alone"
+    if hyper.rope is not None and hyper.rope.base <= 1.0:
+        return f"a rotary embedding of θ = {hyper.rope.base:g}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,8 @@ class Plan:
 def plan(file: GGUFFile, params: LoadParams) -> Plan:
     """Decide, for a file that `checks.cannot` has nothing against. Raises NotEnoughMemory with the numbers."""
     hyper, kv_type = from_metadata(file)[1], params.kv_type or KV_TYPE
-    page = new_pages(hyper, kv_type, 1).page_bytes
-    info = replace(model_info(file, kv_type), engine="native", kv_bytes_per_token=page // PAGE_TOKENS)
+    per_token = kv_bytes_per_token(hyper, kv_type)
+    info = replace(model_info(file, kv_type), engine="native", kv_bytes_per_token=per_token)
     n_ctx, max_cells = contexts(info, params.ctx, machine.memory().available)
     return Plan(
         info=info,
@@ -52,6 +53,11 @@ def plan(file: GGUFFile, params: LoadParams) -> Plan:
         threads=params.threads or machine.usable_cores(),
         kv_type=kv_type,
     )
+
+
+def kv_bytes_per_token(hyper: Hyper, kv_type: KvType) -> int:
+    """What a token takes in the cache, scales and all."""
+    return new_pages(hyper, kv_type, 1).page_bytes // PAGE_TOKENS
 
 
 def new_pages(hyper: Hyper, kv_type: KvType, most: int) -> _native.KvPages:
@@ -93,11 +99,13 @@ def _model(plan: Plan) -> _native.DenseModel:
     made = _native.DenseModel(
         n_layer=hyper.n_layer,
         n_embd=hyper.n_embd,
-        n_ff=hyper.n_ff,
+        n_ff=hyper.n_ff_expert if hyper.n_expert else hyper.n_ff,
         n_head=hyper.n_head,
         n_head_kv=hyper.n_head_kv,
         head_dim=hyper.head_dim,
         n_vocab=hyper.n_vocab,
+        n_expert=hyper.n_expert,
+        n_expert_used=hyper.n_expert_used,
         norm_eps=hyper.norm_eps,
         activation=hyper.activation,
         attention_scale=hyper.attention_scale or hyper.head_dim**-0.5,
@@ -106,6 +114,7 @@ def _model(plan: Plan) -> _native.DenseModel:
         embedding_scale=hyper.embedding_scale,
         residual_scale=hyper.residual_scale,
         logit_scale=hyper.logit_scale,
+        parallel_residual=hyper.parallel_residual,
         windows=windows,
         rotations=which,
         threads=plan.threads,
@@ -125,7 +134,16 @@ def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
             raise ValueError("holds what is no number")
         made.set_vector(place.layer, place.role, values if place.order is None else values[place.order])
         return
-    rows = data.reshape(tensor.shape[0], -1)[place.start : place.stop]
+    *stacked, columns = tensor.shape
+    rows = data.reshape(math.prod(stacked), -1)[place.start : place.stop]
+    before = place.start * rows.shape[1]
     made.set_matrix(
-        place.layer, place.role, int(tensor.type), len(rows), tensor.shape[1], rows.reshape(-1).data, place.order
+        place.layer,
+        place.role,
+        int(tensor.type),
+        len(rows),
+        columns,
+        rows.reshape(-1).data,
+        place.order,
+        done=lambda nbytes: file.release(place.tensor, before + nbytes),
     )

@@ -6,8 +6,11 @@ block of state holds, behind its header, what `KvTable.save` writes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+from typing import ClassVar
+
 from edgellm import _native
-from edgellm.backends.base import Buffer
+from edgellm.backends.base import Buffer, SavedFile
 from edgellm.backends.checked import HEADER, CheckedSequence
 from edgellm.backends.native.loading import PAGE_TOKENS, Plan, new_pages
 from edgellm.backends.pool import Limits, Pool, round_up
@@ -21,6 +24,7 @@ class NativePool(Pool["NativeSequence"]):
         super().__init__(plan.info.name, limits)
         most = round_up(plan.max_cells, PAGE_TOKENS) // PAGE_TOKENS + limits.max_sequences  # each ends within a page
         self.pages = new_pages(plan.hyper, plan.kv_type, most)
+        self.threads = plan.threads
 
     def full(self) -> Busy:
         """The error for pages that are used up."""
@@ -31,6 +35,7 @@ class NativeSequence(CheckedSequence[NativePool]):
     """See `edgellm.backends.base.Sequence`."""
 
     magic = b"NES1"
+    reads_files: ClassVar[bool] = True
 
     def __init__(self, pool: NativePool, expected: int = 0) -> None:
         self.table = _native.KvTable(pool.pages)
@@ -51,16 +56,22 @@ class NativeSequence(CheckedSequence[NativePool]):
         return memoryview(self.table.save(start, stop, head))
 
     def _load(self, blocks: list[Buffer], stops: list[int]) -> None:
-        before = self.length
+        self._load_files(blocks, stops)
+
+    def _load_files(self, blocks: Many[Buffer | SavedFile], stops: list[int]) -> None:
         try:
-            for block, stop in zip(blocks, stops, strict=True):
-                self.table.load(memoryview(block)[HEADER.size :], self.length, stop)
-                self.length = stop
-        except BaseException as error:
-            self.table.truncate(before)
-            self.length = before
-            if isinstance(error, _native.KvFull):
-                raise self._pool.full() from error
-            if isinstance(error, ValueError):
-                raise BackendFailed(f"a saved block is damaged, or of another model: {error}") from error
-            raise
+            self.table.load([_state(block) for block in blocks], stops, self._pool.threads)
+        except _native.KvFull as error:
+            raise self._pool.full() from error
+        except (ValueError, OSError) as error:
+            raise BackendFailed(f"a saved block is damaged, or of another model: {error}") from error
+        self.length = self.table.length
+
+
+def _state(block: Buffer | SavedFile) -> memoryview | _native.StateInFile:
+    """What is behind the header of a block."""
+    if not isinstance(block, SavedFile):
+        return memoryview(block)[HEADER.size :]
+    if len(block.head) != HEADER.size:
+        raise ValueError(f"a header of {len(block.head)} bytes")
+    return block.descriptor, block.nbytes - HEADER.size, _native.crc32(block.head), block.crc

@@ -6,6 +6,7 @@ neighbours, says so in its table (`order`), and so its rows are read in the orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,15 +17,15 @@ from edgellm.architectures import Architecture, Hyper
 from edgellm.formats.gguf import GGUFFile
 
 MODEL = -1  # in place of a layer: what the model has once
-FUSED = {  # tensors whose rows are several matrices, and how many rows each has, as `Hyper.sizes` calls it
+FUSED = {  # tensors, and biases, whose rows are several matrices, and how many each has, as `Hyper.sizes` calls it
     "attn_qkv": (("attn_q", "q"), ("attn_k", "kv"), ("attn_v", "kv")),
-    "ffn_up": (("ffn_gate", "ff"), ("ffn_up", "ff")),  # where there is no ffn_gate
+    "ffn_up": (("ffn_gate", "ff"), ("ffn_up", "ff")),  # where it has rows for both
 }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """Rows [start, stop) of a tensor, (of a vector: elements); order: which of them each row of the engine is, None for
+    """Rows [start, stop) of a tensor (of a vector: elements); order: which of them each row of the engine is, None for
     the same order. role: GGUF's name without the layer and ".weight"."""
 
     tensor: str
@@ -41,13 +42,16 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
     for relation in architecture.relations(hyper, file.tensors):
         for part in relation.gguf:
             layer, role = _role(part.name)
-            if role in FUSED and part.name.replace(role, "ffn_gate") not in file.tensors:
+            bias = ".bias" if role.endswith(".bias") else ""
+            fused = FUSED.get(role.removesuffix(bias), ())
+            if part.shape[0] == sum(sizes[size] for _, size in fused):
                 start = 0
-                for name, size in FUSED[role]:
-                    yield Placed(part.name, layer, name, start, start + sizes[size])
+                for name, size in fused:
+                    yield Placed(part.name, layer, name + bias, start, start + sizes[size])
                     start += sizes[size]
             else:
-                yield Placed(part.name, layer, role, 0, part.shape[0], relation.inverse)
+                rows = math.prod(part.shape[:-1] or part.shape)  # those of all experts
+                yield Placed(part.name, layer, role, 0, rows, relation.inverse)
 
 
 def _role(name: str) -> tuple[int, str]:

@@ -83,5 +83,5 @@ def _state_key(plan: Plan, provider: str) -> str:
     layout = "shared" if plan.roles.shared else "copied"
     ours = "none"
     if plan.rewritten is not None and plan.rewritten.operators:
-        ours = " ".join((kernels.names(), *sorted(plan.rewritten.operators)))
+        ours = " ".join((library.kernel_names(), *sorted(plan.rewritten.operators)))
     return "|".join(("onnxruntime", build, provider, plan.roles.kv_type or "none", layout, features, ours))

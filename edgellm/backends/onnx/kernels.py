@@ -2,8 +2,7 @@
 
 A MatMulNBits that may round its activations to 8 bits (accuracy_level 4) becomes an operator of our own in the graph
 that ONNX Runtime is given, and so does the attention beside it. The file stays as it is, and so does the graph where
-the processor has none of our kernels. What they compute, and how exactly, is in native/kernels/product.h and
-native/kernels/attention.h.
+the processor has none of our kernels. What they compute, and how exactly, is in native/onnx and native/kernels.
 """
 
 from __future__ import annotations
@@ -42,12 +41,6 @@ _ATTENTION: dict[str, Attribute] = {"scale": 0.0, "local_window_size": -1, "do_r
 OLDEST = (1, 23)  # ONNX Runtime that finds the data of a model that it gets as bytes
 
 
-def names() -> str:
-    """The kernels that this processor has, "avx512_vnni amx_bf16" for one; "" without any. Once ONNX Runtime is loaded:
-    it asks the system for AMX."""
-    return _native.kernel_names()
-
-
 @dataclass(slots=True)
 class Rewritten:
     """A model that ONNX Runtime gets as bytes. model: these bytes, until it is loaded. folder: what the files of its
@@ -71,10 +64,12 @@ class Rewritten:
             options.add_initializer(name, value)
 
     def release(self) -> None:
-        """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory."""
+        """Once it is loaded: our kernels have copies of the weights, so bytes and pages of files may leave memory, and
+        what loading freed."""
         self.model = b""
         for name in self.weights:
             self.file.release(name)
+        _native.trim_heap()
 
     def close(self) -> None:
         """Unmap the file. The session is gone, or never was."""
@@ -89,14 +84,14 @@ def rewritten(file: ONNXFile, roles: Roles, threads: int, *, cpu: bool) -> Rewri
     folder = _folder(file)
     if library.version() < OLDEST or folder is None:
         return None
-    graph = ours(file.graph, threads, roles.n_vocab, roles.kept) if cpu and names() else file.graph
+    graph = ours(file.graph, threads, roles.n_vocab, roles.kept) if cpu and library.kernel_set() else file.graph
     inside = folder.is_relative_to(file.path.parent.resolve())
     if graph is file.graph and inside and isinstance(_spelled(str(file.path)), str):
         return None
     value = library.load_library().OrtValue.ortvalue_from_numpy
     weights = {name: value(file.array(name)) for name in multiplied(graph)}
     found = Rewritten(file.rewritten(graph, folder), folder, graph, file, weights)
-    log.info("of %s these go through %s: %s", file.path, names(), ", ".join(sorted(found.operators)))
+    log.info("of %s these go through %s: %s", file.path, library.kernel_names(), ", ".join(sorted(found.operators)))
     return found
 
 
@@ -114,7 +109,8 @@ def ours(graph: Graph, threads: int, n_vocab: int | None, kept: Iterable[Kept] =
     KV cache.
 
     Rows of logits are the same whether they are asked for one by one or together: those products take bytes always.
-    Attention is ours in all layers or in none, and only in a graph whose products may be rounded.
+    Attention is ours in all layers or in none, where the processor has kernels for it, and only in a graph whose
+    products may be rounded.
     """
     weights = {each.name: each for each in graph.initializers}
     caches = {each.past: each for each in kept}
@@ -124,15 +120,20 @@ def ours(graph: Graph, threads: int, n_vocab: int | None, kept: Iterable[Kept] =
     if not products:
         return graph
     new = {id(node): product(node, threads, logits=node.attributes["N"] == n_vocab) for node in products}
-    if all(_attends(node, caches) for node in attention):
+    if _native.attends_in_onnx() and all(_attends(node, caches) for node in attention):
         new |= {id(node): attend(node) for node in attention}
     return replace(graph, nodes=tuple(new.get(id(node), node) for node in graph.nodes))
 
 
-def product(node: Node, threads: int, *, logits: bool) -> Node:
-    """Our operator for a MatMulNBits."""
+def product(node: Node, threads: int, *, logits: bool, kernel_set: str | None = None) -> Node:
+    """Our operator for a MatMulNBits. kernel_set: the one of this processor, where it is None."""
     given = {name: node.attributes[name] for name in ("K", "N", "bits", "block_size")}
-    return replace(node, domain=OURS, attributes={**given, "threads": threads, "bytes": int(logits)})
+    ours: dict[str, Attribute] = {
+        "threads": threads,
+        "kernels": kernel_set or library.kernel_set() or "",
+        "bytes": int(logits),
+    }
+    return replace(node, domain=OURS, attributes={**given, **ours})
 
 
 def attend(node: Node) -> Node:

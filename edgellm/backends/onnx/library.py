@@ -15,6 +15,11 @@ from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 CPU, CUDA, DIRECTML, COREML = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Dml", "CoreML"))
+FASTER = (
+    "avx512_vnni",
+    "avx_vnni",
+    "avx2",
+)  # kernel sets of our own whose products are faster than ONNX Runtime's: docs/onnx.md
 FATAL = 4  # OrtLoggingLevel: failures reach us as exceptions; nothing else is to be said on the user's terminal
 
 _logger = logging.getLogger("edgellm.onnx")
@@ -79,6 +84,18 @@ def providers(gpu_layers: int | Literal["auto"], kv_type: str | None) -> tuple[l
     return [usable[0], CPU], f"{usable[0]} is there"
 
 
+def kernel_set() -> str | None:
+    """The kernels of our own for quantized products that this processor has and that are faster than ONNX Runtime's."""
+    first = _native.kernel_sets()[0]
+    return first if first in FASTER else None
+
+
+def kernel_names() -> str:
+    """Those and the ones for prompts, "avx512_vnni amx_bf16" for one; "" without any. Once ONNX Runtime is loaded: it
+    asks the system for AMX."""
+    return " ".join(filter(None, (kernel_set(), _native.bfloat16_kernels()))) if kernel_set() else ""
+
+
 def engine_report() -> dict[str, Any]:
     """What ONNX Runtime was built with, as plain values. A library that cannot load is an "error"."""
     package, version = distribution()
@@ -87,9 +104,8 @@ def engine_report() -> dict[str, Any]:
         module = load_library()
     except EdgeLLMError as error:
         return {**report, "error": str(error)}
-    kernels = _native.kernel_names()  # ours, which quantized models run on
     providers = list(module.get_available_providers())
-    return {**report, "providers": providers, "build": module.get_build_info(), "kernels": kernels}
+    return {**report, "providers": providers, "build": module.get_build_info(), "kernels": kernel_names()}
 
 
 def distribution() -> tuple[str, str | None]:
