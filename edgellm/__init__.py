@@ -20,7 +20,7 @@ _ROOMS = {
     "chat": ("Chat",),
     "engine.cancel": ("CancelToken",),
     "errors": ("EdgeLLMError",),
-    "events": ("CacheReport", "Chunk", "Completion", "Timings", "TokenLogprob", "Usage"),
+    "events": ("CacheReport", "Chunk", "Completion", "Timings", "TokenLogprob", "ToolCall", "ToolCallDelta", "Usage"),
     "loading": ("load",),
     "model": ("Model",),
     "params": ("CacheParams", "GenerateParams", "LoadParams"),
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from edgellm.events import Completion as Completion
     from edgellm.events import Timings as Timings
     from edgellm.events import TokenLogprob as TokenLogprob
+    from edgellm.events import ToolCall as ToolCall
+    from edgellm.events import ToolCallDelta as ToolCallDelta
     from edgellm.events import Usage as Usage
     from edgellm.loading import load as load
     from edgellm.model import Model as Model

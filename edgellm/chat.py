@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm import arguments
 from edgellm.backends.base import ModelInfo
-from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
-from edgellm.errors import Busy, InvalidModelFile, InvalidParameter, Unsupported
+from edgellm.engine.control import LONG, Control, beside_loop, split
+from edgellm.errors import Busy, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
-from edgellm.kv.archive import read_archive, write_archive
+from edgellm.kv.archive import write_archive
 from edgellm.kv.prefixes import PUBLIC
 from edgellm.params import GenerateParams
 from edgellm.prompter import Turn, title_of, turn_starts
+from edgellm.prompts.functions import Tool
 from edgellm.prompts.messages import Message, check, copied, flattened
-from edgellm.reply import Ask, Content, Reply, asked_last, asking, message
-from edgellm.said import Answer, packed, unpacked
+from edgellm.reply import Ask, ChatOptions, Content, Reply, asked_last, asking, message
+from edgellm.rounds import Rounds, RunOptions
+from edgellm.said import Answer, packed
+from edgellm.saved import VERSION, read_saved, switch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from edgellm.model import Model
 
 log = logging.getLogger("edgellm.chat")
-VERSION = 3  # of a saved conversation
 LEFT = 8  # steps of an event loop in which a stream that was left is surely closed
 
 MakesPrompt = Callable[[list[Message]], Turn]  # of the messages that are there
@@ -62,14 +64,15 @@ class Chat:
         self.model = model
         self.messages: list[Message] = copied(messages)
         self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
-        self.thinking = _switch("thinking", thinking)
-        self.private = _switch("private", private) is True  # its state never touches the disk
+        self.thinking = switch("thinking", thinking)
+        self.private = switch("private", private) is True  # its state never touches the disk
         if system is not None:
             if self.messages and self.messages[0].get("role") == "system":
                 raise InvalidParameter("system= is given, and the messages begin with a system message too; give one")
             self.messages.insert(0, message("system", system, "system"))
         self._own = model.prompter.new_said()  # what is private of it, here and in the engine
         self._answering = threading.Lock()
+        self._tools: list[Tool] = []  # of the last answer
         self.unused_state = ""  # why the state of a restored conversation could not be used
 
     def __reduce__(self) -> NoReturn:
@@ -92,9 +95,10 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Completion:
-        """Say `content` and wait for the answer. options: those of `Model.generate`, `cancel` and `progress` too.
+        """Say `content` and wait for the answer. options: those of `Model.generate`, `cancel` and `progress` too; tools
+        and tool_choice. The results of the calls in an answer are content, too.
 
         at: say it in place of the user's message `messages[at]`; what came after is forgotten once there is an answer.
         An answer that was stopped before its first token leaves the conversation as it was.
@@ -109,7 +113,7 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Completion:
         """`send` and its options for asyncio; cancelling the task cancels the answer."""
         prompt, chosen, control = self._asked(asking(content, at), params, options)
@@ -123,7 +127,7 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> Iterator[Chunk]:
         """Say `content`, get the answer piece by piece. Close the iterator, or drop it, to cancel. at, options: `send`.
 
@@ -138,7 +142,7 @@ class Chat:
         params: GenerateParams | None = None,
         *,
         at: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[Chunk]:
         """`stream` and its options for asyncio; cancelling the task cancels the answer.
 
@@ -148,12 +152,37 @@ class Chat:
         begin = self._asked if self._answering.locked() or self._is_long(content) else self._begun
         return self._astream(content, *begin(asking(content, at), params, options))
 
-    def regenerate(self, params: GenerateParams | None = None, **options: Unpack[CallOptions]) -> Completion:
+    def run(self, content: Content, params: GenerateParams | None = None, **options: Unpack[RunOptions]) -> Completion:
+        """`send`, and as long as the answer calls `tools`, which are functions, run them and give their results back.
+
+        options: `send`'s, whose tool_choice is that of the first answer; approve: is asked before each call, and all
+        but True is a reason why not; rounds: how often results are given (8), behind which the model must answer
+        without tools. What a tool raises is told to the model. `messages` hold all that was said; the Completion is
+        that of the last answer. Raises what `send` does.
+        """
+        loop = Rounds(options, self.model.prompter)
+        done = self.send(content, params, **loop.options)
+        while calls := loop.calls(done):
+            done = self.send(loop.run(calls), params, **loop.options)
+        return done
+
+    async def arun(
+        self, content: Content, params: GenerateParams | None = None, **options: Unpack[RunOptions]
+    ) -> Completion:
+        """`run` and its options for asyncio: tools and `approve` may be coroutine functions, other tools run in
+        threads. Cancelling the task cancels the answer."""
+        loop = Rounds(options, self.model.prompter)
+        done = await self.asend(content, params, **loop.options)
+        while calls := loop.calls(done):
+            done = await self.asend(await loop.arun(calls), params, **loop.options)
+        return done
+
+    def regenerate(self, params: GenerateParams | None = None, **options: Unpack[ChatOptions]) -> Completion:
         """Answer the user's last message anew, in place of its answer; all before is reused. options: `send`'s."""
         return self._send(*self._asked(asked_last, params, options))
 
     def edit(
-        self, index: int, content: Content, params: GenerateParams | None = None, **options: Unpack[CallOptions]
+        self, index: int, content: Content, params: GenerateParams | None = None, **options: Unpack[ChatOptions]
     ) -> Completion:
         """Answer `content` in place of the user's message `messages[index]`, as `send` does with `at` and its options.
 
@@ -190,7 +219,7 @@ class Chat:
         """Tokens of the context that the conversation takes by now. Raises TemplateError."""
         messages = self._listed()
         prompter, said = self.model.prompter, self._own if self.private else None
-        return len(prompter.read(messages, said, **self._given()).tokens) if messages else 0
+        return len(prompter.read(messages, said, tools=self._tools, **self._given()).tokens) if messages else 0
 
     @property
     def can_think(self) -> bool:
@@ -233,27 +262,16 @@ class Chat:
 
         `unused_state` says why the state in the file is of no use here, and is "" otherwise.
         """
-        content, blocks, damage = read_archive(arguments.path("path", path))
-        try:
-            if content["edgellm_chat"] != VERSION:
-                raise ValueError(
-                    f"of version {arguments.shown(content['edgellm_chat'])}, and this edgellm reads {VERSION}"
-                )
-            messages, dropped = copied(content["messages"]), copied(content["dropped"])
-            thinking, private = _switch("thinking", content["thinking"]), _switch("private", content["private"])
-            owner = bytes.fromhex(content.get("owner", ""))
-            ours = content["model"] == self.model.info.name  # else they are another model's tokens
-            answers = unpacked(content["said"], self.model.info.n_vocab)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise InvalidModelFile(f"{path}: not a saved conversation: {error}") from error
+        saved = read_saved(arguments.path("path", path), self.model.info)
         with self._alone():
-            self.messages, self.dropped, self.thinking, self.private = messages, dropped, thinking, private is True
-            self._own = self.model.prompter.new_said(owner)
+            self.messages, self.dropped = saved.messages, saved.dropped
+            self.thinking, self.private = saved.thinking, saved.private
+            self._own = self.model.prompter.new_said(saved.owner)
             said = self._own if self.private else self.model.prompter.said
-            for answer in answers if ours else ():
+            for answer in saved.answers:
                 said.add(answer, proven=False)
-            self.unused_state = damage
-            if blocks and not self.model.adopt_state(blocks, private=self._key):
+            self.unused_state = saved.damage
+            if saved.blocks and not self.model.adopt_state(saved.blocks, private=self._key):
                 self.unused_state = "the saved state is of another model, another engine build or another KV type"
         if self.unused_state:
             log.warning("%s: %s; the conversation will be read again", path, self.unused_state)
@@ -292,16 +310,18 @@ class Chat:
 
     def _given(self) -> dict[str, Any]:
         """What the template is given beside the messages."""
-        return {"thinking": _switch("thinking", self.thinking)}
+        return {"thinking": switch("thinking", self.thinking)}
 
     def _answers(self) -> list[Answer]:
         """The answers in the conversation as the model produced them, as far as that is known."""
         said = self._own if self.private else None
-        return self.model.prompter.answers(self._listed(), said, **self._given())
+        return self.model.prompter.answers(self._listed(), said, tools=self._tools, **self._given())
 
-    def _asked(self, ask: Ask, params: GenerateParams | None, options: CallOptions) -> Asked:
+    def _asked(self, ask: Ask, params: GenerateParams | None, options: ChatOptions) -> Asked:
         """What a call asks for. The prompt is made of the messages that `ask` gives for those that are there: for a
         stream twice, once to say what is wrong, and, as something may have been said since, when it begins."""
+        tools = self.model.prompter.tools(options.pop("tools", None) or ())
+        choice = options.pop("tool_choice", None) or "auto"
         chosen, control = split(options, params)
         if self.private and chosen.cache:
             chosen = replace(chosen, cache="memory")
@@ -311,13 +331,16 @@ class Chat:
             asked, given = ask(held), self._given()
             if not made or made[-1][0] != (asked, given):
                 said = None if chosen.cache is True else self._own
-                turn = self.model.prompter.prepare(asked, chosen, said, title=title_of(self.dropped), **given)
-                made.append((deepcopy((asked, given)), turn))
+                title, prepare = title_of(self.dropped), self.model.prompter.prepare
+                turn = prepare(asked, chosen, said, title=title, tools=tools, tool_choice=choice, **given)
+                known = sum(before is after for before, after in zip(held, asked, strict=False))
+                made.append((deepcopy((asked, given)), replace(turn, fresh=len(asked) - known)))
+                self._tools = tools if choice != "none" else []
             return made[-1][1]
 
         return prompt, chosen, control
 
-    def _begun(self, ask: Ask, params: GenerateParams | None, options: CallOptions) -> Asked:
+    def _begun(self, ask: Ask, params: GenerateParams | None, options: ChatOptions) -> Asked:
         """The same for a stream: what is wrong is raised here."""
         asked = self._asked(ask, params, options)
         with self._alone():
@@ -351,20 +374,20 @@ class Chat:
             if self._answering.locked():
                 await sleep(0)
 
-    def _remember(self, held: list[Message], turn: Turn, text: str, tokens: list[int]) -> None:
+    def _remember(self, held: list[Message], turn: Turn, answer: Message, tokens: list[int]) -> None:
         """The question and its answer, behind what the turn holds of the messages that were there when it was asked.
 
         Nobody can be kept from changing the list or a message of it meanwhile: what is new in it stays, behind them.
         """
-        self.model.prompter.remember(turn, text, tokens)
+        self.model.prompter.remember(turn, answer["content"], tokens)
         gone = len(turn.dropped)
-        first, asked = turn_starts(turn.messages)[0], len(turn.messages) + gone - 1
-        past = [*held[:first], *held[first + gone : asked], turn.messages[-1]]
+        first, asked = turn_starts(turn.messages)[0], len(turn.messages) - turn.fresh
+        past = [*held[:first], *held[first + gone : asked + gone], *turn.messages[asked:]]
         known = set(map(id, held))
         listed = self.messages if isinstance(self.messages, list) else []
         new = [message for message in listed if id(message) not in known]
         self.dropped = self.dropped + turn.dropped
-        self.messages = [*past, {"role": "assistant", "content": text}, *new]
+        self.messages = [*past, answer, *new]
 
     def _send(self, prompt: MakesPrompt, chosen: GenerateParams, control: Control) -> Completion:
         with self._alone(), self._replying(held := self._held(), prompt(held)) as reply:
@@ -387,9 +410,3 @@ class Chat:
             async with aclosing(self.model.astream(reply.turn, chosen, **control)) as chunks:
                 async for chunk in chunks:
                     yield reply.take(chunk)
-
-
-def _switch(name: str, value: Any) -> bool | None:
-    if value is not None and not isinstance(value, bool):
-        raise arguments.refuse(name, value, "True, False or None")
-    return value

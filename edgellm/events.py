@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-FinishReason = Literal["stop", "length", "cancelled", "timeout"]
-"""stop: a stop token or string; length: max_tokens or the end of the context; cancelled, timeout: as they say."""
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "timeout"]
+"""stop: a stop token or string; length: max_tokens or the end of the context; tool_calls: as stop, and the answer has
+calls of tools; cancelled, timeout: as they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,35 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call, the index-th of its answer from 0 on, as it is written: id and name come once, in front of the
+    arguments, whose pieces are JSON when joined.
+
+    complete: this is the last one. Of a call that gets no such piece nothing counts: it was none, or was cut, and what
+    the model wrote comes as text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    complete: bool = False
+
+
+class Heard(NamedTuple):
+    """What a piece of an answer brings: text, reasoning, and pieces of calls, in no other order than this."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `str(completion)` is its text.
+
+    text: what is said; reasoning: what the model said to itself before; tool_calls: what it calls. Reasoning and calls
+    are told from the text in answers to messages, calls where tools were given.
 
     tokens: ids of the answer, without the stop token. dropped: the messages a chat left out to fit the context.
     parsed: what an answer with a form stands for (`GenerateParams.schema`: the value, or an instance of its class; else
@@ -99,6 +127,8 @@ class Completion:
     logprobs: list[TokenLogprob] | None = None
     dropped: list[dict[str, Any]] = field(default_factory=list)
     parsed: Any = None
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text
@@ -120,12 +150,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer as it arrives. The last chunk carries the whole Completion."""
+    """A piece of an answer as it arrives: text, reasoning and pieces of calls. The last chunk carries the whole
+    Completion."""
 
     text: str
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
     completion: Completion | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
     @property
     def finish_reason(self) -> FinishReason | None:

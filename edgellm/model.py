@@ -19,6 +19,7 @@ from edgellm.engine.cancel import CancelToken
 from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
 from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, checked_progress
+from edgellm.engine.reading import UNKNOWN, Source
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.events import Chunk, Completion
 from edgellm.home import unkept
@@ -302,12 +303,14 @@ class Model:
             arguments.instance("cancel", cancel, CancelToken)
         if params.overflow != "error" and not isinstance(prompt, Turn):
             raise InvalidParameter("overflow='drop-oldest' drops the oldest turns of a chat; plain text has no turns")
+        if params.thinking_budget is not None and not isinstance(prompt, Turn):
+            raise InvalidParameter("thinking_budget: what of plain text is reasoning is not known; give messages")
         tokens = self._tokens("prompt", prompt)
-        title, owner = "", UNNAMED
+        source, owner = UNKNOWN, UNNAMED
         if isinstance(prompt, Turn):  # with cache="memory" one whose answers are public stands alone
-            title, owner = prompt.title, prompt.said.owner or os.urandom(16)
+            source, owner = Source(prompt.title, prompt.reading), prompt.said.owner or os.urandom(16)
         generation = self._engine.submit(
-            tokens, params, stream=stream, sink=sink, progress=progress, title=title, owner=owner
+            tokens, params, stream=stream, sink=sink, progress=progress, source=source, owner=owner
         )
         if cancel is not None:
             generation.at_end(cancel.subscribe(generation.cancel))
@@ -331,7 +334,8 @@ class Model:
 
         tell = progress and (lambda *numbers: sink(partial(progress, *numbers)))
         submit = partial(self.submit, prompt, params, stream=stream, cancel=control["cancel"], sink=sink, progress=tell)
-        long = (isinstance(prompt, str) and len(prompt) > LONG) or asked(params) is not None
+        formed = asked(params) is not None or (isinstance(prompt, Turn) and prompt.formed)
+        long = formed or (isinstance(prompt, str) and len(prompt) > LONG)
         request = await beside_loop(submit, lambda left: left.cancel()) if long else submit()
         request.loop = loop
         try:

@@ -141,6 +141,12 @@ class GenerateParams(Params):
         None, Text(file=True), "The answer is a text of this grammar: Lark's form, or llama.cpp's (GBNF)"
     )
     choices: Sequence[str] = answer((), Strings(), "The answer is one of these texts; may be repeated")
+    thinking_budget: int | None = answer(
+        None,
+        Whole(0, unit="tokens"),
+        "Longest reasoning of a model that thinks; then it is ended, and the answer goes on",
+        unset="as long as the model thinks",
+    )
     logprobs: int | None = answer(
         None, Whole(0, 100), "Report the N likeliest tokens beside each chosen one; `edgellm run` does with --json"
     )
@@ -207,6 +213,7 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     grammar: str | None
     choices: Sequence[str] | None
+    thinking_budget: int | None
     logprobs: int | None
     ignore_eos: bool | None
     overflow: Overflow | None

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, finalize
 
 from edgellm.backends.base import Backend, text_of
+from edgellm.constrain.kinds import parameter_schema
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
 from edgellm.params import GenerateParams
+from edgellm.prompts.functions import Tool, tools_of
 from edgellm.prompts.messages import Message, flattened
+from edgellm.reading import AnswerReading, Marks, must_call
 from edgellm.said import Answer, Messages, Said
 
 if TYPE_CHECKING:
+    from edgellm.prompts.dialect import Dialect
+    from edgellm.prompts.reasoning import Thinking
     from edgellm.prompts.template import ChatTemplate
+    from edgellm.prompts.tool_prompt import ToolPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,9 @@ class Turn:
     """A prompt made of messages: what may be given to a model in place of a text.
 
     messages: those in it. dropped: those left out to make it fit. title: what people are shown of the conversation.
-    said: where its answer is remembered, and whose its state is where that is private.
+    said: where its answer is remembered, and whose its state is where that is private. reading: how its answer is
+    read, and what form that must have; None where all of it is text. fresh: how many messages at its end were said just
+    now.
     """
 
     messages: list[Message]
@@ -38,6 +46,13 @@ class Turn:
     tokens: list[int]
     title: str
     said: Said
+    reading: AnswerReading | None = None
+    fresh: int = 1
+
+    @property
+    def formed(self) -> bool:
+        """Whether its answer has a form whatever its options say."""
+        return self.reading is not None and bool(self.reading.must)
 
 
 class Prompter:
@@ -53,6 +68,7 @@ class Prompter:
         self._backend = backend
         self.check_open = check_open
         self._forget = forget
+        self._marks: dict[Dialect | None, Marks] = {}
         self._private: WeakValueDictionary[bytes, Said] = WeakValueDictionary()  # by their owners' keys
 
     @cached_property
@@ -70,6 +86,24 @@ class Prompter:
         )
         return ChatTemplate(info.chat_template, bos=bos, eos=eos)
 
+    @cached_property
+    def tool_prompt(self) -> ToolPrompt:
+        """How tools get into a prompt, and calls out of an answer."""
+        from edgellm.prompts.tool_prompt import ToolPrompt  # as above
+
+        return ToolPrompt(self.template)
+
+    @cached_property
+    def thinking(self) -> Thinking | None:
+        """How the model thinks; None where it does not."""
+        from edgellm.prompts.reasoning import thinking_of  # as above
+
+        return thinking_of(self.template)
+
+    def tools(self, values: Sequence[Any]) -> list[Tool]:
+        """Functions and JSON objects as tools. Raises InvalidParameter, Unsupported."""
+        return tools_of(values, parameter_schema)
+
     def new_said(self, owner: bytes = b"") -> Said:
         """A memory of answers beside the model's own, as private conversations need one: the one with the key `owner`
         where somebody holds it, else with a key that nobody has."""
@@ -80,27 +114,72 @@ class Prompter:
             finalize(said, self._forget, said.owner).atexit = False
         return said
 
-    def read(self, messages: Messages, said: Said | None = None, *, title: str = "", **given: Any) -> Turn:
+    def read(
+        self,
+        messages: Messages,
+        said: Said | None = None,
+        *,
+        title: str = "",
+        tools: Sequence[Any] = (),
+        tool_choice: str = "auto",
+        **given: Any,
+    ) -> Turn:
         """The prompt of a conversation, however long it is: see `prepare`."""
         self.check_open()
         said = self.said if said is None else said
-        text = self.template.render(messages, **given)
+        found = [] if tool_choice == "none" else self.tools(tools)
+        must = must_call(tool_choice, [tool.name for tool in found])
+        text = self._rendered(messages, found, given)
         copies = [dict(message) for message in messages]
-        return Turn(copies, [], text, said.tokens(text, messages), title or title_of(messages), said)
+        tokens = said.tokens(text, messages)
+        return Turn(copies, [], text, tokens, title or title_of(messages), said, self._reading(text, found, must))
+
+    def _rendered(self, messages: Messages, tools: Sequence[Tool], given: dict[str, Any]) -> str:
+        from edgellm.prompts.reasoning import variables_for  # as above
+
+        rest = dict(given)
+        variables: dict[str, Any] = dict(variables_for(self.template, rest.pop("thinking", None)))
+        listed: Messages = messages
+        if tools or any(message.get("role") == "tool" or message.get("tool_calls") for message in messages):
+            listed, more = self.tool_prompt.prepared(messages, tools)
+            variables.update(more)
+        return self.template.render(listed, **variables | rest)
+
+    def _reading(self, text: str, tools: Sequence[Tool], must: Sequence[str]) -> AnswerReading | None:
+        thinking, dialect = self.thinking, self.tool_prompt.dialect if tools else None
+        if thinking is None and dialect is None:
+            return None
+        marks = self._marks.get(dialect)
+        if marks is None:
+            info, tokenizer = self._backend.info, self._backend.tokenizer
+            marks = self._marks[dialect] = Marks.of(tokenizer, info.stop_ids, dialect, thinking)
+        return AnswerReading(text, dialect, thinking, marks, {tool.name: tool.parameters for tool in tools}, must)
 
     def prepare(
-        self, messages: Messages, params: GenerateParams, said: Said | None = None, *, title: str = "", **given: Any
+        self,
+        messages: Messages,
+        params: GenerateParams,
+        said: Said | None = None,
+        *,
+        title: str = "",
+        tools: Sequence[Any] = (),
+        tool_choice: str = "auto",
+        **given: Any,
     ) -> Turn:
         """The prompt of the next answer; with overflow="drop-oldest", without the oldest turns that do not fit.
 
         said: where the answers in it are known from, and where the next one goes; None is the model's own memory, or
         nowhere if `params` let nobody else find the state. title: what people are shown; "" is what was asked first.
-        given: what the template is given beside the messages: thinking, tools, documents, variables by their names.
+        tools: functions, or JSON objects that describe some. tool_choice: "auto" leaves it to the model whether it
+        calls one, "none" is as if there were none, with "required" it must, with a name that one. given: what the
+        template is given beside: thinking (whether the model shall; see `prompts.reasoning.variables_for`), documents,
+        variables by their names.
 
         Raises ContextOverflow, InvalidParameter, Unsupported, TemplateError, Closed.
         """
         if said is None and params.cache is not True:
             said = self.new_said()
+        tools = self.tools(tools)
         starts = turn_starts(messages)
         title = title or title_of(messages)
 
@@ -108,7 +187,7 @@ class Prompter:
         def without(turns: int) -> Turn:
             """The prompt without so many of the oldest turns."""
             left = [*messages[: starts[0]], *messages[starts[turns] :]]
-            turn = self.read(left, said, title=title, **given)
+            turn = self.read(left, said, title=title, tools=tools, tool_choice=tool_choice, **given)
             return replace(turn, dropped=[dict(message) for message in messages[starts[0] : starts[turns]]])
 
         room, most = self._backend.n_ctx - 1, 0
@@ -123,13 +202,19 @@ class Prompter:
 
     def remember(self, turn: Turn, text: str, tokens: list[int]) -> None:
         """What the model said to a turn: its text as a message will hold it, and the tokens it produced."""
-        turn.said.add(Answer(len(turn.messages), turn.text, text, turn.tokens + tokens, len(turn.tokens)))
+        content = None
+        if turn.reading is not None:
+            raw = turn.reading.raw(self._backend.tokenizer, tokens, turn.tokens[-1] if turn.tokens else None)
+            text, content = (raw, text) if raw != text else (text, None)
+        turn.said.add(Answer(len(turn.messages), turn.text, text, turn.tokens + tokens, len(turn.tokens), content))
 
-    def answers(self, messages: Messages, said: Said | None = None, **given: Any) -> list[Answer]:
+    def answers(
+        self, messages: Messages, said: Said | None = None, *, tools: Iterable[Tool] = (), **given: Any
+    ) -> list[Answer]:
         """The answers among `messages` in the model's own tokens, as far as they are known; the first one first."""
         last = next((at for at in reversed(range(len(messages))) if messages[at].get("role") == "assistant"), 0)
         try:
-            text = self.template.render(messages[:last], **given) if last else ""
+            text = self._rendered(messages[:last], list(tools), given) if last else ""
         except (TemplateError, Unsupported):  # it was edited into what the model is never asked
             return []
         return (self.said if said is None else said).answers(text, messages) if last else []

@@ -42,7 +42,9 @@ class Answer:
     """What the model said to a prompt.
 
     place: its index among the messages. text: what the message holds, which may end before the last tokens do (a stop
-    string was cut off). tokens: those of the prompt, `n_prompt` of them, and those that were produced.
+    string was cut off). tokens: those of the prompt, `n_prompt` of them, and those that were produced. content: what
+    the message holds where that is less than the model wrote, because reasoning and calls stand apart; then `text` is
+    all of it, and a template that puts them together again may show it.
     """
 
     place: int
@@ -50,6 +52,7 @@ class Answer:
     text: str
     tokens: list[int]
     n_prompt: int
+    content: str | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -66,6 +69,7 @@ class _Known:
     text: str
     produced: array[int]
     order: int
+    content: str | None = None
     start: int = field(init=False)
     n_start: int = field(init=False)
     after: dict[_Known, None] = field(default_factory=dict)  # whose prompts go on with this one's
@@ -84,7 +88,7 @@ class _Known:
     @property
     def nbytes(self) -> int:
         tokens = self.read.itemsize * (len(self.read) + len(self.produced))
-        return OVERHEAD + sys.getsizeof(self.asked) + sys.getsizeof(self.text) + tokens
+        return OVERHEAD + sum(map(sys.getsizeof, (self.asked, self.text, self.content))) + tokens
 
     def path(self) -> list[_Known]:
         """From the first prompt to this one's."""
@@ -97,12 +101,14 @@ class _Known:
     def is_in(self, messages: Messages) -> bool:
         """Whether it is still the message in its place: one that somebody edited was not said by the model."""
         message = messages[self.place] if self.place < len(messages) else {}
-        said = (self.text, self.text.rstrip())
+        held = self.text if self.content is None else self.content
+        said = (held, held.rstrip())
         return message.get("role") == "assistant" and flattened(dict(message)).get("content") in said
 
     def begins(self, text: str) -> bool:
-        """Whether `text` shows it behind its prompt as it was said; templates may leave out the blanks at its end."""
-        return text.startswith(self.text.rstrip(), self.end)
+        """Whether `text` shows it behind its prompt as it was said; templates may leave out the blanks at its end, and
+        of what stands apart in the message they show what they like."""
+        return self.content is not None or text.startswith(self.text.rstrip(), self.end)
 
 
 class Said:
@@ -172,7 +178,7 @@ class Said:
             read[known] = tokens = read[known.before] + known.read.tolist()
             if known.is_in(messages):
                 whole = tokens + known.produced.tolist()
-                found.append(Answer(known.place, text[: known.end], known.text, whole, len(tokens)))
+                found.append(Answer(known.place, text[: known.end], known.text, whole, len(tokens), known.content))
         return found
 
     def _beginning(self, text: str) -> list[_Known]:
@@ -197,10 +203,13 @@ class Said:
         produced = array("i", answer.tokens[answer.n_prompt :])
         before = self._longest(answer.prompt, tokens)
         asked, read = answer.prompt[before.end :], tokens[before.n_prompt :]
-        new = _Known(before, asked, read, answer.place, answer.text, produced, next(self._orders))
+        order = next(self._orders)
+        new = _Known(before, asked, read, answer.place, answer.text, produced, order, answer.content)
         if not proven and not self._spells(new):
             return
-        alike = attrgetter("asked", "place", "text", "read", "produced")  # one prompt, answered twice the same
+        alike = attrgetter(
+            "asked", "place", "text", "read", "produced", "content"
+        )  # one prompt, answered twice the same
         same = next((known for known in before.after if alike(known) == alike(new)), None)
         if same is None:
             before.after[new] = self._used[new] = None
@@ -250,6 +259,9 @@ class Said:
         before = known.read[-1] if known.read else None
         for count, token in enumerate(known.produced, 1):
             piece = stream.push(self._tokenizer.piece(token, before=before))
+            if not piece and known.content is not None:  # maybe a mark that stands for no text elsewhere
+                mark = self._tokenizer.piece(token, special=True).decode("utf-8", "replace")
+                piece = mark if not stream.pending and text.startswith(mark, at) and at + len(mark) <= limit else ""
             before = token
             if at + len(piece) > limit or not text.startswith(piece, at):
                 return shown
@@ -276,8 +288,13 @@ def packed(answers: Sequence[Answer]) -> list[Any]:
     for each in answers[:-1]:
         inside = text.startswith(each.prompt + each.text) and last.tokens[: len(each.tokens)] == each.tokens
         numbers = [len(each.prompt), len(each.tokens), len(each.text)]
-        rest.append([*(numbers if inside else [each.prompt, each.tokens, each.text]), each.n_prompt, each.place])
-    return [[last.prompt, last.tokens, last.text, last.n_prompt, last.place], *rest]
+        parts = numbers if inside else [each.prompt, each.tokens, each.text]
+        rest.append([*parts, each.n_prompt, each.place, *_apart(each)])
+    return [[last.prompt, last.tokens, last.text, last.n_prompt, last.place, *_apart(last)], *rest]
+
+
+def _apart(answer: Answer) -> list[str]:
+    return [] if answer.content is None else [answer.content]
 
 
 def unpacked(value: Any, n_vocab: int) -> list[Answer]:
@@ -288,12 +305,12 @@ def unpacked(value: Any, n_vocab: int) -> list[Answer]:
     first, *others = value
     whole, ids = first[0] + first[2], first[1]
     answers = []
-    for prompt, tokens, text, n_prompt, place in [*others, first]:
+    for prompt, tokens, text, n_prompt, place, *apart in [*others, first]:
         if isinstance(prompt, int):
             prompt, tokens, text = whole[:prompt], ids[:tokens], whole[prompt : prompt + text]
-        texts = isinstance(prompt, str) and isinstance(text, str)
+        texts = all(isinstance(each, str) for each in (prompt, text, *apart)) and len(apart) < 2
         numbers = isinstance(tokens, list) and {type(n_prompt), type(place), *map(type, tokens)} == {int}
         if not texts or not numbers or place < 0 or not 0 <= n_prompt <= len(tokens):
             raise ValueError("an answer in it is not as edgellm writes them")
-        answers.append(Answer(place, prompt, text, tokens, n_prompt))
+        answers.append(Answer(place, prompt, text, tokens, n_prompt, *apart))
     return [each for each in answers if not each.tokens or 0 <= min(each.tokens) <= max(each.tokens) < n_vocab]

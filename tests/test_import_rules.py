@@ -29,6 +29,7 @@ BACKEND = TEXT | COMMON | {"budget", "tokenizers", "architectures", "machine", "
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"budget", "prompts", "toolbox", "tokenizers", "constrain", "machine", "hub"}
+TURN = VALUES | {"backends.base", "constrain", "engine", "prompts", "said"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
@@ -74,9 +75,12 @@ RULES: dict[str, set[str]] = {
     "embedding": VALUES | {"backends.base", "engine"},
     "model": ABOVE | {"chat", "embedding", "prompter", "scoring"},
     "loading": ABOVE | {"model"},
-    "chat": ABOVE | {"prompter", "reply", "said"},
-    "reply": VALUES | {"prompter", "prompts"},
-    "prompter": VALUES | {"backends.base", "prompts", "said"},
+    "chat": ABOVE | {"prompter", "reply", "rounds", "said", "saved"},
+    "reply": VALUES | {"engine", "prompter", "prompts"},
+    "rounds": TURN | {"prompter", "reply", "toolbox"},
+    "saved": VALUES | {"backends.base", "kv", "prompts", "said"},
+    "prompter": TURN | {"reading"},
+    "reading": TURN,
     "said": VALUES | {"backends.base", "engine", "prompts"},
     "config": {"errors"},
     "hub": {"child", "config", "errors", "formats"},

@@ -161,8 +161,8 @@ def test_a_request_with_its_messages_is_prepared_and_remembered(echo: Model) -> 
         parts = [{"type": "text", "text": done.text}]
         history.append({"role": "assistant", "content": parts if turn else done.text})
     assert len(echo.prompter.answers(history)) == 3
-    with pytest.raises(Unsupported, match="tools"):
-        echo.prompter.prepare(history, params, tools=[{"type": "function", "function": {"name": "f"}}])
+    with pytest.raises(Unsupported, match="documents"):
+        echo.prompter.prepare(history, params, documents=[{"title": "f"}])
 
 
 @settings(max_examples=30)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import ModelInfo, Tokenizer
-from edgellm.constrain import grammars
+from edgellm.constrain import grammars, library
 from edgellm.constrain.library import Grammars, reason
 from edgellm.constrain.masks import Masks
 from edgellm.constrain.parsed import parse
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 FREE = 1e-3  # seconds of the processor that a mask may take without being counted
 MOST = 0.5  # seconds beyond those in one answer
+
+
+class Around(Protocol):
+    def grammar(self, form: bool) -> str:
+        """The grammar of the whole answer, or "" where there is no other than what options ask for. form: they do,
+        and that is the rule `@form` in it."""
 
 
 class Constraint:
@@ -127,23 +133,27 @@ class Constraints:
         self._masks = Masks()
         self._spaced: NDArray[np.int64] | None = None  # tokens that lose a space where a text begins
 
-    def of(self, params: GenerateParams, prompt: Sequence[int]) -> Constraint | None:
+    def of(self, params: GenerateParams, prompt: Sequence[int], around: Around | None = None) -> Constraint | None:
         """What `params` asks of the answer to a prompt; None if that is nothing.
+
+        around: what else is asked of it.
 
         Raises InvalidParameter for what is no schema, expression, grammar or choice, and for other options that it
         cannot be kept beside; Unsupported for what would not be enforced.
         """
         asked = grammars.asked(params)
-        if asked is None:
+        whole = "" if around is None else around.grammar(asked is not None)
+        if asked is None and not whole:
             return None
-        name, value = asked
+        name, value = asked or ("tool_choice", None)
         if not self._info.stop_ids:
             raise Unsupported(f"{name}: {self._info.name} has no token that ends an answer")
         if params.stop:
             raise InvalidParameter(f"stop: {name} says where the answer ends, and a stop string could cut it before")
         if params.ignore_eos:
             raise InvalidParameter(f"ignore_eos: {name} says where the answer ends")
-        matcher = self._grammars.matcher(name, grammars.grammar(name, value))
+        grammar = "" if asked is None else grammars.grammar(name, value)
+        matcher = self._grammars.matcher(name, library.joined(whole, grammar) if whole else grammar)
         words = -(-self._info.n_vocab // 32)
         forbidden = self._begins_differently(prompt)
         made = Constraint(name, matcher, words, _parser(name, value), forbidden, self._masks)

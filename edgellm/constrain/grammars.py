@@ -37,6 +37,11 @@ def grammar(name: str, value: Any) -> str:
     return library.from_lark(value if "::=" not in value else _from_gbnf(value))
 
 
+def enforced(schema: Any) -> dict[str, Any]:
+    """A JSON Schema as it stands in a grammar of more than itself. Raises InvalidParameter, Unsupported."""
+    return {**prepare(schema), "x-guidance": WRITTEN}
+
+
 def _from_gbnf(text: str) -> str:
     library.library()
     from llguidance.gbnf_to_lark import gbnf_to_lark

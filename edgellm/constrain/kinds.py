@@ -91,6 +91,11 @@ def schema_of(kind: object) -> Json:
     return schema_of_type(kind, kind.__name__)
 
 
+def parameter_schema(kind: Any) -> Json:
+    """The JSON Schema of the type of a parameter: a pydantic model, or what a field may have. Raises Unsupported."""
+    return schema_of(kind) if as_pydantic(kind) is not None else schema_of_type(kind, "its type")
+
+
 def schema_of_type(kind: Any, path: str) -> Json:
     """The JSON Schema of any type that a field may have; `path` names it in messages. Raises Unsupported."""
     described = _Described()

@@ -6,6 +6,7 @@ tokens take too much to be found, is an error in words.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -96,6 +97,15 @@ def from_regex(regex: str) -> str:
 def from_lark(text: str) -> str:
     made: str = library().LLMatcher.grammar_from_lark(text)
     return made
+
+
+def joined(whole: str, form: str) -> str:
+    """The grammar `whole`, in Lark, whose rule `@form` is the grammar `form`."""
+    parts: list[dict[str, Any]] = [{"lark_grammar": whole}]
+    if form:
+        inner = json.loads(form)["grammars"] if form.startswith("{") else [{"lark_grammar": form}]
+        parts += [{**inner[0], "name": "form"}, *inner[1:]]
+    return json.dumps({"grammars": parts})
 
 
 def _vocabulary(info: ModelInfo, tokenizer: Tokenizer) -> Any:

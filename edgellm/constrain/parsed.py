@@ -21,6 +21,7 @@ from edgellm.constrain.kinds import (
     fields_of,
     is_constant,
     is_typed_dict,
+    parameter_schema,
     schema_of,
     schema_of_type,
 )
@@ -80,6 +81,13 @@ def parse(kind: Any, text: str) -> Any:
     return value if isinstance(kind, Mapping) else _made(kind, value)
 
 
+def instance(kind: Any, value: Any) -> Any:
+    """A value of JSON as any type that a field may have. Raises GenerationError for what is none of it, Unsupported."""
+    if not _valid(parameter_schema(kind), value):
+        raise GenerationError(f"{shown(value)} is not valid")
+    return _made(kind, value)
+
+
 def _valid(schema: dict[str, Any], value: Any) -> bool:
     document = Document(plain(schema))
     return holds(document, ((document.root, True),), value)
@@ -87,6 +95,12 @@ def _valid(schema: dict[str, Any], value: Any) -> bool:
 
 def _made(kind: Any, value: Any) -> Any:
     """An instance of a value that is valid."""
+    model = as_pydantic(kind)
+    if model is not None:
+        try:
+            return model.model_validate_json(json.dumps(value))
+        except Exception as error:  # pydantic's, or a validator's own
+            raise GenerationError(f"{model.__name__} refuses it: {error}") from error
     if isinstance(kind, type):
         if kind in TEXTS:
             return _text(kind, value)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from edgellm.backends.base import Backend, Rows, SamplingPlan
 from edgellm.constrain.constraint import Constraint
+from edgellm.engine.reading import Hearing
 from edgellm.engine.sampling import Sampler
 from edgellm.engine.stopping import StopStrings
 from edgellm.engine.textstream import TextStream
 from edgellm.errors import ConstraintFailed
-from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Timings, TokenLogprob, Usage
+from edgellm.events import CacheReport, Chunk, Completion, FinishReason, Heard, Timings, TokenLogprob, Usage
 from edgellm.params import GenerateParams
 
 
 class AnswerBuilder:
     """deliver: takes chunks; None where the last one is enough, which spares the caller a wake-up per token.
 
-    history: the prompt, and behind it the answer as it grows. together: how many of the newest tokens go into one pass:
-    those that follow from a sampled one need no rows.
+    hearing: tells text, reasoning and calls. history: the prompt, and behind it the answer as it grows. together: how
+    many of the newest tokens go into one pass: those that follow from a sampled one need no rows.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class AnswerBuilder:
         prompt: list[int],
         deliver: Callable[[Chunk], None] | None,
         constraint: Constraint | None = None,
+        hearing: Hearing | None = None,
     ) -> None:
         self.history = list(prompt)
         self.tokens: list[int] = []
@@ -39,14 +41,14 @@ class AnswerBuilder:
         self._text = TextStream()
         self._stops = StopStrings(params.stop)
         self._stopped = False  # by a stop string, which eats what was held back
-        self._written: list[str] = []
+        self._hearing = Hearing(None, None) if hearing is None else hearing
         self._logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
         self._told = 0  # tokens that went out in chunks
 
     def plan(self) -> SamplingPlan | None:
         """How the backend chooses the next token; None where it does not, or the row is needed here."""
         try:
-            plan = self._sampler.plan() if self._logprobs is None else None
+            plan = self._sampler.plan() if self._logprobs is None and not self._hearing.due else None
         except ConstraintFailed:  # said again where the row is chosen from, of this answer alone
             return None
         return plan if plan is not None and self._backend.takes(plan) else None
@@ -58,28 +60,36 @@ class AnswerBuilder:
         try:
             return self._accept(row)
         except ConstraintFailed as error:
-            error.text = "".join(self._written)
+            error.text = self._hearing.text
             raise
 
     def _accept(self, row: Rows | int) -> FinishReason | None:
         if self._params.max_tokens == 0:
             return "length"
         self.together = 1
-        if not isinstance(row, int):
+        if self._hearing.due:
+            ends = self._add(self._hearing.due.popleft(), None if isinstance(row, int) else row)
+        elif not isinstance(row, int):
             ends = self._add(self._sampler.sample(row[0]), row)
         elif row >= 0:
             ends = self._add(row)
         else:
             raise self._sampler.refusal()
         if self._logprobs is None and ends is None:  # each of those needs a row
-            for token in self._sampler.forced():
+            for token in self._following():
                 self.together += 1
                 ends = self._add(token)
                 if ends is not None:
                     break
-        if ends is None:
+        if ends is None and not self._hearing.due:
             self._sampler.expect()
         return ends
+
+    def _following(self) -> Iterator[int]:
+        """The tokens that follow whatever the model would say."""
+        while self._hearing.due:
+            yield self._hearing.due.popleft()
+        yield from self._sampler.forced()
 
     def _add(self, token: int, row: Rows | None = None) -> FinishReason | None:
         """The next token, and what it ends the answer with. row: (1, n_vocab), the logits that it was chosen from."""
@@ -90,7 +100,9 @@ class AnswerBuilder:
         if self._logprobs is not None and params.logprobs is not None and row is not None:
             self._logprobs.append(self._sampler.logprobs(row[0], token, params.logprobs))
         self._sampler.accept(token)
-        piece = b"" if ends else tokenizer.piece(token, before=self.history[-1])  # what ends a text is none of it
+        piece = self._hearing.controls.get(token, b"")
+        if not ends and not piece:  # what ends a text is none of it
+            piece = tokenizer.piece(token, before=self.history[-1])
         self.tokens.append(token)
         self.history.append(token)
         text, self._stopped = self._stops.push(self._text.push(piece))
@@ -98,10 +110,9 @@ class AnswerBuilder:
             control = tokenizer.piece(token, special=True).decode("utf-8", "replace")
             more, self._stopped = self._stops.push(control, shown=False)
             text += more
-        if text:
-            self._written.append(text)
-            if self._deliver is not None:
-                self._deliver(self._chunk(text))
+        heard = self._hearing.hear(text)
+        if self._deliver is not None and any(heard):
+            self._deliver(self._chunk(heard))
         if self._stopped or self._sampler.done:
             return "stop"
         full = len(self.tokens) == params.max_tokens or len(self.history) >= self._backend.n_ctx
@@ -113,11 +124,11 @@ class AnswerBuilder:
         if not self._stopped:
             tail, stopped = self._stops.push(self._text.flush())
             rest = tail if stopped else tail + self._stops.flush()
-            self._written.append(rest)
+        heard, calls = self._hearing.finish(rest), self._hearing.calls
         whole = Completion(
-            text="".join(self._written),
+            text=self._hearing.text,
             tokens=self.tokens,
-            finish_reason=reason,
+            finish_reason="tool_calls" if calls and reason == "stop" else reason,
             usage=Usage(len(self.history) - len(self.tokens), reused, len(self.tokens)),
             timings=timings,
             cache=cache,
@@ -125,11 +136,13 @@ class AnswerBuilder:
             threads=self._backend.threads,
             seed=self._sampler.seed,
             logprobs=self._logprobs,
+            reasoning=self._hearing.reasoning,
+            tool_calls=calls,
         )
-        return self._chunk(rest if self._deliver is not None else whole.text, whole)
+        return self._chunk(heard if self._deliver is not None else Heard(whole.text, whole.reasoning), whole)
 
-    def _chunk(self, text: str, completion: Completion | None = None) -> Chunk:
-        """A piece of the text, with what came since the one before."""
+    def _chunk(self, heard: Heard, completion: Completion | None = None) -> Chunk:
+        """A piece of the answer, with what came since the one before."""
         told, self._told = self._told, len(self.tokens)
         logprobs = None if self._logprobs is None else self._logprobs[told:]
-        return Chunk(text, self.tokens[told:], logprobs, completion)
+        return Chunk(heard.text, self.tokens[told:], logprobs, completion, heard.reasoning, heard.tool_calls)

@@ -28,6 +28,7 @@ from edgellm.engine.generation import Generation, Sink
 from edgellm.engine.outbox import Outbox
 from edgellm.engine.passes import Passes
 from edgellm.engine.progress import OnProgress
+from edgellm.engine.reading import UNKNOWN, Source
 from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.seats import Seats
@@ -103,21 +104,24 @@ class Engine:
         stream: bool = False,
         sink: Sink | None = None,
         progress: OnProgress | None = None,
-        title: str = "",
+        source: Source = UNKNOWN,
         owner: bytes = UNNAMED,
     ) -> Generation:
         """Queue a generation. Raises ContextOverflow, InvalidParameter, Unsupported, Busy, Closed.
 
         Chunks (stream: of every piece, else the last one alone), or the error, go to `sink` on the engine's thread;
         without one the generation keeps them for its reader. So do the calls of `progress`: the tokens of the prompt
-        that are read, and all. title, owner: see `Request`.
+        that are read, and all. owner: see `Request`.
         """
         self.check_open()
         self._check_prompt(prompt)
         self._passes.speculation.check(params)
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
-        generation.constraint = self._constraints.of(params, prompt)
-        request = Request(self.backend, prompt, params, generation, title=title, owner=owner, load_ms=self.load_ms)
+        generation.reading = source.reading
+        generation.constraint = self._constraints.of(params, prompt, source.reading)
+        request = Request(
+            self.backend, prompt, params, generation, title=source.title, owner=owner, load_ms=self.load_ms
+        )
         try:
             self._unfinished.add(request)
             if len(self._unfinished) > self._queue_limit:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from edgellm.constrain.constraint import Constraint
 from edgellm.engine.progress import OnProgress, Progress, checked_progress
+from edgellm.engine.reading import Reading
 from edgellm.errors import Unsupported
 from edgellm.events import Chunk, Completion, FinishReason
 
@@ -39,6 +40,7 @@ class Generation:
         self.stream = stream
         self.stop_reason: FinishReason | None = None  # set from any thread: cancelled or timeout
         self.constraint: Constraint | None = None  # of its answer
+        self.reading: Reading | None = None
         self.done = False
         self.loop: AbstractEventLoop | None = None  # where its reader is
         self.owner: object = None  # what must not be forgotten before this is done: the Model, and the Turn

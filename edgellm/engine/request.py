@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgellm.backends.base import Backend, Buffer, Rows, SamplingPlan, Sequence
 from edgellm.engine.answer import AnswerBuilder
 from edgellm.engine.generation import Generation
+from edgellm.engine.reading import Hearing
 from edgellm.events import CacheReport, FinishReason, Timings
 from edgellm.kv.prefixes import PUBLIC, UNNAMED
 from edgellm.params import GenerateParams
@@ -79,7 +80,8 @@ class Request:
         self.owner = owner if params.cache == "memory" else PUBLIC
         self.generation = generation
         deliver = generation.deliver if generation.stream else None
-        self.answer = AnswerBuilder(params, backend, prompt, deliver, generation.constraint)
+        hearing = Hearing(generation.reading, params.thinking_budget)
+        self.answer = AnswerBuilder(params, backend, prompt, deliver, generation.constraint, hearing)
         self.sequence: Sequence | None = None
         self.parked: list[tuple[Block, Buffer]] = []
         self.reused = 0  # tokens of the prompt that were not computed

@@ -38,12 +38,17 @@ class AnswerReader:
         self._schemas = schemas or {}
         self._cursor = Cursor()
         self._pieces = Pieces(make_id)
-        opened = thinking is not None and thinking.opened(prompt)
+        opened = self._pieces.thinking = thinking is not None and thinking.opened(prompt)
         channels = thinking is not None and thinking.opens == CHANNELS
         if dialect is not None and dialect.mark == ">>>" and prompt.endswith(">>>"):
             self._cursor.feed(">>>")
         self._steps = read_channels(self._cursor, self._pieces) if channels else self._answer(opened)
         self._over = False
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._pieces.thinking
 
     def feed(self, text: str) -> list[Piece]:
         """What is known with the next piece of the answer."""
@@ -91,6 +96,7 @@ class AnswerReader:
         """What is between the marks; all of the rest where the model never closes it."""
         cursor, pieces = self._cursor, self._pieces
         pieces.drop_blanks()
+        pieces.thinking = True
         blank = yield from cursor.blanks()
         if opened and (yield from cursor.starts(thinking.opens)):  # once more
             blank = yield from cursor.blanks()
@@ -102,6 +108,7 @@ class AnswerReader:
                 pieces.reasoning(getattr(piece, "text", ""))
 
         closed = yield from cursor.upto((thinking.closes,), out)
+        pieces.thinking = False
         if closed:
             yield from cursor.blanks()
         elif inner.silent:  # nothing was said, so nothing was thought

@@ -18,6 +18,7 @@ from edgellm.prompts.syntax import Headed
 CHANNELS = "<|channel|>"
 _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|start|>")
+ALL = (CHANNELS, _MESSAGE, *_ENDS, "<|constrain|>")
 _MOST = 512  # characters of a header
 _TO = re.compile(r"\bto=(?:functions\.)?(?P<name>[\w.-]+)")
 _HEAD = re.compile(r".*?\bto=(?:functions\.)?(?P<name>[\w.-]+)(?s:.*)")
@@ -54,8 +55,10 @@ def _message(cursor: Cursor, pieces: Pieces) -> Steps[None]:
         yield from _call(cursor, pieces, to["name"])
         return
     cursor.recorded()
-    out: Out = pieces.reasoning if channel.startswith("analysis") else pieces.text
+    pieces.thinking = channel.startswith("analysis")
+    out: Out = pieces.reasoning if pieces.thinking else pieces.text
     yield from cursor.upto(_ENDS, out)
+    pieces.thinking = False
 
 
 def _call(cursor: Cursor, pieces: Pieces, name: str) -> Steps[None]:

@@ -8,7 +8,7 @@ has those of published models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from edgellm.prompts.cursor import Cursor, Malformed, Steps
 from edgellm.prompts.pieces import Pieces
 from edgellm.prompts.syntax import Headed, Rules, Schema, Syntax
 from edgellm.prompts.tagged import Tagged
+
+MOST = 8  # calls of an answer that must be one
 
 
 @dataclass(frozen=True)
@@ -48,41 +50,24 @@ class Dialect:
         before = ("" if self.bare else self.mark) + self.lead
         return before + ("[" if self.listed else ""), ("]" if self.listed else "") + self.tail
 
-    def grammar(
-        self,
-        schemas: Mapping[str, Schema],
-        *,
-        several: bool = False,
-        literal: Callable[[str], str] | None = None,
-        thinking: tuple[str, str] | None = None,
-    ) -> str:
-        """A grammar, in llguidance's form of Lark, of an answer that is a call of one of the tools.
+    def calls(self, rules: Rules, schemas: Mapping[str, Schema], *, several: bool = False) -> str:
+        """What a grammar has for a call of one of the tools, the body of a rule.
 
-        schemas: their parameters by their names, as they shall be enforced. several: or more calls than one. literal:
-        how a text is written in the grammar, where some texts are tokens of their own. thinking: what opens and closes
-        reasoning, which may come first and is free; nothing opens what the prompt has opened, and then it must close.
+        schemas: their parameters by their names. several: or for MOST calls at most.
         """
-        rules = Rules(literal)
-        calls = [rules.rule(self.syntax.rule(rules, name, schema)) for name, schema in schemas.items()]
-        one = rules.rule(" | ".join(calls))
+        each = [rules.rule(self.syntax.rule(rules, name, schema)) for name, schema in schemas.items()]
+        one = rules.rule(" | ".join(each))
         mark, tail = "" if self.bare else self.mark, self.tail.removeprefix("\n")
         opening = f"{rules.text(mark)} {rules.text(self.lead + '[' * self.listed)}"
         # the line break is a text of its own, as the one between calls is: what reads a grammar never looks back
         ending = (rules.text("]" * self.listed), rules.text(self.tail[: len(self.tail) - len(tail)]), rules.text(tail))
         closing = " ".join(ending)
         if not several:
-            start = f"{opening} {one} {closing}"
-        elif self.between is None:
+            return f"{opening} {one} {closing}"
+        if self.between is None:
             section = rules.rule(f"{opening} {one} {closing}")
-            start = f"{section} ({rules.text(chr(10))} {section})*"
-        else:
-            start = f"{opening} {one} ({rules.text(self.between)} {one})* {closing}"
-        if thinking is not None:
-            opens, closes = thinking
-            blank = rules.rule(r"/[ \n]{0,4}/")
-            thought = rules.rule(f"{rules.text(opens)} {rules.upto(closes)} {blank}")
-            start = f"{thought}{'?' if opens else ''} {start}"
-        return f"start: {start}\n{rules}"
+            return f"{section} ({rules.text(chr(10))} {section}){{0,{MOST - 1}}}"
+        return f"{opening} {one} ({rules.text(self.between)} {one}){{0,{MOST - 1}}} {closing}"
 
     def read(self, cursor: Cursor, pieces: Pieces, schemas: Mapping[str, Schema], *, bare: bool = False) -> Steps[None]:
         """The calls behind a mark that is read already, or, if `bare`, without it. Raises Malformed; calls that are

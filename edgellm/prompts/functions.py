@@ -16,11 +16,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from edgellm.arguments import shown
-from edgellm.errors import InvalidParameter
+from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.prompts.messages import plain
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -32,12 +32,13 @@ SchemaOf = Callable[[Any], Mapping[str, Any]]
 @dataclass(frozen=True)
 class Tool:
     """A tool by its name. parameters: the JSON Schema of its arguments, an object. function: what it calls, if that is
-    here."""
+    here; kinds: the types of its parameters, as far as it says them."""
 
     name: str
     description: str
     parameters: dict[str, Any]
     function: Callable[..., Any] | None = None
+    kinds: Mapping[str, Any] = field(default_factory=dict)
 
     def described(self) -> dict[str, Any]:
         """The JSON object by which templates know it."""
@@ -125,12 +126,23 @@ def _from_function(function: Callable[..., Any], schema_of: SchemaOf, where: str
             raise InvalidParameter(f"{where}: {named}: {name!r} cannot be given by its name, as tools are called")
         else:
             at = f"{where}: {named}: {name}"
-            parameters["properties"][name] = _property(parameter, hints.get(name, Any), about.get(name), schema_of, at)
+            schema = _property(parameter, hints.get(name, Any), about.get(name), schema_of, at)
+            _add_definitions(parameters, schema.pop("$defs", {}), at)
+            parameters["properties"][name] = schema
             if parameter.default is parameter.empty:
                 parameters["required"].append(name)
     if not parameters["required"]:
         del parameters["required"]
-    return Tool(named, description, parameters, function)
+    kinds = {name: hints[name] for name in signature.parameters if hints.get(name, Any) is not Any}
+    return Tool(named, description, parameters, function, kinds)
+
+
+def _add_definitions(parameters: dict[str, Any], definitions: Mapping[str, Any], where: str) -> None:
+    """What the schema of a parameter refers to stands at the top of all of them."""
+    known = parameters.setdefault("$defs", {}) if definitions else {}
+    for name, definition in definitions.items():
+        if known.setdefault(name, definition) != definition:
+            raise InvalidParameter(f"{where}: there are two types with the name {name}; give them names of their own")
 
 
 def _property(
@@ -141,8 +153,8 @@ def _property(
         about = next((note for note in notes if isinstance(note, str)), about)
     try:
         schema = {} if hint is Any else dict(schema_of(hint))
-    except InvalidParameter as error:
-        raise InvalidParameter(f"{where}: {error}") from error
+    except (InvalidParameter, Unsupported) as error:
+        raise type(error)(f"{where}: {error}") from error
     if about:
         schema.setdefault("description", about)
     default = parameter.default

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 
 from edgellm.events import ToolCall
 from edgellm.prompts.messages import Message
@@ -42,11 +44,16 @@ class Parts:
             self.calls.append(ToolCall(self._begun.id, self._begun.name, json.loads("".join(self._arguments))))
 
     def message(self) -> Message:
-        """The answer as a message of the conversation: its reasoning and its calls under names of their own, so that
-        the chat template keeps or drops them as its model is used to."""
-        message: Message = {"role": "assistant", "content": self.text}
-        if self.reasoning:
-            message["reasoning_content"] = self.reasoning
-        if self.calls:
-            message["tool_calls"] = [call.to_dict() for call in self.calls]
-        return message
+        """See `answered`."""
+        return answered(self.text, self.reasoning, self.calls)
+
+
+def answered(text: str, reasoning: str = "", calls: Sequence[ToolCall] = ()) -> Message:
+    """An answer as a message of the conversation: its reasoning and its calls under names of their own, so that the
+    chat template keeps or drops them as its model is used to."""
+    message: Message = {"role": "assistant", "content": text}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = [deepcopy(call.to_dict()) for call in calls]
+    return message

@@ -105,6 +105,7 @@ class Pieces:
         self.calls = 0  # that have begun
         self.complete = 0  # of those
         self.silent = True  # no text was there yet, but white space
+        self.thinking = False  # reasoning is open
 
     def taken(self) -> list[Piece]:
         """The pieces since the last time."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm.errors import TemplateError, Unsupported
-from edgellm.prompts.template import ChatTemplate
+from edgellm.prompts.channels import CHANNELS
+
+if TYPE_CHECKING:
+    from edgellm.prompts.template import ChatTemplate
 
 MARKS = (
     ("<|channel|>", "<|end|>", ("<|channel|>analysis",)),
@@ -44,6 +47,22 @@ class Thinking:
     def opened(self, prompt: str) -> bool:
         """Whether a prompt ends within the reasoning, so that the answer begins with it."""
         return prompt.rstrip().endswith(self.opens.rstrip())
+
+    def around(self, prompt: str) -> tuple[str, str, str]:
+        """What opens and closes the reasoning in the answer to a prompt, and what must follow it then."""
+        if self.opens == CHANNELS:
+            return CHANNELS + "analysis<|message|>", self.closes, "<|start|>assistant"
+        return "" if self.opened(prompt) else self.opens, self.closes, ""
+
+    @property
+    def header(self) -> str:
+        """What stands in front of the text of an answer."""
+        return CHANNELS + "final<|message|>" if self.opens == CHANNELS else ""
+
+    @property
+    def closing(self) -> str:
+        """What ends reasoning that has taken long enough."""
+        return f"\n{self.closes}\n\n" if self.closes.startswith("</") else self.closes
 
     @cached_property
     def switch(self) -> str:

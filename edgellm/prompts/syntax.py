@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,16 +19,23 @@ NAME = re.compile(r"[\w.-]{1,64}")
 NAMES = ("name", "tool_name")  # keys of the tool in an object that is a call
 ARGUMENTS = ("arguments", "parameters")
 IDS = ("id", "call_id", "tool_call_id")
+_BLANK = r"/[ \n]{0,4}/"
 
 Schema = Mapping[str, Any]
 
 
 class Rules:
-    """Rules of a grammar in llguidance's form of Lark, as they are made. literal: how a text is written in it (default:
-    a string; a token that is one text may have another form)."""
+    """Rules of a grammar in llguidance's form of Lark, as they are made.
 
-    def __init__(self, literal: Callable[[str], str] | None = None) -> None:
+    literal: how a text is written in it (default: a string; a token that is one text may have another form). prepared:
+    a JSON Schema as it is to be enforced.
+    """
+
+    def __init__(
+        self, literal: Callable[[str], str] | None = None, prepared: Callable[[Any], Any] = lambda schema: schema
+    ) -> None:
         self._literal = literal or (lambda text: json.dumps(text, ensure_ascii=False))
+        self._prepared = prepared
         self.made: dict[str, str] = {}
 
     def text(self, text: str) -> str:
@@ -42,7 +49,7 @@ class Rules:
         return f"{self.rule('/(?s:.*)/')} {written}"  # a token of its own is in no text
 
     def json(self, schema: Any) -> str:
-        return self.rule(f"%json {json.dumps(schema, ensure_ascii=False)}")
+        return self.rule(f"%json {json.dumps(self._prepared(schema), ensure_ascii=False)}")
 
     def rule(self, body: str, options: str = "") -> str:
         """The name of a rule that stands for `body`; the same one for the same body."""
@@ -52,8 +59,18 @@ class Rules:
             self.made[name] = f"{options}: {body}"
         return name
 
-    def __str__(self) -> str:
-        return "\n".join(name + line for name, line in self.made.items())
+    def answer(self, ways: Sequence[str], thinking: tuple[str, str, str] | None = None) -> str:
+        """The grammar of an answer that has one of several forms, each the body of a rule.
+
+        thinking: what opens and closes reasoning, and what follows it then. It may come first and is free; nothing
+        opens what the prompt has opened, and then it must close.
+        """
+        start = " | ".join(ways)
+        if thinking is not None:
+            opens, closes, then = thinking
+            thought = self.rule(f"{self.text(opens)} {self.upto(closes)} {self.rule(_BLANK)} {self.text(then)}")
+            start = f"{thought}{'?' if opens else ''} ({start})"
+        return f"start: {start}\n" + "\n".join(name + line for name, line in self.made.items())
 
 
 def token_literal(tokens: Mapping[str, int]) -> Callable[[str], str]:

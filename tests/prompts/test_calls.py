@@ -15,7 +15,7 @@ from edgellm.prompts.cursor import MOST
 from edgellm.prompts.dialect import Dialect
 from edgellm.prompts.dialects import DIALECTS, GENERIC
 from edgellm.prompts.pieces import CallArguments, CallBegun, CallBroken, CallEnded, Text
-from edgellm.prompts.syntax import token_literal
+from edgellm.prompts.syntax import Rules, token_literal
 
 BY_NAME: dict[str, Dialect] = {dialect.name: dialect for _, dialect in DIALECTS}
 OSLO, BOTH = {"city": "Oslo"}, {"city": 'Orléans "x"', "days": [1, 2]}
@@ -336,17 +336,28 @@ def test_anything_is_read_the_same_however_it_is_cut(parts: list[str], data: st.
     assert read(list(answer), BY_NAME[name]) == read(answer, BY_NAME[name])
 
 
+def grammar(
+    dialect: Dialect,
+    rules: Rules | None = None,
+    *,
+    several: bool = False,
+    thinking: tuple[str, str, str] | None = None,
+) -> str:
+    rules = Rules() if rules is None else rules
+    return rules.answer([dialect.calls(rules, SCHEMAS, several=several)], thinking)
+
+
 def test_grammars_take_what_their_dialects_write() -> None:
     llguidance = pytest.importorskip("llguidance")
     tokens = llguidance.LLTokenizer("byte")
     for dialect in (GENERIC, *(each for _, each in DIALECTS)):
-        grammar = llguidance.LLMatcher.grammar_from_lark(dialect.grammar(SCHEMAS, several=True))
+        lark = llguidance.LLMatcher.grammar_from_lark(grammar(dialect, several=True))
         for some in ([("weather", {"city": "Oslo", "unit": "C"})], [("now", {}), ("weather", {**BOTH, "near": True})]):
-            matcher = llguidance.LLMatcher(tokens, grammar, log_level=0)
+            matcher = llguidance.LLMatcher(tokens, lark, log_level=0)
             written = dialect.write(some).encode()
-            assert matcher.try_consume_tokens(list(written)) == len(written), (dialect.name, grammar)
+            assert matcher.try_consume_tokens(list(written)) == len(written), (dialect.name, lark)
             assert matcher.is_accepting()
-        refused = llguidance.LLMatcher(tokens, grammar, log_level=0)
+        refused = llguidance.LLMatcher(tokens, lark, log_level=0)
         wrong = dialect.write([("weather", {"city": "Oslo", "unit": "K"})]).encode()
         assert refused.try_consume_tokens(list(wrong)) < len(wrong)
 
@@ -356,12 +367,12 @@ def test_a_grammar_leaves_reasoning_free() -> None:
     tokens = llguidance.LLTokenizer("byte")
     call = GENERIC.write([("now", {})])
 
-    def taken(grammar: str, text: str) -> bool:
-        matcher = llguidance.LLMatcher(tokens, llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0)
+    def taken(lark: str, text: str) -> bool:
+        matcher = llguidance.LLMatcher(tokens, llguidance.LLMatcher.grammar_from_lark(lark), log_level=0)
         return bool(matcher.try_consume_tokens(list(text.encode())) == len(text.encode()) and matcher.is_accepting())
 
-    free = GENERIC.grammar(SCHEMAS, thinking=("<think>", "</think>"))
-    opened = GENERIC.grammar(SCHEMAS, thinking=("", "</think>"))
+    free = grammar(GENERIC, thinking=("<think>", "</think>", ""))
+    opened = grammar(GENERIC, thinking=("", "</think>", ""))
     assert taken(free, call)
     assert taken(free, f"<think>\nIf {{ é <tool_call>\n</think>\n\n{call}")
     assert taken(opened, f"\nHm.\n</think>\n\n{call}")
@@ -378,9 +389,9 @@ def test_a_grammar_names_tokens_where_texts_are_tokens() -> None:
         "DeepSeek R1": [6, 4, *b"function", 5, *b'weather\n```json\n{"city": "Oslo"}\n```', 7, 8],
     }
     for name, ids in written.items():
-        grammar = BY_NAME[name].grammar(SCHEMAS, literal=token_literal(tokens))
+        lark = grammar(BY_NAME[name], Rules(token_literal(tokens)))
         matcher = llguidance.LLMatcher(
-            llguidance.LLTokenizer("byte"), llguidance.LLMatcher.grammar_from_lark(grammar), log_level=0
+            llguidance.LLTokenizer("byte"), llguidance.LLMatcher.grammar_from_lark(lark), log_level=0
         )
         assert matcher.try_consume_tokens(ids) == len(ids)
         assert matcher.is_accepting()
