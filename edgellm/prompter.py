@@ -171,9 +171,9 @@ class Prompter:
         said: where the answers in it are known from, and where the next one goes; None is the model's own memory, or
         nowhere if `params` let nobody else find the state. title: what people are shown; "" is what was asked first.
         tools: functions, or JSON objects that describe some. tool_choice: "auto" leaves it to the model whether it
-        calls one, "none" is as if there were none, with "required" it must, with a name that one. given: what the
-        template is given beside: thinking (whether the model shall; see `prompts.reasoning.variables_for`), documents,
-        variables by their names.
+        calls some, "none" is as if there were none, with "required" it must call one, with a name that one. given: what
+        the template is given beside: thinking (whether the model shall; see `prompts.reasoning.variables_for`),
+        documents, variables by their names.
 
         Raises ContextOverflow, InvalidParameter, Unsupported, TemplateError, Closed.
         """

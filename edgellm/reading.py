@@ -95,8 +95,9 @@ class AnswerReading:
             dialect = self.dialect
             if self.prompt.endswith(dialect.mark):  # it is written already
                 dialect = replace(dialect, bare=True)
-            names = self.must or self.schemas
-            ways.append(dialect.calls(rules, {name: self._schema(name) for name in names}, several=len(names) > 1))
+            schemas = {name: self._schema(name) for name in self.must or self.schemas}
+            # one where one must come: of those who write several, small models find no end
+            ways.append(dialect.calls(rules, schemas, several=not self.must))
         if not self.must:
             header = self.thinking.header if self.thinking is not None else ""
             ways.append(f"{rules.text(header)} @form")

@@ -29,7 +29,7 @@ BACKEND = TEXT | COMMON | {"budget", "tokenizers", "architectures", "machine", "
 BACKENDS = {"backends.echo", "backends.llamacpp", "backends.onnx", "backends.native"}
 ENGINES = {"backends.base", "backends", "kv", "kv.store", "engine"}
 ABOVE = TEXT | ENGINES | {"budget", "prompts", "toolbox", "tokenizers", "constrain", "machine", "hub"}
-TURN = VALUES | {"backends.base", "constrain", "engine", "prompts", "said"}
+TURN = VALUES | {"backends.base", "constrain", "prompts"}
 COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 
 PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
@@ -77,10 +77,10 @@ RULES: dict[str, set[str]] = {
     "loading": ABOVE | {"model"},
     "chat": ABOVE | {"prompter", "reply", "rounds", "said", "saved"},
     "reply": VALUES | {"engine", "prompter", "prompts"},
-    "rounds": TURN | {"prompter", "reply", "toolbox"},
+    "rounds": VALUES | {"constrain", "engine", "prompter", "prompts", "reply", "toolbox"},
     "saved": VALUES | {"backends.base", "kv", "prompts", "said"},
-    "prompter": TURN | {"reading"},
-    "reading": TURN,
+    "prompter": TURN | {"reading", "said"},
+    "reading": TURN | {"engine"},
     "said": VALUES | {"backends.base", "engine", "prompts"},
     "config": {"errors"},
     "hub": {"child", "config", "errors", "formats"},

@@ -110,7 +110,7 @@ class AnswerBuilder:
             control = tokenizer.piece(token, special=True).decode("utf-8", "replace")
             more, self._stopped = self._stops.push(control, shown=False)
             text += more
-        heard = self._hearing.hear(text)
+        heard = self._hearing.hear(text, inside=bool(self._text.pending))
         if self._deliver is not None and any(heard):
             self._deliver(self._chunk(heard))
         if self._stopped or self._sampler.done:

@@ -88,13 +88,14 @@ class Hearing:
     def calls(self) -> list[ToolCall]:
         return [] if self._reader is None else list(self._reader.calls)
 
-    def hear(self, text: str) -> Heard:
-        """The text that a token brings."""
+    def hear(self, text: str, *, inside: bool = False) -> Heard:
+        """The text that a token brings. inside: it ends within a character, where nothing can be closed."""
         thinking = self._reader is not None and self._reader.thinking
         heard = Heard(text) if self._reader is None else self._reader.feed(text)
         if self._left is not None and thinking:
             self._left -= 1
-            self._close()
+            if not inside:
+                self._close()
         return self._kept(heard)
 
     def finish(self, text: str) -> Heard:

@@ -17,7 +17,7 @@ from edgellm.prompts.pieces import Pieces
 from edgellm.prompts.syntax import Headed, Rules, Schema, Syntax
 from edgellm.prompts.tagged import Tagged
 
-MOST = 8  # calls of an answer that must be one
+MOST = 8  # calls of an answer with a grammar
 
 
 @dataclass(frozen=True)
