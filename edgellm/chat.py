@@ -60,11 +60,11 @@ class Chat:
     ) -> None:
         if not isinstance(getattr(model, "info", None), ModelInfo):
             raise arguments.refuse("model", model, "an opened Model")
-        _ = model.prompter.template  # raises where there is none
         self.model = model
         self.messages: list[Message] = copied(messages)
         self.dropped: list[Message] = []  # oldest turns that the context no longer holds, in order
         self.thinking = switch("thinking", thinking)
+        model.prompter.switched(self.thinking)  # raises where it cannot be, or where there is no template
         self.private = switch("private", private) is True  # its state never touches the disk
         if system is not None:
             if self.messages and self.messages[0].get("role") == "system":
@@ -224,7 +224,7 @@ class Chat:
     @property
     def can_think(self) -> bool:
         """Whether `thinking` has an effect: the chat template reads it."""
-        return self.model.prompter.template.supports("thinking")
+        return self.model.prompter.can_switch
 
     def fork(self) -> Chat:
         """An independent conversation with the same past."""

@@ -100,6 +100,19 @@ class Prompter:
 
         return thinking_of(self.template)
 
+    @property
+    def can_switch(self) -> bool:
+        """Whether the template reads that its model shall think, or shall not."""
+        from edgellm.prompts.reasoning import SWITCHES  # as above
+
+        return not self.template.variables.isdisjoint(SWITCHES)
+
+    def switched(self, thinking: bool | None) -> dict[str, bool]:
+        """What the template is given so that the model thinks, or does not. Raises Unsupported where it cannot."""
+        from edgellm.prompts.reasoning import variables_for  # as above
+
+        return variables_for(self.template, thinking)
+
     def tools(self, values: Sequence[Any]) -> list[Tool]:
         """Functions and JSON objects as tools. Raises InvalidParameter, Unsupported."""
         return tools_of(values, parameter_schema)
@@ -135,10 +148,8 @@ class Prompter:
         return Turn(copies, [], text, tokens, title or title_of(messages), said, self._reading(text, found, must))
 
     def _rendered(self, messages: Messages, tools: Sequence[Tool], given: dict[str, Any]) -> str:
-        from edgellm.prompts.reasoning import variables_for  # as above
-
         rest = dict(given)
-        variables: dict[str, Any] = dict(variables_for(self.template, rest.pop("thinking", None)))
+        variables: dict[str, Any] = dict(self.switched(rest.pop("thinking", None)))
         listed: Messages = messages
         if tools or any(message.get("role") == "tool" or message.get("tool_calls") for message in messages):
             listed, more = self.tool_prompt.prepared(messages, tools)

@@ -104,9 +104,8 @@ class Commands:
         chat = self._talk.conversation()
         if word not in ("", *THINKING):
             raise InvalidParameter("/think on, /think off, or /think auto, which leaves it to the model")
-        if THINKING.get(word) is not None and not chat.can_think:
-            raise Unsupported("this model does not think before it answers, or cannot be told to")
         if word:
+            self._talk.model.prompter.switched(THINKING[word])
             chat.thinking = THINKING[word]
         note(f"thinking: {next(word for word, value in THINKING.items() if value is chat.thinking)}")
 

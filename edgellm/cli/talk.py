@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgellm import Chat, Chunk, Completion, Model
     from edgellm.cli.chats import Keeper
 
+DIM = ("\x1b[2m", "\x1b[22m")  # on and off
 # Control characters would let an answer move the cursor or recolour the terminal; tab and line feed stay.
 HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
@@ -72,8 +74,6 @@ class Talk:
                 raise Unsupported("without a chat template there is no place for a system prompt")
             return
         self.chat = model.chat(manner.system, thinking=manner.thinking, private=manner.private)
-        if manner.thinking is not None and not self.chat.can_think:
-            raise Unsupported(f"{model.info.name} does not think before it answers, or cannot be told to")
         if keeper is not None:
             keeper.restore(self.chat)
 
@@ -179,11 +179,13 @@ def _reading(status: Status) -> Callable[[int, int], None]:
 
 
 def _written(chunks: Iterator[Chunk], status: Status) -> Completion:
-    """Write an answer to stdout piece by piece; in a terminal without control characters, wrapped between words."""
+    """Write an answer to stdout piece by piece; in a terminal without control characters, wrapped between words, and
+    behind its reasoning, which is dim there and nowhere else."""
     terminal = sys.stdout.isatty()
-    wrap = WordWrap(lambda: shutil.get_terminal_size().columns) if terminal else None
+    wrap, aside = (WordWrap(lambda: shutil.get_terminal_size().columns) if terminal else None for _ in range(2))
+    dim, bright = ("", "") if os.environ.get("NO_COLOR") else DIM
     done: Completion | None = None
-    last = "\n"
+    last, thought = "\n", False
 
     def write(text: str) -> None:
         nonlocal last
@@ -193,8 +195,26 @@ def _written(chunks: Iterator[Chunk], status: Status) -> Completion:
             sys.stdout.flush()
             last = text[-1]
 
+    def think(text: str) -> None:
+        nonlocal thought
+        if text:
+            write(f"{dim}{text}{bright}")
+            thought = True
+
+    def answer() -> None:
+        """The reasoning has ended."""
+        nonlocal thought
+        if thought and aside is not None:
+            think(aside.flush())
+            write("\n\n")
+            thought = False
+
     try:
         for chunk in chunks:
+            if aside is not None and chunk.reasoning:
+                think(aside.push(chunk.reasoning.translate(HARMLESS)))
+            if chunk.text:
+                answer()
             write(wrap.push(chunk.text.translate(HARMLESS)) if wrap else chunk.text)
             done = chunk.completion or done
     finally:
@@ -202,6 +222,7 @@ def _written(chunks: Iterator[Chunk], status: Status) -> Completion:
         if close is not None:
             close()
         status.clear()
+        answer()
         write(wrap.flush() if wrap else "")
         write("" if last == "\n" else "\n")
     assert done is not None  # the last chunk always carries it

@@ -227,7 +227,7 @@ class TestConversation:
             ("/set ctx 5", "when the model is loaded"),
             ("/set", "xtc_threshold"),
             ("/think", "thinking: auto"),
-            ("/think on", "does not think"),
+            ("/think on", "knows of none"),
             ("/think maybe", "/think auto"),
             ("second", ANSWER + "second\r\n"),
             ("/show", r"turns: 2"),

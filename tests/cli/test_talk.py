@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import NoReturn
 
@@ -104,3 +105,22 @@ def test_what_came_of_an_answer_that_failed_is_kept(
     assert (saved, talk.unanswered, talk.said) == ([2], None, "a question")
     talk.again()
     assert [message["role"] for message in talk.conversation().messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(("terminal", "color"), [(True, True), (True, False), (False, True)])
+def test_reasoning_is_shown_dim_and_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool, color: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "" if color else "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    pieces = [Chunk("", reasoning="Hm, \x1b[31mred"), Chunk("", reasoning=" sky."), Chunk("Blue"), Chunk("!")]
+    with edgellm.load("x", backend="echo", ctx=256) as model:
+        last = Chunk("", completion=model.generate("x", temperature=0))
+    module._written(iter([*pieces, last]), Status("thinking"))
+    shown = capsys.readouterr().out
+    if not terminal:
+        assert shown == "Blue!\n"
+    elif color:
+        assert shown.replace("\x1b[22m\x1b[2m", "") == "\x1b[2mHm, [31mred sky.\x1b[22m\n\nBlue!\n"
+    else:
+        assert shown == "Hm, [31mred sky.\n\nBlue!\n"
