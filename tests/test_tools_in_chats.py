@@ -345,8 +345,25 @@ def test_an_answer_is_known_again_by_its_raw_text() -> None:
 class Saving(Saying):
     """With the context of a longer conversation."""
 
-    def __init__(self, *answers: str, ctx: int) -> None:
-        super().__init__(*answers, n_ctx=ctx)
+    def __init__(self, *answers: str, ctx: int, template: str = TOOLS + CHATML + END) -> None:
+        super().__init__(*answers, n_ctx=ctx, template=template)
+
+
+def test_rounds_go_on_with_a_template_as_they_are_published() -> None:
+    """It keeps reasoning between calls, and drops it once the user has spoken."""
+    template = (Path(__file__).parent / "prompts" / "templates" / "thinking.jinja").read_text(encoding="utf-8")
+    answers = (f"{THOUGHT.replace('<tool_call>', 'x')}I add.\n{CALL}\n{CALL}", f"{THOUGHT}It is 3.", "Fine.")
+    with Model(Saving(*answers, ctx=8192, template=template)) as model:
+        chat = model.chat("Be brief.")
+        done = chat.run("1 + 2?", tools=[add], temperature=0)
+        assert (done.text, done.reasoning) == ("It is 3.", "Hm, <tool_call> no.")
+        assert done.usage.cached_tokens > done.usage.prompt_tokens - 120, done.cache
+        assert done.cache.broke_at is None, done.cache
+        assert [message["role"] for message in chat.messages[1:]] == ["user", "assistant", "tool", "tool", "assistant"]
+        on = chat.send("Thanks", tools=[add], temperature=0)
+        text = model.prompter.read(chat.messages[:-1], tools=[add]).text
+        assert "Hm, x no." not in text
+        assert on.cache.broke_at is not None  # where the reasoning was
 
 
 def test_saved_conversations_keep_calls_and_reasoning(tmp_path: Path) -> None:
