@@ -25,8 +25,8 @@ Approve = Callable[[ToolCall], Any]
 class Toolbox:
     """See above.
 
-    check: raises an error (ValueError, TypeError) for arguments that break a tool's parameters. taken: turns them into
-    what its function takes. Both are given the tool and the arguments.
+    taken: turns the arguments of a tool into what its function takes; raises ValueError or TypeError for those that
+    break its parameters.
     """
 
     def __init__(
@@ -34,12 +34,10 @@ class Toolbox:
         tools: Sequence[Tool],
         *,
         approve: Approve | None = None,
-        check: Callable[[Tool, dict[str, Any]], None] | None = None,
         taken: Callable[[Tool, dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}
         self._approve = approve
-        self._check = check
         self._taken = taken
         missing = next((tool.name for tool in tools if tool.function is None), None)
         if missing is not None:
@@ -87,8 +85,6 @@ class Toolbox:
         if tool is None or tool.function is None:
             return None, {}, f"error: there is no tool {call.name!r}; there are: {', '.join(self._tools)}"
         try:
-            if self._check is not None:
-                self._check(tool, call.arguments)
             arguments = call.arguments if self._taken is None else self._taken(tool, call.arguments)
             inspect.signature(tool.function).bind(**arguments)
         except (TypeError, ValueError) as error:

@@ -83,11 +83,12 @@ def test_a_call_is_approved_first() -> None:
 
 
 def test_arguments_are_checked_and_made() -> None:
-    def check(tool: Any, arguments: dict[str, Any]) -> None:
+    def taken(tool: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(arguments.get("a"), int):
             raise ValueError(f"{tool.name}: a is no number")
+        return {key: value * 10 for key, value in arguments.items()}
 
-    box = Toolbox(TOOLS, check=check, taken=lambda _, arguments: {key: value * 10 for key, value in arguments.items()})
+    box = Toolbox(TOOLS, taken=taken)
     assert json.loads(_said(box, _call("add", a=1))) == {"sum": 11}
     assert _said(box, _call("add", a="1")) == "error: the arguments of add are wrong: add: a is no number"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from edgellm.constrain import library
 from edgellm.constrain.parsed import schema_of
 from edgellm.constrain.schema import OPTIONS as WRITTEN
 from edgellm.constrain.schema import prepare
+from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
 
@@ -38,8 +40,14 @@ def grammar(name: str, value: Any) -> str:
 
 
 def enforced(schema: Any) -> dict[str, Any]:
-    """A JSON Schema as it stands in a grammar of more than itself. Raises InvalidParameter, Unsupported."""
-    return {**prepare(schema), "x-guidance": WRITTEN}
+    """A JSON Schema as it stands in a grammar of more than itself: not to be changed. Raises InvalidParameter,
+    Unsupported."""
+    return _enforced(json.dumps(plain(schema)))
+
+
+@lru_cache(maxsize=256)  # those of tools come again with every answer
+def _enforced(schema: str) -> dict[str, Any]:
+    return {**prepare(json.loads(schema)), "x-guidance": WRITTEN}
 
 
 def _from_gbnf(text: str) -> str:

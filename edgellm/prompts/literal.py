@@ -9,7 +9,7 @@ from typing import Any
 
 from edgellm.prompts.cursor import DEEPEST, Cursor, Malformed, Steps
 from edgellm.prompts.pieces import Pieces, read_json
-from edgellm.prompts.syntax import Rules, Schema, check_name, dumped, is_text
+from edgellm.prompts.syntax import Rules, Schema, check_name, dumped, is_text, words_of
 
 _WORD = re.compile(r"[\w.-]")
 _SCALAR = re.compile(r"[\w.+-]")
@@ -70,8 +70,8 @@ class Braced:
     def _value(self, rules: Rules, schema: Any) -> str:
         if not is_text(schema):
             return rules.json(schema)
-        if "enum" in schema:
-            return f"({' | '.join(rules.text(self.quote + each + self.quote) for each in schema['enum'])})"
+        if words := words_of(schema):
+            return f"({' | '.join(rules.text(self.quote + each + self.quote) for each in words)})"
         return f"{rules.text(self.quote)} {rules.upto(self.quote)}"
 
     def read(self, cursor: Cursor, pieces: Pieces, schemas: Mapping[str, Schema]) -> Steps[None]:
@@ -80,7 +80,7 @@ class Braced:
         check_name(name)
         yield from cursor.expect("{")
         pieces.begin(name)
-        yield from _arguments(cursor, pieces, (":", "}"), (self.quote,))
+        yield from _arguments(cursor, pieces, (":", "}"), (self.quote, '"'))  # JSON, too: `rule` has it inside
 
 
 def _arguments_rule(rules: Rules, schema: Schema, around: tuple[str, str, str], key_of: Any, value_of: Any) -> str:

@@ -110,7 +110,20 @@ def types(schema: Any) -> frozenset[str]:
 
 
 def is_text(schema: Any) -> bool:
-    return types(schema) == {"string"}
+    named = types(schema)
+    return named == {"string"} or (not named and bool(words := words_of(schema)) and all(map(_is_word, words)))
+
+
+def words_of(schema: Any) -> Sequence[Any]:
+    """The values that a schema lists; none where it lists no values."""
+    if not isinstance(schema, Mapping):
+        return ()
+    listed = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    return listed if isinstance(listed, Sequence) else ()
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def dumped(value: Any) -> str:

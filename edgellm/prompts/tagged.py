@@ -11,7 +11,7 @@ from typing import Any
 from edgellm.prompts.cursor import Cursor, Malformed, Steps
 from edgellm.prompts.literal import python_value
 from edgellm.prompts.pieces import Pieces, read_json
-from edgellm.prompts.syntax import Rules, Schema, check_name, dumped, is_text, types
+from edgellm.prompts.syntax import Rules, Schema, check_name, dumped, is_text, types, words_of
 
 _NAME = re.compile(r"[\w.-]")
 MOST = 256  # characters of a name
@@ -53,8 +53,8 @@ class Tagged:
 
     def _value(self, rules: Rules, schema: Any) -> str:
         end = self.pad + self.end + "\n"
-        if is_text(schema) and "enum" in schema:
-            return f"({' | '.join(rules.text(each) for each in schema['enum'])}) {rules.text(end)}"
+        if is_text(schema) and (words := words_of(schema)):
+            return f"({' | '.join(rules.text(each) for each in words)}) {rules.text(end)}"
         if is_text(schema):
             return rules.upto(end)
         return f"{rules.json(schema)} {rules.text(end)}"
