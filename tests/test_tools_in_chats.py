@@ -154,6 +154,19 @@ def test_a_call_that_must_come_comes(template: str, thought: str) -> None:
         assert done.tool_calls
 
 
+@pytest.mark.parametrize("name", ["turns", "inst", "zephyr", "parts", "deepseek", "granite", "phi", "headers"])
+def test_a_call_comes_with_templates_as_they_are_published(name: str) -> None:
+    template = (Path(__file__).parent / "prompts" / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    for seed in range(3):
+        chat = chat_of("Never.", template=template)
+        done = chat.send("Go", tools=[add, now], tool_choice="add", temperature=1.2, seed=seed, thinking_budget=9)
+        assert [call.name for call in done.tool_calls] == ["add"], done
+        assert set(done.tool_calls[0].arguments) == {"a", "b"}
+        results = [{"role": "tool", "tool_call_id": done.tool_calls[0].id, "name": "add", "content": "result 31"}]
+        turn = chat.model.prompter.read([*chat.messages, *results], tools=[add, now])
+        assert "result 31" in turn.text
+
+
 def test_reasoning_stays_free_before_a_form() -> None:
     answer = f'{THOUGHT}{{"n": 5}}'
     chat = chat_of(answer)
@@ -282,6 +295,32 @@ def test_the_loop_has_an_end() -> None:
         chat.run("Go")
     with pytest.raises(InvalidParameter, match="rounds"):
         chat.run("Go", tools=[add], rounds=0)
+
+
+def test_a_cancelled_task_ends_the_tool_that_it_awaits() -> None:
+    ended: list[str] = []
+
+    async def add(a: int, b: int) -> int:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("add")
+        return a + b
+
+    async def go(chat: Chat) -> None:
+        task = asyncio.create_task(chat.arun("Go", tools=[add], temperature=0))
+        while len(chat.messages) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    chat = chat_of(CALL)
+    asyncio.run(asyncio.wait_for(go(chat), 20))
+    assert ended == ["add"]
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+    assert chat.send("And now?", temperature=0).text == CALL  # nobody holds the chat
 
 
 class Unit(enum.Enum):
