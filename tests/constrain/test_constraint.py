@@ -136,7 +136,7 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
         ({"regex": "a+", "stop": "b"}, "stop: regex"),
         ({"choices": ["a"], "ignore_eos": True}, "ignore_eos: choices"),
         ({"choices": ["a long and only choice"], "max_tokens": 5}, "max_tokens=5: .*at least"),
-        ({"regex": "x" * 70_000}, "regex: 70000 characters"),
+        ({"regex": "x" * 70_000}, "regex: 70,000 characters"),
         ({"regex": ""}, "regex=''"),
         ({"schema": "string"}, "schema='string'"),
         ({"choices": [""]}, "choices=''"),
