@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgellm.constrain.emit import Writer
 
 MOST_OPTIONAL = 200  # properties of an object that may be absent: llguidance tries them all at once
-MOST_PATTERNS = 100  # of an object: each is held against each
+MOST_PATTERNS = 50  # of an object: each is held against each
 MOST_WAYS = 64  # alternatives of which properties are there, for minProperties and maxProperties
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from edgellm.errors import Unsupported
 
-LONGEST = 0.8  # seconds of the processor
+LONGEST = 0.6  # seconds of the processor
 SLICE = 1e-3  # seconds between two pauses
 PAUSE = 5e-5
 
