@@ -147,7 +147,10 @@ class Constraints:
         words = -(-self._info.n_vocab // 32)
         forbidden = self._begins_differently(prompt)
         made = Constraint(name, matcher, words, _parser(name, value), forbidden, self._masks)
-        made.mask()
+        try:
+            made.mask()
+        except ConstraintFailed as error:  # before the first token: it is what was asked for that cannot be
+            raise InvalidParameter(str(error)) from error
         self._check_length(name, params.max_tokens, made)
         return made
 

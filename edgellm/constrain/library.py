@@ -48,20 +48,22 @@ class Grammars:
         """
         with self._lock:
             known = self._compiled.get(grammar)
-            if known is None:
-                known = self._compile(name, grammar)
-                self._compiled[grammar] = known
-                if len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
+        if known is None:  # not under the lock: nobody waits for the grammar of another
+            known = self._compile(name, grammar)
+        with self._lock:
+            self._compiled[grammar] = known
             self._compiled.move_to_end(grammar)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
             copy: LLMatcher = known.deep_copy()
             return copy
 
     def _compile(self, name: str, grammar: str) -> LLMatcher:
         lib = library()
-        if self._vocabulary is None:
-            self._vocabulary = _vocabulary(self._info, self._tokenizer)
-            self._limits = lib.LLParserLimits(**LIMITS)
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _vocabulary(self._info, self._tokenizer)
+                self._limits = lib.LLParserLimits(**LIMITS)
         matcher = lib.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise InvalidParameter(f"{name}: {reason(matcher)}")

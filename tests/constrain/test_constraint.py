@@ -137,6 +137,10 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
         ({"choices": ["a"], "ignore_eos": True}, "ignore_eos: choices"),
         ({"choices": ["a long and only choice"], "max_tokens": 5}, "max_tokens=5: .*at least"),
         ({"regex": "x" * 70_000}, "regex: 70,000 characters"),
+        ({"grammar": "start: a\na: b\nb: a\n"}, "grammar: "),
+        ({"grammar": 'start: %json {"type": "string", "minLenght": 1}'}, "grammar: %json: .*schema="),
+        ({"grammar": '%llguidance {"no_forcing": true}\nstart: "a"'}, "grammar: %llguidance"),
+        ({"grammar": 'start: <[97]> "b"'}, "grammar: <.: a token by its number"),
         ({"regex": ""}, "regex=''"),
         ({"schema": "string"}, "schema='string'"),
         ({"choices": [""]}, "choices=''"),
@@ -145,6 +149,25 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
 def test_what_cannot_be_kept_is_refused(model: Model, options: dict[str, Any], said: str) -> None:
     with pytest.raises((InvalidParameter, Unsupported), match=said):
         model.generate("?", **options)
+
+
+def test_what_looks_like_a_refused_form_within_a_text_is_none(model: Model) -> None:
+    grammar = 'start: "%json <[1]> (((" X // %lark\n# <[2]>\nX: /[(]%lark<\\[/\n'
+    assert model.generate("?", grammar=grammar).text == "%json <[1]> ((((%lark<["
+
+
+def test_choices_that_begin_with_one_another(model: Model) -> None:
+    choices = ["a", "ab", "abc", 'a"\\n/', "/a|b/", "é\n"]
+    said = {model.generate("?", choices=choices, temperature=5.0, seed=seed, top_k=0).text for seed in range(40)}
+    assert said <= set(choices)
+    assert len(said) > 2
+
+
+def test_an_expression_that_could_be_tried_in_many_ways_is_held_in_time(model: Model) -> None:
+    schema = {"type": "string", "pattern": "^((a|a)*b|(a|a)*c)$", "minLength": 60, "maxLength": 80}
+    done = model.generate("?", schema=schema, seed=2)
+    assert set(done.parsed[:-1]) == {"a"}
+    assert done.parsed[-1] in "bc"
 
 
 def test_a_form_that_takes_too_much_ends_the_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
