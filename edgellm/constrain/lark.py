@@ -10,6 +10,8 @@ import re
 from edgellm.constrain.nesting import DEEPEST, depth
 from edgellm.errors import Unsupported
 
+MOST_OPTIONAL = 4_000  # things that may be absent or come again: a mask looks at all that stand behind one another
+
 _REFUSED = {
     "%json": "its keywords would not be checked; use schema= for an answer in JSON",
     "%lark": "a grammar in a grammar; write its rules beside the others",
@@ -17,12 +19,14 @@ _REFUSED = {
     "<[": "a token by its number is no text; write the text",
 }
 _PART = re.compile(
-    r'"(?:\\.|[^"\\\n])*"|/(?!/)(?:\\.|[^/\\\n])+/|(?://|#)[^\n]*|<\[|%\w+|[_?!]*[A-Za-z][\w-]*|[][():\n]', re.ASCII
+    r'"(?:\\.|[^"\\\n])*"|/(?!/)(?:\\.|[^/\\\n])+/|(?://|#)[^\n]*|<\[|%\w+|[_?!]*[A-Za-z][\w-]*|[][():\n?*~]', re.ASCII
 )
 
 
 def checked(text: str) -> str:
     """The text. Raises Unsupported for rules too deep in one another, and for what is no grammar's business."""
+    if sum(match[0] in ("?", "*", "~") for match in _PART.finditer(text)) > MOST_OPTIONAL:
+        raise Unsupported(f"grammar: more than {MOST_OPTIONAL:,} of ?, * and ~; make it smaller")
     rules, brackets = _rules(text)
     deep = max(depth(rules, "start"), brackets)
     if deep > DEEPEST:
@@ -49,7 +53,7 @@ def _rules(text: str) -> tuple[dict[str, list[tuple[str, int]]], int]:
             most = max(most, open_)
         elif part in (")", "]"):
             open_ -= 1
-        elif part[0] not in '"/#%:':
+        elif part[0] not in '"/#%:*~' and part != "?":
             line.append((part, open_))
     rule += line
     return rules, most

@@ -242,6 +242,7 @@ BOMBS: dict[str, Callable[[], Form]] = {
         + '\nT1700: "x"\n'
     },
     "60 KiB of optional letters": lambda: {"grammar": "start: " + " ".join(['"a"?'] * 12_000) + "\n"},
+    "3,900 optional letters": lambda: {"grammar": "start: " + " ".join(['"a"?'] * 3_900) + "\n"},
     "GBNF of 15 KiB": lambda: {"grammar": "root ::= " + '"a" ' * 3_900 + "\n"},
     "GBNF that recurs on its left": lambda: {"grammar": 'root ::= root root | root "a" | "b"?\n'},
     "GBNF of bounds in bounds": lambda: {"grammar": 'root ::= (([a-z]{1,99} ){1,99} "."){1,99}\n'},

@@ -67,6 +67,7 @@ REFUSED = {
     "50,000 words": "InvalidParameter: regex: 488,889 characters",
     "50,000 choices": "InvalidParameter: choices: ",
     "a chain of 4,000 rules": "Unsupported: grammar: 4002 rules and brackets in one another",
+    "60 KiB of optional letters": "Unsupported: grammar: ",
     "a chain of brackets": "rules and brackets in one another",
     "a chain of 1,700 terminals": "rules and brackets in one another",
     "GBNF of 64 KiB": "InvalidParameter: grammar: ",
