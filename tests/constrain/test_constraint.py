@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -163,7 +164,7 @@ def test_choices_that_begin_with_one_another(model: Model) -> None:
     assert len(said) > 2
 
 
-def test_an_expression_that_could_be_tried_in_many_ways_is_held_in_time(model: Model) -> None:
+def test_an_expression_of_many_ways_ends_in_time(model: Model) -> None:
     schema = {"type": "string", "pattern": "^((a|a)*b|(a|a)*c)$", "minLength": 60, "maxLength": 80}
     done = model.generate("?", schema=schema, seed=2)
     assert set(done.parsed[:-1]) == {"a"}
@@ -194,6 +195,15 @@ def test_one_that_fails_takes_no_other_with_it(model: Model, monkeypatch: pytest
         with pytest.raises(ConstraintFailed):
             model.generate("?", regex="[a-z]{50}")
         assert len(free.result().tokens) == 300
+
+
+@pytest.mark.parametrize("short", [-1.0, 1e9])
+def test_where_a_mask_is_found_changes_no_answer(model: Model, monkeypatch: pytest.MonkeyPatch, short: float) -> None:
+    first = model.generate("Who?", schema=SCHEMA, seed=4, temperature=1.5).text
+    monkeypatch.setattr(constraint, "SHORT", short)
+    assert model.generate("Who?", schema=SCHEMA, seed=4, temperature=1.5).text == first
+    threads = [thread.name for thread in threading.enumerate()]
+    assert short > 0 or "edgellm-masks" in threads
 
 
 def test_a_bias_that_forbids_all_that_may_come_is_named(model: Model) -> None:
