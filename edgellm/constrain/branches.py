@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from edgellm.constrain import pace
 from edgellm.constrain.document import Document, Place
 from edgellm.constrain.instances import State, holds
 from edgellm.constrain.keywords import ANNOTATIONS
@@ -95,6 +96,7 @@ class Branches:
         return self._shape_fills(shape, frozenset())
 
     def _fills(self, state: State, within: frozenset[State]) -> bool:
+        pace.step()
         if state in self._filled or not state:
             return True
         if state in within or state in self._empty:
@@ -305,6 +307,7 @@ class Branches:
             raise self._too_many(place)
         for one in some:
             for other in others:
+                pace.step()
                 shape = self.meet(one.shape, other.shape)
                 if shape.alive():
                     items = None if one.items is None or other.items is None else max(one.items, other.items)
@@ -315,10 +318,14 @@ class Branches:
         found = [branch for branch in found if self.lives(branch.shape)]
         if len(found) > MOST * 2:
             raise self._too_many(place)
-        found = [branch for at, branch in enumerate(found) if branch not in found[:at]]
-        if len(found) > MOST:
+        once: list[Branch] = []
+        for branch in found:
+            pace.step()
+            if branch not in once:
+                once.append(branch)
+        if len(once) > MOST:
             raise self._too_many(place)
-        return found
+        return once
 
     def _too_many(self, place: Place) -> Unsupported:
         return Unsupported(

@@ -3,8 +3,8 @@
     row of logits ── mask ──▶ the sampler's choice ── accept ──▶ the next mask
 
 A mask allows the tokens after which the answer can still be completed, and tokens that end answers where it is
-complete. It is found on a thread of its own (`masks.py`) while the pass is computed whose row it is for. What cannot
-be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
+complete. Where that takes long it is found on a thread of its own (`masks.py`) while the pass is computed whose row it
+is for. What cannot be kept is an error: before the first token where that can be known, else `ConstraintFailed`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 FREE = 1e-3  # seconds of the processor that a mask may take without being counted
 MOST = 0.5  # seconds beyond those in one answer
+# Seconds: after a mask that took less, the next one is found where it is asked for, which costs less than to hand it to
+# another thread (eight of 11 µs: 0.09 ms here, 0.16 ms there).
+SHORT = 1e-4
 
 
 class Around(Protocol):
@@ -58,7 +61,7 @@ class Constraint:
         self._forbidden = forbidden  # tokens that the answer may not begin with, as a mask
         self._mask: NDArray[np.uint32] | None = None
         self._coming: SimpleQueue[Any] | None = None
-        self._spent = 0.0
+        self._last = self._spent = 0.0
 
     @property
     def done(self) -> bool:
@@ -79,8 +82,8 @@ class Constraint:
         return self._mask
 
     def expect(self) -> None:
-        """Have the next mask found meanwhile: nothing else is asked of this until it is."""
-        if self._coming is None and self._mask is None:
+        """Have the next mask found meanwhile, if it may take long: nothing else is asked of this until it is."""
+        if self._coming is None and self._mask is None and self._last > SHORT:
             self._coming = self._masks.post(self._find)
 
     def _find(self) -> NDArray[np.uint32]:
@@ -89,7 +92,8 @@ class Constraint:
         self._check()
         if self._forbidden is not None:
             mask = mask & ~self._forbidden
-        self._spent += max(0.0, time.thread_time() - started - FREE)
+        self._last = time.thread_time() - started
+        self._spent += max(0.0, self._last - FREE)
         if self._spent > MOST:
             raise self._failed("finding the tokens that may come next takes too long; make it simpler")
         if not mask.any():
@@ -157,7 +161,10 @@ class Constraints:
         words = -(-self._info.n_vocab // 32)
         forbidden = self._begins_differently(prompt)
         made = Constraint(name, matcher, words, _parser(name, value), forbidden, self._masks)
-        made.mask()
+        try:
+            made.mask()
+        except ConstraintFailed as error:  # before the first token: it is what was asked for that cannot be
+            raise InvalidParameter(str(error)) from error
         self._check_length(name, params.max_tokens, made)
         return made
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from edgellm.constrain import library
+from edgellm.constrain.lark import checked
 from edgellm.constrain.parsed import schema_of
 from edgellm.constrain.schema import OPTIONS as WRITTEN
 from edgellm.constrain.schema import prepare
@@ -16,6 +17,8 @@ from edgellm.params import GenerateParams
 
 OPTIONS = ("schema", "regex", "grammar", "choices")
 LONGEST = 1 << 16  # characters of an expression or a grammar
+LONGEST_GBNF = 1 << 14  # of one that is translated first, in Python
+MOST_CHOICES = 1 << 18  # characters of all of them: 20,000 of 13 take 0.1 s
 
 
 def asked(params: GenerateParams) -> tuple[str, Any] | None:
@@ -30,13 +33,16 @@ def grammar(name: str, value: Any) -> str:
     """The grammar. Raises InvalidParameter, Unsupported."""
     if name == "schema":
         return library.from_schema(prepare(schema_of(value)), WRITTEN)
-    if name == "choices":
-        return library.from_lark("start: " + " | ".join(json.dumps(each, ensure_ascii=False) for each in value))
-    if len(value) > LONGEST:
-        raise InvalidParameter(f"{name}: {len(value)} characters; {LONGEST} is the most")
+    gbnf = name == "grammar" and "::=" in value
+    length = sum(map(len, value)) if name == "choices" else len(value)
+    most = MOST_CHOICES if name == "choices" else LONGEST_GBNF if gbnf else LONGEST
+    if length > most:
+        raise InvalidParameter(f"{name}: {length:,} characters; {most:,} is the most")
+    if name == "choices":  # as one terminal, that is a tree of letters; as many, they are tried one by one
+        return library.from_lark(f"start: CHOICE\nCHOICE: {' | '.join(map(library.quoted, value))}\n")
     if name == "regex":
         return library.from_regex(value)
-    return library.from_lark(value if "::=" not in value else _from_gbnf(value))
+    return library.from_lark(checked(_from_gbnf(value) if gbnf else value))
 
 
 def enforced(schema: Any) -> dict[str, Any]:
@@ -59,4 +65,4 @@ def _from_gbnf(text: str) -> str:
     except Exception as error:  # its own error, or any that its parser trips over
         why = f"grammar: llama.cpp's form (GBNF), which cannot be read here: {error}; write it in Lark's"
         raise Unsupported(why) from error
-    return made
+    return made.removeprefix("%llguidance {}")

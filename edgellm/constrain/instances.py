@@ -5,12 +5,12 @@ Annotations are followed as far as unevaluatedProperties and unevaluatedItems ne
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from edgellm.constrain import library, pace
 from edgellm.constrain.document import Document, Place
 from edgellm.constrain.formats import fits
 from edgellm.constrain.regex import translate
@@ -38,7 +38,8 @@ def holds(document: Document, state: State, value: Any) -> bool:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether a pattern of a schema occurs in a text."""
-    return re.fullmatch(translate(pattern), text) is not None
+    pace.step()
+    return library.fits(translate(pattern), text)
 
 
 class _Check:
@@ -48,6 +49,7 @@ class _Check:
 
     def seen(self, place: Place, value: Any) -> _Seen | None:
         """What the schema looked at; None where the value breaks it."""
+        pace.step()
         if isinstance(place.schema, bool):
             return _Seen() if place.schema else None
         at = (place, id(value))

@@ -10,6 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from edgellm.backends.base import ModelInfo, Tokenizer
@@ -22,7 +23,10 @@ KEPT = 16  # compiled grammars
 NEXT = "pip install 'llguidance>=1.9'"
 # What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
 # written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.
+LONGEST_REASON = 300  # characters: a reason may quote all of an expression
 LIMITS = {"initial_lexer_fuel": 300_000, "step_lexer_fuel": 50_000, "max_lexer_states": 20_000}
+# The same for one expression that a text is held against, a letter at a time.
+FITTING = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 1_000_000, "max_lexer_states": 20_000}
 
 
 class Grammars:
@@ -44,20 +48,22 @@ class Grammars:
         """
         with self._lock:
             known = self._compiled.get(grammar)
-            if known is None:
-                known = self._compile(name, grammar)
-                self._compiled[grammar] = known
-                if len(self._compiled) > KEPT:
-                    self._compiled.popitem(last=False)
+        if known is None:  # not under the lock: nobody waits for the grammar of another
+            known = self._compile(name, grammar)
+        with self._lock:
+            self._compiled[grammar] = known
             self._compiled.move_to_end(grammar)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
             copy: LLMatcher = known.deep_copy()
             return copy
 
     def _compile(self, name: str, grammar: str) -> LLMatcher:
         lib = library()
-        if self._vocabulary is None:
-            self._vocabulary = _vocabulary(self._info, self._tokenizer)
-            self._limits = lib.LLParserLimits(**LIMITS)
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = _vocabulary(self._info, self._tokenizer)
+                self._limits = lib.LLParserLimits(**LIMITS)
         matcher = lib.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
             raise InvalidParameter(f"{name}: {reason(matcher)}")
@@ -80,7 +86,7 @@ def library() -> Any:
 def reason(matcher: LLMatcher) -> str:
     """Why a matcher failed, in a line, without what it says of its own state."""
     lines = (line.strip() for line in matcher.get_error().split("<state>")[0].splitlines())
-    return "; ".join(line for line in lines if line) or "llguidance gives no reason"
+    return "; ".join(line for line in lines if line)[:LONGEST_REASON] or "llguidance gives no reason"
 
 
 def from_schema(schema: Any, options: Mapping[str, Any]) -> str:
@@ -106,6 +112,48 @@ def joined(whole: str, form: str) -> str:
         inner = json.loads(form)["grammars"] if form.startswith("{") else [{"lark_grammar": form}]
         parts += [{**inner[0], "name": "form"}, *inner[1:]]
     return json.dumps({"grammars": parts})
+
+
+def quoted(text: str) -> str:
+    """A text as a grammar in Lark's form holds it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+@lru_cache(256)
+def _expression(pattern: str) -> LLMatcher:
+    lib = library()
+    wrapped = lib.TokenizerWrapper(_Bytes())
+    matcher: LLMatcher = lib.LLMatcher(
+        lib.LLTokenizer(wrapped, slices=[]), from_regex(pattern), log_level=0, limits=lib.LLParserLimits(**FITTING)
+    )
+    return matcher
+
+
+def fits(pattern: str, text: str) -> bool:
+    """Whether a pattern in the common form of regex.py matches a whole text, in time that grows with the text alone:
+    Python's library tries the ways one by one, of which there may be 2 ** 40. Raises Unsupported where the states are
+    too many.
+    """
+    matcher, tokens = _expression(pattern).deep_copy(), list(text.encode("utf-8", "replace"))
+    taken = matcher.try_consume_tokens(tokens)
+    if taken == len(tokens):
+        return matcher.is_accepting()
+    matcher.consume_token(tokens[taken])  # why not? A limit that was met is told only here
+    if "lexer error" in matcher.get_error():
+        raise Unsupported(f"a pattern that is too slow to be matched: {reason(matcher)}")
+    return False
+
+
+class _Bytes:
+    """A vocabulary of the bytes and one end."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids = (256,)
+    tokens = (*(bytes([code]) for code in range(256)), b"<|end|>")
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text if isinstance(text, bytes) else text.encode())
 
 
 def _vocabulary(info: ModelInfo, tokenizer: Tokenizer) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgellm.constrain.emit import Writer
 
 MOST_OPTIONAL = 200  # properties of an object that may be absent: llguidance tries them all at once
+MOST_PATTERNS = 50  # of an object: each is held against each
 MOST_WAYS = 64  # alternatives of which properties are there, for minProperties and maxProperties
 
 Json = dict[str, Any]
@@ -66,7 +67,10 @@ class ObjectWriter:
         layers = self._found.layers
         by_state: dict[State, list[str]] = {}
         seen: list[tuple[str, State]] = []
-        for pattern in dict.fromkeys(pattern for layer in layers for pattern in layer.patterns):
+        every = dict.fromkeys(pattern for layer in layers for pattern in layer.patterns)
+        if len(every) > MOST_PATTERNS:
+            raise self._refusal("patternProperties", f"of {len(every)} patterns; at most {MOST_PATTERNS} are compared")
+        for pattern in every:
             state = together(*(layer.patterns.get(pattern, layer.rest) for layer in layers))
             state = state if self._filled(state) else NEVER
             for other, before in seen:

@@ -290,7 +290,7 @@ class _Reader:
         return True
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def translate(pattern: str) -> str:
     """The pattern in the common form, to be matched against a whole string. Raises Irregular.
 

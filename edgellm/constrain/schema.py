@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgellm.constrain import pace
 from edgellm.constrain.branches import Branches
 from edgellm.constrain.document import Document
 from edgellm.constrain.emit import Empty, Writer
+from edgellm.constrain.nesting import DEEPEST, depth
 from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
 
@@ -23,6 +25,7 @@ OPTIONS: dict[str, Any] = {
     "json_allowed_escapes": 'nrbtf\\"',
 }
 MOST_TRIES = 20
+DEEPEST_PLACED = 60  # lists and objects in one another; behind it schemas are referred to (its reader takes 127)
 MOST_PARTS = 10_000  # values in what is written: llguidance takes about 0.1 s for them
 
 
@@ -37,7 +40,8 @@ def prepare(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
     if not isinstance(schema, (bool, Mapping)):
         raise InvalidParameter(f"schema: a {type(schema).__name__}; a schema is a dict, True or False")
     try:
-        return _prepared(plain(schema))
+        with pace.limited():
+            return _prepared(plain(schema))
     except RecursionError:
         raise Unsupported("schema: #: too many schemas in schemas; make it flatter") from None
 
@@ -72,23 +76,26 @@ def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> di
                 refer(definitions[name])
 
     refer(root)
-    cyclic = {name for name in definitions if _reaches(name, name, definitions)}
+    references = {name: _references(part) for name, part in definitions.items()}
+    cyclic = {name for name in definitions if _reaches(name, name, references)}
     parts = 0
 
-    def placed(part: Any) -> Any:
+    def placed(part: Any, level: int = 0) -> Any:
         nonlocal parts
         parts += 1
+        pace.step()
         if parts > MOST_PARTS:
             raise Unsupported(f"schema: #: more than {MOST_PARTS:,} parts, written out; make it smaller")
         if isinstance(part, list):
-            return [placed(each) for each in part]
+            return [placed(each, level + 1) for each in part]
         if not isinstance(part, dict):
             return part
         name = _name(part)
         if name is not None:
             small = not any(key in definitions[name] for key in ("properties", "prefixItems", "anyOf", "enum"))
-            return placed(definitions[name]) if name not in cyclic and (count[name] == 1 or small) else part
-        return {key: value if key in ("enum", "required") else placed(value) for key, value in part.items()}
+            here = name not in cyclic and level < DEEPEST_PLACED and (count[name] == 1 or small)
+            return placed(definitions[name], level) if here else part
+        return {key: value if key in ("enum", "required") else placed(value, level + 1) for key, value in part.items()}
 
     name = _name(root)
     assert name is not None
@@ -100,6 +107,8 @@ def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> di
         if name not in kept:
             kept[name] = placed(definitions[name])
             left += _references(kept[name])
+    if depth({"": _nested(found), **{name: _nested(part) for name, part in kept.items()}}, "") > DEEPEST:
+        raise Unsupported("schema: #: too many schemas in schemas, references followed; make it flatter")
     return found | ({"$defs": dict(sorted(kept.items(), key=lambda item: int(item[0][1:])))} if kept else {})
 
 
@@ -119,13 +128,26 @@ def _references(part: Any) -> list[str]:
     return [name for key, value in part.items() if key != "enum" for name in _references(value)]
 
 
-def _reaches(start: str, end: str, definitions: dict[str, dict[str, Any]]) -> bool:
-    left, met = list(_references(definitions[start])), set()
+def _nested(part: Any, level: int = 0) -> list[tuple[str, int]]:
+    """The references in a schema, and how deep each stands."""
+    if isinstance(part, list):
+        return [found for each in part for found in _nested(each, level + 1)]
+    if not isinstance(part, dict):
+        return []
+    name = _name(part)
+    if name is not None:
+        return [(name, level)]
+    return [found for key, each in part.items() if key != "enum" for found in _nested(each, level + 1)]
+
+
+def _reaches(start: str, end: str, references: dict[str, list[str]]) -> bool:
+    left, met = list(references[start]), set()
     while left:
+        pace.step()
         name = left.pop()
         if name == end:
             return True
         if name not in met:
             met.add(name)
-            left += _references(definitions[name])
+            left += references[name]
     return False

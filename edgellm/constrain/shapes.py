@@ -6,12 +6,12 @@ recursive schemas end, and those that only overlap in their depth are never mult
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import gcd, lcm
 from typing import Any
 
+from edgellm.constrain import library
 from edgellm.constrain.instances import State, matches
 from edgellm.constrain.values import key
 
@@ -50,8 +50,8 @@ class String:
     def holds(self, value: str) -> bool:
         return (
             self.least <= len(value) <= (len(value) if self.most is None else self.most)
-            and all(re.fullmatch(each, value) for each in self.patterns)
-            and not any(re.fullmatch(each, value) for each in self.patterns_not)
+            and all(library.fits(each, value) for each in self.patterns)
+            and not any(library.fits(each, value) for each in self.patterns_not)
         )
 
 

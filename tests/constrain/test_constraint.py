@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -136,7 +137,11 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
         ({"regex": "a+", "stop": "b"}, "stop: regex"),
         ({"choices": ["a"], "ignore_eos": True}, "ignore_eos: choices"),
         ({"choices": ["a long and only choice"], "max_tokens": 5}, "max_tokens=5: .*at least"),
-        ({"regex": "x" * 70_000}, "regex: 70000 characters"),
+        ({"regex": "x" * 70_000}, "regex: 70,000 characters"),
+        ({"grammar": "start: a\na: b\nb: a\n"}, "grammar: "),
+        ({"grammar": 'start: %json {"type": "string", "minLenght": 1}'}, "grammar: %json: .*schema="),
+        ({"grammar": '%llguidance {"no_forcing": true}\nstart: "a"'}, "grammar: %llguidance"),
+        ({"grammar": 'start: <[97]> "b"'}, "grammar: <.: a token by its number"),
         ({"regex": ""}, "regex=''"),
         ({"schema": "string"}, "schema='string'"),
         ({"choices": [""]}, "choices=''"),
@@ -145,6 +150,25 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
 def test_what_cannot_be_kept_is_refused(model: Model, options: dict[str, Any], said: str) -> None:
     with pytest.raises((InvalidParameter, Unsupported), match=said):
         model.generate("?", **options)
+
+
+def test_what_looks_like_a_refused_form_within_a_text_is_none(model: Model) -> None:
+    grammar = 'start: "%json <[1]> (((" X // %lark\n# <[2]>\nX: /[(]%lark<\\[/\n'
+    assert model.generate("?", grammar=grammar).text == "%json <[1]> ((((%lark<["
+
+
+def test_choices_that_begin_with_one_another(model: Model) -> None:
+    choices = ["a", "ab", "abc", 'a"\\n/', "/a|b/", "é\n"]
+    said = {model.generate("?", choices=choices, temperature=5.0, seed=seed, top_k=0).text for seed in range(40)}
+    assert said <= set(choices)
+    assert len(said) > 2
+
+
+def test_an_expression_of_many_ways_ends_in_time(model: Model) -> None:
+    schema = {"type": "string", "pattern": "^((a|a)*b|(a|a)*c)$", "minLength": 60, "maxLength": 80}
+    done = model.generate("?", schema=schema, seed=2)
+    assert set(done.parsed[:-1]) == {"a"}
+    assert done.parsed[-1] in "bc"
 
 
 def test_a_form_that_takes_too_much_ends_the_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +195,15 @@ def test_one_that_fails_takes_no_other_with_it(model: Model, monkeypatch: pytest
         with pytest.raises(ConstraintFailed):
             model.generate("?", regex="[a-z]{50}")
         assert len(free.result().tokens) == 300
+
+
+@pytest.mark.parametrize("short", [-1.0, 1e9])
+def test_where_a_mask_is_found_changes_no_answer(model: Model, monkeypatch: pytest.MonkeyPatch, short: float) -> None:
+    first = model.generate("Who?", schema=SCHEMA, seed=4, temperature=1.5).text
+    monkeypatch.setattr(constraint, "SHORT", short)
+    assert model.generate("Who?", schema=SCHEMA, seed=4, temperature=1.5).text == first
+    threads = [thread.name for thread in threading.enumerate()]
+    assert short > 0 or "edgellm-masks" in threads
 
 
 def test_a_bias_that_forbids_all_that_may_come_is_named(model: Model) -> None:
