@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -248,7 +249,7 @@ void take_row(const uint8_t* tile, size_t columns, size_t r, float* out) {
 
 }  // namespace
 
-Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRow& row, const Parallel& parallel)
+Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRows& file, const Parallel& parallel)
     : type_(type),
       rows_(rows),
       columns_(columns),
@@ -258,14 +259,17 @@ Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRow& row, const
   std::atomic<bool> finite{true};
   std::exception_ptr error;
   std::mutex mutex;
+  const size_t row_bytes = columns / storage(type).numbers * storage(type).bytes;
   parallel((tiles() + kPiece - 1) / kPiece, [&](size_t piece) {
     try {
+      const auto room = std::make_unique_for_overwrite<std::byte[]>(kTile * row_bytes);
       for (size_t tile = piece * kPiece; tile < std::min(tiles(), (piece + 1) * kPiece); ++tile) {
         uint8_t* const to = data_.get() + tile * tile_bytes_;
-        if ((tile + 1) * kTile > rows_) std::memset(to, 0, tile_bytes_);
-        for (size_t r = 0; r < std::min(kTile, rows_ - tile * kTile); ++r) {
-          const auto* file = reinterpret_cast<const uint8_t*>(row(tile * kTile + r));
-          const bool good = with_type(type_, [&]<Type kType>() { return put_row<kType>(file, columns_, r, to); });
+        const size_t count = std::min(kTile, rows_ - tile * kTile);
+        if (count < kTile) std::memset(to, 0, tile_bytes_);
+        const auto* row = reinterpret_cast<const uint8_t*>(file(tile * kTile, count, room.get()));
+        for (size_t r = 0; r < count; ++r, row += row_bytes) {
+          const bool good = with_type(type_, [&]<Type kType>() { return put_row<kType>(row, columns_, r, to); });
           if (!good) finite = false;
         }
       }
