@@ -1,6 +1,6 @@
 """What edgellm needs from C. Built from native/ by CMakeLists.txt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,21 +154,18 @@ class DenseModel:
         type: int,
         rows: int,
         columns: int,
-        data: Buffer,
+        data: Buffer | tuple[int, int, int],
         order: NDArray[np.int64] | None = None,
-        done: Callable[[int], object] | None = None,
     ) -> None:
         """Lay out a matrix, by all threads, without the interpreter lock.
-
-        done: called now and then while a large one is laid out without an `order`, with how many of the bytes will not
-        be looked at any more; what it raises ends it.
 
         layer: -1 for those of the whole model, "token_embd", "position_embd" if there is one, and "output" (without
         which it is the embedding); else role is "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate" (without which
         the network has no gate), "ffn_up" or "ffn_down"; of experts
         "ffn_gate_inp", their router, and "ffn_gate_exps", "ffn_up_exps" and "ffn_down_exps", the rows of all of them.
-        type: GGUF's id. data: the bytes of its rows, as they lie in the file. order: which of these rows each row is.
-        ValueError, also for scales that are not finite; MemoryError.
+        type: GGUF's id. data: the bytes of its rows, as they lie in the file, or where they do: the descriptor of the
+        open file, the first byte and how many. order: which of these rows each row is.
+        ValueError, also for scales that are not finite and for a file that ends before; MemoryError.
         """
 
     def set_vector(self, layer: int, role: str, values: Floats) -> None:

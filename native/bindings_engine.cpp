@@ -3,6 +3,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,6 +12,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -28,6 +30,7 @@ namespace {
 using namespace engine;
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FilePlace = std::tuple<int, uint64_t, size_t>;  // a descriptor, the first byte, how many
 using Order = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -129,19 +132,20 @@ void bind_engine(nb::module_& m) {
       .def(
           "set_matrix",
           [](Engine& self, int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-             const Bytes& data, const std::optional<Order>& order, const std::optional<nb::callable>& done) {
+             const std::variant<Bytes, FilePlace>& data, const std::optional<Order>& order) {
             if (order && order->size() != rows) throw std::invalid_argument("order needs a number for each row");
-            const auto say = [&](size_t bytes) {
-              const nb::gil_scoped_acquire acquire;
-              (*done)(bytes);
-            };
+            kernels::FileBytes bytes{};
+            if (const auto* memory = std::get_if<Bytes>(&data)) {
+              bytes = {reinterpret_cast<const std::byte*>(memory->data()), -1, 0, memory->size()};
+            } else {
+              const auto [descriptor, at, size] = std::get<FilePlace>(data);
+              bytes = {nullptr, descriptor, at, size};
+            }
             const nb::gil_scoped_release release;
-            self.model.set_matrix(layer, role, type, rows, columns, reinterpret_cast<const std::byte*>(data.data()),
-                                  data.size(), order ? order->data() : nullptr,
-                                  done ? std::function<void(size_t)>(say) : nullptr);
+            self.model.set_matrix(layer, role, type, rows, columns, bytes, order ? order->data() : nullptr);
           },
           nb::arg("layer"), nb::arg("role"), nb::arg("type"), nb::arg("rows"), nb::arg("columns"),
-          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none(), nb::arg("done") = nb::none())
+          nb::arg("data").noconvert(), nb::arg("order").noconvert() = nb::none())
       .def(
           "set_vector",
           [](Engine& self, int64_t layer, const std::string& role, const Floats& values) {

@@ -57,13 +57,10 @@ std::unique_ptr<Matrix> make_matrix(uint32_t type, size_t rows, size_t columns, 
   } else if (row_bytes != 0 && file_rows < rows) {
     throw std::invalid_argument("a matrix of fewer bytes than its shape needs");
   }
-  const uint8_t* bytes = data.data();
-  const int64_t* rows_of = order ? order->data() : nullptr;
-  const auto row = [=](size_t r) {
-    return reinterpret_cast<const std::byte*>(bytes + (rows_of ? static_cast<size_t>(rows_of[r]) : r) * row_bytes);
-  };
+  const kernels::FileBytes bytes{reinterpret_cast<const std::byte*>(data.data()), -1, 0, data.size()};
+  const kernels::FileRows file = kernels::rows_of(bytes, row_bytes, order ? order->data() : nullptr);
   const nb::gil_scoped_release release;
-  return std::make_unique<Matrix>(kind, rows, columns, row, [threads](size_t count, const auto& work) {
+  return std::make_unique<Matrix>(kind, rows, columns, file, [threads](size_t count, const auto& work) {
     on_threads(std::max<size_t>(threads, 1), count, work);
   });
 }

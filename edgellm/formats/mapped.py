@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import stat
+import weakref
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,8 @@ _EDGE = 4096  # bytes
 
 
 class MappedFile:
-    """buffer holds the size bytes of the file; an empty file is not mapped.
+    """buffer holds the size bytes of the file; an empty file is not mapped. descriptor: of the open file, until it is
+    closed or forgotten.
 
     Raises ModelNotFound, InvalidModelFile for what is not a regular file that can be read, NotEnoughMemory.
     """
@@ -36,9 +38,10 @@ class MappedFile:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidModelFile(f"{path}: not a regular file; give the path of the model's file")
+            self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            self._close = weakref.finalize(self, os.close, self.descriptor)
             if status.st_size:
-                with open(path, "rb") as file:
-                    self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.buffer = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise ModelNotFound(f"{path}: no such file; check the path, and fetch all files of the model") from None
         except (OSError, ValueError) as error:  # ValueError: emptied in the meantime
@@ -82,6 +85,7 @@ class MappedFile:
 
     def close(self) -> None:
         """Unmap the file once no array of it is in use any more. Closing twice is harmless."""
+        self._close()
         if isinstance(self.buffer, mmap.mmap):
             with contextlib.suppress(BufferError):  # an array still looks at it; the map goes with the last one
                 self.buffer.close()
@@ -102,14 +106,19 @@ class Mapped(ABC):
         file, start, stop = self._place(name)
         return file.view(start, stop)
 
-    def release(self, name: str, nbytes: int | None = None) -> None:
+    def place(self, name: str) -> tuple[int, int, int]:
+        """Where its stored bytes lie: the descriptor of the open file, the first byte, and how many. KeyError if there
+        is none."""
+        file, start, stop = self._place(name)
+        return file.descriptor, start, stop - start
+
+    def release(self, name: str) -> None:
         """The tensor's pages may leave memory; whoever looks again reads them again. A hint: not every system takes it.
 
-        Without it, the resident memory of a program that streams through a file grows to the size of the file. nbytes:
-        only those of its beginning.
+        Without it, the resident memory of a program that streams through a file grows to the size of the file.
         """
         file, start, stop = self._place(name)
-        file.release(start, stop if nbytes is None else min(stop, start + nbytes))
+        file.release(start, stop)
 
     def close(self) -> None:
         """Unmap the files once no array of them is in use any more. Closing twice is harmless."""

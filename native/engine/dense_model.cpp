@@ -19,7 +19,6 @@ constexpr std::pair<Role, Linear Layer::*> kLinears[] = {
     {"attn_v", &Layer::v},
     {"attn_output", &Layer::output},
 };
-constexpr size_t kAtOnce = size_t{16} << 20;                  // bytes of a file
 constexpr Role kRouter = "ffn_gate_inp", kStacked = "_exps";  // of experts
 constexpr std::pair<Role, Linear FeedForward::*> kNetworkLinears[] = {
     {"ffn_gate", &FeedForward::gate},
@@ -128,8 +127,7 @@ void DenseModel::check_settable(int64_t layer, Role role) const {
 }
 
 void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-                            const std::byte* data, size_t bytes, const int64_t* order,
-                            const std::function<void(size_t)>& done) {
+                            const kernels::FileBytes& bytes, const int64_t* order) {
   check_settable(layer, role);
   const std::vector<Linear*> targets = linears(layer, role);
   if (targets.empty()) refuse(layer, role, "there is no such matrix");
@@ -138,31 +136,22 @@ void DenseModel::set_matrix(int64_t layer, const std::string& role, uint32_t typ
   if (stored.numbers == 0) refuse(layer, role, "the type " + std::to_string(type) + " is not known");
   if (rows == 0 || columns == 0 || columns % stored.numbers != 0)
     refuse(layer, role, "the shape " + shape(rows, columns) + " cannot be stored in this type");
-  const size_t blocks = bytes / stored.bytes, row_blocks = columns / stored.numbers;
-  if (bytes % stored.bytes != 0 || blocks % row_blocks != 0 || blocks / row_blocks != rows)
-    refuse(layer, role, std::to_string(bytes) + " bytes do not hold " + shape(rows, columns) + " numbers");
+  const size_t blocks = bytes.size / stored.bytes, row_blocks = columns / stored.numbers;
+  if (bytes.size % stored.bytes != 0 || blocks % row_blocks != 0 || blocks / row_blocks != rows)
+    refuse(layer, role, std::to_string(bytes.size) + " bytes do not hold " + shape(rows, columns) + " numbers");
   for (size_t i = 0; order != nullptr && i < rows; ++i)
     if (order[i] < 0 || static_cast<size_t>(order[i]) >= rows) refuse(layer, role, "the order of its rows is wrong");
   const size_t row_bytes = row_blocks * stored.bytes, each = rows / targets.size();
   if (each * targets.size() != rows)
     refuse(layer, role, std::to_string(rows) + " rows of " + std::to_string(targets.size()) + " experts");
+  const kernels::FileRows file = kernels::rows_of(bytes, row_bytes, order);
   ThreadPool::Turn turn(ThreadPool::process(), threads_);
   try {
     for (size_t i = 0; i < targets.size(); ++i)
       targets[i]->matrix = std::make_unique<Matrix>(
           kind, each, columns,
-          [&, first = i * each](size_t row) {
-            return data + (order == nullptr ? first + row : static_cast<size_t>(order[first + row])) * row_bytes;
-          },
-          [&, first = i * each](size_t count, const std::function<void(size_t)>& work) {
-            const size_t parts = done == nullptr || order != nullptr ? 1 : each * row_bytes / kAtOnce + 1;
-            const size_t step = (count + parts - 1) / parts;
-            for (size_t at = 0; at < count; at += step) {
-              const size_t stop = std::min(count, at + step);
-              turn.each(stop - at, [&](size_t piece) { work(at + piece); });
-              if (parts > 1) done((first + each * stop / count) * row_bytes);  // pieces are equal, but for the last
-            }
-          });
+          [&](size_t first, size_t count, std::byte* room) { return file(i * each + first, count, room); },
+          [&](size_t count, const std::function<void(size_t)>& work) { turn.each(count, work); });
   } catch (const std::domain_error& error) {
     throw std::domain_error(full_name(layer, role) + ": " + error.what());
   } catch (const std::invalid_argument& error) {

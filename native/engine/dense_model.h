@@ -17,7 +17,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -80,13 +79,11 @@ class DenseModel {
   DenseModel(Numbers numbers, const KernelSet& kernels, size_t threads);
 
   // A matrix as it lies in a file, laid out by all threads. layer: -1 for those of the whole model; role: GGUF's name
-  // without "blk.N." and ".weight". data: all rows, `bytes`, those of experts one after the other; order: the file's
-  // row for each row, or null for the same. std::invalid_argument for what does not fit, std::domain_error for scales
-  // that are not finite, std::bad_alloc. done: called by this thread, now and then while a large matrix is laid out in
-  // the order of the file, with how many of the bytes will not be looked at any more.
+  // without "blk.N." and ".weight". bytes: all rows, those of experts one after the other; order: the file's row for
+  // each row, or null for the same. std::invalid_argument for what does not fit, std::domain_error for scales that are
+  // not finite and for a file that cannot be read, std::bad_alloc.
   void set_matrix(int64_t layer, const std::string& role, uint32_t type, size_t rows, size_t columns,
-                  const std::byte* data, size_t bytes, const int64_t* order,
-                  const std::function<void(size_t)>& done = nullptr);
+                  const kernels::FileBytes& bytes, const int64_t* order);
   // The weight of a norm, or a bias ("attn_q.bias", "attn_norm.bias").
   void set_vector(int64_t layer, const std::string& role, std::vector<float> values);
   // The rotation of the layers whose number in `rotations` is `kind`.

@@ -47,23 +47,8 @@ void add_runs(const uint8_t* from, size_t count, int shift, uint8_t* codes) {
 
 template <Type kType>
 void take_apart(const uint8_t* file, FileBlock& block) {
-  constexpr bool kOffset = tile_layout(kType).offset;
   block.offset = 0;
-  if constexpr (tile_layout(kType).columns == 32) {
-    block.scale = half_at(file);
-    if (kOffset) block.offset = half_at(file + 2);
-    const uint8_t* rest = file + (kOffset ? 4 : 2);
-    if (kType == Type::int4_zero) block.minima[0] = *rest++;
-    if constexpr (kType == Type::q8_0) {
-      for (size_t i = 0; i < 32; ++i) block.codes[i] = rest[i] ^ 0x80;
-    } else if constexpr (tile_layout(kType).high_bits != 0) {
-      take_runs<4>(rest + 4, 16, block.codes);
-      for (size_t i = 0; i < 32; ++i)
-        block.codes[i] = static_cast<uint8_t>(block.codes[i] | (rest[i / 8] >> (i % 8) & 1) << 4);
-    } else {
-      take_runs<4>(rest, 16, block.codes);
-    }
-  } else if constexpr (kType == Type::q2_k) {
+  if constexpr (kType == Type::q2_k) {
     for (size_t i = 0; i < 16; ++i) {
       block.scales[i] = file[i] & 15;
       block.minima[i] = file[i] >> 4;
@@ -115,21 +100,23 @@ void numbers(const FileBlock& block, float* out) {
   }
 }
 
+#define EDGELLM_NUMBERS(type) template void numbers<Type::type>(const FileBlock&, float*);
 #define EDGELLM_BLOCKS(type)                                        \
   template void take_apart<Type::type>(const uint8_t*, FileBlock&); \
-  template void numbers<Type::type>(const FileBlock&, float*);
-EDGELLM_BLOCKS(q4_0)
-EDGELLM_BLOCKS(int4_zero)
-EDGELLM_BLOCKS(q4_1)
-EDGELLM_BLOCKS(q5_0)
-EDGELLM_BLOCKS(q5_1)
-EDGELLM_BLOCKS(q8_0)
-EDGELLM_BLOCKS(iq4_nl)
+  EDGELLM_NUMBERS(type)
+EDGELLM_NUMBERS(q4_0)
+EDGELLM_NUMBERS(int4_zero)
+EDGELLM_NUMBERS(q4_1)
+EDGELLM_NUMBERS(q5_0)
+EDGELLM_NUMBERS(q5_1)
+EDGELLM_NUMBERS(q8_0)
+EDGELLM_NUMBERS(iq4_nl)
 EDGELLM_BLOCKS(q2_k)
 EDGELLM_BLOCKS(q3_k)
 EDGELLM_BLOCKS(q4_k)
 EDGELLM_BLOCKS(q5_k)
 EDGELLM_BLOCKS(q6_k)
 #undef EDGELLM_BLOCKS
+#undef EDGELLM_NUMBERS
 
 }  // namespace edgellm::kernels

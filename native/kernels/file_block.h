@@ -20,10 +20,12 @@ struct FileBlock {
   uint16_t scale, offset;  // halves
   uint8_t codes[256];      // of the first 32 or all 256 numbers
   uint8_t scales[16], minima[16];
-
-  bool finite() const { return (scale & 0x7c00U) != 0x7c00U && (offset & 0x7c00U) != 0x7c00U; }
 };
 
+// Whether a half is.
+constexpr bool is_finite(uint16_t half) { return (half & 0x7c00U) != 0x7c00U; }
+
+// Of the types with blocks of 256 numbers: those of 32 are nearly as they are in memory.
 template <Type kType>
 void take_apart(const uint8_t* file, FileBlock& block);
 

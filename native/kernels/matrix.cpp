@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -66,6 +67,18 @@ void put_plane(const uint8_t* codes, uint8_t* row) {
   for (size_t vector = 0; vector < kBits; ++vector) std::memcpy(row + 64 * vector, words + vector, 4);
 }
 
+// 32 bits as a plane of one bit has them: bit 4 v + j becomes bit v of byte j.
+uint32_t one_bit_plane(uint32_t bits) {
+  uint32_t plane = 0;
+  for (int j = 0; j < 4; ++j) {
+    uint32_t each = bits >> j & 0x11111111U;
+    each = (each | each >> 3) & 0x03030303U;
+    each = (each | each >> 6) & 0x000f000fU;
+    plane |= ((each | each >> 12) & 0xffU) << (8 * j);
+  }
+  return plane;
+}
+
 template <size_t kBits, int kFrom>
 void take_plane(const uint8_t* row, uint8_t* codes) {
   for (size_t v = 0; v < 8; ++v) {
@@ -83,9 +96,7 @@ template <Type kType>
 void put_scales(const FileBlock& block, size_t r, uint8_t* at) {
   constexpr TileLayout kLayout = tile_layout(kType);
   uint8_t* const scales = at + kLayout.scales_at();
-  if constexpr (kType == Type::int4_zero) {
-    at[kLayout.minima_at() + r] = block.minima[0];
-  } else if constexpr (kType == Type::q2_k) {
+  if constexpr (kType == Type::q2_k) {
     for (size_t s = 0; s < 16; ++s)
       scales[s / 4 * 64 + 4 * r + s % 4] = static_cast<uint8_t>(block.scales[s] | block.minima[s] << 4);
   } else if constexpr (kType == Type::q3_k) {
@@ -123,18 +134,51 @@ void take_scales(const uint8_t* at, size_t r, FileBlock& block) {
   }
 }
 
-// Row r of a block of a tile at `at`.
+// Row r of a block of 256 columns of a tile at `at`.
 template <Type kType>
 void put_block(const FileBlock& block, size_t r, uint8_t* at) {
   constexpr TileLayout kLayout = tile_layout(kType);
   std::memcpy(at + 2 * r, &block.scale, 2);
   if (kLayout.offset) std::memcpy(at + kLayout.offset_at() + 2 * r, &block.offset, 2);
-  if (kLayout.sub_blocks != 0) put_scales<kType>(block, r, at);
+  put_scales<kType>(block, r, at);
   uint8_t* row = at + kLayout.groups_at() + 4 * r;
   for (size_t group = 0; group < kLayout.columns / 32; ++group, row += kLayout.group_bytes()) {
     if constexpr (kLayout.high_bits != 0) put_plane<kLayout.high_bits, kLayout.low_bits>(block.codes + 32 * group, row);
     put_plane<kLayout.low_bits, 0>(block.codes + 32 * group, row + kLayout.high_bytes());
   }
+}
+
+// The same for a block of 32 numbers as it is in the file, where its planes lie nearly as in a tile. Whether it is
+// finite.
+template <Type kType>
+bool put_small_block(const uint8_t* file, size_t r, uint8_t* at) {
+  constexpr TileLayout kLayout = tile_layout(kType);
+  uint16_t scale, offset = 0;
+  std::memcpy(&scale, file, 2);
+  std::memcpy(at + 2 * r, &scale, 2);
+  file += 2;
+  if constexpr (kLayout.offset) {
+    std::memcpy(&offset, file, 2);
+    std::memcpy(at + kLayout.offset_at() + 2 * r, &offset, 2);
+    file += 2;
+  }
+  if constexpr (kType == Type::int4_zero) at[kLayout.minima_at() + r] = *file++;
+  uint8_t* row = at + kLayout.groups_at() + 4 * r;
+  if constexpr (kLayout.high_bits != 0) {
+    uint32_t bits;
+    std::memcpy(&bits, file, 4);
+    bits = one_bit_plane(bits);
+    std::memcpy(row, &bits, 4);
+    file += 4;
+    row += kLayout.high_bytes();
+  }
+  for (size_t vector = 0; vector < kLayout.low_bits; ++vector) {
+    uint32_t word;
+    std::memcpy(&word, file + 4 * vector, 4);
+    if constexpr (kLayout.low_bits == 8) word ^= in_each_byte(0x80);
+    std::memcpy(row + 64 * vector, &word, 4);
+  }
+  return is_finite(scale) && is_finite(offset);
 }
 
 template <Type kType>
@@ -166,11 +210,15 @@ bool put_row(const uint8_t* file, size_t columns, size_t r, uint8_t* tile) {
       std::memcpy(tile + (c * kTile + r) * sizeof word, &word, sizeof word);
     }
   } else {
-    FileBlock block;
+    FileBlock block;  // of 256 numbers
     for (size_t c = 0; c < columns; c += tile_layout(kType).columns) {
-      take_apart<kType>(file, block);
-      finite &= block.finite();
-      put_block<kType>(block, r, tile);
+      if constexpr (tile_layout(kType).columns == 32) {
+        finite &= put_small_block<kType>(file, r, tile);
+      } else {
+        take_apart<kType>(file, block);
+        finite &= is_finite(block.scale) && is_finite(block.offset);
+        put_block<kType>(block, r, tile);
+      }
       file += storage(kType).bytes;
       tile += tile_layout(kType).bytes();
     }
@@ -201,7 +249,7 @@ void take_row(const uint8_t* tile, size_t columns, size_t r, float* out) {
 
 }  // namespace
 
-Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRow& row, const Parallel& parallel)
+Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRows& file, const Parallel& parallel)
     : type_(type),
       rows_(rows),
       columns_(columns),
@@ -211,14 +259,17 @@ Matrix::Matrix(Type type, size_t rows, size_t columns, const FileRow& row, const
   std::atomic<bool> finite{true};
   std::exception_ptr error;
   std::mutex mutex;
+  const size_t row_bytes = columns / storage(type).numbers * storage(type).bytes;
   parallel((tiles() + kPiece - 1) / kPiece, [&](size_t piece) {
     try {
+      const auto room = std::make_unique_for_overwrite<std::byte[]>(kTile * row_bytes);
       for (size_t tile = piece * kPiece; tile < std::min(tiles(), (piece + 1) * kPiece); ++tile) {
         uint8_t* const to = data_.get() + tile * tile_bytes_;
-        if ((tile + 1) * kTile > rows_) std::memset(to, 0, tile_bytes_);
-        for (size_t r = 0; r < std::min(kTile, rows_ - tile * kTile); ++r) {
-          const auto* file = reinterpret_cast<const uint8_t*>(row(tile * kTile + r));
-          const bool good = with_type(type_, [&]<Type kType>() { return put_row<kType>(file, columns_, r, to); });
+        const size_t count = std::min(kTile, rows_ - tile * kTile);
+        if (count < kTile) std::memset(to, 0, tile_bytes_);
+        const auto* row = reinterpret_cast<const uint8_t*>(file(tile * kTile, count, room.get()));
+        for (size_t r = 0; r < count; ++r, row += row_bytes) {
+          const bool good = with_type(type_, [&]<Type kType>() { return put_row<kType>(row, columns_, r, to); });
           if (!good) finite = false;
         }
       }

@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "activations.h"
+#include "file_rows.h"
 #include "storage.h"
 #include "weight_memory.h"
 
@@ -20,14 +21,12 @@ constexpr size_t kTile = 16;  // rows that lie interleaved: the 32-bit lanes of 
 // Calls `work` for every index below `count`, by several threads.
 using Parallel = std::function<void(size_t count, const std::function<void(size_t)>& work)>;
 
-// The file's bytes of a row of the matrix; called from several threads.
-using FileRow = std::function<const std::byte*(size_t row)>;
-
 class Matrix {
  public:
   // std::invalid_argument for a shape that cannot be (columns that are no multiple of the block), std::domain_error for
-  // a scale that is not finite, std::bad_alloc. Laid out in parallel, in pieces of whole tiles.
-  Matrix(Type type, size_t rows, size_t columns, const FileRow& row, const Parallel& parallel);
+  // a scale that is not finite, std::bad_alloc, and what `file` throws, which several threads ask for its rows. Laid
+  // out in parallel, in pieces of whole tiles.
+  Matrix(Type type, size_t rows, size_t columns, const FileRows& file, const Parallel& parallel);
 
   Type type() const { return type_; }
   Form form() const;  // of X

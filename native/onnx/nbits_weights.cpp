@@ -90,11 +90,10 @@ Weights weights_of(const NBits& source, size_t threads) {
   if (source.bits == 8) type = kernels::Type::q8_0;
   if (source.zeros != nullptr) type = kernels::Type::int4_zero;
   const size_t row_bytes = source.columns / kGroup * kernels::storage(type).bytes;
-  const auto read = [&](size_t row) {
-    thread_local std::vector<uint8_t> bytes;
-    bytes.resize(row_bytes);
-    put_row(source, row, power, bytes.data());
-    return reinterpret_cast<const std::byte*>(bytes.data());
+  const auto read = [&](size_t first, size_t count, std::byte* room) {
+    for (size_t i = 0; i < count; ++i)
+      put_row(source, first + i, power, reinterpret_cast<uint8_t*>(room + i * row_bytes));
+    return room;
   };
   threads = std::min(threads, 1 + source.rows * source.columns / kNumbersPerThread);
   const auto parallel = [threads](size_t count, const std::function<void(size_t)>& work) {

@@ -167,7 +167,8 @@ class Decoder {
       else
         std::memcpy(data.data() + at, &scale, sizeof scale);
     }
-    model_.set_matrix(layer, role, static_cast<uint32_t>(type_), rows, columns, data.data(), data.size(), nullptr);
+    model_.set_matrix(layer, role, static_cast<uint32_t>(type_), rows, columns, {data.data(), -1, 0, data.size()},
+                      nullptr);
   }
   void norm(int64_t layer, const std::string& role, size_t size) {
     model_.set_vector(layer, role, std::vector<float>(size, 1.25F));

@@ -115,9 +115,13 @@ class Rows {
 
 void products(const KernelSet& set, const Kind& kind, size_t rows, size_t columns, size_t count) {
   std::mt19937 engine(static_cast<unsigned>(rows + columns));
-  std::vector<std::vector<std::byte>> file(rows);
-  for (std::vector<std::byte>& row : file) row = file_row(kind, columns, engine);
-  const Matrix matrix(kind.type, rows, columns, [&](size_t row) { return file[row].data(); }, on_threads);
+  std::vector<std::byte> file;
+  for (size_t row = 0; row < rows; ++row) {
+    const std::vector<std::byte> bytes = file_row(kind, columns, engine);
+    file.insert(file.end(), bytes.begin(), bytes.end());
+  }
+  const FileRows in_file = rows_of({file.data(), -1, 0, file.size()}, file.size() / rows, nullptr);
+  const Matrix matrix(kind.type, rows, columns, in_file, on_threads);
   const std::vector<float> x = random(count * columns, 2), bias = random(rows, 3), before = random(count * rows, 4);
   const Rows prepared(set, matrix.form(), x, columns);
 

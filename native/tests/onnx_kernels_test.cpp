@@ -45,8 +45,8 @@ void products(const Bfloat16Kernels& kernels, Type type, size_t rows, size_t col
     const uint16_t scale = to_half(static_cast<float>(engine() % 1000 + 1) / 512);
     std::memcpy(file.data() + at, &scale, sizeof scale);
   }
-  const auto row = [&](size_t r) { return file.data() + r * columns / 32 * bytes; };
-  const Matrix matrix(type, rows, columns, row, [](size_t pieces, const auto& work) {
+  const FileRows in_file = rows_of({file.data(), -1, 0, file.size()}, columns / 32 * bytes, nullptr);
+  const Matrix matrix(type, rows, columns, in_file, [](size_t pieces, const auto& work) {
     for (size_t i = 0; i < pieces; ++i) work(i);
   });
   const std::vector<float> x = random(count * columns, 2), bias = random(rows, 3);

@@ -115,12 +115,14 @@ def test_state_of_one_engine_is_none_of_another(llama: Path, tmp_path: Path, mon
         assert model.generate(tokens, max_tokens=1).usage.cached_tokens > 90
 
 
-def test_what_is_laid_out_leaves_memory_as_pages_of_the_file(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    released: list[str] = []
-    monkeypatch.setattr(GGUFFile, "release", lambda file, name: released.append(name))
+def test_matrices_are_not_looked_at_through_the_map(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    data = GGUFFile.data
+    monkeypatch.setattr(GGUFFile, "data", lambda file, name: seen.append(name) or data(file, name))
     open_backend(llama, NATIVE).close()
     with GGUFFile.open(llama) as file:
-        assert sorted(released) == sorted(file.tensors)
+        assert seen
+        assert all(len(file.tensors[name].shape) == 1 for name in seen)
 
 
 def test_loading_reports_and_can_be_stopped(llama: Path) -> None:
@@ -278,7 +280,7 @@ def test_a_file_that_is_cut_meanwhile_is_an_error(llama: Path, tmp_path: Path) -
         if share > 0.3:
             os.truncate(path, 4096)
 
-    with pytest.raises(InvalidModelFile, match="cut to 4096 while it was read"):
+    with pytest.raises(InvalidModelFile, match=r"the file ends at byte|was cut to 4096"):
         open_backend(path, NATIVE, cut)
 
 

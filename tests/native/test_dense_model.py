@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,23 +85,34 @@ def test_quantized_weights(kind: str, experts: int) -> None:
     assert error < (0.002 if kind == "F16" else 0.1), error  # activations of 8 bits
 
 
-def test_fused_tensors_and_orders_are_rows_of_a_file() -> None:
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_fused_tensors_and_orders_are_rows_of_a_file(place: str, tmp_path: Path) -> None:
     tiny = Tiny()
     q, k, v = (tiny.files[0, f"attn_{part}"] for part in "qkv")
     fused = np.concatenate([q, k, v]).reshape(-1)
     expected = feed(tiny.native(), _native.KvTable(tiny.pages()), TOKENS, [])
     model = tiny.unset()
     order = np.random.default_rng(1).permutation(96)
-    for (layer, role), rows in tiny.files.items():
-        count, columns = tiny.matrices[layer, role].shape
-        if role == "ffn_up":
-            shuffled = np.empty_like(rows)
-            shuffled[order] = rows
-            model.set_matrix(layer, role, F32, count, columns, shuffled.reshape(-1).data, order)
-        elif (layer, role) == (0, "attn_k"):
-            model.set_matrix(layer, role, F32, count, columns, fused.data[q.size : q.size + k.size])
-        else:
-            model.set_matrix(layer, role, F32, count, columns, rows.tobytes())
+    with open(tmp_path / "weights", "w+b", buffering=0) as file:
+
+        def lies(data: NDArray[np.uint8]) -> Any:
+            """The bytes, or where they are in the file."""
+            if place == "memory":
+                return data.data
+            at = file.seek(0, os.SEEK_END)
+            file.write(data.data)
+            return file.fileno(), at, len(data)
+
+        for (layer, role), rows in tiny.files.items():
+            count, columns = tiny.matrices[layer, role].shape
+            data, ordered = rows.reshape(-1), None
+            if role == "ffn_up":
+                shuffled = np.empty_like(rows)
+                shuffled[order] = rows
+                data, ordered = shuffled.reshape(-1), order
+            elif (layer, role) == (0, "attn_k"):
+                data = fused[q.size : q.size + k.size]
+            model.set_matrix(layer, role, F32, count, columns, lies(data), ordered)
     for (layer, role), values in tiny.vectors.items():
         model.set_vector(layer, role, values)
     model.set_rotation(1, FAST)

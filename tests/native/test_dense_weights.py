@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from dense_reference import F32, Tiny
 from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from edgellm import _native
 
@@ -95,22 +97,19 @@ def test_a_scale_that_is_not_finite_is_named() -> None:
         tiny.unset(threads=3).set_matrix(1, "ffn_up", tiny.type, 96, 64, rows.reshape(-1).data)
 
 
-def test_a_large_matrix_is_read_once_and_says_how_far() -> None:
-    tiny = Tiny(n_vocab=150_000)
-    data = tiny.files[-1, "token_embd"].reshape(-1).copy()
-    told: list[int] = []
-
-    def done(nbytes: int) -> None:
-        told.append(nbytes)
-        data[:nbytes] = 255  # as float32 no numbers, which would be an error
-
-    tiny.unset(threads=2).set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, done)
-    assert len(told) == 3
-    assert told == sorted(told)
-    assert told[-1] == len(data)
-    data[:] = 0
-    with pytest.raises(ZeroDivisionError):
-        tiny.unset().set_matrix(-1, "token_embd", F32, 150_000, 64, data.data, None, lambda nbytes: 1 // 0)
+@pytest.mark.parametrize("order", [None, np.arange(96)[::-1].copy()], ids=["together", "row by row"])
+def test_a_file_that_is_cut_or_cannot_be_read_is_an_error(tmp_path: Path, order: NDArray[np.int64] | None) -> None:
+    tiny = Tiny()
+    path, size = tmp_path / "rows", tiny.files[1, "ffn_up"].size
+    path.write_bytes(bytes(7 + size - 1))
+    model = tiny.unset(threads=2)
+    with (
+        open(path, "rb") as file,
+        pytest.raises(ValueError, match=rf"blk\.1\.ffn_up: the file ends at byte {6 + size}"),
+    ):
+        model.set_matrix(1, "ffn_up", F32, 96, 64, (file.fileno(), 7, size), order)
+    with open(path, "ab") as file, pytest.raises(ValueError, match=r"blk\.1\.ffn_up: the file cannot be read: "):
+        model.set_matrix(1, "ffn_up", F32, 96, 64, (file.fileno(), 0, size), order)
 
 
 @pytest.mark.parametrize(

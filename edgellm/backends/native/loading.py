@@ -1,4 +1,4 @@
-"""What to load and how: context, memory, threads, decided first; then weights, from the mapped file into matrices."""
+"""What to load and how: context, memory, threads, decided first; then weights, from the file into matrices."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def new_pages(hyper: Hyper, kv_type: KvType, most: int) -> _native.KvPages:
 
 def model(file: GGUFFile, plan: Plan, progress: Callable[[float], None]) -> _native.DenseModel:
     """The engine's model, with the weights of the file. `progress` is called with the share that is laid out; an
-    exception it raises ends it. What is laid out leaves memory behind it, as pages of the file.
+    exception it raises ends it. Matrices are read, not mapped: of them no page of the file is in memory twice, and who
+    cuts the file meanwhile does not end the process.
 
     Raises InvalidModelFile for weights that cannot be, MemoryError.
     """
@@ -85,7 +86,6 @@ def model(file: GGUFFile, plan: Plan, progress: Callable[[float], None]) -> _nat
                 f"{file.path}: tensor {place.tensor!r}: {error}; the file is damaged: fetch or convert it again"
             ) from error
         if last[place.tensor] is place:
-            file.release(place.tensor)
             done += file.tensors[place.tensor].nbytes
             progress(min(done / total, 1.0))
     made.finish()
@@ -127,23 +127,22 @@ def _model(plan: Plan) -> _native.DenseModel:
 
 def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
     """Raises ValueError for what cannot be a matrix or a vector of the engine."""
-    tensor, data = file.tensors[place.tensor], file.data(place.tensor)
+    tensor = file.tensors[place.tensor]
     if len(tensor.shape) == 1:
-        values = data.view(np.float32)[place.start : place.stop]
+        values = file.data(place.tensor).view(np.float32)[place.start : place.stop]
         if tensor.type is not GGMLType.F32 or not np.isfinite(values).all():
             raise ValueError("holds what is no number")
         made.set_vector(place.layer, place.role, values if place.order is None else values[place.order])
         return
     *stacked, columns = tensor.shape
-    rows = data.reshape(math.prod(stacked), -1)[place.start : place.stop]
-    before = place.start * rows.shape[1]
+    row = tensor.nbytes // math.prod(stacked)  # its bytes
+    descriptor, at, _ = file.place(place.tensor)
     made.set_matrix(
         place.layer,
         place.role,
         int(tensor.type),
-        len(rows),
+        place.stop - place.start,
         columns,
-        rows.reshape(-1).data,
+        (descriptor, at + place.start * row, (place.stop - place.start) * row),
         place.order,
-        done=lambda nbytes: file.release(place.tensor, before + nbytes),
     )
