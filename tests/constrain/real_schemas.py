@@ -1,38 +1,12 @@
-"""Schemas as programs have them: bodies of APIs, configuration, documents; each also in a list, an object, or null."""
+"""Schemas as programs have them: some here, each also in a list, an object, or null; others by what they are for."""
 
 from __future__ import annotations
 
-from typing import Any
-
-Json = dict[str, Any]
-
-
-def closed(required: list[str] | None = None, **properties: Any) -> Json:
-    """An object of these properties, all required where nothing else is said."""
-    needed = list(properties) if required is None else required
-    return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
-
-
-TEXT: Json = {"type": "string", "maxLength": 12}
-COUNT: Json = {"type": "integer", "minimum": 0, "maximum": 999}
-PRICE: Json = {"type": "number", "minimum": 0, "maximum": 1000, "multipleOf": 0.01}
-
-
-def form(name: str) -> Json:
-    return {"type": "string", "format": name}
-
-
-def of(*values: Any) -> Json:
-    return {"enum": list(values)}
-
-
-def tagged(tag: str, **kinds: Json) -> Json:
-    """A union whose branches name themselves."""
-    ways = []
-    for kind, schema in kinds.items():
-        properties = {tag: {"const": kind}, **schema["properties"]}
-        ways.append({**schema, "properties": properties, "required": [tag, *schema["required"]]})
-    return {"oneOf": ways, "discriminator": {"propertyName": tag}}
+from constrain.schema_parts import COUNT, PRICE, TEXT, Json, closed, form, of, tagged
+from constrain.schemas_extraction import extraction
+from constrain.schemas_requests import requests
+from constrain.schemas_settings import settings
+from constrain.schemas_written import written
 
 
 def _documents() -> dict[str, Json]:
@@ -287,10 +261,10 @@ def _wrapped(name: str, schema: Json) -> dict[str, Json]:
 
 
 def real_schemas() -> dict[str, Json]:
-    groups = (_documents(), _bodies(), _configurations(), _recursive())
-    return {
-        name: each
-        for group in groups
-        for base, schema in group.items()
-        for name, each in _wrapped(base, schema).items()
-    }
+    surrounded = (_documents(), _bodies(), _configurations(), _recursive())
+    wrapped = (_wrapped(name, schema) for group in surrounded for name, schema in group.items())
+    groups = (*wrapped, extraction(), requests(), settings(), written())
+    named = [(name, schema) for group in groups for name, schema in group.items()]
+    found = dict(named)
+    assert len(found) == len(named)  # no two of one name
+    return found

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 from decimal import Decimal
 from typing import Any
 
 import jsonschema
 import pytest
 from constrain.real_schemas import real_schemas
+from constrain.schemas_written import refused
 from masks import accepts, matcher, walk
 
 from edgellm.constrain.parsed import strict_json
 from edgellm.constrain.schema import prepare
-from edgellm.errors import GenerationError
+from edgellm.errors import GenerationError, Unsupported
 
 SCHEMAS = real_schemas()
+REFUSED = refused()
 WALKS = int(os.environ.get("EDGELLM_WALKS", "3"))  # of each schema
 
 
-def test_there_are_more_than_a_hundred() -> None:
-    assert len(SCHEMAS) > 100
+def test_there_are_three_hundred_and_few_are_refused() -> None:
+    texts = {json.dumps(schema, sort_keys=True) for schema in SCHEMAS.values()}
+    assert len(texts) == len(SCHEMAS) >= 300
+    assert len(REFUSED) < 0.03 * len(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_is_named_by_its_place(name: str) -> None:
+    schema, place = REFUSED[name]
+    with pytest.raises(Unsupported, match=f"^schema: {re.escape(place)}: "):
+        prepare(schema)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
