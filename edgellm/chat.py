@@ -157,7 +157,7 @@ class Chat:
 
         options: `send`'s, whose tool_choice is that of the first answer; approve: is asked before each call, and all
         but True is a reason why not; rounds: how often results are given (8), behind which the model must answer
-        without tools. What a tool raises is told to the model. `messages` hold all that was said; the Completion is
+        and call nothing. What a tool raises is told to the model. `messages` hold all that was said; the Completion is
         that of the last answer. Raises what `send` does.
         """
         loop = Rounds(options, self.model.prompter)
@@ -335,7 +335,7 @@ class Chat:
                 turn = prepare(asked, chosen, said, title=title, tools=tools, tool_choice=choice, **given)
                 known = sum(before is after for before, after in zip(held, asked, strict=False))
                 made.append((deepcopy((asked, given)), replace(turn, fresh=len(asked) - known)))
-                self._tools = tools if choice != "none" else []
+                self._tools = tools
             return made[-1][1]
 
         return prompt, chosen, control

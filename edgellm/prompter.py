@@ -140,12 +140,13 @@ class Prompter:
         """The prompt of a conversation, however long it is: see `prepare`."""
         self.check_open()
         said = self.said if said is None else said
-        found = [] if tool_choice == "none" else self.tools(tools)
+        found = self.tools(tools)
         must = must_call(tool_choice, [tool.name for tool in found])
         text = self._rendered(messages, found, given)
+        reading = self._reading(text, found, must, silent=tool_choice == "none")
         copies = [dict(message) for message in messages]
         tokens = said.tokens(text, messages)
-        return Turn(copies, [], text, tokens, title or title_of(messages), said, self._reading(text, found, must))
+        return Turn(copies, [], text, tokens, title or title_of(messages), said, reading)
 
     def _rendered(self, messages: Messages, tools: Sequence[Tool], given: dict[str, Any]) -> str:
         rest = dict(given)
@@ -156,7 +157,8 @@ class Prompter:
             variables.update(more)
         return self.template.render(listed, **variables | rest)
 
-    def _reading(self, text: str, tools: Sequence[Tool], must: Sequence[str]) -> AnswerReading | None:
+    def _reading(self, text: str, tools: Sequence[Tool], must: Sequence[str], *, silent: bool) -> AnswerReading | None:
+        """silent: what the model writes as a call is none; it may be told of tools all the same."""
         thinking, dialect = self.thinking, self.tool_prompt.dialect if tools else None
         if thinking is None and dialect is None:
             return None
@@ -164,7 +166,8 @@ class Prompter:
         if marks is None:
             info, tokenizer = self._backend.info, self._backend.tokenizer
             marks = self._marks[dialect] = Marks.of(tokenizer, info.stop_ids, dialect, thinking)
-        return AnswerReading(text, dialect, thinking, marks, {tool.name: tool.parameters for tool in tools}, must)
+        schemas = {tool.name: tool.parameters for tool in tools}
+        return AnswerReading(text, None if silent else dialect, thinking, marks, schemas, must)
 
     def prepare(
         self,
@@ -182,9 +185,9 @@ class Prompter:
         said: where the answers in it are known from, and where the next one goes; None is the model's own memory, or
         nowhere if `params` let nobody else find the state. title: what people are shown; "" is what was asked first.
         tools: functions, or JSON objects that describe some. tool_choice: "auto" leaves it to the model whether it
-        calls some, "none" is as if there were none, with "required" it must call one, with a name that one. given: what
-        the template is given beside: thinking (whether the model shall; see `prompts.reasoning.variables_for`),
-        documents, variables by their names.
+        calls some, with "none" it is told of them and calls none, with "required" it must call one, with a name that
+        one. given: what the template is given beside: thinking (whether the model shall; see
+        `prompts.reasoning.variables_for`), documents, variables by their names.
 
         Raises ContextOverflow, InvalidParameter, Unsupported, TemplateError, Closed.
         """

@@ -27,17 +27,22 @@ from edgellm.prompts.syntax import Headed, Json, Rules, Schema, token_literal
 @dataclass(frozen=True)
 class Marks:
     """The texts of a model's marks that are tokens of their own: those that stand for no text elsewhere, by their ids,
-    and those that end an answer. closing: the tokens that end its reasoning."""
+    and those that end an answer. closing: the tokens that end its reasoning. calling: the one that calls and
+    nothing else begin with, where there is one."""
 
     controls: Mapping[int, bytes] = field(default_factory=dict)
     ends: frozenset[str] = frozenset()
     closing: tuple[int, ...] = ()
+    calling: tuple[int, ...] = ()
 
     @staticmethod
     def of(tokenizer: Tokenizer, stop_ids: Iterable[int], dialect: Dialect | None, thinking: Thinking | None) -> Marks:
-        texts, closing = list[str](), tuple[int, ...]()
+        texts, closing, calling = list[str](), tuple[int, ...](), tuple[int, ...]()
         if dialect is not None:
             texts += [dialect.mark, "[CALL_ID]", dialect.write([("f", {"a": "b", "n": 1})] * 2)]
+            begun = tokenizer.encode(dialect.mark.strip(), special=True)
+            if len(begun) == 1 and begun[0] not in stop_ids and dialect.mark != CHANNELS:  # those hold texts, too
+                calling = tuple(begun)
         if thinking is not None:
             texts += [thinking.opens, thinking.closes, *(CHANNEL_MARKS if thinking.opens == CHANNELS else ())]
             closing = tuple(alone(tokenizer, thinking.closing))
@@ -51,7 +56,7 @@ class Marks:
                     ends.add(name.decode())
                 elif not tokenizer.piece(token):
                     controls[token] = name
-        return Marks(controls, frozenset(ends), closing)
+        return Marks(controls, frozenset(ends), closing, calling)
 
     def literal(self, text: str) -> str:
         """How a text is written in a grammar; what ends an answer is no part of it."""
@@ -64,8 +69,8 @@ class Marks:
 class AnswerReading:
     """See above; `edgellm.engine.reading.Reading` is what the engine knows of it.
 
-    prompt: what is answered. dialect: how calls are written; None where there are no tools. schemas: the parameters of
-    the tools by their names. must: those of which one must be called; none where the answer may be a text.
+    prompt: what is answered. dialect: how calls are written; None where there are to be none. schemas: the parameters
+    of the tools by their names. must: those of which one must be called; none where the answer may be a text.
     """
 
     prompt: str
@@ -82,6 +87,10 @@ class AnswerReading:
     @property
     def closing(self) -> Sequence[int]:
         return self.marks.closing
+
+    @property
+    def never(self) -> Sequence[int]:
+        return self.marks.calling if self.dialect is None else ()
 
     def reader(self) -> _Reader:
         return _Reader(AnswerReader(self.prompt, self.dialect, self.thinking, self.schemas))

@@ -28,7 +28,7 @@ class ChatOptions(CallOptions, total=False):
     """The options of an answer in a conversation, as keywords.
 
     tools: functions, or JSON objects that describe some. tool_choice: "auto" leaves it to the model whether it calls
-    some, "none" is as if there were none, with "required" it must call one, and with a name that one.
+    some, with "none" it is told of them and calls none, with "required" it must call one, and with a name that one.
     """
 
     tools: Sequence[Any] | None

@@ -96,6 +96,14 @@ def test_an_answer_with_marks_is_known_again() -> None:
         assert {300, 301, 302, 303} <= set(first.tokens)
 
 
+def test_calls_that_must_not_come_do_not_begin() -> None:
+    done = asked(HERMES, SHOWN, f"<think>Hm.</think>Well.{CALL}", tools=[TOOL], tool_choice="none", max_tokens=40)
+    assert done.text.startswith("Well.")
+    assert not done.tool_calls
+    assert 300 not in done.tokens
+    assert asked(HERMES, SHOWN, CALL, tools=[TOOL], tool_choice="none", choices=["yes"]).parsed == "yes"
+
+
 @pytest.mark.parametrize("choice", ["required", "f"])
 def test_a_call_that_must_come_has_its_tokens(choice: str) -> None:
     done = asked(HERMES, SHOWN, "<think>Hm.</think>Never.", tools=[TOOL], tool_choice=choice)

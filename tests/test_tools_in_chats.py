@@ -135,7 +135,23 @@ def test_without_tools_nothing_is_called() -> None:
     chat = chat_of(CALL)
     done = chat.send("Go", tools=[add], tool_choice="none", temperature=0)
     assert (done.text, done.tool_calls) == (CALL, [])
-    assert done.usage.prompt_tokens < chat_of(CALL).send("Go", tools=[add], temperature=0).usage.prompt_tokens
+    assert done.usage.prompt_tokens == chat_of(CALL).send("Go", tools=[add], temperature=0).usage.prompt_tokens
+
+
+def test_the_last_round_keeps_what_is_known() -> None:
+    chat = chat_of(CALL, "Three.")
+    before: list[int] = []
+    original = chat.model.prompter.prepare
+
+    def prepare(*arguments: Any, **options: Any) -> Any:
+        turn = original(*arguments, **options)
+        before.append(len(turn.tokens))
+        return turn
+
+    chat.model.prompter.prepare = prepare  # type: ignore[method-assign]
+    done = chat.run("Go", tools=[add], rounds=1, temperature=0)
+    assert (done.text, done.finish_reason) == ("Three.", "stop")
+    assert done.usage.cached_tokens >= before[0]  # the first prompt, tools and all
 
 
 @pytest.mark.parametrize("template", [TOOLS + CHATML + END, CHATML + END, EchoBackend().info.chat_template])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from edgellm.backends.base import Backend, Rows, SamplingPlan
 from edgellm.constrain.constraint import Constraint
@@ -34,7 +36,6 @@ class AnswerBuilder:
         self.history = list(prompt)
         self.tokens: list[int] = []
         self.together = 1
-        self._sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt, constraint)
         self._params = params
         self._backend = backend
         self._deliver = deliver
@@ -42,6 +43,9 @@ class AnswerBuilder:
         self._stops = StopStrings(params.stop)
         self._stopped = False  # by a stop string, which eats what was held back
         self._hearing = Hearing(None, None) if hearing is None else hearing
+        if self._hearing.never:
+            params = replace(params, logit_bias={**params.logit_bias, **dict.fromkeys(self._hearing.never, -math.inf)})
+        self._sampler = Sampler(params, backend.info.n_vocab, backend.tokenizer, prompt, constraint)
         self._logprobs: list[TokenLogprob] | None = None if params.logprobs is None else []
         self._told = 0  # tokens that went out in chunks
 

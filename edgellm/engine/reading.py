@@ -42,6 +42,10 @@ class Reading(Protocol):
     def closing(self) -> Sequence[int]:
         """Tokens that end reasoning."""
 
+    @property
+    def never(self) -> Sequence[int]:
+        """Tokens that the answer must not have."""
+
     def reader(self) -> Reader: ...
 
     def grammar(self, form: bool) -> str:
@@ -68,6 +72,7 @@ class Hearing:
 
     def __init__(self, reading: Reading | None, budget: int | None) -> None:
         self.controls: Mapping[int, bytes] = {} if reading is None else reading.controls
+        self.never: Sequence[int] = () if reading is None else reading.never
         self.due: deque[int] = deque()
         self._reader = None if reading is None else reading.reader()
         self._closing = () if reading is None else tuple(reading.closing)
