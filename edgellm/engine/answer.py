@@ -79,7 +79,9 @@ class AnswerBuilder:
             ends = self._add(row)
         else:
             raise self._sampler.refusal()
-        if self._logprobs is None and ends is None:  # each of those needs a row
+        if self._logprobs is not None and ends is None:  # each of those needs a row
+            self._hearing.due.extend(() if self._hearing.due else self._sampler.forced())
+        elif ends is None:
             for token in self._following():
                 self.together += 1
                 ends = self._add(token)

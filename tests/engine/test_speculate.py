@@ -170,6 +170,54 @@ def test_nor_where_room_is_short_or_passes_are_interrupted(
     engine.close()
 
 
+forms = st.sampled_from(
+    [
+        {"regex": "(the |cat |ab){1,12}x"},
+        {"choices": ("the cat the cat the cat", "ab", "the cat the ab")},
+        {"grammar": 'start: ("ab" "c"? "x")+ "\\n"'},
+        {
+            "schema": {
+                "type": "object",
+                "properties": {"cat": {"type": "string", "maxLength": 9}, "the": {"enum": ["x", "abc"]}},
+                "required": ["cat", "the"],
+                "additionalProperties": False,
+            }
+        },
+    ]
+)
+
+
+@quiet
+@given(
+    st.lists(st.tuples(prompts, forms), min_size=1, max_size=4),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([None, 0]),
+    st.integers(0, 300),
+    st.dictionaries(st.integers(2, 40), st.integers(0, 9), max_size=4),
+)
+def test_answers_with_forms_stay_the_same(
+    free: None,
+    asked: list[tuple[list[int], dict[str, Any]]],
+    temperature: float,
+    logprobs: int | None,
+    more: int,
+    breaks: dict[int, int],
+) -> None:
+    """With drafts or without, parked and interrupted or not, together or alone, twice in turn."""
+
+    def ask(engine: Engine, speculate: bool) -> list[Any]:
+        params = GenerateParams(temperature=temperature, logprobs=logprobs, seed=3, max_tokens=60, speculate=speculate)
+        made = [engine.submit(prompt, replace(params, **form)) for prompt, form in asked * 2]
+        return [(done.tokens, done.text, done.parsed) for done in (each.result() for each in made)]
+
+    alone = engine_on(EchoBackend(max_sequences=1))
+    expected = ask(alone, False)
+    alone.close()
+    engine = engine_on(Exact(max(len(prompt) for prompt, _ in asked) + 60 + more, breaks))
+    assert ask(engine, True) == expected
+    engine.close()
+
+
 def test_drafts_are_made_and_counted(free: None) -> None:
     backend = Exact()
     engine = engine_on(backend)
