@@ -92,6 +92,7 @@ def main() -> None:
             "answers": given.answers,
             "right": ends["right"],
             "cut": cut,
+            "cut by form": {end[5:]: n for end, n in ends.items() if end.startswith("cut")},
             "others": [end for end in ends if not end.startswith(("right", "cut"))],
             "seconds": round(seconds, 1),
             "times as fast": {},

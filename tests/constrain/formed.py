@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from constrain.oracle import oracle
 from constrain.schema_parts import closed, form, like, number, of, some, tagged, text, whole
-from jsonschema import Draft202012Validator
 
 PERSON = closed(
-    name=text(1, 20), born=form("date"), languages=some(of("English", "French", "German"), 3), height=number(0.3, 2.6)
+    name=text(1, 20),
+    born=form("date"),
+    languages=some(of("English", "French", "German"), 3),
+    height=number(0.3, 2.6) | {"multipleOf": 0.01},
 )
 ORDER = closed(
     ["number", "items"],
@@ -45,8 +48,8 @@ MOODS = ("positive", "negative", "neutral", "neither", "no answer")
 
 
 def _valid(schema: Any) -> Callable[[str], bool]:
-    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
-    return lambda text: validator.is_valid(json.loads(text))
+    errors = oracle(schema)
+    return lambda text: not errors(json.loads(text))
 
 
 def _is_sum(text: str) -> bool:

@@ -6,11 +6,9 @@ import json
 import os
 import random
 import re
-from decimal import Decimal
-from typing import Any
 
-import jsonschema
 import pytest
+from constrain.oracle import oracle
 from constrain.real_schemas import real_schemas
 from constrain.schemas_written import refused
 from masks import accepts, matcher, walk
@@ -55,21 +53,6 @@ def test_walks_give_valid_answers_alone(name: str) -> None:
                 raise
             continue
         assert errors(value) == [], text
-
-
-def oracle(schema: Any) -> Any:
-    checker = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
-    validator = checker(exact(schema), format_checker=checker.FORMAT_CHECKER)
-    return lambda value: [error.message for error in validator.iter_errors(exact(value))]
-
-
-def exact(part: Any) -> Any:
-    """Numbers as they are written, in which 0.3 is a multiple of 0.1."""
-    if isinstance(part, dict):
-        return {name: exact(each) for name, each in part.items()}
-    if isinstance(part, list):
-        return [exact(each) for each in part]
-    return Decimal(repr(part)) if isinstance(part, float) else part
 
 
 @pytest.mark.parametrize(
