@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgellm.backends.base import ModelInfo, Tokenizer
 from edgellm.constrain import grammars, library
+from edgellm.constrain.fewest import fits
 from edgellm.constrain.library import Grammars, reason
 from edgellm.constrain.masks import Masks
 from edgellm.constrain.parsed import parse
@@ -56,7 +57,7 @@ class Constraint:
         self._name = name  # of the option
         self._words = words  # of a mask
         self._masks = masks
-        self._matcher = matcher
+        self.matcher = matcher
         self._parse = parse
         self._forbidden = forbidden  # tokens that the answer may not begin with, as a mask
         self._mask: NDArray[np.uint32] | None = None
@@ -66,7 +67,7 @@ class Constraint:
     @property
     def done(self) -> bool:
         """Whether the answer is complete and nothing can follow."""
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return self.matcher.is_stopped() and not self.matcher.is_error()
 
     def mask(self) -> NDArray[np.uint32]:
         """The tokens that may come next: see `SamplingPlan.mask`. The same until one is accepted.
@@ -88,7 +89,7 @@ class Constraint:
 
     def _find(self) -> NDArray[np.uint32]:
         started = time.thread_time()
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32, self._words)
+        mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint32, self._words)
         self._check()
         if self._forbidden is not None:
             mask = mask & ~self._forbidden
@@ -103,12 +104,12 @@ class Constraint:
     def accept(self, token: int) -> None:
         """A token of the answer. Raises ConstraintFailed for one that the form does not allow here."""
         self._mask = self._forbidden = None
-        self._matcher.consume_token(token)
+        self.matcher.consume_token(token)
         self._check()
 
     def forced(self) -> Sequence[int]:
         """The tokens that must come next, where there is one way to go on."""
-        return () if self._forbidden is not None else self._matcher.compute_ff_tokens()
+        return () if self._forbidden is not None else self.matcher.compute_ff_tokens()
 
     def parsed(self, text: str) -> Any:
         """What a complete answer stands for. Raises ConstraintFailed where it stands for nothing."""
@@ -120,8 +121,8 @@ class Constraint:
             ) from error
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise self._failed(reason(self._matcher))
+        if self.matcher.is_error():
+            raise self._failed(reason(self.matcher))
 
     def _failed(self, why: str) -> ConstraintFailed:
         return ConstraintFailed(f"{self._name}: {why}")
@@ -169,9 +170,13 @@ class Constraints:
         return made
 
     def _check_length(self, name: str, most: int | None, made: Constraint) -> None:
+        if most is None:
+            return
         least = len(made.forced()) or 1
-        if most is not None and most < least:
+        if most < least:
             raise InvalidParameter(f"max_tokens={most}: an answer with this {name} has at least {least} tokens")
+        if not fits(made.matcher, self._info, self._tokenizer, most):
+            raise InvalidParameter(f"max_tokens={most}: every answer with this {name} has more tokens")
 
     def _begins_differently(self, prompt: Sequence[int]) -> NDArray[np.uint32] | None:
         """The tokens that lose their space behind a prompt: what they say then is another text than the form has."""

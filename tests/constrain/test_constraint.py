@@ -7,13 +7,17 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tiny_models import tiny
 
+import edgellm
 from edgellm.backends.base import INSIDE
 from edgellm.backends.echo import BOS, EchoBackend, EchoTokenizer
 from edgellm.cli.run import run
@@ -150,6 +154,43 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
 def test_what_cannot_be_kept_is_refused(model: Model, options: dict[str, Any], said: str) -> None:
     with pytest.raises((InvalidParameter, Unsupported), match=said):
         model.generate("?", **options)
+
+
+@pytest.mark.parametrize(
+    ("form", "least"),
+    [
+        ({"choices": ["yes", "no", "no way"]}, 2),
+        ({"regex": "(ab|cde)f?"}, 2),
+        ({"regex": "(abc)?"}, 1),
+        ({"grammar": 'start: ("x" "y"*)~3 | "abcd"'}, 3),
+        ({"schema": {"enum": ["red", 1234567, [True]]}}, 5),
+        ({"schema": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+                     "additionalProperties": False}}, 11),
+    ],
+)  # fmt: skip
+def test_the_shortest_answer_is_known_of_few(model: Model, form: dict[str, Any], least: int) -> None:
+    """Every byte is a token here."""
+    for most in range(1, least):
+        with pytest.raises(InvalidParameter, match=f"max_tokens={most}: "):
+            model.generate("?", max_tokens=most, **form)
+    for most in (least, least + 1):
+        assert len(model.generate("?", max_tokens=most, **form).tokens) <= most
+
+
+def test_the_shortest_answer_counts_the_longest_tokens(tmp_path: Path) -> None:
+    with edgellm.load(tiny("llama").write(tmp_path / "tiny.gguf"), ctx=128) as opened:
+        texts = ["the the the", "hello world", "hello hello"]
+        shortest = min(len(opened.encode(text, bos=False)) for text in texts)  # which another spelling may undercut
+        assert opened.generate("x", choices=texts, max_tokens=shortest)
+        with pytest.raises(InvalidParameter, match="max_tokens=1: "):
+            opened.generate("x", choices=texts, max_tokens=1)
+
+
+def test_of_many_answers_the_shortest_is_not_sought(model: Model) -> None:
+    started = time.thread_time()
+    done = model.generate("?", schema={"type": "array", "items": {"type": "string"}, "minItems": 9}, max_tokens=15)
+    assert (done.finish_reason, done.parsed) == ("length", None)
+    assert time.thread_time() - started < 1
 
 
 def test_what_looks_like_a_refused_form_within_a_text_is_none(model: Model) -> None:
