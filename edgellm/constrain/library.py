@@ -7,6 +7,7 @@ tokens take too much to be found, is an error in words.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 KEPT = 16  # compiled grammars
 NEXT = "pip install 'llguidance>=1.9'"
+_QUOTED = re.compile(r"\^+|\d+ \| .*")  # lines of what was asked for, and what marks a place in one
 # What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
 # written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.
 LONGEST_REASON = 300  # characters: a reason may quote all of an expression
@@ -66,7 +68,8 @@ class Grammars:
                 self._limits = lib.LLParserLimits(**LIMITS)
         matcher = lib.LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
         if matcher.is_error():
-            raise InvalidParameter(f"{name}: {reason(matcher)}")
+            why = reason(matcher)
+            raise InvalidParameter(f"{name}: {why.removeprefix('at 1(8): ') if name == 'regex' else why}")
         made: LLMatcher = matcher
         return made
 
@@ -85,8 +88,14 @@ def library() -> Any:
 
 def reason(matcher: LLMatcher) -> str:
     """Why a matcher failed, in a line, without what it says of its own state."""
-    lines = (line.strip() for line in matcher.get_error().split("<state>")[0].splitlines())
-    return "; ".join(line for line in lines if line)[:LONGEST_REASON] or "llguidance gives no reason"
+    lines = [line.strip() for line in matcher.get_error().split("<state>")[0].splitlines()]
+    lines = [line for line in lines if line and not _QUOTED.fullmatch(line)]
+    for line in lines:
+        what, is_expression, _ = line.partition(" (in regex): regex parse error:")
+        if is_expression:  # which is quoted there once more
+            lines = [f"{what}: {each.removeprefix('error: ')}" for each in lines if each.startswith("error: ")]
+            break
+    return "; ".join(lines)[:LONGEST_REASON] or "llguidance gives no reason"
 
 
 def from_schema(schema: Any, options: Mapping[str, Any]) -> str:
