@@ -27,9 +27,9 @@ import edgellm
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from constrain.formed import FORMS
 
-TEXT = {
+TEXT = {  # longer than its tokens reach: all streams go on to the end
     "type": "object",
-    "properties": {"title": {"type": "string"}, "text": {"type": "string", "minLength": 600}},
+    "properties": {"title": {"type": "string"}, "text": {"type": "string", "minLength": 2000}},
     "required": ["title", "text"],
     "additionalProperties": False,
 }
