@@ -132,11 +132,18 @@ LogitBlocks::LogitBlocks(const float* row, size_t size, const std::vector<Shift>
 
 bool LogitBlocks::usable() const { return numbers_ && std::isfinite(peak_); }
 
-float* LogitBlocks::own(size_t block) {
-  if (blocks_[block] == row_ + block * kBlock) {
-    blocks_[block] = std::copy_n(blocks_[block], kBlock, own_.get() + kBlock * owned_++) - kBlock;
-  }
+// Memory of its own for a block, which holds the logits where it has been asked for before.
+float* LogitBlocks::room(size_t block) {
+  if (blocks_[block] == row_ + block * kBlock) return own_.get() + kBlock * owned_++;
   return own_.get() + (blocks_[block] - own_.get());
+}
+
+float* LogitBlocks::own(size_t block) {
+  const float* x = blocks_[block];
+  float* to = room(block);
+  if (to != x) std::copy_n(x, kBlock, to);
+  blocks_[block] = to;
+  return to;
 }
 
 void LogitBlocks::shift(const Shift& shift, size_t size) {
@@ -160,16 +167,25 @@ void LogitBlocks::allow(const uint32_t* mask, size_t size) {
     return filled;
   }();
   const size_t words = (size + 31) / 32;
-  for (size_t block = 0; block < blocks_.size(); ++block) {
-    uint64_t allowed = mask[block * kWords];
-    if (block * kWords + 1 < words) allowed |= uint64_t{mask[block * kWords + 1]} << 32;
-    if (allowed == 0) {
-      blocks_[block] = nothing.data();
-    } else if (allowed != ~uint64_t{0}) {
-      float* x = own(block);
-      for (size_t i = 0; i < kBlock; ++i) x[i] = (allowed >> i & 1) != 0 ? x[i] : kForbidden;
+  run([&] {
+    for (size_t block = 0; block < blocks_.size(); ++block) {
+      const size_t first = block * kWords;
+      const std::array<uint32_t, kWords> allowed{mask[first], first + 1 < words ? mask[first + 1] : 0};
+      if ((allowed[0] | allowed[1]) == 0) {
+        blocks_[block] = nothing.data();
+      } else if ((allowed[0] & allowed[1]) != ~uint32_t{0}) {
+        const float* x = blocks_[block];
+        float* to = room(block);
+        blocks_[block] = to;
+        for (const uint32_t word : allowed) {
+          EDGELLM_SIMD()
+          for (size_t i = 0; i < kBlock / kWords; ++i) to[i] = (word >> i & 1) != 0 ? x[i] : kForbidden;
+          x += kBlock / kWords;
+          to += kBlock / kWords;
+        }
+      }
     }
-  }
+  });
 }
 
 int32_t LogitBlocks::first() const {

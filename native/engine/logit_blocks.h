@@ -53,6 +53,7 @@ class LogitBlocks {
  private:
   static constexpr size_t kBlock = 64;
 
+  float* room(size_t block);
   float* own(size_t block);  // a block that may be written
   void shift(const Shift& shift, size_t size);
   void allow(const uint32_t* mask, size_t size);
