@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, finalize
 
 from edgellm.backends.base import Backend, text_of
-from edgellm.constrain.kinds import parameter_schema
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
 from edgellm.params import GenerateParams
-from edgellm.prompts.functions import Tool, tools_of
 from edgellm.prompts.messages import Message, flattened
-from edgellm.reading import AnswerReading, Marks, must_call
 from edgellm.said import Answer, Messages, Said
 
 if TYPE_CHECKING:
     from edgellm.prompts.dialect import Dialect
+    from edgellm.prompts.functions import Tool
     from edgellm.prompts.reasoning import Thinking
     from edgellm.prompts.template import ChatTemplate
     from edgellm.prompts.tool_prompt import ToolPrompt
+    from edgellm.reading import AnswerReading, Marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +114,9 @@ class Prompter:
 
     def tools(self, values: Sequence[Any]) -> list[Tool]:
         """Functions and JSON objects as tools. Raises InvalidParameter, Unsupported."""
+        from edgellm.constrain.kinds import parameter_schema  # as above
+        from edgellm.prompts.functions import tools_of
+
         return tools_of(values, parameter_schema)
 
     def new_said(self, owner: bytes = b"") -> Said:
@@ -138,6 +140,8 @@ class Prompter:
         **given: Any,
     ) -> Turn:
         """The prompt of a conversation, however long it is: see `prepare`."""
+        from edgellm.reading import must_call  # as above
+
         self.check_open()
         said = self.said if said is None else said
         found = self.tools(tools)
@@ -162,6 +166,8 @@ class Prompter:
         thinking, dialect = self.thinking, self.tool_prompt.dialect if tools else None
         if thinking is None and dialect is None:
             return None
+        from edgellm.reading import AnswerReading, Marks  # as above
+
         marks = self._marks.get(dialect)
         if marks is None:
             info, tokenizer = self._backend.info, self._backend.tokenizer

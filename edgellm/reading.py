@@ -18,7 +18,7 @@ from edgellm.prompts.calls import AnswerReader
 from edgellm.prompts.channels import ALL as CHANNEL_MARKS
 from edgellm.prompts.channels import CHANNELS
 from edgellm.prompts.dialect import Dialect
-from edgellm.prompts.parts import Parts
+from edgellm.prompts.parts import complete
 from edgellm.prompts.pieces import CallArguments, CallBegun, CallBroken, CallEnded, Piece, Reasoning, Text
 from edgellm.prompts.reasoning import Thinking
 from edgellm.prompts.syntax import Headed, Json, Rules, Schema, token_literal
@@ -142,7 +142,7 @@ class _Reader:
 
     def __init__(self, reader: AnswerReader) -> None:
         self._reader = reader
-        self._parts = Parts()
+        self._deltas: list[ToolCallDelta] = []
 
     @property
     def thinking(self) -> bool:
@@ -150,7 +150,7 @@ class _Reader:
 
     @property
     def calls(self) -> Sequence[ToolCall]:
-        return self._parts.calls
+        return complete(self._deltas)
 
     def feed(self, text: str) -> Heard:
         return self._heard(self._reader.feed(text))
@@ -161,7 +161,6 @@ class _Reader:
     def _heard(self, pieces: list[Piece]) -> Heard:
         texts, thoughts, calls = list[str](), list[str](), list[ToolCallDelta]()
         for piece in pieces:
-            self._parts.take(piece)
             if isinstance(piece, (Text, CallBroken)):
                 texts.append(piece.text)
             elif isinstance(piece, Reasoning):
@@ -172,6 +171,7 @@ class _Reader:
                 calls.append(ToolCallDelta(piece.index, arguments=piece.text))
             elif isinstance(piece, CallEnded):
                 calls.append(ToolCallDelta(piece.index, complete=True))
+        self._deltas += calls
         return Heard("".join(texts), "".join(thoughts), tuple(calls))
 
 

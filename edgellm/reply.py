@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from edgellm import arguments
 from edgellm.engine.control import CallOptions
 from edgellm.errors import InvalidParameter
-from edgellm.events import Chunk, Completion, ToolCall, ToolCallDelta
+from edgellm.events import Chunk, Completion, ToolCallDelta
 from edgellm.prompter import Turn
 from edgellm.prompts.messages import Message, check_content, copied, plain
-from edgellm.prompts.parts import answered
+from edgellm.prompts.parts import answered, complete
 
 Content = str | Sequence[Mapping[str, Any]]
 """What a message says: a text, or parts of the form {"type": "text", "text": ...}. Or messages with the results of
@@ -64,17 +63,6 @@ class Reply:
         calls = complete(self._calls)
         if self._text or self._reasoning or calls:
             self._remember(self.turn, answered(self._text, self._reasoning, calls), self._tokens)
-
-
-def complete(pieces: Iterable[ToolCallDelta]) -> list[ToolCall]:
-    """The calls that are complete in pieces of calls."""
-    begun, arguments, found = dict[int, ToolCallDelta](), dict[int, str](), list[ToolCall]()
-    for piece in pieces:
-        first = begun.setdefault(piece.index, piece)
-        arguments[piece.index] = arguments.get(piece.index, "") + piece.arguments
-        if piece.complete:
-            found.append(ToolCall(first.id, first.name, json.loads(arguments[piece.index])))
-    return found
 
 
 def message(role: str, content: object, name: str) -> Message:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from edgellm.constrain import pace
+from edgellm.constrain import patience
 from edgellm.constrain.document import Document, Place
 from edgellm.constrain.instances import State, holds
 from edgellm.constrain.keywords import ANNOTATIONS
@@ -96,7 +96,7 @@ class Branches:
         return self._shape_fills(shape, frozenset())
 
     def _fills(self, state: State, within: frozenset[State]) -> bool:
-        pace.step()
+        patience.step()
         if state in self._filled or not state:
             return True
         if state in within or state in self._empty:
@@ -307,7 +307,7 @@ class Branches:
             raise self._too_many(place)
         for one in some:
             for other in others:
-                pace.step()
+                patience.step()
                 shape = self.meet(one.shape, other.shape)
                 if shape.alive():
                     items = None if one.items is None or other.items is None else max(one.items, other.items)
@@ -320,7 +320,7 @@ class Branches:
             raise self._too_many(place)
         once: list[Branch] = []
         for branch in found:
-            pace.step()
+            patience.step()
             if branch not in once:
                 once.append(branch)
         if len(once) > MOST:

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from edgellm.backends.base import ModelInfo, Tokenizer
 from edgellm.constrain import grammars, library
-from edgellm.constrain.fewest import fits
+from edgellm.constrain.fewest import may_end
 from edgellm.constrain.library import Grammars, reason
 from edgellm.constrain.masks import Masks
-from edgellm.constrain.parsed import parse
 from edgellm.errors import ConstraintFailed, GenerationError, InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
 
@@ -175,7 +174,7 @@ class Constraints:
         least = len(made.forced()) or 1
         if most < least:
             raise InvalidParameter(f"max_tokens={most}: an answer with this {name} has at least {least} tokens")
-        if not fits(made.matcher, self._info, self._tokenizer, most):
+        if not may_end(made.matcher, self._info, self._tokenizer, most):
             raise InvalidParameter(f"max_tokens={most}: every answer with this {name} has more tokens")
 
     def _begins_differently(self, prompt: Sequence[int]) -> NDArray[np.uint32] | None:
@@ -195,5 +194,7 @@ class Constraints:
 
 def _parser(name: str, value: Any) -> Callable[[str], Any]:
     if name == "schema":
+        from edgellm.constrain.parsed import parse  # costs what only schemas should pay
+
         return lambda text: parse(value, text)
     return lambda text: text

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from edgellm.arguments import shown
-from edgellm.constrain import keywords, pace
+from edgellm.constrain import keywords, patience
 from edgellm.constrain.keywords import Path
 from edgellm.constrain.values import key, pointer
 from edgellm.errors import InvalidParameter, Unsupported
@@ -117,7 +117,7 @@ class Document:
 
     def _walk(self, value: dict[str, Any] | bool, path: Path, base: str) -> None:
         self._raws[path] = value
-        pace.step()
+        patience.step()
         if isinstance(value, bool):
             self._places[path] = Place(value, path, base)
             return

@@ -1,4 +1,4 @@
-"""fits: whether an answer of so few tokens can be complete, by trying all of their beginnings."""
+"""may_end: whether an answer of so few tokens can be complete, by trying all of their beginnings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST = 200  # texts that are tried
 SECONDS = 0.02  # of the processor
 
 
-def fits(start: LLMatcher, info: ModelInfo, tokenizer: Tokenizer, most: int) -> bool:
+def may_end(start: LLMatcher, info: ModelInfo, tokenizer: Tokenizer, most: int) -> bool:
     """Whether `most` tokens behind the state of a matcher can be a whole answer. True where it takes too long to tell,
     as it does wherever many things may come next. Different tokens of one text lead to one state."""
     if most > FEW or start.is_accepting():

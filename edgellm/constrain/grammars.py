@@ -8,9 +8,6 @@ from typing import Any
 
 from edgellm.constrain import library
 from edgellm.constrain.lark import checked
-from edgellm.constrain.parsed import schema_of
-from edgellm.constrain.schema import OPTIONS as WRITTEN
-from edgellm.constrain.schema import prepare
 from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.params import GenerateParams
@@ -32,6 +29,10 @@ def asked(params: GenerateParams) -> tuple[str, Any] | None:
 def grammar(name: str, value: Any) -> str:
     """The grammar. Raises InvalidParameter, Unsupported."""
     if name == "schema":
+        from edgellm.constrain.parsed import schema_of  # costs what only schemas should pay
+        from edgellm.constrain.schema import OPTIONS as WRITTEN
+        from edgellm.constrain.schema import prepare
+
         return library.from_schema(prepare(schema_of(value)), WRITTEN)
     gbnf = name == "grammar" and "::=" in value
     length = sum(map(len, value)) if name == "choices" else len(value)
@@ -53,6 +54,9 @@ def enforced(schema: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)  # those of tools come again with every answer
 def _enforced(schema: str) -> dict[str, Any]:
+    from edgellm.constrain.schema import OPTIONS as WRITTEN  # as above
+    from edgellm.constrain.schema import prepare
+
     return {**prepare(json.loads(schema)), "x-guidance": WRITTEN}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from edgellm.constrain import library, pace
+from edgellm.constrain import library, patience
 from edgellm.constrain.document import Document, Place
 from edgellm.constrain.formats import fits
 from edgellm.constrain.regex import translate
@@ -38,7 +38,7 @@ def holds(document: Document, state: State, value: Any) -> bool:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether a pattern of a schema occurs in a text."""
-    pace.step()
+    patience.step()
     return library.fits(translate(pattern), text)
 
 
@@ -49,7 +49,7 @@ class _Check:
 
     def seen(self, place: Place, value: Any) -> _Seen | None:
         """What the schema looked at; None where the value breaks it."""
-        pace.step()
+        patience.step()
         if isinstance(place.schema, bool):
             return _Seen() if place.schema else None
         at = (place, id(value))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 KEPT = 16  # compiled grammars
 NEXT = "pip install 'llguidance>=1.9'"
+LONGEST_REASON = 300  # characters: a reason may quote all of an expression
 _QUOTED = re.compile(r"\^+|\d+ \| .*")  # lines of what was asked for, and what marks a place in one
 # What finding the tokens that may come next takes at most. At these a mask took 10 ms at worst, of grammars that were
 # written to be slow; the defaults let one take seconds. Tokens of real schemas need a hundredth of them.
-LONGEST_REASON = 300  # characters: a reason may quote all of an expression
 LIMITS = {"initial_lexer_fuel": 300_000, "step_lexer_fuel": 50_000, "max_lexer_states": 20_000}
 # The same for one expression that a text is held against, a letter at a time.
 FITTING = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 1_000_000, "max_lexer_states": 20_000}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from edgellm.constrain import pace
+from edgellm.constrain import patience
 from edgellm.constrain.regex import WRITABLE, Chars, Choice, Node, Ranges, Repeat, Sequence, common, whole
 
 MOST_PAIRS = 2_000  # states that are looked at
@@ -24,7 +24,7 @@ def overlap(one: str, other: str) -> bool:
             return True
         for ranges, first in _steps(pair[0]):
             for others, second in _steps(pair[1]):
-                pace.step()
+                patience.step()
                 if (first, second) not in met and common(common(ranges, others), WRITABLE):
                     met.add((first, second))
                     left.append((first, second))

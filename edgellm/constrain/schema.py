@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgellm.constrain import pace
+from edgellm.constrain import patience
 from edgellm.constrain.branches import Branches
 from edgellm.constrain.document import Document
 from edgellm.constrain.emit import Empty, Writer
@@ -40,7 +40,7 @@ def prepare(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
     if not isinstance(schema, (bool, Mapping)):
         raise InvalidParameter(f"schema: a {type(schema).__name__}; a schema is a dict, True or False")
     try:
-        with pace.limited():
+        with patience.limited():
             return _prepared(plain(schema))
     except RecursionError:
         raise Unsupported("schema: #: too many schemas in schemas; make it flatter") from None
@@ -83,7 +83,7 @@ def _inlined(root: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> di
     def placed(part: Any, level: int = 0) -> Any:
         nonlocal parts
         parts += 1
-        pace.step()
+        patience.step()
         if parts > MOST_PARTS:
             raise Unsupported(f"schema: #: more than {MOST_PARTS:,} parts, written out; make it smaller")
         if isinstance(part, list):
@@ -143,7 +143,7 @@ def _nested(part: Any, level: int = 0) -> list[tuple[str, int]]:
 def _reaches(start: str, end: str, references: dict[str, list[str]]) -> bool:
     left, met = list(references[start]), set()
     while left:
-        pace.step()
+        patience.step()
         name = left.pop()
         if name == end:
             return True

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from edgellm.constrain import pace
+from edgellm.constrain import patience
 from edgellm.errors import InvalidParameter
 
 DEEPEST = 64  # values in values: every level costs several calls of Python, here and where an answer is read
@@ -70,7 +70,7 @@ def plain(value: object) -> Any:
     def copied(value: object, path: tuple[str | int, ...]) -> Any:
         nonlocal left
         left -= 1
-        pace.step()
+        patience.step()
         if left < 0:
             raise InvalidParameter(f"schema: more than {MOST:,} values; make it smaller")
         if len(path) > DEEPEST * 2:

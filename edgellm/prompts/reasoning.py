@@ -32,8 +32,6 @@ MARKS = (
 """What opens and closes reasoning, and texts that must be there as well; the first pair that a template contains."""
 SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables that turn it on and off."""
-_PROBE = "edgellmProbe"
-_THOUGHT = "edgellmThought"
 
 
 @dataclass(frozen=True)
@@ -73,24 +71,6 @@ class Thinking:
         asked = [{"role": "user", "content": "Hello"}]
         on, off = (_rendered(self.template, asked, **{name: value}) for value in (True, False))
         return on != off
-
-    @cached_property
-    def kept_in_turn(self) -> bool:
-        """Whether a model reads its reasoning again between a call and its answer."""
-        call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
-        return self._shows(
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "name": "f", "content": "1", "tool_call_id": "call00001"},
-        )
-
-    @cached_property
-    def kept_in_history(self) -> bool:
-        """Whether it reads that of earlier turns again."""
-        return self._shows({"role": "assistant", "content": _PROBE}, {"role": "user", "content": "Go on"})
-
-    def _shows(self, said: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
-        messages = [{"role": "user", "content": "Hello"}, {**said, "reasoning_content": _THOUGHT}, then]
-        return _THOUGHT in _rendered(self.template, messages)
 
 
 def thinking_of(template: ChatTemplate) -> Thinking | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from read_answers import THINK, read
+from read_answers import THINK, calls, read, reasoning, texts
 
 from edgellm.events import ToolCall
 from edgellm.prompts.dialects import GENERIC
-from edgellm.prompts.messages import checked
-from edgellm.prompts.parts import Parts
+from edgellm.prompts.messages import Message, checked
+from edgellm.prompts.parts import answered
 from edgellm.prompts.template import ChatTemplate
 from edgellm.prompts.tool_prompt import ToolPrompt
 
@@ -21,27 +21,26 @@ ANSWER = (
 )
 
 
-def _parts(answer: str) -> Parts:
-    parts = Parts()
-    for piece in read(list(answer), GENERIC, THINK):
-        parts.take(piece)
-    return parts
+def _message(answer: str) -> Message:
+    pieces = read(list(answer), GENERIC, THINK)
+    return answered(texts(pieces), reasoning(pieces), [ToolCall(*call) for call in calls(pieces)])
 
 
 def test_the_parts_of_an_answer() -> None:
-    parts = _parts(ANSWER)
-    assert (parts.text, parts.reasoning) == ("One moment.", "I must look.")
-    assert parts.calls == [ToolCall("made", "weather", {"city": "Oslo"}), ToolCall("made", "now", {})]
-    broken = _parts('<tool_call>{"name": "weather", "arguments": {"city"')
-    assert (broken.text, broken.calls) == ('<tool_call>{"name": "weather", "arguments": {"city"', [])
-    assert _parts("Hi").message() == {"role": "assistant", "content": "Hi"}
+    message = _message(ANSWER)
+    assert (message["content"], message["reasoning_content"]) == ("One moment.", "I must look.")
+    made = [ToolCall("made", "weather", {"city": "Oslo"}), ToolCall("made", "now", {})]
+    assert message["tool_calls"] == [call.to_dict() for call in made]
+    broken = '<tool_call>{"name": "weather", "arguments": {"city"'
+    assert _message(broken) == {"role": "assistant", "content": broken}
+    assert _message("Hi") == {"role": "assistant", "content": "Hi"}
 
 
 def test_the_message_is_what_the_model_said() -> None:
     """To the letter, as long as the turn goes on; so nothing that is known of it has to be computed again."""
     template = ChatTemplate(THINKING)
     asked = {"role": "user", "content": "Weather?"}
-    said = checked([asked, _parts(ANSWER).message()])
+    said = checked([asked, _message(ANSWER)])
     messages, variables = ToolPrompt(template).prepared(said, ())
     start = template.render([asked])
     assert template.render(messages, add_generation_prompt=False, **variables) == f"{start}{ANSWER}<|im_end|>\n"

@@ -57,7 +57,6 @@ def test_who_thinks_is_seen_in_the_template() -> None:
     thinking = thinking_of(ChatTemplate(TEMPLATES["thinking"]))
     assert thinking is not None
     assert thinking.switch == "enable_thinking"
-    assert (thinking.kept_in_turn, thinking.kept_in_history) == (True, False)
 
 
 def test_thinking_is_switched_where_that_can_be() -> None:

@@ -1,4 +1,4 @@
-"""pace: work on a schema goes in small steps, lets other threads in between, and ends where it takes too long.
+"""patience: work on a schema goes in small steps, lets other threads in between, and ends where it takes too long.
 
 Python lets a thread that computes go on for 5 ms before another one may: an engine that wants to begin its next pass
 would wait so long every time.
