@@ -50,14 +50,18 @@ class Toolbox:
         function, arguments, refusal = self._prepared(call)
         if function is None:
             return _result(call, refusal)
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(self._approve):
+        if _awaited(function) or (self._approve is not None and _awaited(self._approve)):
             raise InvalidParameter(f"tools: {call.name} must be awaited; use arun()")
         if self._approve is not None and (said := self._approve(call)) is not True:
             return _result(call, _disapproved(said))
         try:
-            return _result(call, _text(function(**arguments)))
+            value = function(**arguments)
+            if not inspect.iscoroutine(value):
+                return _result(call, _text(value))
         except Exception as error:
             return _result(call, _failure(error))
+        value.close()  # the function hides that it is one to be awaited
+        raise InvalidParameter(f"tools: {call.name} must be awaited; use arun()")
 
     async def arun(self, call: ToolCall) -> Message:
         """The same for asyncio; what is no coroutine function runs in a thread."""
@@ -73,9 +77,8 @@ class Toolbox:
             if said is not True:
                 return _result(call, _disapproved(said))
         try:
-            if inspect.iscoroutinefunction(function):
-                return _result(call, _text(await function(**arguments)))
-            return _result(call, _text(await to_thread(function, **arguments)))
+            value = function(**arguments) if _awaited(function) else await to_thread(function, **arguments)
+            return _result(call, _text(await value if inspect.isawaitable(value) else value))
         except Exception as error:
             return _result(call, _failure(error))
 
@@ -90,6 +93,11 @@ class Toolbox:
         except (TypeError, ValueError) as error:
             return None, {}, f"error: the arguments of {call.name} are wrong: {error}"
         return tool.function, arguments, ""
+
+
+def _awaited(function: Callable[..., Any]) -> bool:
+    """Whether it is a coroutine function, or an object that is called as one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _result(call: ToolCall, text: str) -> Message:

@@ -107,6 +107,23 @@ def test_coroutines_are_awaited_and_functions_run_beside() -> None:
     assert [asyncio.run(box.arun(_call("later", a=a)))["content"][:6] for a in (1, 2)] == ["error:", "é2"]
 
 
+def test_what_hides_that_it_is_to_be_awaited_is_awaited() -> None:
+    class Later:
+        __name__ = "later"
+
+        async def __call__(self, a: int) -> str:
+            return await later(a)
+
+    def hidden(a: int) -> Any:
+        return later(a)
+
+    box = Toolbox(tools_of([Later(), hidden], schema_of))
+    for name in ("later", "hidden"):
+        assert asyncio.run(box.arun(_call(name, a=1)))["content"] == "é1"
+        with pytest.raises(InvalidParameter, match=f"{name} must be awaited"):
+            box.run(_call(name, a=1))
+
+
 def test_a_tool_without_a_function_cannot_be_run() -> None:
     with pytest.raises(InvalidParameter, match="no function"):
         Toolbox(tools_of([{"name": "f"}], schema_of))

@@ -123,6 +123,8 @@ class ToolPrompt:
 
     def _calling(self, message: Message, names: dict[str, str], where: str) -> Message:
         calls = []
+        if not isinstance(message["tool_calls"], list):
+            raise InvalidParameter(f"{where}.tool_calls: a list of calls is needed")
         for index, call in enumerate(message["tool_calls"]):
             name, arguments = _call(call, f"{where}.tool_calls[{index}]")
             names[str(call.get("id"))] = name

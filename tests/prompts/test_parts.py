@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from read_answers import THINK, calls, read, reasoning, texts
 
+from edgellm.errors import InvalidParameter
 from edgellm.events import ToolCall
 from edgellm.prompts.dialects import GENERIC
 from edgellm.prompts.messages import Message, checked
@@ -49,3 +51,12 @@ def test_the_message_is_what_the_model_said() -> None:
     assert again.startswith(start + ANSWER)
     later = template.render([*messages, *results, {"role": "assistant", "content": "Fine."}, asked])
     assert "I must look." not in later  # dropped once the turn is over, as this template wants it
+
+
+@pytest.mark.parametrize(
+    "calls", [5, {"id": "a"}, "calls", [5], [{"function": {}}], [{"function": {"name": "f", "arguments": "{"}}]]
+)
+def test_calls_that_are_none_are_refused(calls: object) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    with pytest.raises(InvalidParameter, match=r"messages\[1\]\.tool_calls"):
+        ToolPrompt(ChatTemplate(THINKING)).prepared(said, ())
