@@ -147,21 +147,24 @@ class Flag(Rule):
 
 @dataclass(frozen=True)
 class Strings(Rule):
-    """Non-empty strings of at most `longest` characters; one alone counts as a list of one."""
+    """Non-empty strings of at most `longest` characters, `least` of them; one alone counts as a list of one."""
 
     longest: int = LARGEST
+    least: int = 0
     metavar = "TEXT"
     gather = tuple
 
     def __str__(self) -> str:
         limit = "" if self.longest == LARGEST else f" of at most {self.longest} characters"
-        return f"non-empty strings{limit}"
+        return f"non-empty strings{limit}{f', at least {self.least}' if self.least else ''}"
 
     def kept(self, name: str, value: Any) -> tuple[str, ...]:
         try:
             items = (value,) if isinstance(value, str) else tuple(value)
         except TypeError:
             raise refuse(name, value, str(self)) from None
+        if len(items) < self.least:
+            raise refuse(name, value, str(self))
         for item in items:
             if not (isinstance(item, str) and 0 < len(item) <= self.longest):
                 raise refuse(name, item, str(self))

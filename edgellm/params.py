@@ -140,7 +140,7 @@ class GenerateParams(Params):
     grammar: str | None = answer(
         None, Text(file=True), "The answer is a text of this grammar: Lark's form, or llama.cpp's (GBNF)"
     )
-    choices: Sequence[str] = answer((), Strings(), "The answer is one of these texts; may be repeated")
+    choices: Sequence[str] | None = answer(None, Strings(least=1), "The answer is one of these texts; may be repeated")
     thinking_budget: int | None = answer(
         None,
         Whole(0, unit="tokens"),

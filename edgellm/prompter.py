@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary, finalize
 from edgellm.backends.base import Backend, text_of
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
 from edgellm.params import GenerateParams
-from edgellm.prompts.messages import Message, flattened
+from edgellm.prompts.messages import Message, check, flattened
 from edgellm.said import Answer, Messages, Said
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class Prompter:
 
         Raises ContextOverflow, InvalidParameter, Unsupported, TemplateError, Closed.
         """
+        check(messages)
         if said is None and params.cache is not True:
             said = self.new_said()
         tools = self.tools(tools)

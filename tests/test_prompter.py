@@ -15,7 +15,7 @@ from tiny_vocabularies import ONNX
 
 import edgellm
 from edgellm.backends.echo import EchoTokenizer
-from edgellm.errors import ContextOverflow, Unsupported
+from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.model import Model
 from edgellm.params import GenerateParams
 from edgellm.said import Answer, Said
@@ -194,3 +194,9 @@ def test_as_few_turns_as_needed_are_left_out(lengths: list[int], system: bool, m
         turn = model.prompter.prepare(given, params)
         assert turn.dropped == given[system : system + 2 * fewest]
         assert turn.messages == [*given[:system], *given[system + 2 * fewest :]]
+
+
+@pytest.mark.parametrize("messages", [None, 5, "x", [None], ["x"], iter(())])
+def test_what_is_no_list_of_messages_is_refused(model: Model, messages: Any) -> None:
+    with pytest.raises(InvalidParameter, match="messages"):
+        model.prompter.prepare(messages, GenerateParams())

@@ -78,14 +78,24 @@ def parse(kind: Any, text: str) -> Any:
     schema = schema_of(kind)
     if not _valid(schema, value):
         raise GenerationError("the answer does not satisfy its schema; ask again")
-    return value if isinstance(kind, Mapping) else _made(kind, value)
+    return value if isinstance(kind, Mapping) else _instance(kind, value)
 
 
 def instance(kind: Any, value: Any) -> Any:
     """A value of JSON as any type that a field may have. Raises GenerationError for what is none of it, Unsupported."""
     if not _valid(parameter_schema(kind), value):
         raise GenerationError(f"{shown(value)} is not valid")
-    return _made(kind, value)
+    return _instance(kind, value)
+
+
+def _instance(kind: Any, value: Any) -> Any:
+    """An instance of a value that is valid; what a class raises as it is made refuses the value."""
+    try:
+        return _made(kind, value)
+    except GenerationError:
+        raise
+    except Exception as error:
+        raise GenerationError(str(error) or type(error).__name__) from error
 
 
 def _valid(schema: dict[str, Any], value: Any) -> bool:

@@ -115,7 +115,7 @@ def _from_function(function: Callable[..., Any], schema_of: SchemaOf, where: str
     try:
         signature = inspect.signature(function)
         hints = get_type_hints(inner if inspect.isroutine(inner) else type(inner).__call__, include_extras=True)
-    except (TypeError, ValueError, NameError, AttributeError) as error:
+    except Exception as error:  # names that are not there, and whatever else evaluating annotations raises
         raise InvalidParameter(f"{where}: the signature of {named} cannot be read: {error}") from error
     description, about = documented(inspect.getdoc(inner) or "")
     parameters: dict[str, Any] = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}

@@ -134,6 +134,7 @@ def test_a_free_answer_is_what_it_was(model: Model) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"choices": []}, "choices=.*at least 1"),
         ({"regex": "[a-z"}, r'^regex: invalid regex "\[a-z": unclosed character class$'),
         ({"grammar": "start: nothing"}, "grammar: .*nothing"),
         ({"grammar": "root ::= ("}, "grammar: .*GBNF"),

@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from masks import matcher, walk
 
-from edgellm.constrain.parsed import parse, schema_of, strict_json
+from edgellm.constrain.parsed import instance, parse, schema_of, strict_json
 from edgellm.constrain.schema import prepare
 from edgellm.errors import GenerationError, InvalidParameter, Unsupported
 
@@ -186,3 +186,16 @@ def test_types_without_a_form_are_named_by_path() -> None:
 def test_what_is_no_type_of_objects_is_refused(kind: Any) -> None:
     with pytest.raises(InvalidParameter, match="a pydantic model, a dataclass"):
         schema_of(kind)
+
+
+def test_what_a_class_raises_as_it_is_made_refuses_the_answer() -> None:
+    @dataclasses.dataclass
+    class Moody:
+        mood: str
+
+        def __post_init__(self) -> None:
+            raise RuntimeError(f"not {self.mood}")
+
+    for made in (lambda: parse(Moody, '{"mood": "happy"}'), lambda: instance(Moody, {"mood": "happy"})):
+        with pytest.raises(GenerationError, match="not happy"):
+            made()
