@@ -34,6 +34,7 @@ Overflow = Literal["error", "drop-oldest"]
 KV_TYPES: tuple[str, ...] = get_args(KvType)
 DEFAULT_CTX = 8192  # tokens of a context that nobody asked for
 MICRO_BATCH = 512  # tokens of a pass
+FORMS = ("schema", "regex", "grammar", "choices")  # options that give an answer a form
 MAX_BREAKER = 40  # characters of a breaker of DRY, as in llama.cpp, which cuts longer ones
 
 ANSWER, SAMPLING, MODEL = "The answer", "Sampling", "The model"  # sections of help pages

@@ -54,14 +54,14 @@ class Toolbox:
             raise InvalidParameter(f"tools: {call.name} must be awaited; use arun()")
         if self._approve is not None and (said := self._approve(call)) is not True:
             return _result(call, _disapproved(said))
+        value, failed = _tried(function, arguments)
+        if inspect.iscoroutine(value):  # the function hides that it is one to be awaited
+            value.close()
+            raise InvalidParameter(f"tools: {call.name} must be awaited; use arun()")
         try:
-            value = function(**arguments)
-            if not inspect.iscoroutine(value):
-                return _result(call, _text(value))
+            return _result(call, failed or _text(value))
         except Exception as error:
             return _result(call, _failure(error))
-        value.close()  # the function hides that it is one to be awaited
-        raise InvalidParameter(f"tools: {call.name} must be awaited; use arun()")
 
     async def arun(self, call: ToolCall) -> Message:
         """The same for asyncio; what is no coroutine function runs in a thread."""
@@ -76,9 +76,10 @@ class Toolbox:
                 said = await said
             if said is not True:
                 return _result(call, _disapproved(said))
+        at_once = _awaited(function)
+        value, failed = _tried(function, arguments) if at_once else await to_thread(_tried, function, arguments)
         try:
-            value = function(**arguments) if _awaited(function) else await to_thread(function, **arguments)
-            return _result(call, _text(await value if inspect.isawaitable(value) else value))
+            return _result(call, failed or _text(await value if inspect.isawaitable(value) else value))
         except Exception as error:
             return _result(call, _failure(error))
 
@@ -100,6 +101,14 @@ def _awaited(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
+def _tried(function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Any, str]:
+    """What it returns, or what it raises, in words: no thread hands a StopIteration on, and who waits, waits on."""
+    try:
+        return function(**arguments), ""
+    except Exception as error:
+        return None, _failure(error)
+
+
 def _result(call: ToolCall, text: str) -> Message:
     if len(text) > MOST:
         text = f"{text[:MOST]}\n[cut: {len(text)} characters]"
@@ -114,7 +123,10 @@ def _text(value: Any) -> str:
 
 
 def _failure(error: Exception) -> str:
-    return f"error: {type(error).__name__}: {error}"
+    try:
+        return f"error: {type(error).__name__}: {error}"
+    except Exception:  # it cannot even be said
+        return f"error: {type(error).__name__}"
 
 
 def _disapproved(said: object) -> str:

@@ -107,6 +107,22 @@ def test_coroutines_are_awaited_and_functions_run_beside() -> None:
     assert [asyncio.run(box.arun(_call("later", a=a)))["content"][:6] for a in (1, 2)] == ["error:", "é2"]
 
 
+def test_whatever_a_tool_raises_is_told() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    def first() -> int:
+        return next(iter([]))
+
+    def mute() -> None:
+        raise Mute
+
+    box = Toolbox(tools_of([first, mute], schema_of))
+    assert _said(box, _call("first")) == "error: StopIteration: "
+    assert _said(box, _call("mute")) == "error: Mute"
+
+
 def test_what_hides_that_it_is_to_be_awaited_is_awaited() -> None:
     class Later:
         __name__ = "later"

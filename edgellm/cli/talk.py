@@ -18,12 +18,13 @@ from edgellm.cli.output import note
 from edgellm.cli.status import Status
 from edgellm.cli.wrap import WordWrap
 from edgellm.errors import EdgeLLMError, Unsupported
-from edgellm.params import GenerateParams, LoadParams
+from edgellm.params import FORMS, GenerateParams, LoadParams
 
 if TYPE_CHECKING:
     from edgellm import Chat, Chunk, Completion, Model
     from edgellm.cli.chats import Keeper
 
+CUT = {"length": "max_tokens", "timeout": "timeout"}  # what cuts an answer, by how it ended
 DIM = ("\x1b[2m", "\x1b[22m")  # on and off
 # Control characters would let an answer move the cursor or recolour the terminal; tab and line feed stay.
 HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
@@ -161,6 +162,8 @@ class Talk:
             note(f"the context is full: {oldest(done.dropped)} left out")
         if done.finish_reason == "length" and done.usage.completion_tokens != self.params.max_tokens:
             note(f"the answer ends here because the context of {self.model.n_ctx} tokens is full")
+        elif done.finish_reason in CUT and any(getattr(self.params, name) is not None for name in FORMS):
+            note(f"the answer was cut before it had its form; give it a larger {CUT[done.finish_reason]}")
 
 
 def oldest(dropped: Iterable[Mapping[str, Any]]) -> str:

@@ -10,9 +10,8 @@ from edgellm.constrain import library
 from edgellm.constrain.lark import checked
 from edgellm.constrain.values import plain
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.params import GenerateParams
+from edgellm.params import FORMS, GenerateParams
 
-OPTIONS = ("schema", "regex", "grammar", "choices")
 LONGEST = 1 << 16  # characters of an expression or a grammar
 LONGEST_GBNF = 1 << 14  # of one that is translated first, in Python
 MOST_CHOICES = 1 << 18  # characters of all of them: 20,000 of 13 take 0.1 s
@@ -20,7 +19,7 @@ MOST_CHOICES = 1 << 18  # characters of all of them: 20,000 of 13 take 0.1 s
 
 def asked(params: GenerateParams) -> tuple[str, Any] | None:
     """The option that gives the answer a form, and its value. Raises InvalidParameter for two of them."""
-    given = [(name, value) for name in OPTIONS if (value := getattr(params, name)) is not None]
+    given = [(name, value) for name in FORMS if (value := getattr(params, name)) is not None]
     if len(given) > 1:
         raise InvalidParameter(f"{given[0][0]} and {given[1][0]} are both given; an answer has one form")
     return given[0] if given else None

@@ -280,6 +280,9 @@ def test_the_command_line_reads_files(tmp_path: Any) -> None:
     words = ["--backend", "echo", "echo", "Who?"]
     done = CliRunner().invoke(run, [*words, "--json-schema", str(tmp_path / "schema.json")])
     assert set(json.loads(done.stdout)) == {"name", "age"}
+    assert "cut" not in done.stderr
+    cut = CliRunner().invoke(run, [*words, "--regex", "[a-z]{40}", "--max-tokens", "9"])
+    assert "the answer was cut before it had its form; give it a larger max_tokens" in cut.stderr
     refused = CliRunner().invoke(run, [*words, "--json-schema", str(tmp_path / "broken.json")])
     assert refused.exit_code == 2
     assert "not JSON" in refused.stderr
