@@ -20,7 +20,17 @@ _ROOMS = {
     "chat": ("Chat",),
     "engine.cancel": ("CancelToken",),
     "errors": ("EdgeLLMError",),
-    "events": ("CacheReport", "Chunk", "Completion", "Timings", "TokenLogprob", "ToolCall", "ToolCallDelta", "Usage"),
+    "events": (
+        "Activity",
+        "CacheReport",
+        "Chunk",
+        "Completion",
+        "Timings",
+        "TokenLogprob",
+        "ToolCall",
+        "ToolCallDelta",
+        "Usage",
+    ),
     "loading": ("load",),
     "model": ("Model",),
     "params": ("CacheParams", "GenerateParams", "LoadParams"),
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
     from edgellm.chat import Chat as Chat
     from edgellm.engine.cancel import CancelToken as CancelToken
     from edgellm.errors import EdgeLLMError as EdgeLLMError
+    from edgellm.events import Activity as Activity
     from edgellm.events import CacheReport as CacheReport
     from edgellm.events import Chunk as Chunk
     from edgellm.events import Completion as Completion

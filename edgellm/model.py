@@ -21,7 +21,7 @@ from edgellm.engine.engine import Engine
 from edgellm.engine.progress import OnProgress, checked_progress
 from edgellm.engine.reading import UNKNOWN, Source
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
-from edgellm.events import Chunk, Completion
+from edgellm.events import Activity, Chunk, Completion
 from edgellm.home import unkept
 from edgellm.kv.blocks import Block, root_key, sound
 from edgellm.kv.memory import MemoryTier
@@ -74,6 +74,10 @@ class Model:
     def threads(self) -> int:
         """Compute threads."""
         return self._engine.backend.threads
+
+    def activity(self) -> Activity:
+        """What its engine does now, and did since it was loaded."""
+        return self._engine.activity()
 
     # Text and tokens
 

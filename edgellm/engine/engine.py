@@ -33,6 +33,7 @@ from edgellm.engine.request import Request
 from edgellm.engine.reuse import Reuse
 from edgellm.engine.seats import Seats
 from edgellm.errors import Busy, Closed, ContextOverflow, Interrupted, InvalidParameter, NotEnoughMemory, Unsupported
+from edgellm.events import Activity
 from edgellm.kv.prefixes import UNNAMED, PrefixCache
 from edgellm.params import GenerateParams
 
@@ -156,6 +157,11 @@ class Engine:
         For what ends with an object: the collector may do that in the midst of anything, on any thread.
         """
         self._inbox.put(_Call(function, Future()))
+
+    def activity(self) -> Activity:
+        """What it does now, as one may see it from outside."""
+        running, passes = len(self._seats.running), self._passes
+        return Activity(running, max(0, len(self._unfinished) - running), passes.prefill, passes.decode)
 
     def stop_now(self, generation: Generation) -> None:
         """It has a stop reason: interrupt its pass if it is in one, and wake the thread."""

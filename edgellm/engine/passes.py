@@ -13,6 +13,7 @@ from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.seats import Seats
 from edgellm.engine.speculate import Speculation
 from edgellm.errors import Busy, Interrupted
+from edgellm.events import PassCount
 
 log = logging.getLogger("edgellm.engine")
 
@@ -29,6 +30,7 @@ class Passes:
         self._clock = clock
         self._in_pass: set[Generation] = set()  # whose prompts the pass in flight reads
         self._stopped = False
+        self.prefill = self.decode = PassCount()  # what was computed so far
 
     # Any thread
 
@@ -109,6 +111,10 @@ class Passes:
             elif row is not None:  # it becomes a token, where the backend has not chosen one
                 right += self._sample(request, row, drafts.get(request, []))
         fed = sum(len(step.tokens) for step in steps)
+        if reading:
+            self.prefill = self.prefill.plus(seconds, fed)
+        else:
+            self.decode = self.decode.plus(seconds, fed)
         if drafts or (not reading and fed == len(steps)):
             self.speculation.passed(len(steps), fed, len(steps) + right, seconds)
 

@@ -1,0 +1,96 @@
+"""create_app: the ASGI application with the routes of all dialects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from edgellm.errors import EdgeLLMError
+from edgellm.serve import ours, page
+from edgellm.serve.dialects import OPENAI, of_path
+from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
+from edgellm.serve.guard import Guard
+from edgellm.serve.models import Models
+from edgellm.serve.openai import chat, completions, embeddings, models
+from edgellm.serve.refusal import Refusal
+from edgellm.serve.settings import Serving
+from edgellm.serve.state import State
+
+log = logging.getLogger("edgellm.serve")
+
+# method, path, what the body must be, what answers it, what that does
+Row = tuple[str, str, type[Any], Callable[[Call[Any]], Any], str]
+ROWS: tuple[Row, ...] = (
+    ("GET", "/health", Empty, ours.health, "Whether the server is there."),
+    ("GET", "/metrics", Empty, ours.metrics, "What is counted, for Prometheus."),
+    ("GET", "/v1/edgellm/status", Empty, ours.status, "Models, cache, memory, machine and requests."),
+    ("GET", "/v1/edgellm/reports/{id}", Empty, ours.report, "Where the prompt of an answer came from, and why."),
+    ("POST", "/v1/edgellm/unload/{id:path}", Empty, ours.unload, "Unload a model."),
+    ("POST", "/v1/chat/completions", chat.ChatRequest, chat.chat, "Answer a conversation (OpenAI)."),
+    ("POST", "/v1/completions", completions.CompletionRequest, completions.completions, "Continue a text (OpenAI)."),
+    ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
+    ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
+    ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
+    ("GET", "/", Empty, page.index, "The page."),
+    ("GET", "/page/{path:path}", Empty, page.asset, "Its files."),
+)
+
+
+def create_app(serving: Serving, models: Models | None = None) -> ASGIApp:
+    """The application; whatever runs it must run its lifespan. models: those that it serves."""
+    models = models or Models(serving)
+    state = State(serving, models)
+    description = ours.described([(method, path, kind, said) for method, path, kind, _, said in ROWS])
+    page_of_it = ours.described_page(description)
+
+    async def openapi(_call: Call[Empty]) -> Reply:
+        return Reply(description)
+
+    async def docs(_call: Call[Empty]) -> Reply:
+        return Reply(page_of_it, media="text/html; charset=utf-8")
+
+    rows: list[Row] = [
+        *ROWS,
+        ("GET", "/openapi.json", Empty, openapi, "This description."),
+        ("GET", "/docs", Empty, docs, "The same for people."),
+    ]
+    routes = [
+        Route(path, Endpoint(state, path, of_path(path), kind, handler), methods=[method])
+        for method, path, kind, handler, _ in rows
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await models.close()
+
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_route, 405: _no_route})
+    return Guard(app, serving.params)
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    what = f"there is no {request.method} {request.url.path[:200]}"
+    why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
+    return JSONResponse(of_path(request.url.path).error(why), status)
+
+
+async def load_named(models: Models) -> None:
+    """Load the models that were named, one after another; what cannot be is said."""
+    for name in models.serving.named:
+        try:
+            async with models.use(models.find(name)):
+                pass
+        except EdgeLLMError as error:
+            log.error("%s cannot be loaded: %s", name, error)
+
+
+__all__ = ["OPENAI", "create_app", "load_named"]

@@ -1,0 +1,338 @@
+"""Models: what is there to be asked, and which of it is loaded: on demand, one at a time, until it is idle for long.
+
+name ──▶ find ──▶ Listed ──▶ use ──▶ Resident, loaded now or before ──▶ its Model, while somebody uses it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+
+import edgellm
+from edgellm import Model, ModelInfo, hub, machine
+from edgellm.config import read_config
+from edgellm.errors import EdgeLLMError, InvalidParameter, ModelNotFound, NotEnoughMemory
+from edgellm.hub.catalog import match
+from edgellm.serve.settings import FOREVER, Serving
+
+log = logging.getLogger("edgellm.serve")
+
+LOOK_SECONDS = 2.0  # between two looks for models that are idle
+SPARE = 20  # one part in so many of the memory stays available, or an idle model goes
+SHOWN = 12  # names that an error tells
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model that may be asked for. digest: SHA-256 in hex, "" where it is not known."""
+
+    name: str
+    path: Path
+    size: int
+    modified: float
+    digest: str = ""
+
+    @property
+    def modified_at(self) -> str:
+        """ISO 8601, in UTC."""
+        return datetime.fromtimestamp(self.modified, timezone.utc).isoformat(timespec="microseconds")
+
+
+@dataclass(eq=False)
+class Resident:
+    """A model that is loaded. users: requests that use it. keep: seconds that it stays behind the last one."""
+
+    listed: Listed
+    model: Model
+    keep: float
+    pinned: bool = False
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def expires(self) -> float | None:
+        """When it goes, by the monotonic clock; None: not by itself."""
+        return None if self.pinned or self.keep == FOREVER or self.users else self.used + self.keep
+
+
+class Models:
+    """For one event loop. load: opens a file."""
+
+    def __init__(self, serving: Serving, load: Callable[..., Model] = edgellm.load) -> None:
+        self.serving = serving
+        self._load = load
+        self._aliases = serving.params.aliases()
+        self._residents: dict[Path, Resident] = {}
+        self._loads: dict[Path, asyncio.Task[Resident]] = {}
+        self._loading = asyncio.Lock()
+        self._copies: dict[str, str] = {}  # names that clients gave to models
+        self._watch: asyncio.Task[None] | None = None
+        self.loading: str | None = None  # what is being loaded
+
+    # What there is
+
+    def listed(self) -> list[Listed]:
+        """Every model, those that were named first."""
+        found: dict[str, Listed] = {}
+        for each in self._all():
+            found.setdefault(each.name, each)
+        for name, model in self._copies.items():
+            if model in found:
+                each = found[model]
+                found.setdefault(name, Listed(name, each.path, each.size, each.modified, each.digest))
+        return list(found.values())
+
+    def _all(self) -> Iterator[Listed]:
+        for name in self.serving.named:
+            with suppress(EdgeLLMError):
+                yield self._named(name)
+        for stored in hub.ModelStore().list():
+            if not stored.problem:
+                pulled = datetime.fromisoformat(stored.pulled_at).timestamp() if stored.pulled_at else 0.0
+                yield Listed(stored.name, stored.path, stored.size, pulled, stored.files[0].sha256)
+        for folder in self.serving.params.folder:
+            yield from _in_folder(Path(folder).expanduser().resolve())
+
+    def _named(self, name: str) -> Listed:
+        """A model of the command line: a name, or a path, whose file's name stands for it."""
+        path = hub.resolve(name, offline=True)
+        stored = hub.find(name, hub.ModelStore()) if not os.path.exists(os.path.expanduser(name)) else None
+        if stored is not None:
+            pulled = datetime.fromisoformat(stored.pulled_at).timestamp() if stored.pulled_at else 0.0
+            return Listed(stored.name, stored.path, stored.size, pulled, stored.files[0].sha256)
+        alias = read_config().aliases.get(name)
+        return _of_path(name if alias else path.stem if path.is_file() else path.name, path)
+
+    def find(self, name: str | None) -> Listed:
+        """The model that a client calls `name`; without one that named first. Raises ModelNotFound, with the names
+        there are, InvalidParameter where it stands for several."""
+        known = {each.name: each for each in self.listed()}
+        if not name:
+            default = next(iter(known), None) if self.serving.named else read_config().model
+            if default is None:
+                raise self._unknown("the request names no model", known)
+            name = default
+        for asked in self._meant(name):
+            found = match(asked, known)
+            if found is not None:
+                return known[found]
+        as_path = self._allowed(name)
+        if as_path is None:
+            raise self._unknown(f"the model {name[:200]!r} is not here", known)
+        return as_path
+
+    def _meant(self, name: str) -> Iterator[str]:
+        """What a name may stand for, as it is first."""
+        yield name
+        if name.endswith(":latest"):
+            yield name.removesuffix(":latest")
+        for pattern, model in self._aliases.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                yield model
+                with suppress(EdgeLLMError):
+                    yield self._named(model).name
+        with suppress(InvalidParameter):
+            yield read_config().named(name)
+
+    def _allowed(self, name: str) -> Listed | None:
+        """A file by its path, in a folder whose models may be asked for, or named on the command line."""
+        if "\0" in name or len(name) > 4096:
+            return None
+        with suppress(OSError, ValueError, RuntimeError, EdgeLLMError):
+            named = [self._path_of(each) for each in self.serving.named]
+            folders = [Path(folder).expanduser().resolve() for folder in self.serving.params.folder]
+            for base in (None, *folders):
+                path = Path(name) if base is None else base / name
+                real = path.resolve()
+                inside = any(folder in real.parents for folder in folders)
+                if (path.is_absolute() and inside and real.exists()) or real in named:
+                    return _of_path(real.stem if real.is_file() else real.name, real)
+        return None
+
+    @staticmethod
+    def _path_of(name: str) -> Path | None:
+        try:
+            return hub.resolve(name, offline=True).resolve()
+        except EdgeLLMError:
+            return None
+
+    def _unknown(self, what: str, known: dict[str, Listed]) -> ModelNotFound:
+        names = list(known)
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        there = (
+            f"there are: {', '.join(names[:SHOWN])}{more}" if names else "there is none: `edgellm pull` fetches some"
+        )
+        return ModelNotFound(f"{what}; {there}")
+
+    def copy(self, source: str, name: str) -> None:
+        """Another name of a model, until the server ends. Raises ModelNotFound, InvalidParameter."""
+        listed = self.find(source)
+        if not name or len(name) > 200 or set(name) & set("\0\n\r\\") or name.startswith((".", "/")):
+            raise InvalidParameter(f"{name[:100]!r} is no name for a model")
+        self._copies[name] = listed.name
+
+    async def delete(self, name: str) -> None:
+        """Unload a model and remove it from the store; of a name that `copy` gave only that. Raises ModelNotFound,
+        InvalidParameter for one that is not in the store."""
+        if self._copies.pop(name, None) is not None:
+            return
+        listed = self.find(name)
+        stored = hub.find(listed.name, hub.ModelStore())
+        if stored is None or stored.path != listed.path:
+            raise InvalidParameter(f"{listed.name} is a file outside of the store, which is not removed from here")
+        await self.unload(listed)
+        await asyncio.to_thread(hub.ModelStore().remove, stored.name)
+
+    # What is loaded
+
+    def residents(self) -> list[Resident]:
+        return list(self._residents.values())
+
+    def resident(self, listed: Listed) -> Resident | None:
+        """The model, if it is loaded."""
+        return self._residents.get(listed.path)
+
+    @asynccontextmanager
+    async def use(self, listed: Listed, keep: float | None = None) -> AsyncIterator[Model]:
+        """The model, loaded if it is not; it stays while it is used. keep: seconds behind that, from now on; the
+        settings' unless somebody said otherwise. Raises what `edgellm.load` raises."""
+        resident = await self._loaded(listed)
+        if keep is not None:
+            resident.keep = keep
+        resident.users += 1
+        try:
+            yield resident.model
+        finally:
+            resident.users -= 1
+            resident.used = time.monotonic()
+            if resident.keep == 0 and not resident.users and not resident.pinned:
+                await asyncio.shield(self.unload(listed))
+
+    async def _loaded(self, listed: Listed) -> Resident:
+        """The model, loaded by now. Who waits may go away: it is loaded all the same, for whoever asks next."""
+        resident = self._residents.get(listed.path)
+        if resident is not None:
+            return resident
+        load = self._loads.get(listed.path)
+        if load is None:
+            load = self._loads[listed.path] = asyncio.get_running_loop().create_task(self._load_now(listed))
+            load.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
+        return await asyncio.shield(load)
+
+    async def _load_now(self, listed: Listed) -> Resident:
+        self._start_watch()
+        params = self.serving.load
+        try:
+            async with self._loading:
+                self.loading = listed.name
+                needed = await asyncio.to_thread(_needed, listed.path, params.ctx)
+                while (available := machine.memory().available) and needed > available and await self._drop_idle():
+                    pass
+                while True:
+                    try:
+                        return self._put(listed, await asyncio.to_thread(self._load, listed.path, params))
+                    except NotEnoughMemory:
+                        if not await self._drop_idle():
+                            raise
+        finally:
+            self.loading = None
+            del self._loads[listed.path]
+
+    def _put(self, listed: Listed, model: Model) -> Resident:
+        params = self.serving.params
+        pinned = any(listed.path == self._path_of(name) for name in self.serving.named)
+        resident = self._residents[listed.path] = Resident(listed, model, params.keep_alive, pinned)
+        log.info("%s is loaded: %s", listed.name, model.info.engine_reason)
+        return resident
+
+    async def unload(self, listed: Listed) -> bool:
+        """Whether it was loaded. What runs ends with Closed."""
+        resident = self._residents.pop(listed.path, None)
+        if resident is None:
+            return False
+        await asyncio.to_thread(resident.model.close)
+        log.info("%s is unloaded", listed.name)
+        return True
+
+    async def _drop_idle(self) -> bool:
+        """Unload the model that was used least recently, of those that nobody uses."""
+        idle = [each for each in self._residents.values() if not each.users and not each.pinned]
+        return bool(idle) and await self.unload(min(idle, key=lambda each: each.used).listed)
+
+    def _start_watch(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Unload what was idle for its time, and what is idle while memory is short."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                now = time.monotonic()
+                for each in self.residents():
+                    if each.expires is not None and each.expires <= now:
+                        await self.unload(each.listed)
+                memory = machine.memory()
+                if memory.available and memory.available < memory.total // SPARE and await self._drop_idle():
+                    log.warning("memory is short: %d MiB are available", memory.available >> 20)
+            except Exception:
+                log.exception("looking for idle models failed")
+
+    async def close(self) -> None:
+        """Unload everything."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        for load in list(self._loads.values()):
+            with suppress(Exception):
+                await load
+        for each in self.residents():
+            await self.unload(each.listed)
+
+
+def _of_path(name: str, path: Path) -> Listed:
+    path = path.resolve()
+    stat = path.stat()
+    size = stat.st_size if path.is_file() else sum(each.stat().st_size for each in path.iterdir() if each.is_file())
+    return Listed(name, path, size, stat.st_mtime)
+
+
+def _in_folder(folder: Path) -> Iterator[Listed]:
+    """The GGUF files under a folder, of split ones the first, and the ONNX folders; by their paths in it."""
+    for path in sorted(folder.rglob("*")):
+        split = path.stem.rpartition("-of-")[0]
+        later = bool(split) and not split.endswith("00001")
+        onnx = path.is_dir() and any(path.glob("*.onnx"))
+        with suppress(OSError, ValueError):
+            if (onnx or (path.suffix == ".gguf" and path.is_file() and not later)) and folder in path.resolve().parents:
+                name = path.relative_to(folder)
+                yield _of_path((name if onnx else name.with_suffix("")).as_posix(), path)
+
+
+@lru_cache(64)
+def _info(path: Path, _changed: float) -> ModelInfo:
+    return edgellm.inspect(path)
+
+
+def info_of(listed: Listed) -> ModelInfo:
+    """What its file says; read once. Raises what `edgellm.inspect` does."""
+    return _info(listed.path, listed.modified)
+
+
+def _needed(path: Path, ctx: int | None) -> int:
+    """Bytes that a model takes; 0 where its file does not say."""
+    try:
+        info = edgellm.inspect(path)
+        context = edgellm.context_that_fits(info, ctx, 0)
+        return edgellm.memory_needed(info, context)
+    except EdgeLLMError:  # loading says it better
+        return 0

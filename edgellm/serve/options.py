@@ -1,0 +1,71 @@
+"""Options of an answer in the requests of clients: those of GenerateParams, by their names, in every dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from edgellm import GenerateParams
+from edgellm.errors import InvalidParameter
+from edgellm.option import Biases, Choice, Flag, Option, Real, Rule, Strings, Whole
+
+NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
+"""What requests may have beside the fields of their protocol, whose words for these three are their own."""
+
+
+def _described(schema: dict[str, Any]) -> None:
+    """The options in the JSON Schema of a request, for OpenAPI."""
+    properties = schema.setdefault("properties", {})
+    for name in NAMES:
+        properties.setdefault(name, {"anyOf": [_schema(GenerateParams.OPTIONS[name]), {"type": "null"}]})
+
+
+class Request(BaseModel):
+    """A request: the fields of its protocol, and options by GenerateParams' names."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_described, protected_namespaces=())
+
+    def options(self) -> dict[str, Any]:
+        """Those that were given, as GenerateParams takes them. Raises InvalidParameter."""
+        return {name: taken(name, value) for name, value in (self.model_extra or {}).items() if name in NAMES}
+
+    def unknown(self) -> list[str]:
+        """Fields that nobody here knows."""
+        return [name for name in self.model_extra or {} if name not in NAMES]
+
+
+def taken(name: str, value: Any) -> Any:
+    """The value of an option as JSON has it, as GenerateParams takes it: numbers have one kind there, keys are texts,
+    and what is empty is not given."""
+    rule = GenerateParams.OPTIONS[name].rule
+    if isinstance(rule, Whole) and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(rule, Strings):
+        listed = [value] if isinstance(value, str) else value
+        return [each for each in listed if each != ""] if isinstance(listed, list) else value
+    if isinstance(rule, Biases) and isinstance(value, Mapping):
+        try:
+            return {int(token): bias for token, bias in value.items()}
+        except ValueError:
+            raise InvalidParameter(f"{name}: its keys must be token ids") from None
+    return value
+
+
+def _schema(option: Option) -> dict[str, Any]:
+    return {**_of_rule(option.rule), "description": option.meaning}
+
+
+def _of_rule(rule: Rule) -> dict[str, Any]:
+    if isinstance(rule, Whole):
+        return {"type": "integer", "minimum": rule.low, "maximum": rule.high}
+    if isinstance(rule, Real):
+        return {"type": "number", "minimum": rule.low}
+    if isinstance(rule, Flag):
+        return {"type": "boolean"}
+    if isinstance(rule, Choice):
+        return {"enum": list(rule.choices)}
+    if isinstance(rule, Strings):
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    return {"type": "object"} if isinstance(rule, Biases) else {"type": "string"}
