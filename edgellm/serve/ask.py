@@ -20,6 +20,7 @@ from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
+EFFORT = "reasoning_effort"  # the variable of templates that says how much a model thinks
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -28,9 +29,9 @@ _makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="edgellm-prompt")
 
 @dataclass(frozen=True)
 class Ask:
-    """messages, or a prompt: a text or token ids. thinking: whether the model shall; where it cannot choose, as it
-    does. variables: of the chat template. one_call: the answer ends behind its first call of a tool. keep: seconds that
-    the model stays loaded behind it; None: the settings'."""
+    """messages, or a prompt: a text or token ids, or `make`: what makes one for the model. thinking: whether the model
+    shall; where it cannot choose, as it does. variables: of the chat template. one_call: the answer ends behind its
+    first call of a tool. keep: seconds that the model stays loaded behind it; None: the settings'."""
 
     messages: Sequence[Message] = ()
     prompt: str | list[int] | None = None
@@ -41,6 +42,7 @@ class Ask:
     variables: Mapping[str, Any] = field(default_factory=dict)
     one_call: bool = False
     keep: float | None = None
+    make: Callable[[Model], list[int] | Turn] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,14 @@ Follow = Callable[["Answering", Completion], object]
 class Answering:
     """An answer on its way. `begin` first, then `events` or `whole`. Whoever holds it closes `stack`.
 
-    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for.
+    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for; loaded: when its
+    model was there.
     """
 
     def __init__(self, models: Models, listed: Listed, ask: Ask, stack: AsyncExitStack) -> None:
         self.listed = listed
         self.ask = ask
-        self.begun = time.monotonic()
+        self.begun = self.loaded = time.monotonic()
         self.followers: list[Follow] = []
         self.cancel = CancelToken()
         self._models = models
@@ -98,6 +101,7 @@ class Answering:
 
     async def _begin(self) -> None:
         self._model = await self._stack.enter_async_context(self._models.use(self.listed, self.ask.keep))
+        self.loaded = time.monotonic()
         self._prompt = await beside(lambda: prompt_of(self.model, self.ask))
         self._check_length()
 
@@ -228,10 +232,14 @@ async def beside(function: Callable[[], Any]) -> Any:
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     """What the model is given. A template that refuses the order of the roles is given the same words in one that all
     take. Raises what `Prompter.prepare` raises."""
+    if ask.make is not None:
+        return ask.make(model)
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
-    if ask.thinking is not None and _can_switch(model, ask.thinking):
+    if EFFORT not in model.prompter.template.variables:  # clients ask it of any model
+        given.pop(EFFORT, None)
+    if ask.thinking is not None and can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 
     def prepared(messages: Sequence[Message]) -> Turn:
@@ -256,7 +264,7 @@ def _known_role(model: Model, message: Message) -> Message:
     return message
 
 
-def _can_switch(model: Model, thinking: bool) -> bool:
+def can_switch(model: Model, thinking: bool) -> bool:
     """Whether a model can be told to think, or not to. Clients ask it of any."""
     from edgellm.errors import Unsupported
 
