@@ -13,7 +13,7 @@ import numpy as np
 import ollama
 import pytest
 from ollama import AsyncClient, Client
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from serving import Running, running
 
 from edgellm.errors import InvalidParameter
@@ -90,6 +90,7 @@ def test_whether_a_model_shall_think_may_be_said_to_any(client: Client, think: A
 
 
 class Invoice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     number: int
     paid: bool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -21,7 +22,7 @@ from edgellm.serve.openai.embeddings import MOST, Text, vectors
 from edgellm.serve.options import Request
 from edgellm.serve.refusal import TOO_LONG, Refusal
 
-AROUND = 8  # tokens, that a model may want around a text
+END = 2  # tokens at most that a model may want behind a text
 CUT = "x-edgellm-truncated"  # header: which texts were cut, counted from 0
 
 
@@ -102,10 +103,6 @@ def _vectors(model: Model, texts: list[str], may_cut: bool) -> tuple[Rows, int, 
 
 def _beginning(model: Model, text: str) -> str:
     """As much of a text as the model holds."""
-    tokens = model.encode(text, bos=False)
-    room = model.n_ctx - AROUND
-    while len(tokens) > room:
-        text = model.decode(tokens[:room])
-        tokens = model.encode(text, bos=False)
-        room -= AROUND  # if the text of those tokens has more of them by itself
-    return text
+    room = model.n_ctx - (END if model.info.can_generate else 0)  # an encoder's tokens are all in what `encode` gives
+    too_long = bisect_left(range(len(text) + 1), True, key=lambda size: len(model.encode(text[:size])) > room)
+    return text[: too_long - 1] if too_long <= len(text) else text
