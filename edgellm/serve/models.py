@@ -132,16 +132,15 @@ class Models:
 
     def _meant(self, name: str) -> Iterator[str]:
         """What a name may stand for, as it is first."""
-        yield name
-        if name.endswith(":latest"):
-            yield name.removesuffix(":latest")
+        names = [name, name.removesuffix(":latest")] if name.endswith(":latest") else [name]
+        yield from names
         for pattern, model in self._aliases.items():
-            if fnmatch.fnmatchcase(name, pattern):
+            if any(fnmatch.fnmatchcase(each, pattern) for each in names):
                 yield model
                 with suppress(EdgeLLMError):
                     yield self._named(model).name
         with suppress(InvalidParameter):
-            yield read_config().named(name)
+            yield from map(read_config().named, names)
 
     def _allowed(self, name: str) -> Listed | None:
         """A file by its path, in a folder whose models may be asked for, or named on the command line."""

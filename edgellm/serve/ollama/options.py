@@ -18,6 +18,7 @@ from edgellm.serve.options import NAMES, Request, taken
 
 SAME_BY = {"num_predict": "max_tokens", "repeat_last_n": "penalty_last_n"}
 """Options that edgellm calls otherwise."""
+HONOURED = {*NAMES, *SAME_BY, "max_tokens"}
 
 
 class Asking(Request):
@@ -53,7 +54,7 @@ def of_options(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in given.items():
         ours = SAME_BY.get(name, name)
-        if value is not None and (ours in NAMES or ours == "max_tokens"):
+        if value is not None and name in HONOURED:
             found[ours] = taken(ours, value)
     most, seed = found.get("max_tokens"), found.get("seed")
     if isinstance(most, int) and most <= 0:  # until the end, or as far as the context goes
@@ -77,7 +78,7 @@ def ignored(call: Call[Any], listed: Listed, *more: str) -> dict[str, str]:
     if think not in (None, "") and resident is not None and not can_switch(resident.model, bool(think)):
         names.add("think")
     for name, value in given.items():
-        if value is None or name in NAMES or name in SAME_BY or (name == "mirostat" and not value):
+        if value is None or name in HONOURED or (name == "mirostat" and not value):
             continue
         enough = name == "num_ctx" and resident is not None and isinstance(value, int) and value <= resident.model.n_ctx
         if not enough:
