@@ -75,7 +75,7 @@ def test_zed_finds_every_field_that_it_decodes(client: httpx.Client) -> None:
     found = lines(client.post("/api/chat", json=given))
     assert all(isinstance(each["message"]["content"], str) and each["message"]["role"] == "assistant" for each in found)
     assert all(isinstance(each["created_at"], str) and each["model"] == "smollm2:latest" for each in found)
-    assert found[-1]["eval_count"] == 6
+    assert 1 <= found[-1]["eval_count"] <= 6
 
 
 def test_vs_code_finds_what_it_goes_by(client: httpx.Client) -> None:
@@ -165,6 +165,9 @@ def test_what_cannot_be_had_is_said(client: httpx.Client) -> None:
     reply = client.post("/api/nothing", json={})
     assert (reply.status_code, set(reply.json())) == (404, {"error"})
     assert client.get("/api/chat").status_code == 405
+    described = client.get("/openapi.json").json()["components"]["schemas"]
+    assert {"options", "messages", "min_p"} <= set(described["OllamaChatRequest"]["properties"])
+    assert "max_completion_tokens" in described["ChatRequest"]["properties"]
 
 
 # A model whose answers are known

@@ -43,12 +43,15 @@ async def generate(call: Call[GenerateRequest]) -> Reply | Stream:
     listed = wire.found(call.state.models, body.model)
     name = body.model or listed.name
     keep = wire.seconds_of(body.keep_alive)
-    if not body.prompt and not body.system and not body.suffix:
+    for field, why in REFUSED.items():
+        if getattr(body, field):
+            raise Unsupported(f"{field}: {why}")
+    more = ("system",) if body.system and (body.context or not body.prompt) else ()
+    if not body.prompt:
         reason = await wire.kept(call, listed, keep)
         about = {"model": name, "created_at": wire.stamp(), **EMPTY, "done": True, "done_reason": reason}
-        return Reply(about, headers=ignored(call, listed))
+        return Reply(about, headers=ignored(call, listed, *more))
     answering = call.answering(listed, _ask(body, keep))
-    more = ("system",) if body.system and body.context else ()
     if body.stream is not False:
         await answering.begin(patience=HEADERS_SECONDS)
         return Stream(_lines(name, body, answering), wire.failed, LINES, ignored(call, listed, *more))
@@ -63,9 +66,6 @@ async def generate(call: Call[GenerateRequest]) -> Reply | Stream:
 
 
 def _ask(body: GenerateRequest, keep: float | None) -> Ask:
-    for name, why in REFUSED.items():
-        if getattr(body, name):
-            raise Unsupported(f"{name}: {why}")
     if body.raw and (body.system or body.context):
         raise InvalidParameter("raw: a raw prompt takes neither system nor context; put them into it")
     thinking, variables = wire.think_of(body.think)

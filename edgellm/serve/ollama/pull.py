@@ -51,7 +51,7 @@ async def _statuses(name: str, offline: bool) -> AsyncGenerator[dict[str, Any]]:
     """What happens, the last of it again at least every BEAT_SECONDS. Closing it stops the pull; what had come is kept
     for the next one."""
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    arrived: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     gone = threading.Event()
 
     def tell(event: hub.PullEvent) -> None:
@@ -62,17 +62,17 @@ async def _statuses(name: str, offline: bool) -> AsyncGenerator[dict[str, Any]]:
     last: dict[str, Any] = {"status": "pulling manifest"}
     yield last
     pulling = loop.run_in_executor(_pullers, lambda: hub.pull(name, offline=offline, progress=tell))
+    pulling.add_done_callback(lambda _: arrived.put_nowait(None))
     try:
-        while not (pulling.done() and arrived.empty()):
-            coming = asyncio.ensure_future(arrived.get())
-            either: set[asyncio.Future[Any]] = {pulling, coming}
-            await asyncio.wait(either, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                last = coming.result()
-            else:
-                coming.cancel()
-            if coming.done() or not pulling.done():
-                yield last
+        while True:
+            try:
+                status = await asyncio.wait_for(arrived.get(), BEAT_SECONDS)
+            except asyncio.TimeoutError:
+                status = last
+            if status is None:
+                break
+            last = status
+            yield last
         await pulling
     finally:
         gone.set()

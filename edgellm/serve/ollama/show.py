@@ -60,7 +60,7 @@ def _model_info(listed: Listed, info: ModelInfo, context: int) -> dict[str, Any]
     """What the header of a GGUF file says, lists as null; of other files the same as far as it is known.
 
     context_length is what may be asked here, by which clients size their prompts, and not what the model was trained
-    for, which is beside it."""
+    for, which is beside it under a name that none of them takes for it."""
     arch = info.architecture
     about: dict[str, Any] = {"general.basename": info.name}
     if info.format == "gguf":
@@ -78,5 +78,5 @@ def _model_info(listed: Listed, info: ModelInfo, context: int) -> dict[str, Any]
         f"{arch}.context_length": context,
         f"{arch}.embedding_length": info.n_embd,
         f"{arch}.vocab_size": info.n_vocab,
-        "edgellm.trained_context_length": info.n_ctx_train,
+        "edgellm.trained_context": info.n_ctx_train,
     }
