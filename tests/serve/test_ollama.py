@@ -204,6 +204,8 @@ def test_vectors_have_the_length_1(client: Client) -> None:
 def test_models_are_listed_and_shown(client: Client, server: Running) -> None:
     listed = {each.model: each for each in client.list().models}
     minilm = listed["minilm:latest"]
+    assert "smollm2:latest" in listed  # its alias, by which clients are told to ask for it
+    assert not any("*" in (name or "") for name in listed)
     assert minilm.details is not None
     assert (minilm.details.format, minilm.details.family) == ("gguf", "bert")
     assert minilm.size
@@ -221,6 +223,8 @@ def test_models_are_listed_and_shown(client: Client, server: Running) -> None:
     assert shown.parameters is not None
     assert shown.parameters.split() == ["num_ctx", "8192"]
     assert "embedding" in (client.show("minilm:latest").capabilities or ())
+    with pytest.raises(ollama.ResponseError, match="another name of"):
+        client.delete(MODEL)
     with pytest.raises(ollama.ResponseError, match=r'model "nothing" not found, try pulling it first.*minilm') as none:
         client.show("nothing")
     assert none.value.status_code == 404

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
 
 from edgellm import ModelInfo, __version__, memory_needed
 from edgellm.errors import EdgeLLMError, InvalidParameter
+from edgellm.hub.catalog import match
 from edgellm.serve.endpoint import Call, Empty, Reply
-from edgellm.serve.models import Listed, Resident, info_of
+from edgellm.serve.models import Listed, Models, Resident, info_of
 from edgellm.serve.ollama import wire
 from edgellm.serve.refusal import Refusal
 
@@ -48,8 +52,17 @@ async def version(_call: Call[Empty]) -> Reply:
 
 
 async def tags(call: Call[Empty]) -> Reply:
-    listed = call.state.models.listed()
+    listed = [*call.state.models.listed(), *_aliases(call.state.models)]
     return Reply({"models": await asyncio.to_thread(lambda: [_listed(each) for each in listed])})
+
+
+def _aliases(models: Models) -> Iterator[Listed]:
+    """Models by their other names, of which some clients want to see the one that they are told to ask for."""
+    own = {each.name for each in models.listed()}
+    for name in models.serving.params.aliases():
+        if name not in own and not set(name) & set("*?["):
+            with suppress(EdgeLLMError):
+                yield replace(models.find(name), name=name)
 
 
 async def ps(call: Call[Empty]) -> Reply:
@@ -59,7 +72,11 @@ async def ps(call: Call[Empty]) -> Reply:
 
 async def delete(call: Call[Named]) -> Reply:
     models = call.state.models
-    await models.delete(wire.found(models, call.body.wanted()).name)
+    name = call.body.wanted()
+    listed = wire.found(models, name)
+    if match(name.removesuffix(":latest"), [listed.name]) is None:
+        raise InvalidParameter(f"{name[:200]} is another name of {listed.name}, which is deleted by its own alone")
+    await models.delete(listed.name)
     return Reply({"status": "success"})
 
 
