@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter
-from edgellm.option import Biases, Choice, Flag, Option, Real, Rule, Strings, Whole
+from edgellm.option import Biases, Choice, Flag, Real, Rule, Strings, Whole
 
 NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
 """What requests may have beside the fields of their protocol, whose words for these three are their own."""
@@ -19,7 +19,9 @@ def _described(schema: dict[str, Any]) -> None:
     """The options in the JSON Schema of a request, for OpenAPI."""
     properties = schema.setdefault("properties", {})
     for name in NAMES:
-        properties.setdefault(name, {"anyOf": [_schema(GenerateParams.OPTIONS[name]), {"type": "null"}]})
+        option = GenerateParams.OPTIONS[name]
+        about = {"anyOf": [_of_rule(option.rule), {"type": "null"}], "description": option.meaning}
+        properties.setdefault(name, about)
 
 
 class Request(BaseModel):
@@ -51,10 +53,6 @@ def taken(name: str, value: Any) -> Any:
         except ValueError:
             raise InvalidParameter(f"{name}: its keys must be token ids") from None
     return value
-
-
-def _schema(option: Option) -> dict[str, Any]:
-    return {**_of_rule(option.rule), "description": option.meaning}
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:
