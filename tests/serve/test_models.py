@@ -176,7 +176,7 @@ def test_idle_models_go_and_named_ones_stay(folder: Path, monkeypatch: pytest.Mo
         assert loaded() == {"one"}
 
 
-def test_names_that_are_wrong_are_told_with_those_that_are_right(server: Running) -> None:
+def test_wrong_names_are_told_with_the_right_ones(server: Running) -> None:
     answer = httpx.post(f"{server.url}/v1/completions", json={"model": "smolm2", "prompt": "a"})
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"
