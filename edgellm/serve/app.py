@@ -86,12 +86,12 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return JSONResponse(of_path(request.url.path).error(why), status)
 
 
-async def load_named(models: Models) -> None:
+async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
     """Load the models that were named, one after another; what cannot be is said."""
     for name in models.serving.named:
         try:
-            async with models.use(models.find(name)):
-                pass
+            async with models.use(models.find(name)) as model:
+                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
         except EdgeLLMError as error:
             log.error("%s cannot be loaded: %s", name, error)
 
