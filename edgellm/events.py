@@ -12,11 +12,16 @@ calls of tools; cancelled, timeout: as they say."""
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. cached_tokens of prompt_tokens were reused, not computed."""
+    """Token counts. cached_tokens of prompt_tokens were reused, not computed.
+
+    reasoning_tokens of completion_tokens were reasoning: those behind the mark that opens it, up to the one that closes
+    it and with that, as `thinking_budget` counts them.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,8 @@ class Completion:
 
     tokens: ids of the answer, without the stop token. dropped: the messages a chat left out to fit the context.
     parsed: what an answer with a form stands for (`GenerateParams.schema`: the value, or an instance of its class; else
-    the text); None where none was asked for or the answer was cut.
+    the text); None where none was asked for or the answer was cut. stop_string: which of `GenerateParams.stop` ended
+    it, and is no part of it; None where something else did.
     """
 
     text: str
@@ -129,6 +135,7 @@ class Completion:
     parsed: Any = None
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
+    stop_string: str | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -135,7 +135,7 @@ class AnswerBuilder:
             text=self._hearing.text,
             tokens=self.tokens,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
-            usage=Usage(len(self.history) - len(self.tokens), reused, len(self.tokens)),
+            usage=Usage(len(self.history) - len(self.tokens), reused, len(self.tokens), self._hearing.reasoning_tokens),
             timings=timings,
             cache=cache,
             backend=self._backend.name,
@@ -144,6 +144,7 @@ class AnswerBuilder:
             logprobs=self._logprobs,
             reasoning=self._hearing.reasoning,
             tool_calls=calls,
+            stop_string=self._stops.found,
         )
         return self._chunk(heard if self._deliver is not None else Heard(whole.text, whole.reasoning), whole)
 

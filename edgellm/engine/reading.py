@@ -68,12 +68,14 @@ class Hearing:
     """What one answer has brought so far. reading: None where all of it is text.
 
     budget: tokens of reasoning; where it is used up, `due` has the tokens that come next, whatever the model would say.
+    reasoning_tokens: those that came while reasoning was open, so those that closed it are among them.
     """
 
     def __init__(self, reading: Reading | None, budget: int | None) -> None:
         self.controls: Mapping[int, bytes] = {} if reading is None else reading.controls
         self.never: Sequence[int] = () if reading is None else reading.never
         self.due: deque[int] = deque()
+        self.reasoning_tokens = 0
         self._reader = None if reading is None else reading.reader()
         self._closing = () if reading is None else tuple(reading.closing)
         self._left = budget
@@ -97,6 +99,7 @@ class Hearing:
         """The text that a token brings. inside: it ends within a character, where nothing can be closed."""
         thinking = self._reader is not None and self._reader.thinking
         heard = Heard(text) if self._reader is None else self._reader.feed(text)
+        self.reasoning_tokens += thinking
         if self._left is not None and thinking:
             self._left -= 1
             if not inside:

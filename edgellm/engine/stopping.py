@@ -15,6 +15,8 @@ class StopStrings:
     The string that is complete first wins; of several that end at the same character, the one that begins first.
 
     Some of the text is matched and not shown: that of control tokens. What comes out has none of it.
+
+    found: the stop string that was found, None before.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -38,6 +40,7 @@ class StopStrings:
                 self._suffix[child] = self._step(self._suffix[node], char)
                 self._match[child] = self._match[child] or self._match[self._suffix[child]]
                 queue.append(child)
+        self.found: str | None = None
         self._node = 0
         self._held = ""
         self._hidden: set[int] = set()  # positions in what is held that are not shown
@@ -57,7 +60,9 @@ class StopStrings:
         for index in range(len(self._held), len(seen)):
             self._node = self._step(self._node, seen[index])
             if self._match[self._node]:
-                return self._release(seen[: index + 1 - self._match[self._node]], ""), True
+                start = index + 1 - self._match[self._node]
+                self.found = seen[start : index + 1]
+                return self._release(seen[:start], ""), True
         certain = len(seen) - self._depth[self._node]
         return self._release(seen[:certain], seen[certain:]), False
 
