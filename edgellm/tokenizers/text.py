@@ -105,6 +105,11 @@ class TextTokenizer:
         """The texts and ids of the tokens that no merging makes: control tokens and what a user defined."""
         return {added.content: token for token, added in self._added_tokens()}
 
+    def marks(self, template: str) -> set[str]:
+        """See `edgellm.backends.base.Tokenizer`."""
+        added = [each for _, each in self._added_tokens()]
+        return {each.content for each in added if each.special or (each.content.strip() and each.content in template)}
+
     def _piece(self, token: int, special: bool) -> bytes:
         added = self._added.get(token)
         if added is not None:
