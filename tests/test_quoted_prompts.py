@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,11 +19,11 @@ from tiny_onnx import write_decoder
 
 import edgellm
 from edgellm.backends.echo import IM_END, IM_START, EchoBackend
-from edgellm.engine.quotes import QUOTE
-from edgellm.errors import TemplateError
+from edgellm.engine.quotes import QUOTE, Quotes
+from edgellm.errors import EdgeLLMError, TemplateError
 from edgellm.model import Model
 from edgellm.params import GenerateParams
-from edgellm.prompter import Turn
+from edgellm.prompter import Prompter, Turn
 
 START, END = "<|bos|>", "<|end|>"
 TEMPLATE = (
@@ -215,6 +216,43 @@ ROLES = (
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     "{# {{ tools }}<think></think> #}"
 )
+
+
+MARK = re.compile(r"<[^<>\s'\"{}%]{1,40}>|\[/?[A-Z_]+\]")
+
+
+def talks(content: str) -> list[list[dict[str, Any]]]:
+    calls = {"role": "assistant", "content": "", "tool_calls": [call("call00001")]}
+    result = {"role": "tool", "name": "f", "content": content, "tool_call_id": "call00001"}
+    part = {"type": "text", "text": content}
+    return [
+        [user(content)],
+        [user(content), {"role": "assistant", "content": "Yes."}, user(content)],
+        [user(content), calls, result],
+        [user([part, part])],
+    ]
+
+
+def test_templates_of_published_models_keep_texts_apart(published_templates: dict[str, str]) -> None:
+    """In a vocabulary whose control tokens are all marks of a template, and for messages that hold all of them."""
+    seen = 0
+    for name, source in published_templates.items():
+        marks = {text: 300 + at for at, text in enumerate(sorted({*MARK.findall(source), "<s>", "</s>"}))}
+        backend = Marked(marks, source, "")
+        backend.info = replace(backend.info, bos_id=marks["<s>"], eos_id=marks["</s>"])
+        prompter, plain = (Prompter(backend, lambda: None, lambda _: None) for _ in range(2))
+        plain.quotes = Quotes(())
+        for asked, harmless in zip(talks(f"a{''.join(marks)}{' '.join(marks)}b"), talks("x"), strict=True):
+            try:
+                other = prompter.read(harmless)
+            except EdgeLLMError:  # no conversation for this template
+                continue
+            turn = prompter.read(asked)
+            told = (Counter(token for token in each.tokens if token > 255) for each in (turn, other))
+            assert next(told) == next(told), name
+            assert turn.text == plain.read(asked).text, name
+            seen += 1
+    assert seen > 200
 
 
 def test_two_conversations_with_one_text_are_two() -> None:
