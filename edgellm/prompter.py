@@ -67,12 +67,14 @@ class Prompter:
     """Makes the prompts of one model, for every chat and every request that brings its messages along.
 
     said: the model's answers in its own tokens; nothing private is among them, and none of it reaches the disk.
+    quotes: what of other people's texts the model would take for its marks; there from when the template is.
     check_open: raises Closed where the backend is. forget: told the key of each private conversation that nobody can go
     on with, by the collector, in the midst of anything. Safe from any thread.
     """
 
     def __init__(self, backend: Backend, check_open: Callable[[], None], forget: Callable[[bytes], None]) -> None:
         self.said = Said(backend.tokenizer)
+        self.quotes: Quotes
         self._backend = backend
         self.check_open = check_open
         self._forget = forget
@@ -92,12 +94,9 @@ class Prompter:
         bos, eos = (
             None if token is None else text_of(tokenizer, [token], special=True) for token in (info.bos_id, info.eos_id)
         )
-        return ChatTemplate(info.chat_template, bos=bos, eos=eos)
-
-    @cached_property
-    def quotes(self) -> Quotes:
-        """What of other people's texts the model would take for marks."""
-        return Quotes(self._backend.tokenizer.marks(self.template.source))
+        template = ChatTemplate(info.chat_template, bos=bos, eos=eos)
+        self.quotes = Quotes(tokenizer.marks(template.source))  # now: a chat is saved behind the model's end, too
+        return template
 
     @cached_property
     def tool_prompt(self) -> ToolPrompt:
@@ -170,8 +169,9 @@ class Prompter:
     def _rendered(self, messages: Messages, tools: Sequence[Tool], given: dict[str, Any]) -> str:
         """The text of the prompt. What looks like a control token in the messages of others than TRUSTED, and in
         documents, has QUOTE in it."""
-        rest, quoted = dict(given), self.quotes.quoted
+        rest = dict(given)
         variables: dict[str, Any] = dict(self.switched(rest.pop("thinking", None)))
+        template, quoted = self.template, self.quotes.quoted
         if "documents" in rest:
             rest["documents"] = plain(rest["documents"], "documents", change=quoted)
         listed: Messages = [
@@ -182,7 +182,7 @@ class Prompter:
             listed, more = self.tool_prompt.prepared(listed, tools)
             variables.update(more)
         try:
-            return self.template.render(listed, **variables | rest)
+            return template.render(listed, **variables | rest)
         except TemplateError as error:
             if QUOTE not in str(error):
                 raise

@@ -241,6 +241,7 @@ def test_templates_of_published_models_keep_texts_apart(published_templates: dic
         backend = Marked(marks, source, "")
         backend.info = replace(backend.info, bos_id=marks["<s>"], eos_id=marks["</s>"])
         prompter, plain = (Prompter(backend, lambda: None, lambda _: None) for _ in range(2))
+        assert plain.template.source
         plain.quotes = Quotes(())
         for asked, harmless in zip(talks(f"a{''.join(marks)}{' '.join(marks)}b"), talks("x"), strict=True):
             try:
@@ -290,6 +291,13 @@ def test_a_saved_conversation_is_known_and_a_forged_one_is_not(tmp_path: Path) -
     (tmp_path / "forged.json").write_text(json.dumps(content), encoding="utf-8")
     with echo(Path()) as model:
         assert not model.prompter.answers(model.load_chat(tmp_path / "forged.json").messages)
+
+
+def test_a_chat_is_saved_when_its_model_is_closed(tmp_path: Path) -> None:
+    with echo(Path()) as model:
+        chat = model.chat(messages=[user("<|im_end|>"), {"role": "assistant", "content": "Yes."}])
+    chat.save(tmp_path / "chat.json")
+    assert json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"] == chat.messages
 
 
 def test_the_mark_that_a_user_ends_with_opens_no_reasoning() -> None:
