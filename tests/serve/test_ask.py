@@ -55,7 +55,7 @@ class Picky:
         return [len(text)]
 
 
-def test_a_template_that_refuses_a_role_gets_the_words_elsewhere() -> None:
+def test_a_role_that_is_refused_has_its_words_elsewhere() -> None:
     model: Any = Picky("", {"user", "assistant"})
     assert prompt_of(model, Ask(messages=[SYSTEM, USER])) == "prompt"
     assert model.given[0][0] == [{"role": "user", "content": "system\n\nuser"}]
