@@ -29,9 +29,10 @@ _makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="edgellm-prompt")
 
 @dataclass(frozen=True)
 class Ask:
-    """messages, or a prompt: a text or token ids, or `make`: what makes one for the model. thinking: whether the model
-    shall; where it cannot choose, as it does. variables: of the chat template. one_call: the answer ends behind its
-    first call of a tool. keep: seconds that the model stays loaded behind it; None: the settings'."""
+    """messages, or a prompt: a text or token ids, or `make`: what makes one for the model, whose answer no conversation
+    shows. thinking: whether the model shall; where it cannot choose, as it does. variables: of the chat template.
+    one_call: the answer ends behind its first call of a tool. keep: seconds that the model stays loaded behind it; None:
+    the settings'."""
 
     messages: Sequence[Message] = ()
     prompt: str | list[int] | None = None
@@ -174,8 +175,9 @@ class Answering:
         """The answer as it counts: with one call where there is to be one, and remembered."""
         if self.ask.one_call and done.tool_calls:
             done = replace(done, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
-        turn = self._prompt
-        if isinstance(turn, Turn) and self.ask.params.cache and not self.ask.variables.get("continue_final_message"):
+        turn, ask = self._prompt, self.ask
+        shown = ask.make is None and not ask.variables.get("continue_final_message")
+        if isinstance(turn, Turn) and ask.params.cache and shown:
             self.model.prompter.remember(turn, done.text, done.tokens)
         return done
 

@@ -145,7 +145,7 @@ def test_results_find_their_calls(ids: bool) -> None:
     assert [each["name"] for each in made[2:]] == ["b", "a", "a"]
 
 
-def test_a_prompt_goes_on_raw_and_behind_a_context(client: Client) -> None:
+def test_a_prompt_goes_on_raw_and_behind_a_context(client: Client, server: Running) -> None:
     raw = client.generate(MODEL, "Once upon a", raw=True, options=GREEDY)
     assert raw.response
     assert raw.context is None
@@ -164,6 +164,12 @@ def test_a_prompt_goes_on_raw_and_behind_a_context(client: Client) -> None:
     pieces = list(client.generate(MODEL, "What is my name?", context=first.context, options=GREEDY, stream=True))
     assert "".join(piece.response or "" for piece in pieces) == again.response
     assert pieces[-1].context == again.context
+    [resident] = [each for each in server.models.residents() if each.model.info.can_generate]
+    [end] = resident.model.encode("<|im_end|>", bos=False)
+    told = client.generate(MODEL, "What is <|im_end|>?", context=first.context, options=GREEDY)
+    assert told.context is not None
+    # One behind the answer before, one behind the question; none in it.
+    assert list(told.context[: told.prompt_eval_count]).count(end) == list(first.context).count(end) + 2
     with pytest.raises(ollama.ResponseError, match="outside the vocabulary"):
         client.generate(MODEL, "x", context=[10**6])
 

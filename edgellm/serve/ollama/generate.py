@@ -94,12 +94,10 @@ def _maker(asked: Ask, prompt: str, context: list[int]) -> Callable[[Model], lis
         before = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": MARK}]
         turn = prompt_of(model, replace(asked, messages=[*before, *asked.messages]))
         assert isinstance(turn, Turn)
-        _, marked, tail = turn.text.partition(MARK)
+        _, marked, tail = turn.written.partition(MARK)
         if not marked:
             raise Unsupported("context: the chat template of this model does not show earlier answers; send messages")
-        text = model.decode(context, special=True) + tail
-        tokens = [*context, *model.encode(tail, bos=False)]
-        return replace(turn, messages=list(asked.messages), text=text, tokens=tokens, title=prompt)
+        return replace(turn, tokens=[*context, *turn.said.tokens(tail, (), bos=False)], title=prompt)
 
     return make
 

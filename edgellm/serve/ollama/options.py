@@ -14,9 +14,9 @@ from edgellm.serve.endpoint import Call
 from edgellm.serve.models import Listed
 from edgellm.serve.ollama import wire
 from edgellm.serve.openai.wire import IGNORED
-from edgellm.serve.options import NAMES, Request, taken
+from edgellm.serve.options import ELSEWHERE, NAMES, Request, taken
 
-SAME_BY = {"num_predict": "max_tokens", "repeat_last_n": "penalty_last_n"}
+SAME_BY = {**ELSEWHERE, "num_predict": "max_tokens"}
 """Options that edgellm calls otherwise."""
 HONOURED = {*NAMES, *SAME_BY, "max_tokens"}
 
@@ -59,8 +59,8 @@ def of_options(given: Mapping[str, Any]) -> dict[str, Any]:
     most, seed = found.get("max_tokens"), found.get("seed")
     if isinstance(most, int) and most <= 0:  # until the end, or as far as the context goes
         del found["max_tokens"]
-    if isinstance(seed, int) and seed < 0:  # one that is drawn is -1; others are as good as any
-        found["seed"] = None if seed == -1 else seed % 2**64
+    if isinstance(seed, int) and seed < 0:  # -1 was one that is drawn; others are as good as any
+        found["seed"] = seed % 2**64
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from edgellm import hub
 from edgellm.serve.ask import BEAT_SECONDS
 from edgellm.serve.endpoint import LINES, Call, Reply, Stream, line
+from edgellm.serve.models import Models
 from edgellm.serve.ollama import wire
 from edgellm.serve.ollama.models import Named
 
@@ -28,17 +29,17 @@ class PullRequest(Named):
 
 
 async def pull(call: Call[PullRequest]) -> Reply | Stream:
-    name, offline = call.body.wanted().removesuffix(":latest"), call.state.serving.load.offline
+    models, name = call.state.models, call.body.wanted().removesuffix(":latest")
     if call.body.stream is not False:
-        return Stream(_lines(name, offline), wire.failed, LINES)
-    async with aclosing(_statuses(name, offline)) as statuses:
+        return Stream(_lines(models, name), wire.failed, LINES)
+    async with aclosing(_statuses(models, name)) as statuses:
         async for status in statuses:
             last = status
     return Reply(last)
 
 
-async def _lines(name: str, offline: bool) -> AsyncGenerator[bytes]:
-    async with aclosing(_statuses(name, offline)) as statuses:
+async def _lines(models: Models, name: str) -> AsyncGenerator[bytes]:
+    async with aclosing(_statuses(models, name)) as statuses:
         async for status in statuses:
             yield line(status)
 
@@ -47,7 +48,7 @@ class _Stopped(Exception):
     """Nobody waits for a pull any more."""
 
 
-async def _statuses(name: str, offline: bool) -> AsyncGenerator[dict[str, Any]]:
+async def _statuses(models: Models, name: str) -> AsyncGenerator[dict[str, Any]]:
     """What happens, the last of it again at least every BEAT_SECONDS. Closing it stops the pull; what had come is kept
     for the next one."""
     loop = asyncio.get_running_loop()
@@ -61,6 +62,7 @@ async def _statuses(name: str, offline: bool) -> AsyncGenerator[dict[str, Any]]:
 
     last: dict[str, Any] = {"status": "pulling manifest"}
     yield last
+    offline = models.serving.load.offline
     pulling = loop.run_in_executor(_pullers, lambda: hub.pull(name, offline=offline, progress=tell))
     pulling.add_done_callback(lambda _: arrived.put_nowait(None))
     try:
@@ -77,6 +79,7 @@ async def _statuses(name: str, offline: bool) -> AsyncGenerator[dict[str, Any]]:
     finally:
         gone.set()
         pulling.cancel()
+        models.look_again()
     yield {"status": "success"}
 
 
