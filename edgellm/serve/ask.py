@@ -31,8 +31,8 @@ _makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="edgellm-prompt")
 class Ask:
     """messages, or a prompt: a text or token ids, or `make`: what makes one for the model, whose answer no conversation
     shows. thinking: whether the model shall; where it cannot choose, as it does. variables: of the chat template.
-    one_call: the answer ends behind its first call of a tool. keep: seconds that the model stays loaded behind it; None:
-    the settings'."""
+    one_call: the answer ends behind its first call of a tool. keep: seconds that the model stays loaded behind it;
+    None: the settings'."""
 
     messages: Sequence[Message] = ()
     prompt: str | list[int] | None = None
@@ -239,8 +239,8 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
-    if EFFORT not in model.prompter.template.variables:  # clients ask it of any model
-        given.pop(EFFORT, None)
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:  # clients ask it of any model
+        del given[EFFORT]
     if ask.thinking is not None and can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 

@@ -26,7 +26,7 @@ from edgellm.hub import PullEvent
 from edgellm.serve import ask
 from edgellm.serve.app import create_app
 from edgellm.serve.models import Models
-from edgellm.serve.ollama import chat, pull
+from edgellm.serve.ollama import answer, pull
 from edgellm.serve.settings import ServeParams, Serving
 
 MODEL = "smollm2"
@@ -223,6 +223,14 @@ def test_thinking_and_calls_have_their_places(smollm2: Path) -> None:
     assert "".join(each["response"] for each in pieces) == "Yes."
 
 
+def test_a_call_that_takes_long_is_no_silence(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "BEAT_SECONDS", 0)
+    _, pieces = asked(smollm2, lambda client: both(client, "/api/chat", messages=HELLO, tools=[ADD]), CALL)
+    assert len(pieces) > 20
+    assert all(each["message"]["content"] == "" for each in pieces)
+    assert sum("tool_calls" in each["message"] for each in pieces) == 1
+
+
 def test_reasoning_behind_a_context_is_told_from_the_text(smollm2: Path) -> None:
     async def ask_twice(client: httpx.AsyncClient) -> list[Any]:
         first = (await client.post("/api/generate", json={"model": "m", "prompt": "Go", "stream": False})).json()
@@ -237,7 +245,7 @@ def test_reasoning_behind_a_context_is_told_from_the_text(smollm2: Path) -> None
 
 def test_headers_and_signs_of_life_come_while_it_loads(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ask, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(chat, "HEADERS_SECONDS", 0.1)
+    monkeypatch.setattr(answer, "HEADERS_SECONDS", 0.1)
     _, pieces = asked(smollm2, lambda client: both(client, "/api/chat", messages=HELLO), "Yes.")
     assert [each["message"]["content"] for each in pieces if each["message"]["content"]]
 
@@ -251,7 +259,7 @@ def test_headers_and_signs_of_life_come_while_it_loads(smollm2: Path, monkeypatc
     assert pieces[-1]["load_duration"] >= 0.7e9
     pieces = asked(smollm2, stream, slow=0.8)  # what fails behind the headers is the last line
     assert pieces[-1] == {"error": "it is broken"}
-    monkeypatch.setattr(chat, "HEADERS_SECONDS", 60)
+    monkeypatch.setattr(answer, "HEADERS_SECONDS", 60)
     failed = asked(smollm2, lambda client: client.post("/api/chat", json={"model": "m", "messages": HELLO}))
     assert (failed.status_code, failed.json()) == (500, {"error": "it is broken"})
 

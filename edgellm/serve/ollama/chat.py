@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
-from edgellm import Completion, ToolCall
+from edgellm import ToolCall
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.serve.ask import BEAT_SECONDS, HEADERS_SECONDS, Answering, Ask, Waiting
-from edgellm.serve.endpoint import LINES, Call, Reply, Stream
+from edgellm.serve.ask import Ask
+from edgellm.serve.endpoint import Call, Reply, Stream
 from edgellm.serve.ollama import wire
-from edgellm.serve.ollama.options import Asking, ignored
-from edgellm.serve.openai.wire import choice_of, logprob, names_of
-
-EMPTY = {"message": {"role": "assistant", "content": ""}, "done": False}
+from edgellm.serve.ollama.answer import Form, answered, loaded
+from edgellm.serve.ollama.options import Asking
+from edgellm.serve.openai.wire import choice_of, names_of
 
 
 class OllamaChatRequest(Asking):
@@ -29,12 +26,10 @@ class OllamaChatRequest(Asking):
 async def chat(call: Call[OllamaChatRequest]) -> Reply | Stream:
     body = call.body
     listed = wire.found(call.state.models, body.model)
-    name = body.model or listed.name
+    form = Form(body.model or listed.name, _message)
     keep = wire.seconds_of(body.keep_alive)
     if not body.messages:
-        reason = await wire.kept(call, listed, keep)
-        about = {"model": name, "created_at": wire.stamp(), **EMPTY, "done": True, "done_reason": reason}
-        return Reply(about, headers=ignored(call, listed))
+        return await loaded(call, listed, form, keep)
     tools = body.tools or []
     thinking, variables = wire.think_of(body.think)
     ask = Ask(
@@ -46,16 +41,7 @@ async def chat(call: Call[OllamaChatRequest]) -> Reply | Stream:
         variables=variables,
         keep=keep,
     )
-    answering = call.answering(listed, ask)
-    if body.stream is not False:
-        await answering.begin(patience=HEADERS_SECONDS)
-        return Stream(_lines(name, answering), wire.failed, LINES, ignored(call, listed))
-    await answering.begin()
-    done = await answering.whole()
-    about = {"model": name, "created_at": wire.stamp(), "message": _message(done), **wire.measured(answering, done)}
-    if done.logprobs is not None:
-        about["logprobs"] = list(map(logprob, done.logprobs))
-    return Reply(about, headers=ignored(call, listed))
+    return await answered(call, call.answering(listed, ask), form)
 
 
 def messages_of(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,42 +87,13 @@ def _answer(result: dict[str, Any], name: Any, open_calls: list[dict[str, Any]])
         result["name"] = name
 
 
-def calls_of(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    return [
-        {"id": call.id, "function": {"index": at, "name": call.name, "arguments": call.arguments}}
-        for at, call in enumerate(calls)
-    ]
-
-
-def _message(done: Completion) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": done.text}
-    if done.reasoning:
-        message["thinking"] = done.reasoning
-    if done.tool_calls:
-        message["tool_calls"] = calls_of(done.tool_calls)
-    return message
-
-
-async def _lines(model: str, answering: Answering) -> AsyncGenerator[bytes]:
-    """The lines of a stream; one without content while there is nothing to tell, which clients skip."""
-    made = wire.lines_of(model)
-    written = time.monotonic()
-    async with aclosing(answering.events()) as events:
-        async for item in events:
-            if isinstance(item, Waiting):
-                yield made(EMPTY)
-                continue
-            message: dict[str, Any] = {"role": "assistant", "content": item.text}
-            if item.reasoning:
-                message["thinking"] = item.reasoning
-            done = item.completion
-            if done is not None and done.tool_calls:
-                message["tool_calls"] = calls_of(done.tool_calls)
-            about: dict[str, Any] = {"message": message, "done": False}
-            if item.logprobs:
-                about["logprobs"] = list(map(logprob, item.logprobs))
-            if item.text or len(message) > 2 or item.logprobs or time.monotonic() - written > BEAT_SECONDS / 2:
-                written = time.monotonic()
-                yield made(about)
-            if done is not None:
-                yield made({**EMPTY, **wire.measured(answering, done)})
+def _message(text: str, reasoning: str, calls: Sequence[ToolCall]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if reasoning:
+        message["thinking"] = reasoning
+    if calls:
+        message["tool_calls"] = [
+            {"id": call.id, "function": {"index": at, "name": call.name, "arguments": call.arguments}}
+            for at, call in enumerate(calls)
+        ]
+    return {"message": message}

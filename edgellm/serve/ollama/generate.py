@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgellm import Completion, Model
+from edgellm import Model, ToolCall
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.prompter import Turn
-from edgellm.serve.ask import BEAT_SECONDS, HEADERS_SECONDS, Answering, Ask, Waiting, prompt_of
-from edgellm.serve.endpoint import LINES, Call, Reply, Stream
+from edgellm.serve.ask import Ask, prompt_of
+from edgellm.serve.endpoint import Call, Reply, Stream
 from edgellm.serve.ollama import wire
-from edgellm.serve.ollama.options import Asking, ignored
-from edgellm.serve.openai.wire import logprob
+from edgellm.serve.ollama.answer import Form, answered, loaded
+from edgellm.serve.ollama.options import Asking
 
 REFUSED = {
     "suffix": "text between a beginning and an end is not written here",
     "template": "the model's own template is used; with raw=true there is none",
     "images": "this model reads text alone",
 }
-EMPTY = {"response": "", "done": False}
 MARK = "edgellmAnswer"  # stands for an answer, so that what a template puts behind one is found
 
 
@@ -41,28 +38,15 @@ class GenerateRequest(Asking):
 async def generate(call: Call[GenerateRequest]) -> Reply | Stream:
     body = call.body
     listed = wire.found(call.state.models, body.model)
-    name = body.model or listed.name
+    form = Form(body.model or listed.name, _response, context=not body.raw)
     keep = wire.seconds_of(body.keep_alive)
-    for field, why in REFUSED.items():
-        if getattr(body, field):
-            raise Unsupported(f"{field}: {why}")
+    for name, why in REFUSED.items():
+        if getattr(body, name):
+            raise Unsupported(f"{name}: {why}")
     more = ("system",) if body.system and (body.context or not body.prompt) else ()
     if not body.prompt:
-        reason = await wire.kept(call, listed, keep)
-        about = {"model": name, "created_at": wire.stamp(), **EMPTY, "done": True, "done_reason": reason}
-        return Reply(about, headers=ignored(call, listed, *more))
-    answering = call.answering(listed, _ask(body, keep))
-    if body.stream is not False:
-        await answering.begin(patience=HEADERS_SECONDS)
-        return Stream(_lines(name, body, answering), wire.failed, LINES, ignored(call, listed, *more))
-    await answering.begin()
-    done = await answering.whole()
-    about = {"model": name, "created_at": wire.stamp(), "response": done.text, **_end(body, answering, done)}
-    if done.reasoning:
-        about["thinking"] = done.reasoning
-    if done.logprobs is not None:
-        about["logprobs"] = list(map(logprob, done.logprobs))
-    return Reply(about, headers=ignored(call, listed, *more))
+        return await loaded(call, listed, form, keep, *more)
+    return await answered(call, call.answering(listed, _ask(body, keep)), form, *more)
 
 
 def _ask(body: GenerateRequest, keep: float | None) -> Ask:
@@ -102,26 +86,5 @@ def _maker(asked: Ask, prompt: str, context: list[int]) -> Callable[[Model], lis
     return make
 
 
-def _end(body: GenerateRequest, answering: Answering, done: Completion) -> dict[str, Any]:
-    about = wire.measured(answering, done)
-    return about if body.raw else {**about, "context": [*answering.tokens, *done.tokens]}
-
-
-async def _lines(model: str, body: GenerateRequest, answering: Answering) -> AsyncGenerator[bytes]:
-    made = wire.lines_of(model)
-    written = time.monotonic()
-    async with aclosing(answering.events()) as events:
-        async for item in events:
-            if isinstance(item, Waiting):
-                yield made(EMPTY)
-                continue
-            about: dict[str, Any] = {"response": item.text, "done": False}
-            if item.reasoning:
-                about["thinking"] = item.reasoning
-            if item.logprobs:
-                about["logprobs"] = list(map(logprob, item.logprobs))
-            if item.text or len(about) > 2 or time.monotonic() - written > BEAT_SECONDS / 2:
-                written = time.monotonic()
-                yield made(about)
-            if item.completion is not None:
-                yield made({**EMPTY, **_end(body, answering, item.completion)})
+def _response(text: str, reasoning: str, _calls: Sequence[ToolCall]) -> dict[str, Any]:
+    return {"response": text, "thinking": reasoning} if reasoning else {"response": text}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -128,15 +128,3 @@ def form_of(form: Any) -> Any:
     if not isinstance(form, Mapping):
         raise InvalidParameter("format: must be 'json' or a JSON schema")
     return form
-
-
-Line = Callable[[Mapping[str, Any]], bytes]
-
-
-def lines_of(model: str) -> Line:
-    """What makes the lines of a stream, each with the model and the time."""
-
-    def made(more: Mapping[str, Any]) -> bytes:
-        return line({"model": model, "created_at": stamp(), **more})
-
-    return made
