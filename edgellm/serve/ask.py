@@ -20,6 +20,7 @@ from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
+EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -230,7 +231,8 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     take. Raises what `Prompter.prepare` raises."""
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
-    given: dict[str, Any] = dict(ask.variables)
+    read = model.prompter.template.variables
+    given = {name: value for name, value in ask.variables.items() if name != EFFORT or name in read}
     if ask.thinking is not None and _can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 
