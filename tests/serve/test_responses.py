@@ -255,7 +255,7 @@ def test_too_long_a_prompt_is_told_both_ways(client: OpenAI) -> None:
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "arguments"),
         ({"input": []}, "empty"),
         ({"temperature": "hot"}, "temperature"),
-        ({"max_output_tokens": -1}, "max_tokens"),
+        ({"max_output_tokens": -1}, "max_output_tokens"),
         ({"text": {"format": {"type": "xml"}}}, "xml"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"truncation": "some"}, "truncation"),

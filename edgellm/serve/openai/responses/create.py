@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -58,10 +58,11 @@ async def _whole(answering: Answering, output: Output) -> Completion:
         done = await answering.whole()
         output.whole(done)
     else:  # which token belongs to which item is known while they come
-        async for event in answering.events():
-            if isinstance(event, Chunk):
-                output.heard(event)
-                done = event.completion
+        async with aclosing(answering.events()) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    output.heard(event)
+                    done = event.completion
         assert done is not None
     output.ended(cut=cut(done))
     return done

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from edgellm import GenerateParams
-from edgellm.errors import Unsupported
+from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.ask import Ask
 from edgellm.serve.openai import wire
 from edgellm.serve.openai.responses.ids import Ids
@@ -20,17 +20,17 @@ from edgellm.serve.options import Request
 LOGPROBS = "message.output_text.logprobs"
 
 
-class Text(BaseModel):
+class ResponseText(BaseModel):
     format: dict[str, Any] | None = None
     verbosity: str | None = None
 
 
-class Reasoning(BaseModel):
+class ResponseReasoning(BaseModel):
     effort: str | None = None
     summary: str | None = None
 
 
-class PromptCache(BaseModel):
+class ResponseCache(BaseModel):
     comparison_response_id: str | None = None
     mode: Literal["implicit", "explicit"] = "implicit"
     ttl: Literal["30m", "12h"] = "30m"
@@ -48,8 +48,8 @@ class ResponseRequest(Request):
     parallel_tool_calls: bool | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
-    text: Text | None = None
-    reasoning: Reasoning | None = None
+    text: ResponseText | None = None
+    reasoning: ResponseReasoning | None = None
     include: list[str] | None = None
     top_logprobs: int | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -60,7 +60,7 @@ class ResponseRequest(Request):
     conversation: Any = None
     prompt: Any = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: PromptCache | None = None
+    prompt_cache_options: ResponseCache | None = None
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
     user: str | None = None
@@ -117,6 +117,8 @@ def _refuse(body: ResponseRequest) -> None:
 
 
 def params_of(body: ResponseRequest) -> GenerateParams:
+    if body.max_output_tokens is not None and body.max_output_tokens < 0:
+        raise InvalidParameter(f"max_output_tokens={body.max_output_tokens}: must not be negative")
     options = body.options()
     if body.truncation == "auto":
         options["overflow"] = "drop-oldest"
