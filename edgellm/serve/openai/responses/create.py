@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from edgellm import Chunk, Completion
 from edgellm.errors import ContextOverflow
-from edgellm.serve.ask import HEADERS_SECONDS, Answering
+from edgellm.serve.ask import Answering
 from edgellm.serve.endpoint import Call, Reply, Stream
 from edgellm.serve.openai.responses import stored
 from edgellm.serve.openai.responses.answer import Answer, cut
@@ -42,8 +42,7 @@ async def create(call: Call[ResponseRequest]) -> Reply | Stream:
 
     if body.stream:
         events = Events(answering, output, answer, finished)
-        with suppress(ContextOverflow):  # which clients look for in the stream
-            await answering.begin(patience=HEADERS_SECONDS)
+        await events.begin()
         return Stream(events.pieces(), events.failed, headers=asked.headers)
     try:
         await answering.begin()

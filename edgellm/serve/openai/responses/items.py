@@ -43,7 +43,7 @@ def items_of(given: str | Sequence[Item] | None, ids: Ids, find: Find) -> list[I
 
 
 def _item(given: Item, where: str, ids: Ids, find: Find) -> Item:
-    kind = given.get("type") or ("message" if "role" in given else "item_reference")
+    kind = str(given.get("type") or ("message" if "role" in given else "item_reference"))
     if kind == "item_reference":
         id = given.get("id")
         found = find(id) if isinstance(id, str) else None
@@ -52,7 +52,7 @@ def _item(given: Item, where: str, ids: Ids, find: Find) -> Item:
         return found
     item = {**given, "type": kind}
     if not isinstance(item.get("id"), str) or not item["id"]:
-        item["id"] = ids.new(PREFIXES.get(str(kind), "item"))
+        item["id"] = ids.new(PREFIXES.get(kind, "item"))
     if kind == "message":
         return _message(item, where)
     if kind in CALLS or kind in RESULTS:
@@ -62,11 +62,13 @@ def _item(given: Item, where: str, ids: Ids, find: Find) -> Item:
             raise InvalidParameter(f"{where}: a call_id is needed")
         if kind in RESULTS:
             _result(item, where)  # checked now
+        elif not isinstance(CALLS[kind](item)[0], str):
+            raise InvalidParameter(f"{where}: a name is needed")
     elif kind == "reasoning":
         item["summary"] = item.get("summary") or []
         _thought(item, where)  # checked now
     elif kind not in SILENT:
-        raise Unsupported(f"{where}: an item of type {str(kind)[:50]!r} cannot be taken here")
+        raise Unsupported(f"{where}: an item of type {kind[:50]!r} cannot be taken here")
     item["status"] = item.get("status") or "completed"
     return item
 
@@ -90,9 +92,9 @@ def _texts(content: Any, where: str) -> list[str]:
         raise InvalidParameter(f"{where}: a text or a list of parts is needed")
     found = []
     for at, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = str(part.get("type")) if isinstance(part, dict) else ""
         if kind not in TEXTS:
-            raise Unsupported(f"{where}[{at}]: a part of type {str(kind)[:50]!r}; this model reads text alone")
+            raise Unsupported(f"{where}[{at}]: a part of type {kind[:50]!r}; this model reads text alone")
         text = part.get(TEXTS[kind])
         if not isinstance(text, str):
             raise InvalidParameter(f"{where}[{at}]: the part has no text")

@@ -114,5 +114,5 @@ def _allow(found: Offered, choice: Mapping[str, Any]) -> None:
     listed = choice.get("tools")
     if not isinstance(listed, list):
         raise InvalidParameter("tool_choice: allowed_tools needs a list of tools")
-    names = {each.get("name") for each in listed if isinstance(each, dict)}
+    names = [each.get("name") for each in listed if isinstance(each, dict)]
     found.functions = [each for each in found.functions if each["function"]["name"] in names]
