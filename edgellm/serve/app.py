@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -77,7 +78,9 @@ def create_app(serving: Serving, models: Models | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        watch = asyncio.ensure_future(state.metrics.watch())
         yield
+        watch.cancel()
         await models.close()
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_route, 405: _no_route})
@@ -91,12 +94,12 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return JSONResponse(of_path(request.url.path).error(why), status)
 
 
-async def load_named(models: Models) -> None:
+async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
     """Load the models that were named, one after another; what cannot be is said."""
     for name in models.serving.named:
         try:
-            async with models.use(models.find(name)):
-                pass
+            async with models.use(models.find(name)) as model:
+                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
         except EdgeLLMError as error:
             log.error("%s cannot be loaded: %s", name, error)
 

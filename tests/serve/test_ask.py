@@ -1,0 +1,82 @@
+"""What a client asks for, as the model is given it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgellm import GenerateParams
+from edgellm.errors import TemplateError, Unsupported
+from edgellm.serve.ask import Ask, alternating, prompt_of
+
+SYSTEM, USER, ANSWER = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+
+
+def test_roles_take_turns_without_a_word_lost() -> None:
+    later: Any = {"role": "system", "content": [{"type": "text", "text": "later"}]}
+    found = alternating([SYSTEM, USER, ANSWER, later, USER, USER, ANSWER, ANSWER])
+    assert [(each["role"], each["content"]) for each in found] == [
+        ("user", "system\n\nuser"),
+        ("assistant", "assistant"),
+        ("user", "later\n\nuser\n\nuser"),
+        ("assistant", "assistant\n\nassistant"),
+    ]
+
+
+def test_calls_and_their_results_stay_apart() -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+    result = {"role": "tool", "content": "rain"}
+    listed = [USER, call, result, ANSWER]
+    assert alternating(listed) == listed
+    assert alternating([USER, ANSWER, call]) == [USER, ANSWER, call]
+
+
+class Picky:
+    """A model whose template takes messages of some roles alone."""
+
+    def __init__(self, template: str, roles: set[str]) -> None:
+        self.info = SimpleNamespace(chat_template=template)
+        self.prompter = self
+        self._roles = roles
+        self.given: list[Any] = []
+
+    def prepare(self, messages: list[dict[str, Any]], params: GenerateParams, **given: Any) -> Any:
+        if not {each["role"] for each in messages} <= self._roles:
+            raise TemplateError("no such role")
+        self.given.append((messages, given))
+        return "prompt"
+
+    def switched(self, thinking: bool) -> dict[str, bool]:
+        raise Unsupported("it never thinks")
+
+    def encode(self, text: str) -> list[int]:
+        return [len(text)]
+
+
+def test_a_role_that_is_refused_has_its_words_elsewhere() -> None:
+    model: Any = Picky("", {"user", "assistant"})
+    assert prompt_of(model, Ask(messages=[SYSTEM, USER])) == "prompt"
+    assert model.given[0][0] == [{"role": "user", "content": "system\n\nuser"}]
+    with pytest.raises(TemplateError):
+        prompt_of(model, Ask(messages=[USER, {"role": "tool", "content": "a"}]))
+
+
+@pytest.mark.parametrize(("template", "role"), [("{{ developer }}", "developer"), ("{{ system }}", "system")])
+def test_a_developer_is_the_system_where_nobody_knows_one(template: str, role: str) -> None:
+    model: Any = Picky(template, {"system", "developer", "user"})
+    prompt_of(model, Ask(messages=[{"role": "developer", "content": "a"}, USER]))
+    assert model.given[0][0][0]["role"] == role
+
+
+def test_whether_to_think_is_asked_of_models_that_can_choose() -> None:
+    model: Any = Picky("", {"user"})
+    prompt_of(model, Ask(messages=[USER], thinking=True, variables={"a": 1}))
+    assert model.given[0][1] == {"tools": (), "tool_choice": "auto", "a": 1}
+
+
+def test_texts_become_tokens() -> None:
+    model: Any = Picky("", set())
+    assert prompt_of(model, Ask(prompt="abc")) == [3]
+    assert prompt_of(model, Ask(prompt=[1, 2])) == [1, 2]
