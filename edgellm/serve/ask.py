@@ -153,24 +153,29 @@ class Answering:
             source = self.model.astream(self._prompt, params, progress=news.tell, cancel=self.cancel)
         else:
             source = _alone(self.model.agenerate(self._prompt, params, progress=news.tell, cancel=self.cancel))
+        said, over = list[str](), False  # of one call: the text so far, and whether the call is complete
         async with aclosing(source):
             async for chunk in source:
-                if ask.one_call and any(delta.complete for delta in chunk.tool_calls):
-                    self.cancel.cancel()
-                if ask.one_call and any(delta.index for delta in chunk.tool_calls):
+                if ask.one_call and over:  # some more tokens: of what closes the call, or of another one
+                    chunk = replace(chunk, text="", tool_calls=())
+                elif ask.one_call:
+                    said.append(chunk.text)
                     first = tuple(delta for delta in chunk.tool_calls if not delta.index)
                     chunk = replace(chunk, tool_calls=first)
+                    if any(delta.complete for delta in first):
+                        over = True
+                        self.cancel.cancel()
                 if chunk.completion is not None:
-                    done = self._finished(chunk.completion)
+                    done = self._finished(chunk.completion, "".join(said) if over else chunk.completion.text)
                     chunk = replace(chunk, completion=done)
                     for follow in self.followers:
                         follow(self, done)
                 yield chunk
 
-    def _finished(self, done: Completion) -> Completion:
-        """The answer as it counts: with one call where there is to be one, and remembered."""
+    def _finished(self, done: Completion, text: str) -> Completion:
+        """The answer as it counts: with one call and the text in front of it where there is to be one; remembered."""
         if self.ask.one_call and done.tool_calls:
-            done = replace(done, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+            done = replace(done, text=text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
         turn = self._prompt
         if isinstance(turn, Turn) and self.ask.params.cache and not self.ask.variables.get("continue_final_message"):
             self.model.prompter.remember(turn, done.text, done.tokens)
@@ -231,8 +236,9 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     take. Raises what `Prompter.prepare` raises."""
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
-    read = model.prompter.template.variables
-    given = {name: value for name, value in ask.variables.items() if name != EFFORT or name in read}
+    given: dict[str, Any] = dict(ask.variables)
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:
+        del given[EFFORT]
     if ask.thinking is not None and _can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 

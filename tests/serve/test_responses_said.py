@@ -109,9 +109,15 @@ def test_text_behind_a_call_belongs_to_its_answer(smollm2: Path) -> None:
         after = client.responses.create(**GIVEN, input=[result], previous_response_id=done.id)
         assert after.usage is not None
         assert after.usage.input_tokens_details.cached_tokens >= done.usage.input_tokens
-    with saying(smollm2, CALL, "Yes.") as client:
-        _, done = streamed(client, input="1 + 2?", parallel_tool_calls=False)
-        assert [item.type for item in done.output] == ["function_call"]
+
+
+def test_one_call_is_one_where_they_are_not_parallel(smollm2: Path) -> None:
+    with saying(smollm2, f"I add.\n{CALL}\n{CALL}") as client:
+        given: Any = {"input": "1 + 2?", "parallel_tool_calls": False}
+        _, done = streamed(client, **given)
+        assert plain(done.output) == [("message", "I add."), ("function_call", "add", '{"a": 1, "b": 2}')]
+        assert done.status == "completed"
+        assert plain(client.responses.create(**GIVEN, **given).output) == plain(done.output)
 
 
 def test_an_answer_of_nothing_is_a_message(smollm2: Path) -> None:
