@@ -24,6 +24,8 @@ from edgellm.serve.ollama import chat as ollama_chat
 from edgellm.serve.ollama import embed, generate, pull, show
 from edgellm.serve.ollama import models as ollama_models
 from edgellm.serve.openai import chat, completions, embeddings, models
+from edgellm.serve.openai.responses import create, stored
+from edgellm.serve.openai.responses.request import ResponseRequest
 from edgellm.serve.refusal import Refusal
 from edgellm.serve.settings import Serving
 from edgellm.serve.state import State
@@ -41,6 +43,12 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/chat/completions", chat.ChatRequest, chat.chat, "Answer a conversation (OpenAI)."),
     ("POST", "/v1/completions", completions.CompletionRequest, completions.completions, "Continue a text (OpenAI)."),
     ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
+    ("POST", "/v1/responses", ResponseRequest, create.create, "Answer a conversation of items (OpenAI)."),
+    ("POST", "/v1/responses/input_tokens", ResponseRequest, create.input_tokens, "Tokens of its prompt (OpenAI)."),
+    ("GET", "/v1/responses/{id}", Empty, stored.retrieve, "An answer that is remembered (OpenAI)."),
+    ("DELETE", "/v1/responses/{id}", Empty, stored.delete, "Forget an answer (OpenAI)."),
+    ("GET", "/v1/responses/{id}/input_items", Empty, stored.input_items, "What was answered (OpenAI)."),
+    ("POST", "/v1/responses/{id}/cancel", Empty, stored.cancel, "Refused: nothing is in the background (OpenAI)."),
     ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
     ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
     ("POST", "/api/chat", ollama_chat.OllamaChatRequest, ollama_chat.chat, "Answer a conversation (Ollama)."),

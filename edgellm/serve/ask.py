@@ -20,7 +20,7 @@ from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
-EFFORT = "reasoning_effort"  # the variable of templates that says how much a model thinks
+EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -61,7 +61,8 @@ Follow = Callable[["Answering", Completion], object]
 
 
 class Answering:
-    """An answer on its way. `begin` first, then `events` or `whole`. Whoever holds it closes `stack`.
+    """An answer on its way. `begin` first, then `events` or `whole`; `prepare` alone for its prompt. Whoever holds it
+    closes `stack`.
 
     followers: are told the completion. begun: seconds of the monotonic clock when it was asked for; loaded: when its
     model was there.
@@ -77,7 +78,10 @@ class Answering:
         self._stack = stack
         self._model: Model | None = None
         self._prompt: list[int] | Turn = []
+        self._news = _News()
         self._beginning: asyncio.Task[None] | None = None
+        self._chunks: AsyncGenerator[Chunk] | None = None
+        self._first: asyncio.Future[Chunk] | None = None
 
     @property
     def model(self) -> Model:
@@ -90,21 +94,32 @@ class Answering:
         """Of the prompt, once it has begun."""
         return self._prompt.tokens if isinstance(self._prompt, Turn) else self._prompt
 
-    async def begin(self, *, patience: float | None = None) -> None:
-        """Load the model and make the prompt; after so many seconds the rest of it is left to `events`.
+    async def begin(self, *, stream: bool = False) -> None:
+        """Load the model, make the prompt and submit it. stream: after HEADERS_SECONDS what is left of that goes on in
+        `events`, which then gives all pieces of the answer and not the last one alone.
 
         Raises what that raises: ModelError, ResourceError, InvalidParameter, Unsupported, TemplateError,
-        ContextOverflow."""
-        task = self._beginning = asyncio.get_running_loop().create_task(self._begin())
+        ContextOverflow, Busy."""
+        task = self._beginning = asyncio.get_running_loop().create_task(self._begin(stream))
         self._stack.push_async_callback(_ended, task)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), patience)
+            await asyncio.wait_for(asyncio.shield(task), HEADERS_SECONDS if stream else None)
 
-    async def _begin(self) -> None:
+    async def prepare(self) -> None:
+        """Load the model and make the prompt, no more. Raises what `begin` does, but Busy."""
         self._model = await self._stack.enter_async_context(self._models.use(self.listed, self.ask.keep))
         self.loaded = time.monotonic()
         self._prompt = await beside(lambda: prompt_of(self.model, self.ask))
         self._check_length()
+
+    async def _begin(self, stream: bool) -> None:
+        await self.prepare()
+        self._chunks = self._answered(stream)
+        await self._stack.enter_async_context(aclosing(self._chunks))
+        self._first = asyncio.ensure_future(_next(self._chunks))
+        self._stack.push_async_callback(_ended, self._first)
+        if stream:  # what is wrong with it is known when it is read, or answered
+            await self._news.come(self._first)
 
     def _check_length(self) -> None:
         """What `submit` would raise later: said before the headers are."""
@@ -118,63 +133,59 @@ class Answering:
 
     async def whole(self) -> Completion:
         """The answer, when it is done."""
-        async with aclosing(self.events(stream=False)) as events:
+        async with aclosing(self.events()) as events:
             async for event in events:
                 if isinstance(event, Chunk) and event.completion is not None:
                     return event.completion
         raise AssertionError("the last chunk carries the completion")
 
-    async def events(self, *, stream: bool = True) -> AsyncGenerator[Event]:
-        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes. stream: not of all pieces
-        but the last one."""
+    async def events(self) -> AsyncGenerator[Event]:
+        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes."""
         assert self._beginning is not None
         while not self._beginning.done():
             await asyncio.wait({self._beginning}, timeout=BEAT_SECONDS)
             yield Waiting()
         await self._beginning
-        news = _News()
-        chunks = self._chunks(stream, news)
-        async with aclosing(chunks):
-            first = asyncio.ensure_future(_next(chunks))
-            try:
-                while not first.done():
-                    waiting = await news.wait(first)
-                    if waiting is not None:
-                        yield waiting
-                yield await first
-            finally:
-                if not first.done():
-                    first.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await first
+        assert self._first is not None
+        assert self._chunks is not None
+        async with aclosing(self._chunks) as chunks:
+            while not self._first.done():
+                waiting = await self._news.wait(self._first)
+                if waiting is not None:
+                    yield waiting
+            yield await self._first
             async for chunk in chunks:
                 yield chunk
 
-    async def _chunks(self, stream: bool, news: _News) -> AsyncGenerator[Chunk]:
-        ask, params = self.ask, self.ask.params
-        every = stream or ask.one_call
-        if every:
-            source = self.model.astream(self._prompt, params, progress=news.tell, cancel=self.cancel)
+    async def _answered(self, stream: bool) -> AsyncGenerator[Chunk]:
+        ask, params, told = self.ask, self.ask.params, self._news.tell
+        if stream or ask.one_call:
+            source = self.model.astream(self._prompt, params, progress=told, cancel=self.cancel)
         else:
-            source = _alone(self.model.agenerate(self._prompt, params, progress=news.tell, cancel=self.cancel))
+            source = _alone(self.model.agenerate(self._prompt, params, progress=told, cancel=self.cancel))
+        said, over = list[str](), False  # of one call: the text so far, and whether the call is complete
         async with aclosing(source):
             async for chunk in source:
-                if ask.one_call and any(delta.complete for delta in chunk.tool_calls):
-                    self.cancel.cancel()
-                if ask.one_call and any(delta.index for delta in chunk.tool_calls):
+                if ask.one_call and over:  # some more tokens: of what closes the call, or of another one
+                    chunk = replace(chunk, text="", tool_calls=())
+                elif ask.one_call:
+                    said.append(chunk.text)
                     first = tuple(delta for delta in chunk.tool_calls if not delta.index)
                     chunk = replace(chunk, tool_calls=first)
+                    if any(delta.complete for delta in first):
+                        over = True
+                        self.cancel.cancel()
                 if chunk.completion is not None:
-                    done = self._finished(chunk.completion)
+                    done = self._finished(chunk.completion, "".join(said) if over else chunk.completion.text)
                     chunk = replace(chunk, completion=done)
                     for follow in self.followers:
                         follow(self, done)
                 yield chunk
 
-    def _finished(self, done: Completion) -> Completion:
-        """The answer as it counts: with one call where there is to be one, and remembered."""
+    def _finished(self, done: Completion, text: str) -> Completion:
+        """The answer as it counts: with one call and the text in front of it where there is to be one; remembered."""
         if self.ask.one_call and done.tool_calls:
-            done = replace(done, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+            done = replace(done, text=text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
         turn, ask = self._prompt, self.ask
         shown = ask.make is None and not ask.variables.get("continue_final_message")
         if isinstance(turn, Turn) and ask.params.cache and shown:
@@ -195,18 +206,24 @@ class _News:
         self._latest = Waiting(done, total, known)
         self._told.set()
 
-    async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
-        """Until there are news, `first` is done (None), or it is time for a sign of life."""
+    async def come(self, first: asyncio.Future[Any], timeout: float | None = None) -> None:
+        """Until there are news, or `first` is done: raises what that raised."""
         told = asyncio.ensure_future(self._told.wait())
         try:
-            await asyncio.wait({told, first}, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({told, first}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
+        if first.done():
+            first.result()
+
+    async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
+        """Until there are news, `first` is done (None), or it is time for a sign of life."""
+        await self.come(first, BEAT_SECONDS)
         self._told.clear()
         return None if first.done() else self._latest
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _ended(task: asyncio.Future[Any]) -> None:
     """What has begun is over."""
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):
@@ -239,7 +256,7 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
-    if EFFORT in given and EFFORT not in model.prompter.template.variables:  # clients ask it of any model
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:
         del given[EFFORT]
     if ask.thinking is not None and can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking

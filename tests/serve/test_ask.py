@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgellm import GenerateParams
+from edgellm import CacheReport, Chunk, Completion, GenerateParams, Timings, ToolCall, ToolCallDelta, Usage
 from edgellm.errors import TemplateError, Unsupported
-from edgellm.serve.ask import Ask, alternating, prompt_of
+from edgellm.serve.ask import Answering, Ask, Event, alternating, prompt_of
 
 SYSTEM, USER, ANSWER = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
 
@@ -80,3 +84,54 @@ def test_texts_become_tokens() -> None:
     model: Any = Picky("", set())
     assert prompt_of(model, Ask(prompt="abc")) == [3]
     assert prompt_of(model, Ask(prompt=[1, 2])) == [1, 2]
+
+
+class Calling:
+    """A model, and those that can be asked: it goes on a little behind its call before it is stopped."""
+
+    n_ctx = 100
+    chunks = (
+        Chunk("I add."),
+        Chunk("", tool_calls=(ToolCallDelta(0, "id", "add"),)),
+        Chunk("", tool_calls=(ToolCallDelta(0, arguments="{}"), ToolCallDelta(0, complete=True))),
+        Chunk("\n</to"),
+        Chunk("", tool_calls=(ToolCallDelta(1, "other", "add"),)),
+    )
+    done = Completion(
+        "I add.\n</to",
+        [1],
+        "cancelled",
+        Usage(),
+        Timings(),
+        CacheReport(),
+        "none",
+        1,
+        1,
+        tool_calls=[ToolCall("id", "add")],
+    )
+
+    @asynccontextmanager
+    async def use(self, *_: Any) -> AsyncIterator[Calling]:
+        yield self
+
+    async def astream(self, *_: Any, **__: Any) -> AsyncGenerator[Chunk]:
+        for chunk in self.chunks:
+            yield chunk
+        yield Chunk("?", completion=self.done)
+
+
+def test_nothing_follows_the_only_call() -> None:
+    async def answered() -> list[Event]:
+        models: Any = Calling()
+        async with AsyncExitStack() as stack:
+            answering = Answering(models, models, Ask(prompt=[1], one_call=True), stack)
+            await answering.begin()
+            found = [event async for event in answering.events()]
+            assert answering.cancel.cancelled
+        return found
+
+    first, begun, ended, *rest, last = asyncio.run(answered())
+    assert [first, begun, ended] == list(Calling.chunks[:3])
+    assert rest == [Chunk("")] * 2
+    done = replace(Calling.done, text="I add.", finish_reason="tool_calls")
+    assert last == Chunk("", completion=done)

@@ -245,7 +245,7 @@ def test_reasoning_behind_a_context_is_told_from_the_text(smollm2: Path) -> None
 
 def test_headers_and_signs_of_life_come_while_it_loads(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ask, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(answer, "HEADERS_SECONDS", 0.1)
+    monkeypatch.setattr(ask, "HEADERS_SECONDS", 0.1)
     _, pieces = asked(smollm2, lambda client: both(client, "/api/chat", messages=HELLO), "Yes.")
     assert [each["message"]["content"] for each in pieces if each["message"]["content"]]
 
@@ -259,7 +259,7 @@ def test_headers_and_signs_of_life_come_while_it_loads(smollm2: Path, monkeypatc
     assert pieces[-1]["load_duration"] >= 0.7e9
     pieces = asked(smollm2, stream, slow=0.8)  # what fails behind the headers is the last line
     assert pieces[-1] == {"error": "it is broken"}
-    monkeypatch.setattr(answer, "HEADERS_SECONDS", 60)
+    monkeypatch.setattr(ask, "HEADERS_SECONDS", 60)
     failed = asked(smollm2, lambda client: client.post("/api/chat", json={"model": "m", "messages": HELLO}))
     assert (failed.status_code, failed.json()) == (500, {"error": "it is broken"})
 

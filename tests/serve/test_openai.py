@@ -224,6 +224,11 @@ def test_what_nobody_knows_is_named_in_a_header(client: OpenAI) -> None:
     assert raw.headers["x-edgellm-ignored"] == "mirostat"
 
 
+def test_effort_is_for_models_that_know_it(client: OpenAI) -> None:
+    done = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1, reasoning_effort="high")
+    assert done.choices[0].message.content
+
+
 def test_ten_turns_read_no_more_than_what_is_new(client: OpenAI) -> None:
     messages: Any = [{"role": "system", "content": "You are terse. " * 20}]
     before = 0

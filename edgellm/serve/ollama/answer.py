@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgellm import Chunk, Completion, ToolCall
-from edgellm.serve.ask import BEAT_SECONDS, HEADERS_SECONDS, Answering, Waiting
+from edgellm.serve.ask import BEAT_SECONDS, Answering, Waiting
 from edgellm.serve.endpoint import LINES, Call, Reply, Stream, line
 from edgellm.serve.models import Listed
 from edgellm.serve.ollama import wire
@@ -48,7 +48,7 @@ async def answered(call: Call[Any], answering: Answering, form: Form, *more: str
     """The answer as the request wants it. more: fields without effect."""
     body: Asking = call.body
     if body.stream is not False:
-        await answering.begin(patience=HEADERS_SECONDS)
+        await answering.begin(stream=True)
         headers = ignored(call, answering.listed, *more)
         return Stream(_lines(answering, form), wire.failed, LINES, headers)
     await answering.begin()
