@@ -15,6 +15,8 @@ from starlette.types import ASGIApp
 
 from edgellm.errors import EdgeLLMError
 from edgellm.serve import ours, page
+from edgellm.serve.anthropic import messages
+from edgellm.serve.anthropic.request import CountRequest, MessagesRequest
 from edgellm.serve.dialects import OPENAI, of_path
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
@@ -37,6 +39,8 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/chat/completions", chat.ChatRequest, chat.chat, "Answer a conversation (OpenAI)."),
     ("POST", "/v1/completions", completions.CompletionRequest, completions.completions, "Continue a text (OpenAI)."),
     ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
+    ("POST", "/v1/messages", MessagesRequest, messages.messages, "Answer a conversation (Anthropic)."),
+    ("POST", "/v1/messages/count_tokens", CountRequest, messages.count_tokens, "Count its tokens (Anthropic)."),
     ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
     ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
     ("GET", "/", Empty, page.index, "The page."),
@@ -80,7 +84,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     what = f"there is no {request.method} {request.url.path[:200]}"
     why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
-    return JSONResponse(of_path(request.url.path).error(why), status)
+    reply = of_path(request.url.path).refused(why)
+    return JSONResponse(reply.body, status, reply.headers)
 
 
 async def load_named(models: Models) -> None:

@@ -20,6 +20,7 @@ from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
+EFFORT = "reasoning_effort"  # a variable of chat templates
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -60,7 +61,8 @@ Follow = Callable[["Answering", Completion], object]
 class Answering:
     """An answer on its way. `begin` first, then `events` or `whole`. Whoever holds it closes `stack`.
 
-    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for.
+    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for. news: how far its
+    prompt is read.
     """
 
     def __init__(self, models: Models, listed: Listed, ask: Ask, stack: AsyncExitStack) -> None:
@@ -69,6 +71,7 @@ class Answering:
         self.begun = time.monotonic()
         self.followers: list[Follow] = []
         self.cancel = CancelToken()
+        self.news = News()
         self._models = models
         self._stack = stack
         self._model: Model | None = None
@@ -127,13 +130,12 @@ class Answering:
             await asyncio.wait({self._beginning}, timeout=BEAT_SECONDS)
             yield Waiting()
         await self._beginning
-        news = _News()
-        chunks = self._chunks(stream, news)
+        chunks = self._chunks(stream)
         async with aclosing(chunks):
             first = asyncio.ensure_future(_next(chunks))
             try:
                 while not first.done():
-                    waiting = await news.wait(first)
+                    waiting = await self.news.wait(first)
                     if waiting is not None:
                         yield waiting
                 yield await first
@@ -145,13 +147,13 @@ class Answering:
             async for chunk in chunks:
                 yield chunk
 
-    async def _chunks(self, stream: bool, news: _News) -> AsyncGenerator[Chunk]:
+    async def _chunks(self, stream: bool) -> AsyncGenerator[Chunk]:
         ask, params = self.ask, self.ask.params
         every = stream or ask.one_call
         if every:
-            source = self.model.astream(self._prompt, params, progress=news.tell, cancel=self.cancel)
+            source = self.model.astream(self._prompt, params, progress=self.news.tell, cancel=self.cancel)
         else:
-            source = _alone(self.model.agenerate(self._prompt, params, progress=news.tell, cancel=self.cancel))
+            source = _alone(self.model.agenerate(self._prompt, params, progress=self.news.tell, cancel=self.cancel))
         async with aclosing(source):
             async for chunk in source:
                 if ask.one_call and any(delta.complete for delta in chunk.tool_calls):
@@ -176,17 +178,17 @@ class Answering:
         return done
 
 
-class _News:
-    """How far a prompt is read."""
+class News:
+    """How far a prompt is read. latest: from when its reading begins on, before anything is answered."""
 
     def __init__(self) -> None:
-        self._latest = Waiting()
+        self.latest = Waiting()
         self._told = asyncio.Event()
 
     def tell(self, done: int, total: int) -> None:
         """On the event loop."""
-        known = self._latest.known if self._latest.total else done
-        self._latest = Waiting(done, total, known)
+        known = self.latest.known if self.latest.total else done
+        self.latest = Waiting(done, total, known)
         self._told.set()
 
     async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
@@ -197,7 +199,7 @@ class _News:
         finally:
             told.cancel()
         self._told.clear()
-        return None if first.done() else self._latest
+        return None if first.done() else self.latest
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -233,6 +235,8 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     given: dict[str, Any] = dict(ask.variables)
     if ask.thinking is not None and _can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:  # clients ask it of any
+        del given[EFFORT]
 
     def prepared(messages: Sequence[Message]) -> Turn:
         return model.prompter.prepare(list(messages), ask.params, tools=ask.tools, tool_choice=ask.tool_choice, **given)
