@@ -15,6 +15,7 @@ from typing import Any
 
 from edgellm import CancelToken, Chunk, Completion, GenerateParams, Model
 from edgellm.errors import ContextOverflow, InvalidParameter, TemplateError
+from edgellm.events import ToolCallDelta
 from edgellm.prompter import Turn
 from edgellm.serve.models import Listed, Models
 
@@ -149,33 +150,45 @@ class Answering:
 
     async def _chunks(self, stream: bool) -> AsyncGenerator[Chunk]:
         ask, params = self.ask, self.ask.params
-        every = stream or ask.one_call
-        if every:
+        one = _OneCall() if ask.one_call else None
+        if stream or one is not None:
             source = self.model.astream(self._prompt, params, progress=self.news.tell, cancel=self.cancel)
         else:
             source = _alone(self.model.agenerate(self._prompt, params, progress=self.news.tell, cancel=self.cancel))
         async with aclosing(source):
             async for chunk in source:
-                if ask.one_call and any(delta.complete for delta in chunk.tool_calls):
-                    self.cancel.cancel()
-                if ask.one_call and any(delta.index for delta in chunk.tool_calls):
-                    first = tuple(delta for delta in chunk.tool_calls if not delta.index)
-                    chunk = replace(chunk, tool_calls=first)
+                if one is not None:
+                    chunk = one.passed(chunk)
+                    if one.over:
+                        self.cancel.cancel()
                 if chunk.completion is not None:
-                    done = self._finished(chunk.completion)
-                    chunk = replace(chunk, completion=done)
+                    self._remember(chunk.completion)
                     for follow in self.followers:
-                        follow(self, done)
+                        follow(self, chunk.completion)
                 yield chunk
 
-    def _finished(self, done: Completion) -> Completion:
-        """The answer as it counts: with one call where there is to be one, and remembered."""
-        if self.ask.one_call and done.tool_calls:
-            done = replace(done, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+    def _remember(self, done: Completion) -> None:
         turn = self._prompt
         if isinstance(turn, Turn) and self.ask.params.cache and not self.ask.variables.get("continue_final_message"):
             self.model.prompter.remember(turn, done.text, done.tokens)
-        return done
+
+
+class _OneCall:
+    """Lets an answer pass up to the end of its first call. over: it has come."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._text = ""
+
+    def passed(self, chunk: Chunk) -> Chunk:
+        text, calls, done = "" if self.over else chunk.text, list[ToolCallDelta](), chunk.completion
+        self._text += text
+        for delta in chunk.tool_calls:
+            calls += [] if self.over else [delta]
+            self.over = self.over or delta.complete
+        if self.over and done is not None:
+            done = replace(done, text=self._text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+        return replace(chunk, text=text, tool_calls=tuple(calls), completion=done)
 
 
 class News:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SCRIPT = (
     "<think>\nLet me see.\n</think>\n\nI look.\n<tool_call>\n" + CALLED + "\n</tool_call>",
     "<think>\nRain.\n</think>\n\nIt rains.",
     '<tool_call>\n{"name": "weather", "argu',
+    "I look twice.\n" + 2 * f"<tool_call>\n{CALLED}\n</tool_call>\n" + "That is all of it.",
 )
 """What the model of the second server says, one after the other."""
 
@@ -43,11 +45,20 @@ def client(server: Running) -> Iterator[Anthropic]:
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anthropic]:
     """A client of a server whose model thinks and calls a tool, by SCRIPT."""
-    path = tmp_path_factory.mktemp("models") / "thinker.gguf"
-    path.write_bytes(b"a script")
-    opens = lambda *_: Model(Saying(*SCRIPT, template=TOOLS + CHATML + END))  # noqa: E731
-    with running(path, opens=opens) as found, Anthropic(base_url=found.url, api_key="any", max_retries=0) as made:
+    path = a_file(tmp_path_factory.mktemp("models"))
+    with running(path, opens=scripted) as found, Anthropic(base_url=found.url, api_key="a", max_retries=0) as made:
         yield made
+
+
+def a_file(folder: Path) -> Path:
+    """That a model may be called by, which `scripted` is."""
+    path = folder / "thinker.gguf"
+    path.write_bytes(b"a script")
+    return path
+
+
+def scripted(*_: Any) -> Model:
+    return Model(Saying(*SCRIPT, template=TOOLS + CHATML + END))
 
 
 def total(usage: Any) -> int:
@@ -59,6 +70,8 @@ def test_an_answer_is_the_stream_put_together(client: Anthropic) -> None:
     given: Any = {"model": MODEL, "messages": HELLO, "max_tokens": 12, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**given)
     assert (whole.type, whole.role, whole.stop_reason) == ("message", "assistant", "max_tokens")
+    report = httpx.get(str(client.base_url).rstrip("/") + f"/v1/edgellm/reports/{whole.id}")
+    assert report.json()["usage"]["completion_tokens"] == 12
     assert whole.model == client.models.retrieve(MODEL).id  # the one that ran
     assert whole.id.startswith("msg_")
     assert whole._request_id is not None
@@ -179,10 +192,29 @@ def test_reasoning_that_is_omitted_comes_back_by_its_signature(thinker: Anthropi
     assert counts[0] == counts[1]
 
 
-def test_a_call_that_is_cut_is_text(thinker: Anthropic) -> None:
+def after(turns: int) -> Any:
+    """Messages behind so many answers."""
     messages: Any = [{"role": "user", "content": "a"}]
-    for each in ("b", "c"):
-        messages += [{"role": "assistant", "content": each}, {"role": "user", "content": each}]
+    for each in range(turns):
+        messages += [{"role": "assistant", "content": f"b{each}"}, {"role": "user", "content": f"c{each}"}]
+    return messages
+
+
+def test_one_call_is_all_where_they_are_not_parallel(thinker: Anthropic) -> None:
+    given: Any = {"model": "thinker", "max_tokens": 400, "tools": [WEATHER], "extra_body": {"temperature": 0}}
+    for parallel, calls in ((True, 2), (False, 1)):
+        choice: Any = {"type": "auto", "disable_parallel_tool_use": not parallel}
+        with thinker.messages.stream(messages=after(3), tool_choice=choice, **given) as stream:
+            final = stream.get_final_message()
+        for done in (final, thinker.messages.create(messages=after(3), tool_choice=choice, **given)):
+            assert [each.type for each in done.content].count("tool_use") == calls
+            said = "".join(each.text for each in done.content if each.type == "text")
+            assert said == ("I look twice.\nThat is all of it." if parallel else "I look twice.")
+            assert done.stop_reason == "tool_use"
+
+
+def test_a_call_that_is_cut_is_text(thinker: Anthropic) -> None:
+    messages = after(2)
     given: Any = {"model": "thinker", "max_tokens": 200, "tools": [WEATHER], "extra_body": {"temperature": 0}}
     with thinker.messages.stream(messages=messages, **given) as stream:
         final = stream.get_final_message()
@@ -310,6 +342,38 @@ def test_what_fails_in_the_midst_is_an_event(thinker: Anthropic) -> None:
     assert error["request_id"] == answer.headers["request-id"]
 
 
+def test_there_are_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a model is loaded, and while a call is not known to be one."""
+    for module in ("ask", "anthropic.stream"):
+        monkeypatch.setattr(f"edgellm.serve.{module}.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr("edgellm.serve.anthropic.messages.HEADERS_SECONDS", 0.05)
+    loads = []
+
+    def slow(*_: Any) -> Model:
+        loads.append(time.sleep(0.5 if loads else 0))
+        return Model(Saying(*SCRIPT, template=TOOLS + CHATML + END, delay=0.01))
+
+    with running(a_file(tmp_path), opens=slow) as found:
+        assert httpx.post(f"{found.url}/v1/edgellm/unload/thinker").json()["unloaded"]
+        given = {"model": "thinker", "messages": HELLO, "max_tokens": 200, "tools": [WEATHER], "stream": True}
+        answer = httpx.post(f"{found.url}/v1/messages", json=given, timeout=60)
+    kinds = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert kinds[0] == "ping"
+    assert next(kind for kind in kinds if kind != "ping") == "message_start"
+    called = len(kinds) - kinds[::-1].index("content_block_start") - 1
+    assert kinds[called - 2 : called] == ["ping", "content_block_stop"]
+
+
+def test_keys_come_in_both_headers(tmp_path: Path) -> None:
+    with running(a_file(tmp_path), opens=scripted, api_key="secret") as found:
+        for given in ({"api_key": "secret"}, {"auth_token": "secret"}):
+            with Anthropic(base_url=found.url, max_retries=0, **given) as made:
+                assert made.messages.count_tokens(model="thinker", messages=HELLO).input_tokens
+        wrong = Anthropic(base_url=found.url, api_key="wrong", max_retries=0)
+        with wrong as made, pytest.raises(anthropic.AuthenticationError, match="authentication_error"):
+            made.messages.create(model="thinker", messages=HELLO, max_tokens=1)
+
+
 BILLING = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=%d;"}
 EPHEMERAL = {"type": "ephemeral"}
 
@@ -424,9 +488,7 @@ def test_models_are_in_its_shape(client: Anthropic) -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "thinker.gguf"
-    path.write_bytes(b"a script")
-    with running(path) as found:
+    with running(a_file(tmp_path)) as found:
         answer = httpx.post(f"{found.url}/v1/messages", json={"model": "thinker", "messages": HELLO, "max_tokens": 1})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "api_error"
