@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from edgellm import CancelToken, Chunk, Completion, GenerateParams, Model
 from edgellm.errors import ContextOverflow, InvalidParameter, TemplateError
 from edgellm.events import ToolCallDelta
 from edgellm.prompter import Turn
+from edgellm.prompts.messages import REASONING
 from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
@@ -241,8 +242,8 @@ async def beside(function: Callable[[], Any]) -> Any:
 
 
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
-    """What the model is given. A template that refuses the order of the roles is given the same words in one that all
-    take. Raises what `Prompter.prepare` raises."""
+    """What the model is given. A template that refuses the order of the roles, or leaves out what a system says in the
+    midst, is given the same words in one that it takes. Raises what `Prompter.prepare` raises."""
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
@@ -257,13 +258,31 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     messages = [_known_role(model, message) for message in ask.messages]
     if not messages:
         raise InvalidParameter("messages: the list is empty; give at least one message")
-    try:
-        return prepared(messages)
-    except TemplateError:
-        plainer = alternating(messages)
-        if plainer == messages:
-            raise
-        return prepared(plainer)
+    refused, found = list[TemplateError](), list[Turn]()
+    for form in _forms(messages):
+        try:
+            turn = prepared(form)
+        except TemplateError as error:
+            refused.append(error)
+            continue
+        told = [_text(message).strip() for message in turn.messages[1:] if message.get("role") == "system"]
+        if all(text in turn.text for text in told):
+            return turn
+        found.append(turn)
+    if not found:
+        raise refused[0]
+    return found[0]
+
+
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    """A conversation as it is, with roles that take turns behind the system prompt, and without a system prompt."""
+    yield messages
+    count = 1 if messages[0].get("role") == "system" else 0
+    kept = [*messages[:count], *alternating(messages[count:])]
+    if kept != messages:
+        yield kept
+    if count:
+        yield alternating(messages)
 
 
 def _known_role(model: Model, message: Message) -> Message:
@@ -286,14 +305,18 @@ def _can_switch(model: Model, thinking: bool) -> bool:
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
     """Messages whose roles take turns, the user's first: what a system says goes in front of what the user says next,
-    and what one says in a row is one message."""
+    and what one says in a row is one message, also behind the result of a tool. Where a model thought, spoke and called
+    a tool at once, its thought is left out."""
     found: list[Message] = []
     for message in messages:
         role = "user" if message.get("role") == "system" else message.get("role")
         last = found[-1] if found else {}
-        plain = role in ("user", "assistant") and not message.get("tool_calls") and not last.get("tool_calls")
-        if plain and last.get("role") == role:
+        calls = message.get("tool_calls")
+        plain = role in ("user", "assistant") and not calls and not last.get("tool_calls")
+        if plain and (last.get("role") == role or (role, last.get("role")) == ("user", "tool")):
             found[-1] = {**last, "content": f"{_text(last)}\n\n{_text(message)}"}
+        elif calls and _text(message):
+            found.append({key: value for key, value in message.items() if key not in REASONING})
         else:
             found.append({**message, "role": role})
     return found

@@ -18,6 +18,10 @@ from serving import Running, running
 from test_tools_in_chats import CHATML, END, TOOLS, Saying
 
 from edgellm import Model
+from edgellm.prompter import Turn
+from edgellm.serve.anthropic.request import MessagesRequest
+from edgellm.serve.anthropic.request import asked as of_body
+from edgellm.serve.ask import prompt_of
 
 MODEL = "claude-small"  # by an alias SmolLM2
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
@@ -301,6 +305,7 @@ def test_an_answer_goes_on_with_what_was_begun(client: Anthropic) -> None:
             "a document of type 'base64'",
         ),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": ["any"]}}, "tool_choice.type"),
         ({"thinking": {"type": "deep"}}, "thinking.type"),
         ({"output_config": {"effort": "none"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
@@ -372,6 +377,36 @@ def test_keys_come_in_both_headers(tmp_path: Path) -> None:
         wrong = Anthropic(base_url=found.url, api_key="wrong", max_retries=0)
         with wrong as made, pytest.raises(anthropic.AuthenticationError, match="authentication_error"):
             made.messages.create(model="thinker", messages=HELLO, max_tokens=1)
+
+
+ORDERS = (
+    "google-gemma-2-2b-it",
+    "mistralai-Mistral-Nemo-Instruct-2407",
+    "HuggingFaceTB-SmolLM3-3B",
+    "openai-gpt-oss-120b",
+)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_templates_get_all_words_in_an_order_they_take(name: str, published_templates: dict[str, str]) -> None:
+    """Of these one takes no system prompt, one no user behind a tool, one shows no system message but the first, and
+    one takes no thought beside text and call."""
+    call = {"type": "tool_use", "id": "toolu_abcdefghi", "name": "weather", "input": {"city": "Rome"}}
+    thought = {"type": "thinking", "thinking": "I think.", "signature": "any"}
+    result = {"type": "tool_result", "tool_use_id": "toolu_abcdefghi", "content": "It rains."}
+    messages: Any = [
+        {"role": "user", "content": "Rome?"},
+        {"role": "assistant", "content": [thought, {"type": "text", "text": "I look."}, call]},
+        {"role": "user", "content": [result, {"type": "text", "text": "A reminder."}]},
+        {"role": "system", "content": "Be French."},
+    ]
+    body = MessagesRequest(messages=messages, max_tokens=1, system="Be terse.", tools=[WEATHER])
+    with Model(Saying("", template=published_templates[name])) as model:
+        turn = prompt_of(model, of_body(body).ask)
+    assert isinstance(turn, Turn)
+    words = ["Be terse.", "Rome?", "I look.", "It rains.", "A reminder.", "Be French."]
+    at = [turn.text.index(word) for word in words]
+    assert at[1:] == sorted(at[1:])
 
 
 BILLING = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=%d;"}

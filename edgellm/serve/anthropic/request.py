@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.anthropic.history import messages_of
 from edgellm.serve.ask import Ask
 from edgellm.serve.openai.wire import IGNORED
-from edgellm.serve.options import Request
+from edgellm.serve.options import Request, taken
+
+V = TypeVar("V")
 
 TOLERATED = {
     *("metadata", "service_tier", "container", "context_management", "betas", "anthropic_beta", "anthropic_version"),
     *("cache_control", "inference_geo", "speed", "user_profile_id", "workspace_id"),
 }
 """Fields that change nothing of an answer, and are not worth a word."""
-CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}  # and "tool"
 EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 THINKS = {"enabled": True, "adaptive": True, "disabled": False, "between_tools": False}
 """The last one turns it off, and shows what is said between calls as thinking, which no model here does."""
@@ -67,9 +69,7 @@ def asked(body: CountRequest) -> Asked:
     variables: dict[str, Any] = {}
     effort = (body.output_config or {}).get("effort")
     if effort is not None:
-        if effort not in EFFORTS:
-            raise InvalidParameter(f"output_config.effort={str(effort)[:50]!r}: must be one of {', '.join(EFFORTS)}")
-        variables["reasoning_effort"] = EFFORTS[effort]
+        variables["reasoning_effort"] = _meant(EFFORTS, effort, "output_config.effort")
     if messages and messages[-1]["role"] == "assistant":
         _prefill(messages, variables)
     tools = _tools(body.tools or (), names)
@@ -103,7 +103,7 @@ def _params(body: CountRequest) -> GenerateParams:
     if isinstance(body, MessagesRequest):
         given["max_tokens"] = body.max_tokens
         if body.stop_sequences:
-            given["stop"] = [*(given.get("stop") or ()), *filter(None, body.stop_sequences)]
+            given["stop"] = taken("stop", body.stop_sequences)
     budget = (body.thinking or {}).get("budget_tokens")
     if budget is not None:
         given.setdefault("thinking_budget", budget)
@@ -139,15 +139,17 @@ def _choice(choice: Mapping[str, Any], tools: Sequence[dict[str, Any]]) -> str:
         if name not in [tool["function"].get("name") for tool in tools]:
             raise InvalidParameter(f"tool_choice: there is no tool {str(name)[:100]!r}")
         return str(name)
-    if kind not in CHOICES:
-        raise InvalidParameter(f"tool_choice.type={str(kind)[:50]!r}: must be auto, any, tool or none")
-    return CHOICES[kind]
+    return _meant(CHOICES, kind, "tool_choice.type")
 
 
 def _thinking(thinking: Mapping[str, Any] | None) -> bool | None:
     kind = (thinking or {}).get("type")
     if thinking is None or kind is None:
         return None
-    if kind not in THINKS:
-        raise InvalidParameter(f"thinking.type={str(kind)[:50]!r}: must be one of {', '.join(THINKS)}")
-    return THINKS[kind]
+    return _meant(THINKS, kind, "thinking.type")
+
+
+def _meant(words: Mapping[str, V], word: Any, where: str) -> V:
+    if not isinstance(word, str) or word not in words:
+        raise InvalidParameter(f"{where}={str(word)[:50]!r}: must be one of {', '.join(words)}")
+    return words[word]
