@@ -35,7 +35,7 @@ class Running:
 def running(
     *named: str | Path, load: LoadParams | None = None, opens: Callable[..., Model] = edgellm.load, **params: Any
 ) -> Iterator[Running]:
-    """A server with these models; opens: opens one of them; params: those of ServeParams."""
+    """A server with these models; params: those of ServeParams. opens: what loads a file."""
     serving = Serving(ServeParams(**{"port": 0, **params}), tuple(map(str, named)), load or LoadParams())
     started: list[Running] = []
     ready, ended = threading.Event(), threading.Event()

@@ -28,7 +28,7 @@ Share = tuple["Request", int]  # and how many of its tokens
 
 
 class Scheduler:
-    """Alternates between prefill and decode passes; prompts are read by arrival."""
+    """Alternates between prefill and decode passes; prompts are read by arrival, short ones beside long ones."""
 
     def __init__(self, backend: Backend) -> None:
         self._shape = backend.pass_shape
@@ -36,6 +36,7 @@ class Scheduler:
         self._max_rows = backend.max_rows
         self._prefilled_last = False
         self._slice = SLICE // 4  # tokens that SLICE_SECONDS are enough for
+        self._shortest_last = False  # the last pass over prompts began with the one of which least was left
         self._next = 0  # where those that decode go on, when one pass does not hold all
 
     def next(self, running: Sequence[Request]) -> list[Share]:
@@ -62,17 +63,30 @@ class Scheduler:
         self._slice = min(max(LEAST, fits), SLICE) // self._shape.align * self._shape.align
 
     def _prefill(self, prefilling: list[Request], room: int, rows: int) -> list[Share]:
-        """Prompts by arrival, in at most `room` tokens."""
+        """Prompts by arrival, in at most `room` tokens. The one of which least is left goes before one that needs more
+        passes: in half of the room where several share a pass, else in every second pass; so a short prompt does not
+        wait for a long one, nor a long one for many short ones."""
         shape = self._shape
+        by_arrival = sorted(prefilling, key=lambda request: request.spent.submitted)
+        shortest = min(by_arrival, key=_left)
+        half = 0
+        if shortest is not by_arrival[0] and _left(by_arrival[0]) > room:
+            room = min(room, max(self._slice, LEAST))
+            half = max(room // 2, 2 * shape.shortest)
+            self._shortest_last = not self._shortest_last
+            if shape.rows_independent or self._shortest_last:
+                by_arrival.remove(shortest)
+                by_arrival.insert(0, shortest)
         shares: list[Share] = []
-        for request in sorted(prefilling, key=lambda request: request.spent.submitted):
-            most, wanted = room // shape.align * shape.align, request.before_checkpoint
-            if shares and wanted > room and most < max(LEAST, 2 * shape.shortest):
+        for request in by_arrival:
+            limit = half if half and request is shortest and shape.rows_independent else room
+            most, wanted = limit // shape.align * shape.align, request.before_checkpoint
+            if shares and wanted > limit and most < max(LEAST, 2 * shape.shortest):
                 break
-            size = shape.prefill_size(wanted, room if wanted <= room else most)
+            size = shape.prefill_size(wanted, limit if wanted <= limit else most)
             shares.append((request, size))
             room -= size
-            if not room or not shape.rows_independent or len(shares) == rows:
+            if room <= 0 or not shape.rows_independent or len(shares) == rows:
                 break
         return shares
 
@@ -90,3 +104,8 @@ class Scheduler:
             room -= size
         self._next = first + len(chosen)
         return chosen
+
+
+def _left(request: Request) -> int:
+    """Tokens of its prompt that are to be read."""
+    return len(request.prompt) - request.length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
 from edgellm.serve.models import Models
 from edgellm.serve.openai import chat, completions, embeddings, models
+from edgellm.serve.openai.responses import create, stored
+from edgellm.serve.openai.responses.request import ResponseRequest
 from edgellm.serve.refusal import Refusal
 from edgellm.serve.settings import Serving
 from edgellm.serve.state import State
@@ -41,6 +44,12 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
     ("POST", "/v1/messages", MessagesRequest, messages.messages, "Answer a conversation (Anthropic)."),
     ("POST", "/v1/messages/count_tokens", CountRequest, messages.count_tokens, "Count its tokens (Anthropic)."),
+    ("POST", "/v1/responses", ResponseRequest, create.create, "Answer a conversation of items (OpenAI)."),
+    ("POST", "/v1/responses/input_tokens", ResponseRequest, create.input_tokens, "Tokens of its prompt (OpenAI)."),
+    ("GET", "/v1/responses/{id}", Empty, stored.retrieve, "An answer that is remembered (OpenAI)."),
+    ("DELETE", "/v1/responses/{id}", Empty, stored.delete, "Forget an answer (OpenAI)."),
+    ("GET", "/v1/responses/{id}/input_items", Empty, stored.input_items, "What was answered (OpenAI)."),
+    ("POST", "/v1/responses/{id}/cancel", Empty, stored.cancel, "Refused: nothing is in the background (OpenAI)."),
     ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
     ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
     ("GET", "/", Empty, page.index, "The page."),
@@ -73,7 +82,9 @@ def create_app(serving: Serving, models: Models | None = None) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        watch = asyncio.ensure_future(state.metrics.watch())
         yield
+        watch.cancel()
         await models.close()
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_route, 405: _no_route})
@@ -88,12 +99,12 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return JSONResponse(reply.body, status, reply.headers)
 
 
-async def load_named(models: Models) -> None:
+async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
     """Load the models that were named, one after another; what cannot be is said."""
     for name in models.serving.named:
         try:
-            async with models.use(models.find(name)):
-                pass
+            async with models.use(models.find(name)) as model:
+                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
         except EdgeLLMError as error:
             log.error("%s cannot be loaded: %s", name, error)
 

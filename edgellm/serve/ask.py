@@ -22,7 +22,7 @@ from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
-EFFORT = "reasoning_effort"  # a variable of chat templates
+EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -247,10 +247,10 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:
+        del given[EFFORT]
     if ask.thinking is not None and _can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
-    if EFFORT in given and EFFORT not in model.prompter.template.variables:  # clients ask it of any
-        del given[EFFORT]
 
     def prepared(messages: Sequence[Message]) -> Turn:
         return model.prompter.prepare(list(messages), ask.params, tools=ask.tools, tool_choice=ask.tool_choice, **given)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
@@ -77,6 +78,7 @@ class Call(Generic[B]):
         self.body = body
         self.headers: dict[str, str] = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         self.path: Mapping[str, str] = scope.get("path_params", {})
+        self.query: Mapping[str, str] = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         self.method: str = scope["method"]
         self._stack = stack
 

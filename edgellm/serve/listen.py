@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -15,10 +16,11 @@ from edgellm.errors import ResourceError
 from edgellm.serve.settings import ServeParams
 
 HEADER_SECONDS = 10.0  # from the beginning of a connection, or of a request, to the end of its headers
-HALF_OPEN = 64  # connections whose request has not come; beyond that the oldest is closed
+HALF_OPEN = 128  # connections whose request has not come; beyond that the oldest are closed that have had
+GRACE_SECONDS = 1.0  # to send it
 BACKLOG = 512
 
-_half_open: OrderedDict[PatientProtocol, None]
+_half_open: OrderedDict[PatientProtocol, float]  # and since when
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -45,9 +47,12 @@ class PatientProtocol(HttpToolsProtocol):
     def _wait(self) -> None:
         self._stop_waiting()
         self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
-        _half_open[self] = None
+        now = _half_open[self] = self.loop.time()
         while len(_half_open) > HALF_OPEN:
-            next(iter(_half_open))._give_up()
+            oldest, since = next(iter(_half_open.items()))
+            if now - since < GRACE_SECONDS:
+                break
+            oldest._give_up()
 
     def _stop_waiting(self) -> None:
         _half_open.pop(self, None)
@@ -80,8 +85,20 @@ def bound(params: ServeParams) -> socket.socket:
     return listener
 
 
+def _many_files() -> None:
+    """As many connections as the system allows; often no more than 1,024 are by default."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def server(app: ASGIApp) -> uvicorn.Server:
     """What runs the application on a socket: `await server.serve(sockets=[…])`."""
+    _many_files()
     config = uvicorn.Config(
         app,
         http=PatientProtocol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from edgellm.serve.models import Models
 if TYPE_CHECKING:
     from edgellm.serve.ask import Answering
 
+WATCH_SECONDS = 0.05  # between two looks at how late the event loop is
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -38,7 +40,21 @@ class Metrics:
         self._whole = Histogram(
             "edgellm_answer_seconds", "To the end of an answer", ["model"], buckets=SECONDS, registry=registry
         )
+        self._delay = Histogram(
+            "edgellm_event_loop_delay_seconds",
+            "How late the server's event loop came to what was due",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
+            registry=registry,
+        )
         registry.register(_Now(models))
+
+    async def watch(self) -> None:
+        """Measure the event loop's delay, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + WATCH_SECONDS
+            await asyncio.sleep(WATCH_SECONDS)
+            self._delay.observe(max(0.0, loop.time() - due))
 
     def answered(self, answering: Answering, done: Completion) -> None:
         model, cache = answering.listed.name, done.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +27,7 @@ from edgellm.serve.settings import FOREVER, Serving
 
 log = logging.getLogger("edgellm.serve")
 
+LISTED_SECONDS = 1.0  # that what is there is taken to be the same
 LOOK_SECONDS = 2.0  # between two looks for models that are idle
 SPARE = 20  # one part in so many of the memory stays available, or an idle model goes
 SHOWN = 12  # names that an error tells
@@ -74,6 +76,7 @@ class Models:
         self._residents: dict[Path, Resident] = {}
         self._loads: dict[Path, asyncio.Task[Resident]] = {}
         self._loading = asyncio.Lock()
+        self._looked: tuple[float, list[Listed]] = (-math.inf, [])  # when, and what was there
         self._copies: dict[str, str] = {}  # names that clients gave to models
         self._watch: asyncio.Task[None] | None = None
         self.loading: str | None = None  # what is being loaded
@@ -82,8 +85,11 @@ class Models:
 
     def listed(self) -> list[Listed]:
         """Every model, those that were named first."""
+        now = time.monotonic()
+        if now - self._looked[0] > LISTED_SECONDS:
+            self._looked = now, list(self._all())
         found: dict[str, Listed] = {}
-        for each in self._all():
+        for each in self._looked[1]:
             found.setdefault(each.name, each)
         for name, model in self._copies.items():
             if model in found:
@@ -191,6 +197,11 @@ class Models:
             raise InvalidParameter(f"{listed.name} is a file outside of the store, which is not removed from here")
         await self.unload(listed)
         await asyncio.to_thread(hub.ModelStore().remove, stored.name)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Models have come or gone."""
+        self._looked = (-math.inf, [])
 
     # What is loaded
 

@@ -78,6 +78,28 @@ def test_prompts_read_alone_where_the_backend_says_so() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("shape", [PassShape(), PassShape(mixes_prefill_and_decode=True), STRICT])
+def test_a_short_prompt_does_not_wait_for_a_long_one(shape: PassShape) -> None:
+    backend = Shaped(shape, micro_batch=64)
+    engine = Engine(backend)
+    order: list[str] = []
+    gate = threading.Event()
+    engine._inbox.put(_Call(lambda backend: gate.wait(), Future()))
+    texts = {"long": "a" * 4000, "short": "b" * 40, "next": "c" * 45}
+    waiting = []
+    for name, text in texts.items():
+        generation = engine.submit(tokens(text), GREEDY)
+        generation.at_end(lambda name=name: order.append(name))  # type: ignore[misc]
+        waiting.append(generation)
+    gate.set()
+    assert [each.result().text for each in waiting] == list(texts.values())
+    assert order[-1] == "long"
+    read_first = [sum(each) for each in backend.passes[:8]]
+    assert sum(read_first) >= 100  # the long one goes on meanwhile
+    assert max(map(max, backend.passes[:8])) > 8
+    engine.close()
+
+
 def test_an_onnx_prompt_has_the_same_bits_beside_others(tmp_path: Path) -> None:
     backend = open_backend(onnx_quantized(tmp_path), PARAMS)
     shares: list[int] = []

@@ -17,7 +17,7 @@ from edgellm.serve.endpoint import Call, Reply, Stream, comment, event
 from edgellm.serve.merge import merged
 from edgellm.serve.openai import wire
 from edgellm.serve.openai.chat import StreamOptions
-from edgellm.serve.options import Request
+from edgellm.serve.options import Request, taken
 
 MOST = 128  # choices of all prompts
 USUAL = 16  # tokens of an answer, where the request does not say; as OpenAI has it
@@ -75,7 +75,9 @@ def _asks(body: CompletionRequest) -> list[Ask]:
     if not 1 <= count * len(prompts) <= MOST:
         raise InvalidParameter(f"{count} answers to {len(prompts)} prompts: {MOST} at once is the most")
     schema = wire.schema_of(body.response_format)
-    params = GenerateParams(**body.options(), max_tokens=body.max_tokens, logprobs=body.logprobs, schema=schema)
+    params = GenerateParams(
+        **body.options(), max_tokens=taken("max_tokens", body.max_tokens), logprobs=body.logprobs, schema=schema
+    )
     found = []
     for prompt in prompts:
         for nth in range(count):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,9 +38,9 @@ def fingerprint(answering: Answering) -> str:
     return f"edgellm-{__version__}-{answering.model.info.fingerprint[:8]}"
 
 
-def ignored(body: Request) -> dict[str, str]:
-    """The header that names the fields of a request that nobody knows."""
-    names = sorted(name for name in body.unknown() if name not in TOLERATED)
+def ignored(body: Request, more: Iterable[str] = ()) -> dict[str, str]:
+    """The header that names the fields of a request that nobody knows, and more that has no effect."""
+    names = sorted({*(name for name in body.unknown() if name not in TOLERATED), *more})
     said = ", ".join(name for name in names if name.isascii() and name.isprintable())[:500]
     return {IGNORED: said} if said else {}
 

@@ -1,0 +1,267 @@
+"""What a hostile page, client or request may not do: over sockets, as it would come."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import Running, running
+
+from edgellm.serve import listen
+
+CHAT = "/v1/chat/completions"
+BODY: dict[str, Any] = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def locked(smollm2: Path) -> Iterator[Running]:
+    """A server with a key, and one origin that may ask."""
+    with running(smollm2, alias=(f"smollm2={smollm2}",), api_key="right", origin=("app://obsidian.md",)) as found:
+        yield found
+
+
+def raw(server: Running, sent: bytes, *, wait: float = 10) -> bytes:
+    """What comes back for bytes, until the server closes or nothing comes."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), wait)) as connection:
+        connection.sendall(sent)
+        found = b""
+        try:
+            while piece := connection.recv(1 << 16):
+                found += piece
+                if b"Connection: close" not in sent and found.count(b"\r\n0\r\n\r\n"):
+                    break
+        except (TimeoutError, ConnectionError):
+            pass
+        return found
+
+
+def request(path: str, headers: dict[str, str], body: bytes = b"", method: str = "POST") -> bytes:
+    head = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**head, "Connection": "close"}.items() if value)
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else 0
+
+
+ASKED = json.dumps(BODY).encode()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:11435", "127.0.0.1.evil.example", "", "localhost@evil"])
+def test_a_name_that_is_rebound_is_refused(locked: Running, host: str) -> None:
+    key = {"Authorization": "Bearer right"}
+    assert status(raw(locked, request(CHAT, {**key, "Host": host or "\t"}, ASKED))) in (400, 403)
+    assert status(raw(locked, request("/v1/models", {**key, "Host": host or "\t"}, method="GET"))) in (400, 403)
+    for mine in ("localhost", "127.0.0.1:1", "[::1]:99", "LOCALHOST:11435"):
+        assert status(raw(locked, request("/v1/models", {**key, "Host": mine}, method="GET"))) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:3000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "app://obsidian.md.evil"},
+    ],
+)
+def test_pages_of_others_may_not_ask(locked: Running, headers: dict[str, str]) -> None:
+    key = {"Authorization": "Bearer right"}
+    for path, method in ((CHAT, "POST"), ("/v1/models", "GET"), ("/api/tags", "GET"), ("/", "GET"), (CHAT, "OPTIONS")):
+        answer = raw(locked, request(path, {**key, **headers}, ASKED if method == "POST" else b"", method))
+        assert status(answer) == 403
+        assert b"access-control-allow-origin" not in answer.lower()
+
+
+def test_a_page_that_was_allowed_by_name_may_ask(locked: Running) -> None:
+    origin = {"Origin": "app://obsidian.md", "Sec-Fetch-Site": "cross-site"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    answer = raw(locked, request(CHAT, {**origin, **asked}, method="OPTIONS")).lower()
+    assert status(answer.upper()) == 204
+    assert b"access-control-allow-origin: app://obsidian.md" in answer
+    assert b"access-control-allow-headers: authorization,content-type" in answer
+    assert status(raw(locked, request(CHAT, {**origin, "Authorization": "Bearer right"}, ASKED))) == 200
+    assert status(raw(locked, request(CHAT, origin, ASKED))) == 401
+
+
+def test_the_own_page_may_ask_and_can_be_visited(locked: Running) -> None:
+    own = {"Origin": f"http://localhost:{locked.port}", "Host": f"localhost:{locked.port}"}
+    assert status(raw(locked, request(CHAT, {**own, "Authorization": "Bearer right"}, ASKED))) == 200
+    visit = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert status(raw(locked, request("/", visit, method="GET"))) == 200
+
+
+@pytest.mark.parametrize("media", ["text/plain", "multipart/form-data", "application/xml"])
+def test_what_a_form_can_send_is_refused(locked: Running, media: str) -> None:
+    headers = {"Authorization": "Bearer right", "Content-Type": media}
+    assert status(raw(locked, request(CHAT, headers, ASKED))) == 415
+
+
+@pytest.mark.parametrize("key", ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer right2", "Basic right", "right"])
+def test_a_wrong_key_opens_nothing(locked: Running, key: str) -> None:
+    for path in ("/v1/models", "/openapi.json", "/docs", "/metrics", "/v1/edgellm/status", "/api/tags"):
+        answer = raw(locked, request(path, {"Authorization": key}, method="GET"))
+        assert status(answer) == 401
+        assert b"smollm2" not in answer.lower()
+    assert status(raw(locked, request("/v1/models", {"Authorization": key, "x-api-key": "right"}, method="GET"))) == 200
+    assert status(raw(locked, request("/health", {}, method="GET"))) == 200
+
+
+def test_answers_are_harmless_in_a_browser(server: Running) -> None:
+    for path in ("/v1/models", "/docs", "/nothing", "/"):
+        headers = httpx.get(server.url + path, headers={"Accept": "text/html"}).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY"
+
+
+def test_a_size_beyond_the_limit_is_refused_at_the_header(server: Running) -> None:
+    sent = request(CHAT, {"Content-Length": str(1 << 30)})
+    started = time.monotonic()
+    assert status(raw(server, sent)) == 413
+    assert time.monotonic() - started < 8  # nothing was waited for
+
+
+def test_pieces_beyond_the_limit_are_refused_too(smollm2: Path) -> None:
+    with running(smollm2, max_body=4096) as small:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        pieces = b"400\r\n" + b"x" * 1024 + b"\r\n"
+        sent = head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + pieces * 8 + b"0\r\n\r\n"
+        assert status(raw(small, sent)) == 413
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"[" * 100_000,
+        b'{"messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"messages":[{"role":"user","content":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}]}",
+        b'{"model": "smollm2"',
+        b"\xff\xfe",
+        b"null",
+        b'{"messages": 1e999}',
+    ],
+)
+def test_json_that_is_none_is_refused(server: Running, wrong: bytes) -> None:
+    assert status(raw(server, request(CHAT, {}, wrong))) == 400
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_request_inside_of_another_is_none(server: Running) -> None:
+    inner = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for lengths in (
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length: +5\r\n",
+    ):
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{lengths}\r\n"
+        answer = raw(server, f"{head}0\r\n\r\n{inner}".encode(), wait=3)
+        assert answer.count(b"HTTP/1.1 ") <= 1
+        assert b"smollm2" not in answer.lower()
+        assert status(answer) in (0, 400, 411, 501)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "/etc/passwd", "..", "file:///etc/passwd", "http://169.254.169.254/x", "\\\\host\\share"],
+)
+def test_names_of_models_reach_no_file_and_no_network(server: Running, name: str) -> None:
+    answer = httpx.post(server.url + CHAT, json={**BODY, "model": name})
+    assert answer.status_code == 404
+    assert "there are:" in answer.json()["error"]["message"]
+    assert "root:" not in answer.text
+
+
+def test_links_lead_to_no_model_outside_of_a_folder(smollm2: Path, tmp_path: Path) -> None:
+    folder, secret = tmp_path / "models", tmp_path / "secret"
+    folder.mkdir()
+    secret.mkdir()
+    (secret / "mine.gguf").write_bytes(b"GGUF")
+    (folder / "link.gguf").symlink_to(secret / "mine.gguf")
+    (folder / "here.gguf").symlink_to(folder / "gone.gguf")
+    with running(smollm2, folder=(str(folder),)) as found:
+        names = [each["id"] for each in httpx.get(f"{found.url}/v1/models").json()["data"]]
+        assert names == [smollm2.stem]
+        for name in ("link", "../secret/mine", str(secret / "mine.gguf"), str(folder / ".." / "secret" / "mine.gguf")):
+            assert httpx.post(found.url + CHAT, json={**BODY, "model": name}).status_code == 404
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x.png", "file:///etc/passwd", "data:image/png;base64,AAAA"])
+def test_pictures_are_not_fetched(server: Running, address: str) -> None:
+    content = [{"type": "image_url", "image_url": {"url": address}}]
+    answer = httpx.post(server.url + CHAT, json={**BODY, "messages": [{"role": "user", "content": content}]})
+    assert answer.status_code == 400
+    assert "image_url" in answer.json()["error"]["message"]
+
+
+def test_half_open_connections_hold_nobody_up(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "HEADER_SECONDS", 2.0)
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", server.port)))) for _ in range(200)
+        ]
+        for at, each in enumerate(opened):
+            if at % 2:
+                each.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: local")
+        assert httpx.post(server.url + CHAT, json=BODY, timeout=30).status_code == 200
+        for each in opened:  # all are closed by the server
+            each.settimeout(20)
+            with suppress(ConnectionError):
+                assert each.recv(1000) == b""
+
+
+def test_a_body_that_trickles_is_given_up(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgellm.serve import endpoint
+
+    monkeypatch.setattr(endpoint, "BODY_SECONDS", 0.5)
+    with closing(socket.create_connection(("127.0.0.1", server.port), 20)) as connection:
+        connection.sendall(request(CHAT, {"Content-Length": "1000"}))
+        for _ in range(3):
+            connection.sendall(b"{")
+            time.sleep(0.2)
+        assert status(connection.recv(1000)) == 408
+
+
+BOMBS: dict[str, dict[str, Any]] = {
+    "enum": {"enum": [f"value {n}" for n in range(100_000)]},
+    "oneOf": {"oneOf": [{"type": "object", "properties": {f"a{n}": {"minLength": n}}} for n in range(3000)]},
+    "deep": {"$ref": "#/$defs/a0", "$defs": {f"a{n}": {"items": {"$ref": f"#/$defs/a{n + 1}"}} for n in range(5000)}},
+    "repeat": {"type": "string", "pattern": "((a{1,1000}){1,1000}){1,1000}"},
+    "product": {"allOf": [{"anyOf": [{"minLength": n}, {"minimum": n}, {"minItems": n}]} for n in range(12)]},
+}
+
+
+@pytest.mark.parametrize("name", [*BOMBS, "regex", "grammar"])
+def test_forms_that_explode_stall_nobody_else(server: Running, name: str) -> None:
+    form: dict[str, Any] = {
+        "regex": {"regex": "(((x+)+)+)+" + "(a|aa|aaa){1,500}" * 20},
+        "grammar": {"grammar": "start: " + " ".join("(a|b)" for _ in range(3000)) + '\na: "a"+\nb: "b"+\n'},
+    }.get(name, {"response_format": {"type": "json_schema", "json_schema": {"schema": BOMBS.get(name)}}})
+    ended: list[int] = []
+
+    def bomb() -> None:
+        ended.append(httpx.post(server.url + CHAT, json={**BODY, **form}, timeout=120).status_code)
+
+    threads = [threading.Thread(target=bomb) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    answered = 0
+    while any(thread.is_alive() for thread in threads) or not answered:
+        assert httpx.post(server.url + CHAT, json=BODY, timeout=10).status_code == 200
+        answered += 1
+    assert set(ended) <= {200, 400, 422}
+    assert len(ended) == 3
