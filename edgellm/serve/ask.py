@@ -61,7 +61,8 @@ Follow = Callable[["Answering", Completion], object]
 
 
 class Answering:
-    """An answer on its way. `begin` first, then `events` or `whole`. Whoever holds it closes `stack`.
+    """An answer on its way. `begin` first, then `events` or `whole`; `prepare` alone for its prompt. Whoever holds it
+    closes `stack`.
 
     followers: are told the completion. begun: seconds of the monotonic clock when it was asked for. news: how far its
     prompt is read.
@@ -79,6 +80,8 @@ class Answering:
         self._model: Model | None = None
         self._prompt: list[int] | Turn = []
         self._beginning: asyncio.Task[None] | None = None
+        self._chunks: AsyncGenerator[Chunk] | None = None
+        self._first: asyncio.Future[Chunk] | None = None
 
     @property
     def model(self) -> Model:
@@ -91,20 +94,31 @@ class Answering:
         """Of the prompt, once it has begun."""
         return self._prompt.tokens if isinstance(self._prompt, Turn) else self._prompt
 
-    async def begin(self, *, patience: float | None = None) -> None:
-        """Load the model and make the prompt; after so many seconds the rest of it is left to `events`.
+    async def begin(self, *, stream: bool = False) -> None:
+        """Load the model, make the prompt and submit it. stream: after HEADERS_SECONDS what is left of that goes on in
+        `events`, which then gives all pieces of the answer and not the last one alone.
 
         Raises what that raises: ModelError, ResourceError, InvalidParameter, Unsupported, TemplateError,
-        ContextOverflow."""
-        task = self._beginning = asyncio.get_running_loop().create_task(self._begin())
+        ContextOverflow, Busy."""
+        task = self._beginning = asyncio.get_running_loop().create_task(self._begin(stream))
         self._stack.push_async_callback(_ended, task)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), patience)
+            await asyncio.wait_for(asyncio.shield(task), HEADERS_SECONDS if stream else None)
 
-    async def _begin(self) -> None:
+    async def prepare(self) -> None:
+        """Load the model and make the prompt, no more. Raises what `begin` does, but Busy."""
         self._model = await self._stack.enter_async_context(self._models.use(self.listed, self.ask.keep))
         self._prompt = await beside(lambda: prompt_of(self.model, self.ask))
         self._check_length()
+
+    async def _begin(self, stream: bool) -> None:
+        await self.prepare()
+        self._chunks = self._answered(stream)
+        await self._stack.enter_async_context(aclosing(self._chunks))
+        self._first = asyncio.ensure_future(_next(self._chunks))
+        self._stack.push_async_callback(_ended, self._first)
+        if stream:  # what is wrong with it is known when it is read, or answered
+            await self.news.come(self._first)
 
     def _check_length(self) -> None:
         """What `submit` would raise later: said before the headers are."""
@@ -118,44 +132,37 @@ class Answering:
 
     async def whole(self) -> Completion:
         """The answer, when it is done."""
-        async with aclosing(self.events(stream=False)) as events:
+        async with aclosing(self.events()) as events:
             async for event in events:
                 if isinstance(event, Chunk) and event.completion is not None:
                     return event.completion
         raise AssertionError("the last chunk carries the completion")
 
-    async def events(self, *, stream: bool = True) -> AsyncGenerator[Event]:
-        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes. stream: not of all pieces
-        but the last one."""
+    async def events(self) -> AsyncGenerator[Event]:
+        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes."""
         assert self._beginning is not None
         while not self._beginning.done():
             await asyncio.wait({self._beginning}, timeout=BEAT_SECONDS)
             yield Waiting()
         await self._beginning
-        chunks = self._chunks(stream)
-        async with aclosing(chunks):
-            first = asyncio.ensure_future(_next(chunks))
-            try:
-                while not first.done():
-                    waiting = await self.news.wait(first)
-                    if waiting is not None:
-                        yield waiting
-                yield await first
-            finally:
-                if not first.done():
-                    first.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await first
+        assert self._first is not None
+        assert self._chunks is not None
+        async with aclosing(self._chunks) as chunks:
+            while not self._first.done():
+                waiting = await self.news.wait(self._first)
+                if waiting is not None:
+                    yield waiting
+            yield await self._first
             async for chunk in chunks:
                 yield chunk
 
-    async def _chunks(self, stream: bool) -> AsyncGenerator[Chunk]:
-        ask, params = self.ask, self.ask.params
+    async def _answered(self, stream: bool) -> AsyncGenerator[Chunk]:
+        ask, params, told = self.ask, self.ask.params, self.news.tell
         one = _OneCall() if ask.one_call else None
         if stream or one is not None:
-            source = self.model.astream(self._prompt, params, progress=self.news.tell, cancel=self.cancel)
+            source = self.model.astream(self._prompt, params, progress=told, cancel=self.cancel)
         else:
-            source = _alone(self.model.agenerate(self._prompt, params, progress=self.news.tell, cancel=self.cancel))
+            source = _alone(self.model.agenerate(self._prompt, params, progress=told, cancel=self.cancel))
         async with aclosing(source):
             async for chunk in source:
                 if one is not None:
@@ -205,18 +212,24 @@ class News:
         self.latest = Waiting(done, total, known)
         self._told.set()
 
-    async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
-        """Until there are news, `first` is done (None), or it is time for a sign of life."""
+    async def come(self, first: asyncio.Future[Any], timeout: float | None = None) -> None:
+        """Until there are news, or `first` is done: raises what that raised."""
         told = asyncio.ensure_future(self._told.wait())
         try:
-            await asyncio.wait({told, first}, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({told, first}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
+        if first.done():
+            first.result()
+
+    async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
+        """Until there are news, `first` is done (None), or it is time for a sign of life."""
+        await self.come(first, BEAT_SECONDS)
         self._told.clear()
         return None if first.done() else self.latest
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _ended(task: asyncio.Future[Any]) -> None:
     """What has begun is over."""
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):

@@ -353,7 +353,7 @@ def test_there_are_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """While a model is loaded, and while a call is not known to be one."""
     for module in ("ask", "anthropic.stream"):
         monkeypatch.setattr(f"edgellm.serve.{module}.BEAT_SECONDS", 0.1)
-    monkeypatch.setattr("edgellm.serve.anthropic.messages.HEADERS_SECONDS", 0.05)
+    monkeypatch.setattr("edgellm.serve.ask.HEADERS_SECONDS", 0.05)
 
     def slow(*_: Any) -> Model:
         time.sleep(0.5)

@@ -81,7 +81,7 @@ def test_there_are_signs_of_life_while_a_prompt_is_read(server: Running, monkeyp
 
 
 def test_headers_go_out_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgellm.serve.openai.chat.HEADERS_SECONDS", 0.05)
+    monkeypatch.setattr("edgellm.serve.ask.HEADERS_SECONDS", 0.05)
     monkeypatch.setattr(ask, "BEAT_SECONDS", 0.05)
     (tmp_path / "slow.gguf").write_bytes(b"GGUF")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF")
@@ -146,3 +146,14 @@ def test_what_there_is_is_described(server: Running) -> None:
     assert lost.status_code == 404
     assert lost.json()["error"]["code"] == "not_found"
     assert httpx.get(server.url + CHAT).status_code == 405
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_refused_is_refused_before_a_stream(server: Running, stream: bool) -> None:
+    schema = {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "("}}}
+    wrong: list[dict[str, Any]] = [{"response_format": schema}, {"grammar": "nothing"}, {"logit_bias": {"9999999": 1}}]
+    for each in wrong:
+        body = {"model": "smollm2", "messages": HELLO, "stream": stream, **each}
+        answer = httpx.post(server.url + CHAT, json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["type"] == "invalid_request_error"

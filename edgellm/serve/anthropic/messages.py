@@ -8,7 +8,6 @@ from edgellm.errors import ContextOverflow
 from edgellm.serve.anthropic.answer import Answer
 from edgellm.serve.anthropic.request import CountRequest, MessagesRequest, asked
 from edgellm.serve.anthropic.stream import Events
-from edgellm.serve.ask import HEADERS_SECONDS
 from edgellm.serve.dialects import ANTHROPIC, REQUEST_ID, new_request_id
 from edgellm.serve.endpoint import Call, Reply, Stream, event
 from edgellm.serve.refusal import Refusal
@@ -19,7 +18,7 @@ async def messages(call: Call[MessagesRequest]) -> Reply | Stream:
     wanted = asked(body)
     answering = call.answering(call.state.models.find(body.model), wanted.ask)
     answer = Answer(call, answering)
-    await answering.begin(patience=HEADERS_SECONDS if body.stream else None)
+    await answering.begin(stream=bool(body.stream))
     headers = {**wanted.ignored, REQUEST_ID: new_request_id()}
     if not body.stream:
         return Reply(answer.whole(await answering.whole()), headers=headers)
@@ -36,7 +35,7 @@ async def count_tokens(call: Call[CountRequest]) -> Reply:
     wanted = asked(call.body)
     answering = call.answering(call.state.models.find(call.body.model), wanted.ask)
     try:
-        await answering.begin()
+        await answering.prepare()
         tokens = len(answering.tokens)
     except ContextOverflow as error:
         tokens = error.needed - 1

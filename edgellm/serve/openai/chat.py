@@ -11,7 +11,7 @@ from typing import Any
 
 from edgellm import Chunk, Completion, GenerateParams
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.serve.ask import HEADERS_SECONDS, Answering, Ask, Waiting
+from edgellm.serve.ask import Answering, Ask, Waiting
 from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, dumped, event
 from edgellm.serve.merge import merged
@@ -66,8 +66,7 @@ async def chat(call: Call[ChatRequest]) -> Reply | Stream:
     answers = [call.answering(listed, _nth(ask, at)) for at in range(count)]
     answers[0].followers.append(wire.keep_report(call, id))
     headers = wire.ignored(body)
-    patience = HEADERS_SECONDS if body.stream else None
-    await asyncio.gather(*(each.begin(patience=patience) for each in answers))
+    await asyncio.gather(*(each.begin(stream=bool(body.stream)) for each in answers))
     if body.stream:
         return Stream(_Chunks(id, body, answers).pieces(), lambda why: event(OPENAI.error(why)), headers=headers)
     done = await asyncio.gather(*(each.whole() for each in answers))

@@ -11,7 +11,7 @@ from typing import Any
 from edgellm import Completion, GenerateParams
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.events import TokenLogprob
-from edgellm.serve.ask import HEADERS_SECONDS, Answering, Ask, Waiting
+from edgellm.serve.ask import Answering, Ask, Waiting
 from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, event
 from edgellm.serve.merge import merged
@@ -49,7 +49,7 @@ async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
     answers = [call.answering(listed, ask) for ask in asks]
     answers[0].followers.append(wire.keep_report(call, id))
     headers = wire.ignored(body)
-    await asyncio.gather(*(each.begin(patience=HEADERS_SECONDS if body.stream else None) for each in answers))
+    await asyncio.gather(*(each.begin(stream=bool(body.stream)) for each in answers))
     if body.stream:
         return Stream(_chunks(id, body, answers), lambda why: event(OPENAI.error(why)), headers=headers)
     done = await asyncio.gather(*(each.whole() for each in answers))

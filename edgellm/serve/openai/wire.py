@@ -113,19 +113,19 @@ def keep_report(call: Call[Any], id: str) -> Any:
     return keep
 
 
-def schema_of(form: Mapping[str, Any] | None) -> Any:
-    """The schema that `response_format`, or `text.format`, asks for. Raises InvalidParameter, Unsupported."""
+def schema_of(form: Mapping[str, Any] | None, field: str = "response_format") -> Any:
+    """The schema that the `field` of a request asks for. Raises InvalidParameter, Unsupported."""
     kind = (form or {}).get("type", "text")
     if form is None or kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
     if kind != "json_schema":
-        raise Unsupported(f"response_format: type {kind!r}; there are text, json_object and json_schema")
+        raise Unsupported(f"{field}: type {kind!r}; there are text, json_object and json_schema")
     schema = form.get("json_schema", form)
     schema = schema.get("schema") if isinstance(schema, Mapping) else None
     if not isinstance(schema, (Mapping, bool)):
-        raise InvalidParameter("response_format: json_schema needs a schema")
+        raise InvalidParameter(f"{field}: json_schema needs a schema")
     return schema
 
 

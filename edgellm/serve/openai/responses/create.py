@@ -45,7 +45,7 @@ async def create(call: Call[ResponseRequest]) -> Reply | Stream:
         await events.begin()
         return Stream(events.pieces(), events.failed, headers=asked.headers)
     try:
-        await answering.begin()
+        await answering.begin(stream=answering.ask.params.logprobs is not None)
     except ContextOverflow as error:
         raise replace(refusal(error), param="input") from None
     return Reply(finished(await _whole(answering, output)), headers=asked.headers)
@@ -73,7 +73,7 @@ async def input_tokens(call: Call[ResponseRequest]) -> Reply:
     ask = replace(asked.ask, params=replace(asked.ask.params, overflow="error"))
     answering = call.answering(call.state.models.find(call.body.model), ask)
     try:
-        await answering.begin()
+        await answering.prepare()
         count = len(answering.tokens)
     except ContextOverflow as error:
         count = error.needed - 1

@@ -127,5 +127,5 @@ def params_of(body: ResponseRequest) -> GenerateParams:
         **options,
         max_tokens=body.max_output_tokens,
         logprobs=(body.top_logprobs or 0) if wanted else None,
-        schema=wire.schema_of(None if body.text is None else body.text.format),
+        schema=wire.schema_of(None if body.text is None else body.text.format, "text.format"),
     )

@@ -12,8 +12,7 @@ from typing import Any
 
 from edgellm import Chunk, Completion
 from edgellm.errors import ContextOverflow
-from edgellm.serve.ask import HEADERS_SECONDS, Answering
-from edgellm.serve.ask import Event as Sign
+from edgellm.serve.ask import Answering
 from edgellm.serve.endpoint import dumped, event
 from edgellm.serve.openai.responses.answer import Answer, cut
 from edgellm.serve.openai.responses.output import Output
@@ -36,36 +35,26 @@ class Events:
         self._output = output
         self._answer = answer
         self._finished = finished
-        self._source = answering.events()
-        self._first: Sign | None = None
         self._too_long: ContextOverflow | None = None
         self._begun = dumped(answer.begun())
         self._number = -1
         self._told = 0.0
 
     async def begin(self) -> None:
-        """Wait a little, so that what is refused at once is refused with a status; but clients look in the stream for a
-        prompt that is too long. Raises what answering does."""
+        """What is refused at once is refused with a status; but clients look in the stream for a prompt that is too
+        long. Raises what answering does."""
         try:
-            await self._answering.begin(patience=HEADERS_SECONDS)
-            self._first = await anext(self._source)  # which comes in BEAT_SECONDS
+            await self._answering.begin(stream=True)
         except ContextOverflow as error:
             self._too_long = error
-
-    async def _signs(self) -> AsyncGenerator[Sign]:
-        async with aclosing(self._source) as source:
-            if self._too_long is not None:
-                raise self._too_long
-            if self._first is not None:
-                yield self._first
-            async for sign in source:
-                yield sign
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         yield self._lifecycle("created", self._begun)
         yield self._lifecycle("in_progress", self._begun)
         done: Completion | None = None
-        async with aclosing(self._signs()) as signs:
+        if self._too_long is not None:
+            raise self._too_long
+        async with aclosing(self._answering.events()) as signs:
             async for item in signs:
                 if isinstance(item, Chunk):
                     for each in self._output.heard(item):
