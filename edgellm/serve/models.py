@@ -137,17 +137,21 @@ class Models:
         return as_path
 
     def _meant(self, name: str) -> Iterator[str]:
-        """What a name may stand for, as it is first."""
-        yield name
-        if name.endswith(":latest"):
-            yield name.removesuffix(":latest")
-        for pattern, model in self._aliases.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                yield model
+        """What a name may stand for, as it is first; what that stands for behind it."""
+        waiting, seen = [name], set[str]()
+        while waiting:
+            each = waiting.pop(0)
+            if each in seen:
+                continue
+            seen.add(each)
+            yield each
+            waiting += [model for pattern, model in self._aliases.items() if fnmatch.fnmatchcase(each, pattern)]
+            waiting += [each.removesuffix(":latest")]
+            with suppress(EdgeLLMError):
+                waiting += [read_config().named(each)]
+            if each != name:  # a client opens no path by its name
                 with suppress(EdgeLLMError):
-                    yield self._named(model).name
-        with suppress(InvalidParameter):
-            yield read_config().named(name)
+                    waiting += [self._named(each).name]
 
     def _allowed(self, name: str) -> Listed | None:
         """A file by its path, in a folder whose models may be asked for, or named on the command line."""
