@@ -138,20 +138,21 @@ class Models:
 
     def _meant(self, name: str) -> Iterator[str]:
         """What a name may stand for, as it is first; what that stands for behind it."""
-        waiting, seen = [name], set[str]()
+        waiting, seen = [(name, False)], set[str]()
         while waiting:
-            each = waiting.pop(0)
+            each, ours = waiting.pop(0)
             if each in seen:
                 continue
             seen.add(each)
             yield each
-            waiting += [model for pattern, model in self._aliases.items() if fnmatch.fnmatchcase(each, pattern)]
-            waiting += [each.removesuffix(":latest")]
+            waiting += [(model, True) for pattern, model in self._aliases.items() if fnmatch.fnmatchcase(each, pattern)]
+            waiting.append((each.removesuffix(":latest"), ours))
             with suppress(EdgeLLMError):
-                waiting += [read_config().named(each)]
-            if each != name:  # a client opens no path by its name
+                meant = read_config().named(each)
+                waiting.append((meant, ours or meant != each))
+            if ours:  # it may be a path; what a client wrote is opened by none
                 with suppress(EdgeLLMError):
-                    waiting += [self._named(each).name]
+                    waiting.append((self._named(each).name, ours))
 
     def _allowed(self, name: str) -> Listed | None:
         """A file by its path, in a folder whose models may be asked for, or named on the command line."""
