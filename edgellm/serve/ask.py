@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,9 @@ from typing import Any
 
 from edgellm import CancelToken, Chunk, Completion, GenerateParams, Model
 from edgellm.errors import ContextOverflow, InvalidParameter, TemplateError
+from edgellm.events import ToolCallDelta
 from edgellm.prompter import Turn
+from edgellm.prompts.messages import REASONING
 from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
@@ -65,7 +67,7 @@ class Answering:
     closes `stack`.
 
     followers: are told the completion. begun: seconds of the monotonic clock when it was asked for; loaded: when its
-    model was there.
+    model was there. news: how far its prompt is read.
     """
 
     def __init__(self, models: Models, listed: Listed, ask: Ask, stack: AsyncExitStack) -> None:
@@ -74,11 +76,11 @@ class Answering:
         self.begun = self.loaded = time.monotonic()
         self.followers: list[Follow] = []
         self.cancel = CancelToken()
+        self.news = News()
         self._models = models
         self._stack = stack
         self._model: Model | None = None
         self._prompt: list[int] | Turn = []
-        self._news = _News()
         self._beginning: asyncio.Task[None] | None = None
         self._chunks: AsyncGenerator[Chunk] | None = None
         self._first: asyncio.Future[Chunk] | None = None
@@ -119,7 +121,7 @@ class Answering:
         self._first = asyncio.ensure_future(_next(self._chunks))
         self._stack.push_async_callback(_ended, self._first)
         if stream:  # what is wrong with it is known when it is read, or answered
-            await self._news.come(self._first)
+            await self.news.come(self._first)
 
     def _check_length(self) -> None:
         """What `submit` would raise later: said before the headers are."""
@@ -150,7 +152,7 @@ class Answering:
         assert self._chunks is not None
         async with aclosing(self._chunks) as chunks:
             while not self._first.done():
-                waiting = await self._news.wait(self._first)
+                waiting = await self.news.wait(self._first)
                 if waiting is not None:
                     yield waiting
             yield await self._first
@@ -158,52 +160,60 @@ class Answering:
                 yield chunk
 
     async def _answered(self, stream: bool) -> AsyncGenerator[Chunk]:
-        ask, params, told = self.ask, self.ask.params, self._news.tell
-        if stream or ask.one_call:
+        ask, params, told = self.ask, self.ask.params, self.news.tell
+        one = _OneCall() if ask.one_call else None
+        if stream or one is not None:
             source = self.model.astream(self._prompt, params, progress=told, cancel=self.cancel)
         else:
             source = _alone(self.model.agenerate(self._prompt, params, progress=told, cancel=self.cancel))
-        said, over = list[str](), False  # of one call: the text so far, and whether the call is complete
         async with aclosing(source):
             async for chunk in source:
-                if ask.one_call and over:  # some more tokens: of what closes the call, or of another one
-                    chunk = replace(chunk, text="", tool_calls=())
-                elif ask.one_call:
-                    said.append(chunk.text)
-                    first = tuple(delta for delta in chunk.tool_calls if not delta.index)
-                    chunk = replace(chunk, tool_calls=first)
-                    if any(delta.complete for delta in first):
-                        over = True
+                if one is not None:
+                    chunk = one.passed(chunk)
+                    if one.over:
                         self.cancel.cancel()
                 if chunk.completion is not None:
-                    done = self._finished(chunk.completion, "".join(said) if over else chunk.completion.text)
-                    chunk = replace(chunk, completion=done)
+                    self._remember(chunk.completion)
                     for follow in self.followers:
-                        follow(self, done)
+                        follow(self, chunk.completion)
                 yield chunk
 
-    def _finished(self, done: Completion, text: str) -> Completion:
-        """The answer as it counts: with one call and the text in front of it where there is to be one; remembered."""
-        if self.ask.one_call and done.tool_calls:
-            done = replace(done, text=text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+    def _remember(self, done: Completion) -> None:
         turn, ask = self._prompt, self.ask
         shown = ask.make is None and not ask.variables.get("continue_final_message")
         if isinstance(turn, Turn) and ask.params.cache and shown:
             self.model.prompter.remember(turn, done.text, done.tokens)
-        return done
 
 
-class _News:
-    """How far a prompt is read."""
+class _OneCall:
+    """Lets an answer pass up to the end of its first call. over: it has come."""
 
     def __init__(self) -> None:
-        self._latest = Waiting()
+        self.over = False
+        self._text = ""
+
+    def passed(self, chunk: Chunk) -> Chunk:
+        text, calls, done = "" if self.over else chunk.text, list[ToolCallDelta](), chunk.completion
+        self._text += text
+        for delta in chunk.tool_calls:
+            calls += [] if self.over else [delta]
+            self.over = self.over or delta.complete
+        if self.over and done is not None:
+            done = replace(done, text=self._text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+        return replace(chunk, text=text, tool_calls=tuple(calls), completion=done)
+
+
+class News:
+    """How far a prompt is read. latest: from when its reading begins on, before anything is answered."""
+
+    def __init__(self) -> None:
+        self.latest = Waiting()
         self._told = asyncio.Event()
 
     def tell(self, done: int, total: int) -> None:
         """On the event loop."""
-        known = self._latest.known if self._latest.total else done
-        self._latest = Waiting(done, total, known)
+        known = self.latest.known if self.latest.total else done
+        self.latest = Waiting(done, total, known)
         self._told.set()
 
     async def come(self, first: asyncio.Future[Any], timeout: float | None = None) -> None:
@@ -220,7 +230,7 @@ class _News:
         """Until there are news, `first` is done (None), or it is time for a sign of life."""
         await self.come(first, BEAT_SECONDS)
         self._told.clear()
-        return None if first.done() else self._latest
+        return None if first.done() else self.latest
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:
@@ -249,8 +259,8 @@ async def beside(function: Callable[[], Any]) -> Any:
 
 
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
-    """What the model is given. A template that refuses the order of the roles is given the same words in one that all
-    take. Raises what `Prompter.prepare` raises."""
+    """What the model is given. A template that refuses the order of the roles, or leaves out what a system says in the
+    midst, is given the same words in one that it takes. Raises what `Prompter.prepare` raises."""
     if ask.make is not None:
         return ask.make(model)
     if ask.prompt is not None:
@@ -267,13 +277,31 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     messages = [_known_role(model, message) for message in ask.messages]
     if not messages:
         raise InvalidParameter("messages: the list is empty; give at least one message")
-    try:
-        return prepared(messages)
-    except TemplateError:
-        plainer = alternating(messages)
-        if plainer == messages:
-            raise
-        return prepared(plainer)
+    refused, found = list[TemplateError](), list[Turn]()
+    for form in _forms(messages):
+        try:
+            turn = prepared(form)
+        except TemplateError as error:
+            refused.append(error)
+            continue
+        told = [_text(message).strip() for message in turn.messages[1:] if message.get("role") == "system"]
+        if all(text in turn.text for text in told):
+            return turn
+        found.append(turn)
+    if not found:
+        raise refused[0]
+    return found[0]
+
+
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    """A conversation as it is, with roles that take turns behind the system prompt, and without a system prompt."""
+    yield messages
+    count = 1 if messages[0].get("role") == "system" else 0
+    kept = [*messages[:count], *alternating(messages[count:])]
+    if kept != messages:
+        yield kept
+    if count:
+        yield alternating(messages)
 
 
 def _known_role(model: Model, message: Message) -> Message:
@@ -296,14 +324,18 @@ def can_switch(model: Model, thinking: bool) -> bool:
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
     """Messages whose roles take turns, the user's first: what a system says goes in front of what the user says next,
-    and what one says in a row is one message."""
+    and what one says in a row is one message, also behind the result of a tool. Where a model thought, spoke and called
+    a tool at once, its thought is left out."""
     found: list[Message] = []
     for message in messages:
         role = "user" if message.get("role") == "system" else message.get("role")
         last = found[-1] if found else {}
-        plain = role in ("user", "assistant") and not message.get("tool_calls") and not last.get("tool_calls")
-        if plain and last.get("role") == role:
+        calls = message.get("tool_calls")
+        plain = role in ("user", "assistant") and not calls and not last.get("tool_calls")
+        if plain and (last.get("role") == role or (role, last.get("role")) == ("user", "tool")):
             found[-1] = {**last, "content": f"{_text(last)}\n\n{_text(message)}"}
+        elif calls and _text(message):
+            found.append({key: value for key, value in message.items() if key not in REASONING})
         else:
             found.append({**message, "role": role})
     return found

@@ -59,10 +59,15 @@ class Stream:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a protocol says that a request is refused: the body."""
+    """How a protocol says that a request is refused: the body, and headers that repeat what is in it."""
 
     name: str
     error: Callable[[Refusal], Any]
+    headers: Callable[[Any], Mapping[str, str]] = lambda _body: {}
+
+    def refused(self, why: Refusal) -> Reply:
+        body = self.error(why)
+        return Reply(body, why.status, {**self.headers(body), **why.headers})
 
 
 class Call(Generic[B]):
@@ -147,7 +152,7 @@ class Endpoint(Generic[B]):
         if why.status >= 500:
             _log(error)
         with suppress(_Gone):
-            await response.whole(Reply(self.dialect.error(why), why.status, why.headers))
+            await response.whole(self.dialect.refused(why))
 
 
 def _log(error: Exception) -> None:

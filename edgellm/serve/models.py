@@ -137,16 +137,22 @@ class Models:
         return as_path
 
     def _meant(self, name: str) -> Iterator[str]:
-        """What a name may stand for, as it is first."""
-        names = [name, name.removesuffix(":latest")] if name.endswith(":latest") else [name]
-        yield from names
-        for pattern, model in self._aliases.items():
-            if any(fnmatch.fnmatchcase(each, pattern) for each in names):
-                yield model
+        """What a name may stand for, as it is first; what that stands for behind it."""
+        waiting, seen = [(name, False)], set[str]()
+        while waiting:
+            each, ours = waiting.pop(0)
+            if each in seen:
+                continue
+            seen.add(each)
+            yield each
+            waiting += [(model, True) for pattern, model in self._aliases.items() if fnmatch.fnmatchcase(each, pattern)]
+            waiting.append((each.removesuffix(":latest"), ours))
+            with suppress(EdgeLLMError):
+                meant = read_config().named(each)
+                waiting.append((meant, ours or meant != each))
+            if ours:  # it may be a path; what a client wrote is opened by none
                 with suppress(EdgeLLMError):
-                    yield self._named(model).name
-        with suppress(InvalidParameter):
-            yield from map(read_config().named, names)
+                    waiting.append((self._named(each).name, ours))
 
     def _allowed(self, name: str) -> Listed | None:
         """A file by its path, in a folder whose models may be asked for, or named on the command line."""

@@ -45,7 +45,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def test_models_of_a_folder_are_found_by_their_names(folder: Path) -> None:
-    models = made(folder, alias=("claude-*=one", "gpt-?=sub/three"))
+    models = made(folder, alias=("claude-*=one", "gpt-?=third", "third=sub/three", "loop=loop2", "loop2=loop"))
     assert [each.name for each in models.listed()] == ["big-00001-of-00002", "one", "sub/three", "two"]
     for name, path in {
         "one": "one",
@@ -57,7 +57,7 @@ def test_models_of_a_folder_are_found_by_their_names(folder: Path) -> None:
         "sub/three.gguf": "sub/three",
     }.items():
         assert models.find(name).path == folder / f"{path}.gguf"
-    for wrong in ("gpt-44", "four", "", None, "../models/one.gguf\0", "x" * 10_000):
+    for wrong in ("gpt-44", "four", "", None, "loop", "../models/one.gguf\0", "x" * 10_000):
         with pytest.raises(ModelNotFound, match=r"there are: big-00001-of-00002, one, sub/three, two"):
             models.find(wrong)
 
