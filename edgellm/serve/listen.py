@@ -8,9 +8,10 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from edgellm.errors import ResourceError
 from edgellm.serve.settings import ServeParams
@@ -24,7 +25,8 @@ _half_open: OrderedDict[PatientProtocol, float]  # and since when
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes connections on which no request comes."""
+    """Closes connections on which no request comes; answers who offers another protocol in this one, and who speaks
+    HTTP/1.0 in what that has."""
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -36,9 +38,37 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait()
         super().on_message_begin()
 
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _decline(self, body: bytes) -> None:
+        """Read a request again without its offer to go on in another protocol, which the parser takes for its end:
+        Java's client offers HTTP/2 with every one. body: what came of that. RFC 9110, section 7.8."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("No proxy.")
+            return
+        kept = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, b"".join(kept), body))
+
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        if self.parser.should_upgrade():
+            return
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            self.cycle.__class__ = _EndedByClosing
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -66,6 +96,21 @@ class PatientProtocol(HttpToolsProtocol):
 
 
 _half_open = OrderedDict()
+
+
+class _EndedByClosing(RequestResponseCycle):
+    """The answer to a request of HTTP/1.0, which knows no chunks: one that does not say its size ends with the
+    connection. RFC 9112, section 6.3."""
+
+    _unsized = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._unsized = not any(name.lower() == b"content-length" for name, _ in message["headers"])
+            self.chunked_encoding = False if self._unsized else None
+        elif self._unsized:
+            self.expected_content_length = len(message.get("body", b""))  # as long as it is
+        await super().send(message)
 
 
 def bound(params: ServeParams) -> socket.socket:
