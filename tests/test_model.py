@@ -82,6 +82,14 @@ def test_options_travel_as_keywords_or_as_one_object(model: Model) -> None:
         model.generate("a", overflow="drop-oldest")
 
 
+def test_of_a_character_that_is_cut_nothing_is_said(model: Model) -> None:
+    """A token is a byte here."""
+    for most in range(1, 10):
+        chunks = list(model.stream("<é😀>", temperature=0, max_tokens=most))
+        said = "<é😀>".encode()[: most - 1].decode("utf-8", "ignore")  # the first token is a control token
+        assert ("".join(each.text for each in chunks), chunks[-1].completion.text) == (said, said)  # type: ignore[union-attr]
+
+
 def test_the_same_seed_gives_the_same_text(model: Model) -> None:
     first = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=7)
     again = model.generate("seeded", temperature=5.0, top_k=0, top_p=1, min_p=0, max_tokens=20, seed=7)

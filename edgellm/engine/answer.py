@@ -128,7 +128,8 @@ class AnswerBuilder:
         """The last chunk, with the rest of the text and the Completion. reused: tokens of the prompt."""
         rest = ""
         if not self._stopped:
-            tail, stopped = self._stops.push(self._text.flush())
+            # Of a character that the end of the answer cut, nothing is said: it was not wrong, only not all there.
+            tail, stopped = self._stops.push(self._text.flush() if reason == "stop" else "")
             rest = tail if stopped else tail + self._stops.flush()
         heard, calls = self._hearing.finish(rest), self._hearing.calls
         whole = Completion(
