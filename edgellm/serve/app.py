@@ -12,13 +12,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgellm.errors import EdgeLLMError
 from edgellm.serve import ours, page
 from edgellm.serve.anthropic import messages
 from edgellm.serve.anthropic.request import CountRequest, MessagesRequest
-from edgellm.serve.dialects import OPENAI, of_path
+from edgellm.serve.dialects import OPENAI, of_scope
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
 from edgellm.serve.models import Models
@@ -95,7 +95,7 @@ def create_app(serving: Serving, models: Models | None = None) -> ASGIApp:
         ("GET", "/docs", Empty, docs, "The same for people."),
     ]
     routes = [
-        Route(path, Endpoint(state, path, of_path(path), kind, handler), methods=[method])
+        Route(path, Endpoint(state, path, of_scope, kind, handler), methods=[method])
         for method, path, kind, handler, _ in rows
     ]
 
@@ -107,15 +107,27 @@ def create_app(serving: Serving, models: Models | None = None) -> ASGIApp:
         await models.close()
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _no_route, 405: _no_route})
-    return Guard(app, serving.params)
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        """A slash too much, before or behind a path, is none: clients put addresses together."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": "/" + scope["path"].strip("/")}
+        await app(scope, receive, send)
+
+    return Guard(routed, serving.params)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
+    path, routes = request.url.path, [route for route in request.app.routes if isinstance(route, Route)]
+    methods = sorted({each for route in routes if route.path_regex.match(path) for each in route.methods or ()})
+    allow = {"Allow": ", ".join(methods)} if methods else {}
+    if methods and request.method == "OPTIONS":
+        return Response(status_code=204, headers=allow)
     status = getattr(error, "status_code", 404)
-    what = f"there is no {request.method} {request.url.path[:200]}"
+    what = f"there is no {request.method} {path[:200]}"
     why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
-    reply = of_path(request.url.path).refused(why)
-    return JSONResponse(reply.body, status, reply.headers)
+    reply = of_scope(request.scope).refused(why)
+    return JSONResponse(reply.body, status, {**reply.headers, **allow})
 
 
 async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:

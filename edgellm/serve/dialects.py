@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from starlette.types import Scope
+
 from edgellm.serve.endpoint import Dialect
 from edgellm.serve.refusal import TOO_LONG, Refusal
 
@@ -52,8 +54,10 @@ OLLAMA = Dialect("ollama", _ollama)
 ANTHROPIC = Dialect("anthropic", _anthropic, lambda body: {REQUEST_ID: body["request_id"]})
 
 
-def of_path(path: str) -> Dialect:
-    """The one whose path it is."""
+def of_scope(scope: Scope) -> Dialect:
+    """The one whose request it is: by its path, and for what two have in common by the header of one."""
+    path: str = scope["path"]
     if path.startswith("/api/"):
         return OLLAMA
-    return ANTHROPIC if path.startswith("/v1/messages") else OPENAI
+    versioned = path.startswith("/v1/models") and any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return ANTHROPIC if versioned or path.startswith("/v1/messages") else OPENAI

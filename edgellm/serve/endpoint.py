@@ -97,9 +97,12 @@ class Empty(BaseModel):
 
 
 class Endpoint(Generic[B]):
-    """An ASGI application for one route. path: as it is written there. kind: what its body must be."""
+    """An ASGI application for one route. path: as it is written there. dialect: how a request is refused. kind: what
+    its body must be."""
 
-    def __init__(self, state: State, path: str, dialect: Dialect, kind: type[B], handler: Handler[B]) -> None:
+    def __init__(
+        self, state: State, path: str, dialect: Callable[[Scope], Dialect], kind: type[B], handler: Handler[B]
+    ) -> None:
         self._state = state
         self.path = path
         self.dialect = dialect
@@ -116,7 +119,7 @@ class Endpoint(Generic[B]):
                     call = Call(self._state, scope, body, stack)
                     await _unless_gone(self._answer(call, response), receive)
             except Exception as error:
-                await self._refuse(response, error)
+                await self._refuse(response, error, self.dialect(scope))
             finally:
                 self._state.metrics.replied(self.path, response.status)
 
@@ -126,7 +129,7 @@ class Endpoint(Generic[B]):
         raw = await _body(receive)
         if len(raw) > LARGE:
             return await asyncio.to_thread(_parsed, self.kind, raw)
-        return _parsed(self.kind, raw or b"{}")
+        return _parsed(self.kind, raw)
 
     async def _answer(self, call: Call[B], response: _Response) -> None:
         answer = await self.handler(call)
@@ -143,7 +146,7 @@ class Endpoint(Generic[B]):
                 await response.write(answer.failed(refusal(error)))
             await response.end()
 
-    async def _refuse(self, response: _Response, error: Exception) -> None:
+    async def _refuse(self, response: _Response, error: Exception, dialect: Dialect) -> None:
         if isinstance(error, _Gone):
             return
         if response.status:  # it has begun: the connection is closed, so that nobody takes this for all of it
@@ -152,7 +155,7 @@ class Endpoint(Generic[B]):
         if why.status >= 500:
             _log(error)
         with suppress(_Gone):
-            await response.whole(self.dialect.refused(why))
+            await response.whole(dialect.refused(why))
 
 
 def _log(error: Exception) -> None:

@@ -73,7 +73,7 @@ class Guard:
             self._check_key(scope, found)
             self._check_body(scope, found)
         except Refusal as why:
-            await _refuse(scope["path"], why, send)
+            await _refuse(scope, why, send)
             return
         await self._inner(scope, _limited(receive, self._largest), send)
 
@@ -126,6 +126,9 @@ class Guard:
             raise _too_large(self._largest)
         if length == "0" and "transfer-encoding" not in headers:
             return
+        packed = headers.get("content-encoding", "").strip().lower()
+        if packed not in ("", "identity"):
+            raise Refusal(415, f"Content-Encoding {packed[:100]!r}: send it as it is", "unsupported_media_type")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         from_page = "origin" in headers or "sec-fetch-site" in headers
         if kind in ("", FORM) and not from_page:
@@ -194,11 +197,11 @@ async def _preflight(headers: Mapping[str, str], send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _refuse(path: str, why: Refusal, send: Send) -> None:
+async def _refuse(scope: Scope, why: Refusal, send: Send) -> None:
     """In the words of the dialect whose path it is."""
-    from edgellm.serve.dialects import of_path
+    from edgellm.serve.dialects import of_scope
 
-    reply = of_path(path).refused(why)
+    reply = of_scope(scope).refused(why)
     body = json.dumps(reply.body).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **reply.headers}
     listed = [(key.lower().encode(), value.encode("latin-1")) for key, value in headers.items()]

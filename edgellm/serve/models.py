@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -96,6 +96,16 @@ class Models:
                 each = found[model]
                 found.setdefault(name, Listed(name, each.path, each.size, each.modified, each.digest))
         return list(found.values())
+
+    def shown(self) -> list[Listed]:
+        """The same, and models by their other names: some clients want to see the one that they are told to ask for."""
+        listed = self.listed()
+        own = {each.name for each in listed}
+        for name in self._aliases:
+            if name not in own and not set(name) & set("*?["):
+                with suppress(EdgeLLMError):
+                    listed.append(replace(self.find(name), name=name))
+        return listed
 
     def _all(self) -> Iterator[Listed]:
         for name in self.serving.named:

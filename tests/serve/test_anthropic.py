@@ -521,7 +521,7 @@ def test_what_was_missed_is_told(server: Running) -> None:
 
 def test_models_are_in_its_shape(client: Anthropic) -> None:
     assert "minilm" in [each.id for each in client.models.list()]
-    assert "SmolLM2" in client.models.retrieve(MODEL).id
+    assert "SmolLM2" in client.models.retrieve(MODEL).display_name
 
 
 def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:

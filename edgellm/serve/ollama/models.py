@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +13,7 @@ from edgellm import ModelInfo, __version__, memory_needed
 from edgellm.errors import EdgeLLMError, InvalidParameter
 from edgellm.hub.catalog import match
 from edgellm.serve.endpoint import Call, Empty, Reply
-from edgellm.serve.models import Listed, Models, Resident, info_of
+from edgellm.serve.models import Listed, Resident, info_of
 from edgellm.serve.ollama import wire
 from edgellm.serve.refusal import Refusal
 
@@ -53,17 +50,8 @@ async def version(_call: Call[Empty]) -> Reply:
 
 
 async def tags(call: Call[Empty]) -> Reply:
-    listed = [*call.state.models.listed(), *_aliases(call.state.models)]
+    listed = call.state.models.shown()
     return Reply({"models": await asyncio.to_thread(lambda: [_listed(each) for each in listed])})
-
-
-def _aliases(models: Models) -> Iterator[Listed]:
-    """Models by their other names, of which some clients want to see the one that they are told to ask for."""
-    own = {each.name for each in models.listed()}
-    for name in models.serving.params.aliases():
-        if name not in own and not set(name) & set("*?["):
-            with suppress(EdgeLLMError):
-                yield replace(models.find(name), name=name)
 
 
 async def ps(call: Call[Empty]) -> Reply:
