@@ -23,7 +23,7 @@ from edgellm.arguments import shown
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.prompts.messages import plain
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")  # as OpenAI and Anthropic have it, whose names may be as long
 MANY = 128  # tools of one answer
 SchemaOf = Callable[[Any], Mapping[str, Any]]
 """The JSON Schema of a type."""
@@ -73,7 +73,7 @@ def tool_of(value: Any, schema_of: SchemaOf, where: str = "tool") -> Tool:
 
 def _named(name: object, where: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidParameter(f"{where}: {shown(name)} is no name of a tool: letters, digits, _ and -, 64 at most")
+        raise InvalidParameter(f"{where}: {shown(name)} is no name of a tool: letters, digits, _ and -, 128 at most")
     return name
 
 
@@ -86,12 +86,15 @@ def _from_object(value: Mapping[str, Any], where: str) -> Tool:
     if not isinstance(given, dict):
         raise InvalidParameter(f"{where}.function: a JSON object is needed")
     name = _named(given.get("name"), where)
-    description = given.get("description", "")
+    description = given.get("description")
+    description = "" if description is None else description
     if not isinstance(description, str):
         raise InvalidParameter(f"{where}.description: a text is needed")
     parameters = given.get("parameters", given.get("input_schema"))
     if parameters is None:
         parameters = {"type": "object", "properties": {}}
+    elif isinstance(parameters, dict):  # null stands for what is not there, as clients send all of their fields
+        parameters = {key: each for key, each in parameters.items() if each is not None}
     _check_parameters(parameters, f"{where}.parameters")
     return Tool(name, description, parameters)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from edgellm.prompts.cursor import Cursor, Malformed, Steps
 from edgellm.prompts.pieces import Pieces, read_json
 
-NAME = re.compile(r"[\w.-]{1,64}")
+NAME = re.compile(r"[\w.-]{1,128}")
 NAMES = ("name", "tool_name")  # keys of the tool in an object that is a call
 ARGUMENTS = ("arguments", "parameters")
 IDS = ("id", "call_id", "tool_call_id")
