@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgellm import CancelToken, Chunk, Completion, GenerateParams, Model
+from edgellm.constrain.loose import loosened
 from edgellm.errors import ContextOverflow, InvalidParameter, TemplateError
 from edgellm.events import ToolCallDelta
+from edgellm.params import FORMS
 from edgellm.prompter import Turn
 from edgellm.prompts.messages import REASONING
 from edgellm.serve.models import Listed, Models
@@ -23,6 +25,7 @@ from edgellm.serve.models import Listed, Models
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
 EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
+ROLES = ("system", "user", "assistant", "tool")
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -46,6 +49,12 @@ class Ask:
     one_call: bool = False
     keep: float | None = None
     make: Callable[[Model], list[int] | Turn] | None = None
+
+    @property
+    def forms_calls(self) -> bool:
+        """Whether the arguments of calls have a form that must be kept: one must come, or the answer has a form."""
+        formed = any(getattr(self.params, name) is not None for name in FORMS)
+        return formed or self.tool_choice not in ("auto", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +280,12 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     if ask.thinking is not None and can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 
-    def prepared(messages: Sequence[Message]) -> Turn:
-        return model.prompter.prepare(list(messages), ask.params, tools=ask.tools, tool_choice=ask.tool_choice, **given)
+    tools = [_callable(tool) for tool in ask.tools] if ask.forms_calls else ask.tools
 
-    messages = [_known_role(model, message) for message in ask.messages]
+    def prepared(messages: Sequence[Message]) -> Turn:
+        return model.prompter.prepare(list(messages), ask.params, tools=tools, tool_choice=ask.tool_choice, **given)
+
+    messages = [_known_role(model, message, at) for at, message in enumerate(ask.messages)]
     if not messages:
         raise InvalidParameter("messages: the list is empty; give at least one message")
     refused, found = list[TemplateError](), list[Turn]()
@@ -304,11 +315,28 @@ def _forms(messages: list[Message]) -> Iterator[list[Message]]:
         yield alternating(messages)
 
 
-def _known_role(model: Model, message: Message) -> Message:
-    """`developer` is what `system` is now called; few templates know it."""
-    if message.get("role") == "developer" and "developer" not in (model.info.chat_template or ""):
-        return {**message, "role": "system"}
-    return message
+def _callable(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool whose parameters can be enforced. One that is strict, as its client says, is refused if they cannot be."""
+    function = tool.get("function", tool)
+    parameters = function.get("parameters") if isinstance(function, Mapping) else None
+    if not isinstance(parameters, dict) or function.get("strict") is True:
+        return tool
+    loose = {**function, "parameters": loosened(parameters)}
+    return {**tool, "function": loose} if "function" in tool else loose
+
+
+def _known_role(model: Model, message: Message, at: int) -> Message:
+    """`developer` is what `system` is now called; few templates know it. Raises InvalidParameter for a role that is
+    known to nobody: templates write down whatever they are given."""
+    role = message.get("role")
+    if role in ROLES:
+        return message
+    template = model.info.chat_template or ""
+    if role == "developer":
+        return message if role in template else {**message, "role": "system"}
+    if isinstance(role, str) and (f"'{role}'" in template or f'"{role}"' in template):
+        return message
+    raise InvalidParameter(f"messages[{at}].role={str(role)[:50]!r}: must be one of {', '.join(ROLES)}, developer")
 
 
 def can_switch(model: Model, thinking: bool) -> bool:

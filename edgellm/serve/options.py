@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter
 from edgellm.option import Biases, Choice, Flag, Real, Rule, Strings, Whole
+from edgellm.serve.settings import FOREVER
 
 NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
 """What requests may have beside the fields of their protocol, whose words for these three are their own."""
@@ -24,6 +26,35 @@ ELSEWHERE = {
 """What options are called by the clients of vLLM, llama.cpp and Hugging Face."""
 UNSET: dict[str, int] = {"max_tokens": -1, "seed": -1, "top_k": -1}
 """By what clients say that an option is not set, or off."""
+
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
+
+
+def seconds_of(keep: Any) -> Any:
+    """`keep_alive` in seconds, or None: a number of them, or a duration as Go writes it, such as "1h30m"; what is below
+    zero is for ever. Raises InvalidParameter. https://pkg.go.dev/time#ParseDuration"""
+    if keep is None or keep == "":
+        return None
+    if isinstance(keep, str):
+        text = keep.strip().removeprefix("+")
+        size = text.removeprefix("-")
+        try:
+            number = float(size)
+        except ValueError:
+            if _DURATION.sub("", size) or not size:
+                wanted = "seconds, or a duration such as 5m or 1h30m"
+                raise InvalidParameter(f"keep_alive={keep[:50]!r}: must be {wanted}") from None
+            number = sum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(size))
+        keep = -number if text.startswith("-") else number
+    if not isinstance(keep, (int, float)) or keep != keep or keep == float("inf"):
+        raise InvalidParameter(f"keep_alive={str(keep)[:50]}: must be a number of seconds")
+    return FOREVER if keep < 0 else float(keep)
+
+
+Keep = Annotated[float | None, BeforeValidator(seconds_of, json_schema_input_type=float | str | None)]
+"""How long a model stays, as every protocol's clients may say it."""
 
 
 def _described(schema: dict[str, Any]) -> None:
@@ -58,6 +89,8 @@ def taken(name: str, value: Any) -> Any:
         value = int(value)
     if UNSET.get(name) == value and not isinstance(value, bool):
         return 0 if name == "top_k" else None
+    if name == "seed" and isinstance(value, int) and -(2**63) <= value < 0:  # clients have signed ones
+        return value % 2**64
     if isinstance(rule, Strings):
         listed = [value] if isinstance(value, str) else value
         return [each for each in listed if each != ""] if isinstance(listed, list) else value

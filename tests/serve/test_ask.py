@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgellm import CacheReport, Chunk, Completion, GenerateParams, Timings, ToolCall, ToolCallDelta, Usage
-from edgellm.errors import TemplateError, Unsupported
+from edgellm.errors import InvalidParameter, TemplateError, Unsupported
 from edgellm.serve.ask import Answering, Ask, Event, alternating, prompt_of
 
 SYSTEM, USER, ANSWER = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
@@ -72,6 +72,13 @@ def test_a_developer_is_the_system_where_nobody_knows_one(template: str, role: s
     model: Any = Picky(template, {"system", "developer", "user"})
     prompt_of(model, Ask(messages=[{"role": "developer", "content": "a"}, USER]))
     assert model.given[0][0][0]["role"] == role
+
+
+def test_a_role_is_taken_that_the_template_knows() -> None:
+    model: Any = Picky("{% if message.role == 'context' %}", {"user", "context"})
+    prompt_of(model, Ask(messages=[{"role": "context", "content": "a"}, USER]))
+    with pytest.raises(InvalidParameter, match=r"messages\[1\]\.role='robot'"):
+        prompt_of(model, Ask(messages=[USER, {"role": "robot", "content": "a"}]))
 
 
 def test_whether_to_think_is_asked_of_models_that_can_choose() -> None:

@@ -18,7 +18,7 @@ from serving import Running, running
 
 from edgellm.errors import InvalidParameter
 from edgellm.serve.ollama.chat import messages_of
-from edgellm.serve.ollama.wire import seconds_of
+from edgellm.serve.options import seconds_of
 
 MODEL = "smollm2"
 HELLO: Any = [{"role": "user", "content": "Say hello."}]

@@ -61,7 +61,7 @@ class Answer:
             "id": self.id,
             "type": "message",
             "role": "assistant",
-            "model": self._answering.listed.name,
+            "model": self._body.model or self._answering.listed.name,
             "content": content,
             "stop_reason": reason,
             "stop_sequence": sequence,

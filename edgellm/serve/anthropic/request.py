@@ -11,7 +11,7 @@ from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.anthropic.history import messages_of
 from edgellm.serve.ask import Ask
 from edgellm.serve.openai.wire import IGNORED
-from edgellm.serve.options import Request, taken
+from edgellm.serve.options import Keep, Request, taken
 
 V = TypeVar("V")
 
@@ -37,7 +37,7 @@ class CountRequest(Request):
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
     output_format: dict[str, Any] | None = None
-    keep_alive: float | None = None
+    keep_alive: Keep = None
 
 
 class MessagesRequest(CountRequest):

@@ -27,9 +27,8 @@ async def chat(call: Call[OllamaChatRequest]) -> Reply | Stream:
     body = call.body
     listed = wire.found(call.state.models, body.model)
     form = Form(body.model or listed.name, _message)
-    keep = wire.seconds_of(body.keep_alive)
     if not body.messages:
-        return await loaded(call, listed, form, keep)
+        return await loaded(call, listed, form, body.keep_alive)
     tools = body.tools or []
     thinking, variables = wire.think_of(body.think)
     ask = Ask(
@@ -39,7 +38,7 @@ async def chat(call: Call[OllamaChatRequest]) -> Reply | Stream:
         tool_choice=choice_of(body.tool_choice, names_of(tools)),
         thinking=thinking,
         variables=variables,
-        keep=keep,
+        keep=body.keep_alive,
     )
     return await answered(call, call.answering(listed, ask), form)
 

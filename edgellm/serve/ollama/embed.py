@@ -19,7 +19,7 @@ from edgellm.serve.models import Listed
 from edgellm.serve.ollama import wire
 from edgellm.serve.ollama.options import ignored
 from edgellm.serve.openai.embeddings import MOST, Text, vectors
-from edgellm.serve.options import Request
+from edgellm.serve.options import Keep, Request
 from edgellm.serve.refusal import TOO_LONG, Refusal
 
 END = 2  # tokens at most that a model may want behind a text
@@ -33,7 +33,7 @@ class EmbedRequest(Request):
     input: str | list[str] = ""
     truncate: bool | None = None
     dimensions: int | None = None
-    keep_alive: float | str | None = None
+    keep_alive: Keep = None
     given: dict[str, Any] | None = Field(None, alias="options")
 
 
@@ -42,7 +42,7 @@ class EmbeddingsRequest(Request):
 
     model: str | None = None
     prompt: str | None = None
-    keep_alive: float | str | None = None
+    keep_alive: Keep = None
     given: dict[str, Any] | None = Field(None, alias="options")
 
 
@@ -56,7 +56,7 @@ async def embed(call: Call[EmbedRequest]) -> Reply:
         texts = []
     listed = wire.found(call.state.models, body.model)
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(call.state.models.use(listed, wire.seconds_of(body.keep_alive)))
+        model = await stack.enter_async_context(call.state.models.use(listed, body.keep_alive))
         loaded = time.monotonic()
         if body.dimensions not in (None, 0, model.info.n_embd):
             raise Unsupported(f"dimensions={body.dimensions}: vectors of {listed.name} have {model.info.n_embd}")
@@ -76,7 +76,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Reply:
     body = call.body
     listed: Listed = wire.found(call.state.models, body.model)
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(call.state.models.use(listed, wire.seconds_of(body.keep_alive)))
+        model = await stack.enter_async_context(call.state.models.use(listed, body.keep_alive))
         texts = [body.prompt] if body.prompt else []
         rows, _, _ = await asyncio.to_thread(_vectors, model, texts, False)
     return Reply({"embedding": rows[0].tolist() if texts else []}, headers=ignored(call, listed))

@@ -39,21 +39,20 @@ async def generate(call: Call[GenerateRequest]) -> Reply | Stream:
     body = call.body
     listed = wire.found(call.state.models, body.model)
     form = Form(body.model or listed.name, _response, context=not body.raw)
-    keep = wire.seconds_of(body.keep_alive)
     for name, why in REFUSED.items():
         if getattr(body, name):
             raise Unsupported(f"{name}: {why}")
     more = ("system",) if body.system and (body.context or not body.prompt) else ()
     if not body.prompt:
-        return await loaded(call, listed, form, keep, *more)
-    return await answered(call, call.answering(listed, _ask(body, keep)), form, *more)
+        return await loaded(call, listed, form, body.keep_alive, *more)
+    return await answered(call, call.answering(listed, _ask(body)), form, *more)
 
 
-def _ask(body: GenerateRequest, keep: float | None) -> Ask:
+def _ask(body: GenerateRequest) -> Ask:
     if body.raw and (body.system or body.context):
         raise InvalidParameter("raw: a raw prompt takes neither system nor context; put them into it")
     thinking, variables = wire.think_of(body.think)
-    ask = Ask(params=body.params(), thinking=thinking, variables=variables, keep=keep)
+    ask = Ask(params=body.params(), thinking=thinking, variables=variables, keep=body.keep_alive)
     prompt = body.prompt or ""
     if body.raw:
         return replace(ask, prompt=prompt)

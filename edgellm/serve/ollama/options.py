@@ -14,7 +14,7 @@ from edgellm.serve.endpoint import Call
 from edgellm.serve.models import Listed
 from edgellm.serve.ollama import wire
 from edgellm.serve.openai.wire import IGNORED
-from edgellm.serve.options import ELSEWHERE, NAMES, Request, taken
+from edgellm.serve.options import ELSEWHERE, NAMES, Keep, Request, taken
 
 SAME_BY = {**ELSEWHERE, "num_predict": "max_tokens"}
 """Options that edgellm calls otherwise."""
@@ -28,7 +28,7 @@ class Asking(Request):
     stream: bool | None = None
     format: Any = None
     think: bool | str | None = None
-    keep_alive: float | str | None = None
+    keep_alive: Keep = None
     given: dict[str, Any] | None = Field(None, alias="options")
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -56,11 +56,9 @@ def of_options(given: Mapping[str, Any]) -> dict[str, Any]:
         ours = SAME_BY.get(name, name)
         if value is not None and name in HONOURED:
             found[ours] = taken(ours, value)
-    most, seed = found.get("max_tokens"), found.get("seed")
+    most = found.get("max_tokens")
     if isinstance(most, int) and most <= 0:  # until the end, or as far as the context goes
         del found["max_tokens"]
-    if isinstance(seed, int) and seed < 0:  # -1 was one that is drawn; others are as good as any
-        found["seed"] = seed % 2**64
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -15,43 +14,16 @@ from edgellm.serve.dialects import OLLAMA
 from edgellm.serve.endpoint import Call, line
 from edgellm.serve.models import Listed, Models
 from edgellm.serve.refusal import NO_MODEL, Refusal
-from edgellm.serve.settings import FOREVER
 
 VERSION = "0.12.10"
 """Of the protocol: the first one whose calls of tools have ids."""
 REASONS = {"stop": "stop", "length": "length", "tool_calls": "stop", "cancelled": "stop", "timeout": "length"}
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
-
-Keep = float | str | None
 
 
 def stamp(seconds: float | None = None) -> str:
     """A time, of now by default, as RFC 3339 has it."""
     at = datetime.fromtimestamp(time.time() if seconds is None else seconds, timezone.utc)
     return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-
-
-def seconds_of(keep: Keep) -> float | None:
-    """`keep_alive` in seconds: a number of them, or a duration as Go writes it, such as "1h30m"; what is below zero is
-    for ever. Raises InvalidParameter. https://pkg.go.dev/time#ParseDuration"""
-    if keep is None or keep == "":
-        return None
-    if isinstance(keep, str):
-        text = keep.strip().removeprefix("+")
-        size = text.removeprefix("-")
-        try:
-            number = float(size)
-        except ValueError:
-            if _DURATION.sub("", size) or not size:
-                wanted = "seconds, or a duration such as 5m or 1h30m"
-                raise InvalidParameter(f"keep_alive={keep[:50]!r}: must be {wanted}") from None
-            number = sum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(size))
-        keep = -number if text.startswith("-") else number
-    if keep != keep or keep == float("inf"):
-        raise InvalidParameter(f"keep_alive={keep}: must be a number of seconds")
-    return FOREVER if keep < 0 else float(keep)
 
 
 def found(models: Models, name: str | None) -> Listed:

@@ -16,14 +16,10 @@ from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, dumped, event
 from edgellm.serve.merge import merged
 from edgellm.serve.openai import wire
-from edgellm.serve.options import Request, taken
+from edgellm.serve.options import Keep, Request, taken
 
 MOST = 32  # choices
 REFUSED = {"audio": "audio", "modalities": "audio", "web_search_options": "the web", "chat_template": "other templates"}
-
-
-class StreamOptions(Request):
-    include_usage: bool | None = None
 
 
 class ChatRequest(Request):
@@ -32,7 +28,7 @@ class ChatRequest(Request):
     model: str | None = None
     messages: list[dict[str, Any]]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: wire.StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
@@ -52,7 +48,7 @@ class ChatRequest(Request):
     continue_final_message: bool | None = None
     return_progress: bool | None = None
     report: bool | None = None
-    keep_alive: float | None = None
+    keep_alive: Keep = None
 
 
 async def chat(call: Call[ChatRequest]) -> Reply | Stream:
@@ -79,7 +75,7 @@ def ask_of(body: ChatRequest) -> Ask:
         value = (body.model_extra or {}).get(name)
         if value not in (None, [], ["text"]):
             raise Unsupported(f"{name}: {what} cannot be had here")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise InvalidParameter("top_logprobs: needs logprobs=true")
     tools = [*(body.tools or ()), *({"type": "function", "function": each} for each in body.functions or ())]
     choice = body.tool_choice if body.function_call is None else body.function_call
@@ -152,7 +148,7 @@ def _whole(id: str, body: ChatRequest, answering: Answering, done: Sequence[Comp
         "id": id,
         "object": "chat.completion",
         "created": wire.now(),
-        "model": answering.listed.name,
+        "model": body.model or answering.listed.name,
         "system_fingerprint": wire.fingerprint(answering),
         "choices": [_choice(body, at, each) for at, each in enumerate(done)],
         "usage": wire.usage(done),
@@ -183,12 +179,14 @@ class _Chunks:
         self._body = body
         self._answers = answers
         self._begun = time.monotonic()
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": id,
             "object": "chat.completion.chunk",
             "created": wire.now(),
-            "model": answers[0].listed.name,
+            "model": body.model or answers[0].listed.name,
         }
+        if wire.wants_usage(body.stream_options):
+            self._head["usage"] = None  # but in the last one
         self._start = b"data: " + dumped(self._head)[:-1]  # what most chunks begin with, made once
 
     async def pieces(self) -> AsyncGenerator[bytes]:
@@ -245,7 +243,7 @@ class _Chunks:
     def _last(self, done: list[Completion]) -> dict[str, Any] | None:
         """The chunk with what is known at the end, for those who asked for it."""
         more: dict[str, Any] = {}
-        if self._body.stream_options is not None and self._body.stream_options.include_usage:
+        if wire.wants_usage(self._body.stream_options):
             more |= {"usage": wire.usage(done), "timings": wire.timings(done[0])}
         if self._body.report:
             more["edgellm"] = wire.report(done[0])

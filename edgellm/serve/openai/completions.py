@@ -16,8 +16,7 @@ from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, event
 from edgellm.serve.merge import merged
 from edgellm.serve.openai import wire
-from edgellm.serve.openai.chat import StreamOptions
-from edgellm.serve.options import Request, taken
+from edgellm.serve.options import Keep, Request, taken
 
 MOST = 128  # choices of all prompts
 USUAL = 16  # tokens of an answer, where the request does not say; as OpenAI has it
@@ -30,7 +29,7 @@ class CompletionRequest(Request):
     model: str | None = None
     prompt: str | list[str] | list[int] | list[list[int]] = ""
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: wire.StreamOptions | None = None
     max_tokens: int | None = USUAL
     n: int | None = None
     best_of: int | None = None
@@ -38,7 +37,7 @@ class CompletionRequest(Request):
     suffix: str | None = None
     logprobs: int | None = None
     response_format: dict[str, Any] | None = None
-    keep_alive: float | None = None
+    keep_alive: Keep = None
 
 
 async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
@@ -55,7 +54,7 @@ async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
     done = await asyncio.gather(*(each.whole() for each in answers))
     choices = [_choice(at, answers[at], _echoed(body, answers[at]) + each.text, each) for at, each in enumerate(done)]
     answer = {
-        **_head(id, answers[0]),
+        **_head(id, body, answers[0]),
         "choices": choices,
         "usage": _usage(body, done),
         "timings": wire.timings(done[0]),
@@ -106,8 +105,9 @@ def _usage(body: CompletionRequest, done: Sequence[Completion]) -> dict[str, Any
     return total
 
 
-def _head(id: str, answering: Answering) -> dict[str, Any]:
-    return {"id": id, "object": "text_completion", "created": wire.now(), "model": answering.listed.name}
+def _head(id: str, body: CompletionRequest, answering: Answering) -> dict[str, Any]:
+    model = body.model or answering.listed.name
+    return {"id": id, "object": "text_completion", "created": wire.now(), "model": model}
 
 
 def _echoed(body: CompletionRequest, answering: Answering) -> str:
@@ -144,7 +144,9 @@ async def _chunks(id: str, body: CompletionRequest, answers: list[Answering]) ->
     done: dict[int, Completion] = {}
     offsets = [0] * len(answers)
     begun = [False] * len(answers)
-    head = _head(id, answers[0])
+    head = _head(id, body, answers[0])
+    if wire.wants_usage(body.stream_options):
+        head["usage"] = None  # but in the last one
     yield comment("begun")
     async with aclosing(merged([each.events() for each in answers])) as events:
         async for at, item in events:
@@ -163,7 +165,7 @@ async def _chunks(id: str, body: CompletionRequest, answers: list[Answering]) ->
                 choice["finish_reason"] = wire.REASONS[item.completion.finish_reason]
             if text or item.logprobs or item.completion is not None:
                 yield event({**head, "choices": [choice]})
-    if body.stream_options is not None and body.stream_options.include_usage:
+    if wire.wants_usage(body.stream_options):
         every = [done[at] for at in sorted(done)]
         yield event({**head, "choices": [], "usage": _usage(body, every), "timings": wire.timings(every[0])})
     yield b"data: [DONE]\n\n"

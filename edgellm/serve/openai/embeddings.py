@@ -14,7 +14,7 @@ from edgellm.backends.base import Rows
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.endpoint import Call, Reply
 from edgellm.serve.openai import wire
-from edgellm.serve.options import Request
+from edgellm.serve.options import Keep, Request
 
 MOST = 2048  # texts at once, as OpenAI has it
 Text = str | list[int]
@@ -27,7 +27,7 @@ class EmbeddingRequest(Request):
     input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    keep_alive: float | None = None
+    keep_alive: Keep = None
 
 
 async def embeddings(call: Call[EmbeddingRequest]) -> Reply:
@@ -48,7 +48,7 @@ async def embeddings(call: Call[EmbeddingRequest]) -> Reply:
         for at, row in enumerate(rows)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    answer = {"object": "list", "data": data, "model": listed.name, "usage": usage}
+    answer = {"object": "list", "data": data, "model": body.model or listed.name, "usage": usage}
     return Reply(answer, headers=wire.ignored(body))
 
 

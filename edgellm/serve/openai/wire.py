@@ -19,11 +19,22 @@ from edgellm.serve.options import Request
 
 REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "stop", "timeout": "length"}
 IGNORED = "x-edgellm-ignored"  # header: fields of a request that have no effect here
+WORDS = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
+"""What may be said of the tools that a model has; the last one is Mistral's and Anthropic's."""
 TOLERATED = {
     *("user", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
     *("prediction", "verbosity", "add_generation_prompt", "cache_prompt", "chat_id", "session_id"),
 }
 """Fields that change nothing of an answer, and are not worth a word."""
+
+
+class StreamOptions(Request):
+    include_usage: bool | None = None
+
+
+def wants_usage(options: StreamOptions | None) -> bool:
+    """Whether a stream ends with a chunk that has the usage; the others say that it is null then."""
+    return options is not None and bool(options.include_usage)
 
 
 def new_id(kind: str) -> str:
@@ -140,13 +151,15 @@ def choice_of(choice: Any, names: Sequence[str]) -> str:
     if choice is None:
         return "auto"
     if isinstance(choice, str):
-        if choice not in ("auto", "none", "required"):
-            raise InvalidParameter(f"tool_choice={choice!r}: must be auto, none, required or a function")
-        return choice
+        if choice not in WORDS:
+            raise InvalidParameter(f"tool_choice={choice[:50]!r}: must be auto, none, required or a function")
+        return WORDS[choice]
     if isinstance(choice, Mapping):
         if choice.get("type") == "allowed_tools":
             allowed = choice.get("allowed_tools", choice)
             return choice_of(allowed.get("mode", "auto"), names)
+        if choice.get("type") in WORDS:  # as other protocols write them
+            return choice_of(choice["type"], names)
         function = choice.get("function", choice)
         name = function.get("name") if isinstance(function, Mapping) else None
         if isinstance(name, str) and name in names:

@@ -15,7 +15,7 @@ from edgellm.serve.openai import wire
 from edgellm.serve.openai.responses.ids import Ids
 from edgellm.serve.openai.responses.items import Find, Item, items_of, messages_of
 from edgellm.serve.openai.responses.tools import Offered, offered
-from edgellm.serve.options import Request
+from edgellm.serve.options import Keep, Request
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -66,7 +66,7 @@ class ResponseRequest(Request):
     user: str | None = None
     safety_identifier: str | None = None
     client_metadata: dict[str, Any] | None = None
-    keep_alive: float | None = None
+    keep_alive: Keep = None
 
 
 @dataclass(frozen=True)
