@@ -64,6 +64,9 @@ def _range(number: Number, where: str) -> Json:
         found["type"] = "integer"
     if not number.integer:
         _refuse_narrow(number, where)
+    elif number.step in (None, 1):  # small models find no end of their digits
+        found |= {} if low is not None else {"minimum": -LARGEST}
+        found |= {} if high is not None else {"maximum": LARGEST}
     return found
 
 

@@ -252,6 +252,18 @@ def test_what_may_be_absent_may_be_impossible(schema: Any, good: str) -> None:
     assert accepts(matcher(prepare(schema)), good)
 
 
+@pytest.mark.parametrize(
+    "schema", [{"type": "integer"}, {"type": ["integer", "null"]}, {"type": "integer", "minimum": -(2**53)}]
+)
+def test_whole_numbers_have_an_end(schema: Any) -> None:
+    """Small models go on with digits for as long as they may."""
+    start = matcher(prepare(schema))
+    for number in (0, 7, 2**53, -(2**53)):
+        assert accepts(start, str(number))
+    for number in (2**53 + 1, -(2**53) - 1, 10**16, -(10**400)):
+        assert not accepts(start, str(number))
+
+
 def test_annotations_change_nothing() -> None:
     notes = {"title": "t", "description": "d", "default": 1, "examples": [1], "$comment": "c", "deprecated": True}
     assert prepare({**notes, "type": "null", "readOnly": True, "writeOnly": False}) == {"type": "null"}

@@ -56,7 +56,7 @@ def request(headers: str, *, version: str = "1.1", **more: Any) -> tuple[bytes, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_in_http_1_0_has_no_chunks_and_ends_with_the_connection(server: Running, stream: bool) -> None:
+def test_in_http_1_0_an_answer_ends_with_the_connection(server: Running, stream: bool) -> None:
     head, _, body = answered(server, b"".join(request("", version="1.0", stream=stream))).partition(b"\r\n\r\n")
     assert b" 200 " in head
     assert b"chunked" not in head
