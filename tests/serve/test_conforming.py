@@ -110,6 +110,21 @@ def test_tools_of_other_programs_can_be_demanded(client: httpx.Client, parameter
     assert "tools: f: schema" in reply.text
 
 
+def test_functions_are_called_as_before_there_were_tools(client: httpx.Client) -> None:
+    parameters = {**tool(enum=[1])["function"]["parameters"], "additionalProperties": False}
+    function = {"name": "f", "parameters": parameters}
+    asked = {**BODY, "max_tokens": 100, "functions": [function], "function_call": {"name": "f"}}
+    choice = client.post(CHAT, json=asked).json()["choices"][0]
+    call = choice["message"]["function_call"]
+    assert (choice["finish_reason"], call["name"], json.loads(call["arguments"])) == ("function_call", "f", {"a": 1})
+    told = chunks(client.post(CHAT, json={**asked, "stream": True}))
+    deltas = [each["choices"][0]["delta"] for each in told]
+    parts = [delta["function_call"] for delta in deltas if "function_call" in delta]
+    assert {name: "".join(part.get(name, "") for part in parts) for name in ("name", "arguments")} == call
+    assert told[-1]["choices"][0]["finish_reason"] == "function_call"
+    assert not [delta for delta in deltas if "tool_calls" in delta]
+
+
 def test_a_model_answers_by_the_name_that_it_was_asked_by(client: httpx.Client) -> None:
     assert client.post(CHAT, json=BODY).json()["model"] == "smollm2"
     assert all(each["model"] == "smollm2" for each in chunks(client.post(CHAT, json={**BODY, "stream": True})))

@@ -50,6 +50,11 @@ class ChatRequest(Request):
     report: bool | None = None
     keep_alive: Keep = None
 
+    @property
+    def older(self) -> bool:
+        """Whether calls go by what they were before there were tools."""
+        return bool(self.functions) and not self.tools
+
 
 async def chat(call: Call[ChatRequest]) -> Reply | Stream:
     body = call.body
@@ -159,17 +164,20 @@ def _whole(id: str, body: ChatRequest, answering: Answering, done: Sequence[Comp
 
 def _choice(body: ChatRequest, at: int, done: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None, "annotations": []}
-    reason = wire.REASONS[done.finish_reason]
     if done.reasoning:
         message["reasoning_content"] = done.reasoning
     if done.tool_calls:
         message["content"] = done.text or None
         message["tool_calls"] = [wire.call_of(each) for each in done.tool_calls]
-        if body.functions and not body.tools:
+        if body.older:
             message["function_call"] = message.pop("tool_calls")[0]["function"]
-            reason = "function_call" if reason == "tool_calls" else reason
     logprobs = None if done.logprobs is None else {"content": list(map(wire.logprob, done.logprobs)), "refusal": None}
-    return {"index": at, "message": message, "logprobs": logprobs, "finish_reason": reason}
+    return {"index": at, "message": message, "logprobs": logprobs, "finish_reason": _reason(body, done)}
+
+
+def _reason(body: ChatRequest, done: Completion) -> str:
+    reason = wire.REASONS[done.finish_reason]
+    return "function_call" if body.older and reason == "tool_calls" else reason
 
 
 class _Chunks:
@@ -202,7 +210,7 @@ class _Chunks:
                     yield piece
                 if item.completion is not None:
                     done[at] = item.completion
-                    yield self._chunk(at, {}, wire.REASONS[item.completion.finish_reason])
+                    yield self._chunk(at, {}, _reason(self._body, item.completion))
         last = self._last([done[at] for at in sorted(done)])
         if last is not None:
             yield event(last)
@@ -227,10 +235,11 @@ class _Chunks:
             if delta.id:
                 call |= {"id": delta.id, "type": "function"}
             if delta.id or delta.arguments:
-                function = {"name": delta.name} if delta.name else {}
-                found.append(
-                    self._chunk(at, {"tool_calls": [{**call, "function": {**function, "arguments": delta.arguments}}]})
-                )
+                function = {**({"name": delta.name} if delta.name else {}), "arguments": delta.arguments}
+                if not self._body.older:
+                    found.append(self._chunk(at, {"tool_calls": [{**call, "function": function}]}))
+                elif not delta.index:  # there was one call then
+                    found.append(self._chunk(at, {"function_call": function}))
         return found
 
     def _chunk(
