@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from edgellm.errors import (
 )
 
 RETRY_SECONDS = 2  # of Retry-After
+_FIELD = re.compile(r"[a-z][a-z_]*(\[\d+\]|\.[a-z_]+)*(?=[=:])")  # what the words about it begin with
 
 TOO_LONG = "context_length_exceeded"
 NO_MODEL = "model_not_found"
@@ -66,7 +68,8 @@ def refusal(error: BaseException) -> Refusal:
         return busy(said)
     for kind, status, code in _KINDS:
         if isinstance(error, kind):
-            return Refusal(status, said, code)
+            named = _FIELD.match(said) if status == 400 else None
+            return Refusal(status, said, code, named[0] if named else None)
     return Refusal(500, f"this should not have happened: {type(error).__name__}", "internal_error")
 
 

@@ -60,6 +60,21 @@ def test_what_other_servers_take_is_taken(client: httpx.Client, more: dict[str, 
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"max_tokens": "x"}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+    ],
+)
+def test_an_error_names_its_field(client: httpx.Client, wrong: dict[str, Any], field: str) -> None:
+    assert client.post(CHAT, json={**BODY, **wrong}).json()["error"]["param"] == field
+
+
 @pytest.mark.parametrize("path", [CHAT, "/api/chat", "/v1/messages"])
 def test_a_role_that_nobody_knows_is_refused(client: httpx.Client, path: str) -> None:
     given = {**BODY, "messages": [*BODY["messages"], {"role": "robot", "content": "Hi."}]}
