@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,18 +13,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from edgellm.errors import EdgeLLMError
 from edgellm.serve import ours, page
 from edgellm.serve.dialects import OPENAI, of_path
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
-from edgellm.serve.models import Models
+from edgellm.serve.models import Models, load_named
 from edgellm.serve.openai import chat, completions, embeddings, models
 from edgellm.serve.refusal import Refusal
 from edgellm.serve.settings import Serving
 from edgellm.serve.state import State
-
-log = logging.getLogger("edgellm.serve")
 
 # method, path, what the body must be, what answers it, what that does
 Row = tuple[str, str, type[Any], Callable[[Call[Any]], Any], str]
@@ -84,16 +80,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
     what = f"there is no {request.method} {request.url.path[:200]}"
     why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
     return JSONResponse(of_path(request.url.path).error(why), status)
-
-
-async def load_named(models: Models) -> None:
-    """Load the models that were named, one after another; what cannot be is said."""
-    for name in models.serving.named:
-        try:
-            async with models.use(models.find(name)):
-                pass
-        except EdgeLLMError as error:
-            log.error("%s cannot be loaded: %s", name, error)
 
 
 __all__ = ["OPENAI", "create_app", "load_named"]

@@ -82,6 +82,11 @@ class Answering:
         return self._model
 
     @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and the prompt made; `cancel` has an effect from then on."""
+        return self._beginning is not None and self._beginning.done()
+
+    @property
     def tokens(self) -> list[int]:
         """Of the prompt, once it has begun."""
         return self._prompt.tokens if isinstance(self._prompt, Turn) else self._prompt

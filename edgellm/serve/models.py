@@ -310,6 +310,16 @@ class Models:
             await self.unload(each.listed)
 
 
+async def load_named(models: Models) -> None:
+    """Load the models that were named, one after another; what cannot be is said."""
+    for name in models.serving.named:
+        try:
+            async with models.use(models.find(name)):
+                pass
+        except EdgeLLMError as error:
+            log.error("%s cannot be loaded: %s", name, error)
+
+
 def _of_path(name: str, path: Path) -> Listed:
     path = path.resolve()
     stat = path.stat()

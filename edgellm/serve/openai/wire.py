@@ -38,10 +38,14 @@ def fingerprint(answering: Answering) -> str:
     return f"edgellm-{__version__}-{answering.model.info.fingerprint[:8]}"
 
 
+def unused(body: Request) -> list[str]:
+    """The fields of a request that nobody knows."""
+    return sorted(name for name in body.unknown() if name not in TOLERATED)
+
+
 def ignored(body: Request) -> dict[str, str]:
-    """The header that names the fields of a request that nobody knows."""
-    names = sorted(name for name in body.unknown() if name not in TOLERATED)
-    said = ", ".join(name for name in names if name.isascii() and name.isprintable())[:500]
+    """The header that names them."""
+    said = ", ".join(name for name in unused(body) if name.isascii() and name.isprintable())[:500]
     return {IGNORED: said} if said else {}
 
 
