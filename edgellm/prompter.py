@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, finalize
 
 from edgellm.backends.base import Backend, text_of
+from edgellm.engine.quotes import QUOTE, Quotes, unquoted
 from edgellm.errors import ContextOverflow, TemplateError, Unsupported
 from edgellm.params import GenerateParams
-from edgellm.prompts.messages import Message, check, flattened
+from edgellm.prompts.messages import Message, check, flattened, plain
 from edgellm.said import Answer, Messages, Said
 
 if TYPE_CHECKING:
@@ -28,25 +29,33 @@ if TYPE_CHECKING:
     from edgellm.prompts.tool_prompt import ToolPrompt
     from edgellm.reading import AnswerReading, Marks
 
+TRUSTED = ("system", "developer", "assistant")
+"""Roles whose messages may hold control tokens: they are from who made the program, or from the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A prompt made of messages: what may be given to a model in place of a text.
 
-    messages: those in it. dropped: those left out to make it fit. title: what people are shown of the conversation.
-    said: where its answer is remembered, and whose its state is where that is private. reading: how its answer is
-    read, and what form that must have; None where all of it is text. fresh: how many messages at its end were said just
-    now.
+    messages: those in it. dropped: those left out to make it fit. written: its text, with QUOTE in what only looks like
+    a control token (engine/quotes.py). title: what people are shown of the conversation. said: where its answer is
+    remembered, and whose its state is where that is private. reading: how its answer is read, and what form it must
+    have; None where all of it is text. fresh: how many messages at its end were said just now.
     """
 
     messages: list[Message]
     dropped: list[Message]
-    text: str
+    written: str
     tokens: list[int]
     title: str
     said: Said
     reading: AnswerReading | None = None
     fresh: int = 1
+
+    @property
+    def text(self) -> str:
+        """What its tokens say."""
+        return unquoted(self.written)
 
     @property
     def formed(self) -> bool:
@@ -58,12 +67,14 @@ class Prompter:
     """Makes the prompts of one model, for every chat and every request that brings its messages along.
 
     said: the model's answers in its own tokens; nothing private is among them, and none of it reaches the disk.
+    quotes: what of other people's texts the model would take for its marks; there from when the template is.
     check_open: raises Closed where the backend is. forget: told the key of each private conversation that nobody can go
     on with, by the collector, in the midst of anything. Safe from any thread.
     """
 
     def __init__(self, backend: Backend, check_open: Callable[[], None], forget: Callable[[bytes], None]) -> None:
         self.said = Said(backend.tokenizer)
+        self.quotes: Quotes
         self._backend = backend
         self.check_open = check_open
         self._forget = forget
@@ -83,7 +94,9 @@ class Prompter:
         bos, eos = (
             None if token is None else text_of(tokenizer, [token], special=True) for token in (info.bos_id, info.eos_id)
         )
-        return ChatTemplate(info.chat_template, bos=bos, eos=eos)
+        template = ChatTemplate(info.chat_template, bos=bos, eos=eos)
+        self.quotes = Quotes(tokenizer.marks(template.source))  # now: a chat is saved behind the model's end, too
+        return template
 
     @cached_property
     def tool_prompt(self) -> ToolPrompt:
@@ -146,23 +159,38 @@ class Prompter:
         said = self.said if said is None else said
         found = self.tools(tools)
         must = must_call(tool_choice, [tool.name for tool in found])
-        text = self._rendered(messages, found, given)
-        reading = self._reading(text, found, must, silent=tool_choice == "none")
+        written = self._rendered(messages, found, given)
+        own = written.rpartition(QUOTE)[2]  # what ends the prompt is no mark where it only looks like one
+        reading = self._reading(own, found, must, silent=tool_choice == "none")
         copies = [dict(message) for message in messages]
-        tokens = said.tokens(text, messages)
-        return Turn(copies, [], text, tokens, title or title_of(messages), said, reading)
+        tokens = said.tokens(written, messages)
+        return Turn(copies, [], written, tokens, title or title_of(messages), said, reading)
 
     def _rendered(self, messages: Messages, tools: Sequence[Tool], given: dict[str, Any]) -> str:
+        """The text of the prompt. What looks like a control token in the messages of others than TRUSTED, and in
+        documents, has QUOTE in it."""
         rest = dict(given)
         variables: dict[str, Any] = dict(self.switched(rest.pop("thinking", None)))
-        listed: Messages = messages
+        template, quoted = self.template, self.quotes.quoted
+        if "documents" in rest:
+            rest["documents"] = plain(rest["documents"], "documents", change=quoted)
+        listed: Messages = [
+            message if message.get("role") in TRUSTED else plain(message, f"messages[{at}]", change=quoted)
+            for at, message in enumerate(messages)
+        ]
         if tools or any(message.get("role") == "tool" or message.get("tool_calls") for message in messages):
-            listed, more = self.tool_prompt.prepared(messages, tools)
+            listed, more = self.tool_prompt.prepared(listed, tools)
             variables.update(more)
-        return self.template.render(listed, **variables | rest)
+        try:
+            return template.render(listed, **variables | rest)
+        except TemplateError as error:
+            if QUOTE not in str(error):
+                raise
+            raise TemplateError(unquoted(str(error))) from error
 
     def _reading(self, text: str, tools: Sequence[Tool], must: Sequence[str], *, silent: bool) -> AnswerReading | None:
-        """silent: what the model writes as a call is none; it may be told of tools all the same."""
+        """text: the end of the prompt. silent: what the model writes as a call is none; it may be told of tools all the
+        same."""
         thinking, dialect = self.thinking, self.tool_prompt.dialect if tools else None
         if thinking is None and dialect is None:
             return None
@@ -227,7 +255,7 @@ class Prompter:
         if turn.reading is not None:
             raw = turn.reading.raw(self._backend.tokenizer, tokens, turn.tokens[-1] if turn.tokens else None)
             text, content = (raw, text) if raw != text else (text, None)
-        turn.said.add(Answer(len(turn.messages), turn.text, text, turn.tokens + tokens, len(turn.tokens), content))
+        turn.said.add(Answer(len(turn.messages), turn.written, text, turn.tokens + tokens, len(turn.tokens), content))
 
     def answers(
         self, messages: Messages, said: Said | None = None, *, tools: Iterable[Tool] = (), **given: Any

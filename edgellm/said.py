@@ -12,6 +12,9 @@ a conversation takes the bytes of what is new in it:
 
     USER: hi\\nASSISTANT: ──── hello\\nUSER: and you?\\nASSISTANT: ──── ...
       └ the answer "hello"      └ the answer to that
+
+Texts of prompts are those that the tokens were made of: QUOTE (engine/quotes.py) is in what only looks like a control
+token, so that a conversation in which somebody wrote one is not taken for the conversation that has it.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ import itertools
 import sys
 import threading
 from array import array
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from edgellm.backends.base import Tokenizer
-from edgellm.engine.seam import continued, spelled
+from edgellm.engine.quotes import unquoted
+from edgellm.engine.seam import continued, encoded, spelled
 from edgellm.engine.textstream import TextStream
 from edgellm.prompts.messages import flattened
 
@@ -168,7 +172,7 @@ class Said:
                 rest = continued(self._tokenizer, text, end) if end < len(text) else []
                 read = b"".join(each.read for each in known.path())
                 return [*array("i", read), *known.produced[:count], *rest]
-        return self._tokenizer.encode(text, special=True, bos=bos)
+        return encoded(self._tokenizer, text, bos=bos)
 
     def answers(self, text: str, messages: Messages) -> list[Answer]:
         """The answers among `messages` whose prompts the prompt `text` begins with, or is: the shortest first."""
@@ -244,11 +248,22 @@ class Said:
                 self._used.move_to_end(each)
 
     def _spells(self, known: _Known) -> bool:
-        """Whether its tokens stand for its texts, but for white space, which vocabularies put in and take away."""
+        """Whether its tokens stand for its texts, but for white space, which vocabularies put in and take away, and
+        none of the prompt's are control tokens that its text does not have."""
         begin = 0 if known.n_start else len(self._tokenizer.begin)
-        read = {_letters(spelled(self._tokenizer, known.read[at:])) for at in {0, begin}}
+        asked, controls = (
+            _letters(unquoted(known.asked).encode()),
+            self._controls(encoded(self._tokenizer, known.asked)),
+        )
+        read = (known.read[at:] for at in {0, begin})
         produced = _letters(spelled(self._tokenizer, known.produced))
-        return _letters(known.asked.encode()) in read and produced.startswith(_letters(known.text.encode()))
+        return produced.startswith(_letters(known.text.encode())) and any(
+            _letters(spelled(self._tokenizer, tokens)) == asked and self._controls(tokens) <= controls
+            for tokens in read
+        )
+
+    def _controls(self, tokens: Sequence[int]) -> Counter[int]:
+        return Counter(token for token in tokens if not self._tokenizer.piece(token))
 
     def _shown(self, known: _Known, text: str) -> tuple[int, int]:
         """How many tokens of the answer lie whole within what `text` shows of it, and where in `text` they end."""

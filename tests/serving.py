@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellm import LoadParams
+import edgellm
+from edgellm import LoadParams, Model
 from edgellm.serve.app import create_app, load_named
 from edgellm.serve.listen import bound, server
 from edgellm.serve.models import Models
@@ -31,15 +32,17 @@ class Running:
 
 
 @contextmanager
-def running(*named: str | Path, load: LoadParams | None = None, **params: Any) -> Iterator[Running]:
-    """A server with these models; params: those of ServeParams."""
+def running(
+    *named: str | Path, load: LoadParams | None = None, opens: Callable[..., Model] = edgellm.load, **params: Any
+) -> Iterator[Running]:
+    """A server with these models; params: those of ServeParams. opens: what loads a file."""
     serving = Serving(ServeParams(**{"port": 0, **params}), tuple(map(str, named)), load or LoadParams())
     started: list[Running] = []
     ready, ended = threading.Event(), threading.Event()
     failed: list[BaseException] = []
 
     async def serve() -> None:
-        models = Models(serving)
+        models = Models(serving, opens)
         with bound(serving.params) as listener:
             listening = server(create_app(serving, models))
             task = asyncio.ensure_future(listening.serve(sockets=[listener]))

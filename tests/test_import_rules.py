@@ -79,7 +79,7 @@ RULES: dict[str, set[str]] = {
     "reply": VALUES | {"engine", "prompter", "prompts"},
     "rounds": VALUES | {"constrain", "engine", "prompter", "prompts", "reply", "toolbox"},
     "saved": VALUES | {"backends.base", "kv", "prompts", "said"},
-    "prompter": TURN | {"reading", "said"},
+    "prompter": TURN | {"engine", "reading", "said"},
     "reading": TURN | {"engine"},
     "said": VALUES | {"backends.base", "engine", "prompts"},
     "config": {"errors"},

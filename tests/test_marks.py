@@ -52,6 +52,9 @@ class Marking(EchoTokenizer):
             found += [self._marks[part]] if part in self._marks else super().encode(part, special=True)
         return found
 
+    def marks(self, template: str) -> set[str]:
+        return super().marks(template) | set(self._marks)
+
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         if token in self._texts:
             return self._texts[token] if special else b""

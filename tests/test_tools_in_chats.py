@@ -203,6 +203,19 @@ def test_a_model_with_tools_calls_or_answers_in_the_form() -> None:
     assert [message["role"] for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
 
 
+def test_tokens_of_reasoning_are_counted() -> None:
+    done = chat_of(f"{THOUGHT}Yes.").send("Go", temperature=0)
+    assert done.usage.reasoning_tokens == len("\nHm, <tool_call> no.\n</think>")
+    assert done.to_dict()["usage"]["reasoning_tokens"] == done.usage.reasoning_tokens
+    opened = CHATML + END.replace("assistant\n", "assistant\n<think>\n")
+    done = chat_of("<think>\nHm.</think>Yes.", template=opened).send("Go", temperature=0)  # the first line is there
+    assert (done.reasoning, done.usage.reasoning_tokens) == ("Hm.", len("Hm.</think>"))
+    assert chat_of("<think>\nHm.", template=opened).send("Go", temperature=0).usage.reasoning_tokens == len("Hm.")
+    done = chat_of("Yes.", template=opened).send("Go", temperature=0, thinking_budget=0, max_tokens=20)
+    assert done.usage.reasoning_tokens == len("\n</think>")  # what is behind the mark is none
+    assert chat_of("Yes.").send("Go", temperature=0).usage.reasoning_tokens == 0
+
+
 def test_reasoning_ends_at_its_budget() -> None:
     long = "<think>\n" + "and so on " * 40 + "</think>\n\nYes."
     done = chat_of(long).send("Go", temperature=0, thinking_budget=30, max_tokens=60)

@@ -22,7 +22,7 @@ CONVERSATIONS: list[list[dict[str, str]]] = [
     [
         {"role": "user", "content": "Count: 1234567890, 3.14, x_1"},
         {"role": "assistant", "content": "def f(x):\n    return x"},
-        {"role": "user", "content": "<|im_end|> is a token; don't"},
+        {"role": "user", "content": "<|im_end is no token; don't"},
     ],
 ]
 
@@ -60,6 +60,21 @@ def test_template_and_tokens_agree(model: Model, tokenizer: Any, conversation: l
     text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     assert turn.text == text
     assert turn.tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_token_that_a_user_spells_is_text(model: Model, tokenizer: Any) -> None:
+    """Where transformers reads a control token."""
+    spelled, harmless = (
+        [{"role": "system", "content": "<|im_start|>"}, {"role": "user", "content": content}]
+        for content in ("What is <|im_end|>?", "What is it?")
+    )
+    turn, other = (model.prompter.prepare(each, edgellm.GenerateParams()) for each in (spelled, harmless))
+    text = tokenizer.apply_chat_template(spelled, tokenize=False, add_generation_prompt=True)
+    shown = "".join(tokenizer.convert_ids_to_tokens(turn.tokens)).replace("Ġ", " ").replace("Ċ", "\n")
+    assert (turn.text, shown) == (text, text)
+    control = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    assert [token for token in turn.tokens if token in control] == [each for each in other.tokens if each in control]
+    assert turn.tokens != tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_answers_agree(model: Model, tokenizer: Any, smollm2: Path) -> None:

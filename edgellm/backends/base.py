@@ -91,6 +91,12 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def marks(self, template: str) -> set[str]:
+        """The texts that `encode` takes for one token wherever they stand in a text with `special`: those of all
+        control tokens; and of tokens that are text and are taken so all the same, those that stand in `template`, which
+        gives them a meaning."""
+        ...
+
 
 def text_of(tokenizer: Tokenizer, tokens: Iterable[int], *, special: bool = False, before: int | None = None) -> str:
     """The text of tokens that follow the token `before`. Invalid UTF-8 becomes U+FFFD."""

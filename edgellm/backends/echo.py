@@ -69,6 +69,9 @@ class EchoTokenizer(Tokenizer):
             return bytes([token])
         return self._names.get(token, b"<|unused%d|>" % token) if special else b""
 
+    def marks(self, template: str) -> set[str]:
+        return set(CONTROLS)
+
 
 class EchoSequence(CheckedSequence[Pool["EchoSequence"]]):
     """The cells of one sequence. `totals[i]` is the sum of the hashes before position i, modulo 2**64."""

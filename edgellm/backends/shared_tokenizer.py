@@ -47,6 +47,14 @@ class SharedTokenizer(Tokenizer):
         finally:
             self._done(call)
 
+    def marks(self, template: str) -> set[str]:
+        call = object()
+        try:
+            self._begin(call)
+            return self._tokenizer.marks(template)
+        finally:
+            self._done(call)
+
     def close(self, free: Callable[[], None] = lambda: None) -> None:
         """End it, and call `free` once nothing uses it any more: now, or, behind a text that takes longer than a few
         seconds, from the thread that reads it. Closing twice is harmless."""

@@ -75,7 +75,7 @@ async def _serve(serving: Serving, server_of: Any, listener: Any) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     note(f"edgellm answers at http://{shown}:{port}  (OpenAI: /v1, Ollama: /, Anthropic: /v1/messages, a page: /)")
-    loading = asyncio.create_task(load_named(models))
+    loading = asyncio.create_task(load_named(models, note))
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgellm.arguments import shown
@@ -103,15 +103,16 @@ def in_parts(message: Message) -> Message:
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
-def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy of a value of JSON's kinds (and tuples), made of the builtin types themselves.
+def plain(value: Any, where: str, depth: int = 0, change: Callable[[str], str] = str.__str__) -> Any:
+    """A copy of a value of JSON's kinds (and tuples), made of the builtin types themselves. change: what texts in it
+    become, but for keys, roles, and the types of parts.
 
     Objects of other types have methods that a template could call. Raises InvalidParameter for them.
     """
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value)
+        return change(str.__str__(value))
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float):
@@ -123,9 +124,10 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidParameter(f"{where}: a key of type {type(key).__name__}; only text can be a key")
-            result[str.__str__(key)] = plain(item, where, depth + 1)
+            kept = key in ("role", "type")
+            result[str.__str__(key)] = plain(item, where, depth + 1, str.__str__ if kept else change)
         return result
     if isinstance(value, (list, tuple)):
-        items = [plain(item, where, depth + 1) for item in value]
+        items = [plain(item, where, depth + 1, change) for item in value]
         return tuple(items) if isinstance(value, tuple) else items
     raise InvalidParameter(f"{where}: a value of type {type(value).__name__}; templates take text, numbers and lists")

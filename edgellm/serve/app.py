@@ -14,11 +14,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from edgellm.serve import ours, page
+from edgellm.serve.anthropic import messages
+from edgellm.serve.anthropic.request import CountRequest, MessagesRequest
 from edgellm.serve.dialects import OPENAI, of_path
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
 from edgellm.serve.models import Models, load_named
 from edgellm.serve.openai import chat, completions, embeddings, models
+from edgellm.serve.openai.responses import create, stored
+from edgellm.serve.openai.responses.request import ResponseRequest
 from edgellm.serve.refusal import Refusal
 from edgellm.serve.settings import Serving
 from edgellm.serve.state import State
@@ -34,6 +38,14 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/chat/completions", chat.ChatRequest, chat.chat, "Answer a conversation (OpenAI)."),
     ("POST", "/v1/completions", completions.CompletionRequest, completions.completions, "Continue a text (OpenAI)."),
     ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
+    ("POST", "/v1/messages", MessagesRequest, messages.messages, "Answer a conversation (Anthropic)."),
+    ("POST", "/v1/messages/count_tokens", CountRequest, messages.count_tokens, "Count its tokens (Anthropic)."),
+    ("POST", "/v1/responses", ResponseRequest, create.create, "Answer a conversation of items (OpenAI)."),
+    ("POST", "/v1/responses/input_tokens", ResponseRequest, create.input_tokens, "Tokens of its prompt (OpenAI)."),
+    ("GET", "/v1/responses/{id}", Empty, stored.retrieve, "An answer that is remembered (OpenAI)."),
+    ("DELETE", "/v1/responses/{id}", Empty, stored.delete, "Forget an answer (OpenAI)."),
+    ("GET", "/v1/responses/{id}/input_items", Empty, stored.input_items, "What was answered (OpenAI)."),
+    ("POST", "/v1/responses/{id}/cancel", Empty, stored.cancel, "Refused: nothing is in the background (OpenAI)."),
     ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
     ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
     ("GET", "/", Empty, page.index, "The page."),
@@ -79,7 +91,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     what = f"there is no {request.method} {request.url.path[:200]}"
     why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
-    return JSONResponse(of_path(request.url.path).error(why), status)
+    reply = of_path(request.url.path).refused(why)
+    return JSONResponse(reply.body, status, reply.headers)
 
 
 __all__ = ["OPENAI", "create_app", "load_named"]

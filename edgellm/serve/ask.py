@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,14 @@ from typing import Any
 
 from edgellm import CancelToken, Chunk, Completion, GenerateParams, Model
 from edgellm.errors import ContextOverflow, InvalidParameter, TemplateError
+from edgellm.events import ToolCallDelta
 from edgellm.prompter import Turn
+from edgellm.prompts.messages import REASONING
 from edgellm.serve.models import Listed, Models
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
+EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -58,9 +61,11 @@ Follow = Callable[["Answering", Completion], object]
 
 
 class Answering:
-    """An answer on its way. `begin` first, then `events` or `whole`. Whoever holds it closes `stack`.
+    """An answer on its way. `begin` first, then `events` or `whole`; `prepare` alone for its prompt. Whoever holds it
+    closes `stack`.
 
-    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for.
+    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for. news: how far its
+    prompt is read.
     """
 
     def __init__(self, models: Models, listed: Listed, ask: Ask, stack: AsyncExitStack) -> None:
@@ -69,11 +74,14 @@ class Answering:
         self.begun = time.monotonic()
         self.followers: list[Follow] = []
         self.cancel = CancelToken()
+        self.news = News()
         self._models = models
         self._stack = stack
         self._model: Model | None = None
         self._prompt: list[int] | Turn = []
         self._beginning: asyncio.Task[None] | None = None
+        self._chunks: AsyncGenerator[Chunk] | None = None
+        self._first: asyncio.Future[Chunk] | None = None
 
     @property
     def model(self) -> Model:
@@ -83,28 +91,39 @@ class Answering:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded and the prompt made; `cancel` has an effect from then on."""
-        return self._beginning is not None and self._beginning.done()
+        """Whether the model is loaded and the prompt submitted; `cancel` has an effect from then on."""
+        return self._first is not None
 
     @property
     def tokens(self) -> list[int]:
         """Of the prompt, once it has begun."""
         return self._prompt.tokens if isinstance(self._prompt, Turn) else self._prompt
 
-    async def begin(self, *, patience: float | None = None) -> None:
-        """Load the model and make the prompt; after so many seconds the rest of it is left to `events`.
+    async def begin(self, *, stream: bool = False) -> None:
+        """Load the model, make the prompt and submit it. stream: after HEADERS_SECONDS what is left of that goes on in
+        `events`, which then gives all pieces of the answer and not the last one alone.
 
         Raises what that raises: ModelError, ResourceError, InvalidParameter, Unsupported, TemplateError,
-        ContextOverflow."""
-        task = self._beginning = asyncio.get_running_loop().create_task(self._begin())
+        ContextOverflow, Busy."""
+        task = self._beginning = asyncio.get_running_loop().create_task(self._begin(stream))
         self._stack.push_async_callback(_ended, task)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), patience)
+            await asyncio.wait_for(asyncio.shield(task), HEADERS_SECONDS if stream else None)
 
-    async def _begin(self) -> None:
+    async def prepare(self) -> None:
+        """Load the model and make the prompt, no more. Raises what `begin` does, but Busy."""
         self._model = await self._stack.enter_async_context(self._models.use(self.listed, self.ask.keep))
         self._prompt = await beside(lambda: prompt_of(self.model, self.ask))
         self._check_length()
+
+    async def _begin(self, stream: bool) -> None:
+        await self.prepare()
+        self._chunks = self._answered(stream)
+        await self._stack.enter_async_context(aclosing(self._chunks))
+        self._first = asyncio.ensure_future(_next(self._chunks))
+        self._stack.push_async_callback(_ended, self._first)
+        if stream:  # what is wrong with it is known when it is read, or answered
+            await self.news.come(self._first)
 
     def _check_length(self) -> None:
         """What `submit` would raise later: said before the headers are."""
@@ -118,94 +137,104 @@ class Answering:
 
     async def whole(self) -> Completion:
         """The answer, when it is done."""
-        async with aclosing(self.events(stream=False)) as events:
+        async with aclosing(self.events()) as events:
             async for event in events:
                 if isinstance(event, Chunk) and event.completion is not None:
                     return event.completion
         raise AssertionError("the last chunk carries the completion")
 
-    async def events(self, *, stream: bool = True) -> AsyncGenerator[Event]:
-        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes. stream: not of all pieces
-        but the last one."""
+    async def events(self) -> AsyncGenerator[Event]:
+        """Its pieces, and a Waiting at least every BEAT_SECONDS until the first one comes."""
         assert self._beginning is not None
         while not self._beginning.done():
             await asyncio.wait({self._beginning}, timeout=BEAT_SECONDS)
             yield Waiting()
         await self._beginning
-        news = _News()
-        chunks = self._chunks(stream, news)
-        async with aclosing(chunks):
-            first = asyncio.ensure_future(_next(chunks))
-            try:
-                while not first.done():
-                    waiting = await news.wait(first)
-                    if waiting is not None:
-                        yield waiting
-                yield await first
-            finally:
-                if not first.done():
-                    first.cancel()
-                    with suppress(asyncio.CancelledError, Exception):
-                        await first
+        assert self._first is not None
+        assert self._chunks is not None
+        async with aclosing(self._chunks) as chunks:
+            while not self._first.done():
+                waiting = await self.news.wait(self._first)
+                if waiting is not None:
+                    yield waiting
+            yield await self._first
             async for chunk in chunks:
                 yield chunk
 
-    async def _chunks(self, stream: bool, news: _News) -> AsyncGenerator[Chunk]:
-        ask, params = self.ask, self.ask.params
-        every = stream or ask.one_call
-        if every:
-            source = self.model.astream(self._prompt, params, progress=news.tell, cancel=self.cancel)
+    async def _answered(self, stream: bool) -> AsyncGenerator[Chunk]:
+        ask, params, told = self.ask, self.ask.params, self.news.tell
+        one = _OneCall() if ask.one_call else None
+        if stream or one is not None:
+            source = self.model.astream(self._prompt, params, progress=told, cancel=self.cancel)
         else:
-            source = _alone(self.model.agenerate(self._prompt, params, progress=news.tell, cancel=self.cancel))
+            source = _alone(self.model.agenerate(self._prompt, params, progress=told, cancel=self.cancel))
         async with aclosing(source):
             async for chunk in source:
-                if ask.one_call and any(delta.complete for delta in chunk.tool_calls):
-                    self.cancel.cancel()
-                if ask.one_call and any(delta.index for delta in chunk.tool_calls):
-                    first = tuple(delta for delta in chunk.tool_calls if not delta.index)
-                    chunk = replace(chunk, tool_calls=first)
+                if one is not None:
+                    chunk = one.passed(chunk)
+                    if one.over:
+                        self.cancel.cancel()
                 if chunk.completion is not None:
-                    done = self._finished(chunk.completion)
-                    chunk = replace(chunk, completion=done)
+                    self._remember(chunk.completion)
                     for follow in self.followers:
-                        follow(self, done)
+                        follow(self, chunk.completion)
                 yield chunk
 
-    def _finished(self, done: Completion) -> Completion:
-        """The answer as it counts: with one call where there is to be one, and remembered."""
-        if self.ask.one_call and done.tool_calls:
-            done = replace(done, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+    def _remember(self, done: Completion) -> None:
         turn = self._prompt
         if isinstance(turn, Turn) and self.ask.params.cache and not self.ask.variables.get("continue_final_message"):
             self.model.prompter.remember(turn, done.text, done.tokens)
-        return done
 
 
-class _News:
-    """How far a prompt is read."""
+class _OneCall:
+    """Lets an answer pass up to the end of its first call. over: it has come."""
 
     def __init__(self) -> None:
-        self._latest = Waiting()
+        self.over = False
+        self._text = ""
+
+    def passed(self, chunk: Chunk) -> Chunk:
+        text, calls, done = "" if self.over else chunk.text, list[ToolCallDelta](), chunk.completion
+        self._text += text
+        for delta in chunk.tool_calls:
+            calls += [] if self.over else [delta]
+            self.over = self.over or delta.complete
+        if self.over and done is not None:
+            done = replace(done, text=self._text, tool_calls=done.tool_calls[:1], finish_reason="tool_calls")
+        return replace(chunk, text=text, tool_calls=tuple(calls), completion=done)
+
+
+class News:
+    """How far a prompt is read. latest: from when its reading begins on, before anything is answered."""
+
+    def __init__(self) -> None:
+        self.latest = Waiting()
         self._told = asyncio.Event()
 
     def tell(self, done: int, total: int) -> None:
         """On the event loop."""
-        known = self._latest.known if self._latest.total else done
-        self._latest = Waiting(done, total, known)
+        known = self.latest.known if self.latest.total else done
+        self.latest = Waiting(done, total, known)
         self._told.set()
+
+    async def come(self, first: asyncio.Future[Any], timeout: float | None = None) -> None:
+        """Until there are news, or `first` is done: raises what that raised."""
+        told = asyncio.ensure_future(self._told.wait())
+        try:
+            await asyncio.wait({told, first}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+        if first.done():
+            first.result()
 
     async def wait(self, first: asyncio.Future[Any]) -> Waiting | None:
         """Until there are news, `first` is done (None), or it is time for a sign of life."""
-        told = asyncio.ensure_future(self._told.wait())
-        try:
-            await asyncio.wait({told, first}, timeout=BEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
+        await self.come(first, BEAT_SECONDS)
         self._told.clear()
-        return None if first.done() else self._latest
+        return None if first.done() else self.latest
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
+async def _ended(task: asyncio.Future[Any]) -> None:
     """What has begun is over."""
     task.cancel()
     with suppress(asyncio.CancelledError, Exception):
@@ -231,11 +260,13 @@ async def beside(function: Callable[[], Any]) -> Any:
 
 
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
-    """What the model is given. A template that refuses the order of the roles is given the same words in one that all
-    take. Raises what `Prompter.prepare` raises."""
+    """What the model is given. A template that refuses the order of the roles, or leaves out what a system says in the
+    midst, is given the same words in one that it takes. Raises what `Prompter.prepare` raises."""
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
+    if EFFORT in given and EFFORT not in model.prompter.template.variables:
+        del given[EFFORT]
     if ask.thinking is not None and _can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 
@@ -245,13 +276,31 @@ def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     messages = [_known_role(model, message) for message in ask.messages]
     if not messages:
         raise InvalidParameter("messages: the list is empty; give at least one message")
-    try:
-        return prepared(messages)
-    except TemplateError:
-        plainer = alternating(messages)
-        if plainer == messages:
-            raise
-        return prepared(plainer)
+    refused, found = list[TemplateError](), list[Turn]()
+    for form in _forms(messages):
+        try:
+            turn = prepared(form)
+        except TemplateError as error:
+            refused.append(error)
+            continue
+        told = [_text(message).strip() for message in turn.messages[1:] if message.get("role") == "system"]
+        if all(text in turn.text for text in told):
+            return turn
+        found.append(turn)
+    if not found:
+        raise refused[0]
+    return found[0]
+
+
+def _forms(messages: list[Message]) -> Iterator[list[Message]]:
+    """A conversation as it is, with roles that take turns behind the system prompt, and without a system prompt."""
+    yield messages
+    count = 1 if messages[0].get("role") == "system" else 0
+    kept = [*messages[:count], *alternating(messages[count:])]
+    if kept != messages:
+        yield kept
+    if count:
+        yield alternating(messages)
 
 
 def _known_role(model: Model, message: Message) -> Message:
@@ -274,14 +323,18 @@ def _can_switch(model: Model, thinking: bool) -> bool:
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
     """Messages whose roles take turns, the user's first: what a system says goes in front of what the user says next,
-    and what one says in a row is one message."""
+    and what one says in a row is one message, also behind the result of a tool. Where a model thought, spoke and called
+    a tool at once, its thought is left out."""
     found: list[Message] = []
     for message in messages:
         role = "user" if message.get("role") == "system" else message.get("role")
         last = found[-1] if found else {}
-        plain = role in ("user", "assistant") and not message.get("tool_calls") and not last.get("tool_calls")
-        if plain and last.get("role") == role:
+        calls = message.get("tool_calls")
+        plain = role in ("user", "assistant") and not calls and not last.get("tool_calls")
+        if plain and (last.get("role") == role or (role, last.get("role")) == ("user", "tool")):
             found[-1] = {**last, "content": f"{_text(last)}\n\n{_text(message)}"}
+        elif calls and _text(message):
+            found.append({key: value for key, value in message.items() if key not in REASONING})
         else:
             found.append({**message, "role": role})
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from edgellm.serve.endpoint import Dialect
@@ -17,6 +18,13 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     529: "overloaded_error",
 }
+
+
+REQUEST_ID = "request-id"  # header of every answer in Anthropic's words
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 def _openai(why: Refusal) -> dict[str, Any]:
@@ -36,12 +44,12 @@ def _anthropic(why: Refusal) -> dict[str, Any]:
     message = why.message
     if why.code == TOO_LONG and why.tokens is not None:
         message = f"prompt is too long: {why.tokens[0]} tokens > {why.tokens[1]} maximum"
-    return {"type": "error", "error": {"type": kind, "message": message}}
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_request_id()}
 
 
 OPENAI = Dialect("openai", _openai)
 OLLAMA = Dialect("ollama", _ollama)
-ANTHROPIC = Dialect("anthropic", _anthropic)
+ANTHROPIC = Dialect("anthropic", _anthropic, lambda body: {REQUEST_ID: body["request_id"]})
 
 
 def of_path(path: str) -> Dialect:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
@@ -61,10 +62,15 @@ class Stream:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a protocol says that a request is refused: the body."""
+    """How a protocol says that a request is refused: the body, and headers that repeat what is in it."""
 
     name: str
     error: Callable[[Refusal], Any]
+    headers: Callable[[Any], Mapping[str, str]] = lambda _body: {}
+
+    def refused(self, why: Refusal) -> Reply:
+        body = self.error(why)
+        return Reply(body, why.status, {**self.headers(body), **why.headers})
 
 
 class Call(Generic[B]):
@@ -75,6 +81,7 @@ class Call(Generic[B]):
         self.body = body
         self.headers: dict[str, str] = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         self.path: Mapping[str, str] = scope.get("path_params", {})
+        self.query: Mapping[str, str] = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         self.method: str = scope["method"]
         self._stack = stack
 
@@ -148,7 +155,7 @@ class Endpoint(Generic[B]):
         if why.status >= 500:
             _log(error)
         with suppress(_Gone):
-            await response.whole(Reply(self.dialect.error(why), why.status, why.headers))
+            await response.whole(self.dialect.refused(why))
 
 
 def _log(error: Exception) -> None:

@@ -198,8 +198,9 @@ async def _refuse(path: str, why: Refusal, send: Send) -> None:
     """In the words of the dialect whose path it is."""
     from edgellm.serve.dialects import of_path
 
-    body = json.dumps(of_path(path).error(why)).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **why.headers}
+    reply = of_path(path).refused(why)
+    body = json.dumps(reply.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **reply.headers}
     listed = [(key.lower().encode(), value.encode("latin-1")) for key, value in headers.items()]
     await send({"type": "http.response.start", "status": why.status, "headers": listed})
     await send({"type": "http.response.body", "body": body})

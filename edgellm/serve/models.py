@@ -137,17 +137,22 @@ class Models:
         return as_path
 
     def _meant(self, name: str) -> Iterator[str]:
-        """What a name may stand for, as it is first."""
-        yield name
-        if name.endswith(":latest"):
-            yield name.removesuffix(":latest")
-        for pattern, model in self._aliases.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                yield model
+        """What a name may stand for, as it is first; what that stands for behind it."""
+        waiting, seen = [(name, False)], set[str]()
+        while waiting:
+            each, ours = waiting.pop(0)
+            if each in seen:
+                continue
+            seen.add(each)
+            yield each
+            waiting += [(model, True) for pattern, model in self._aliases.items() if fnmatch.fnmatchcase(each, pattern)]
+            waiting.append((each.removesuffix(":latest"), ours))
+            with suppress(EdgeLLMError):
+                meant = read_config().named(each)
+                waiting.append((meant, ours or meant != each))
+            if ours:  # it may be a path; what a client wrote is opened by none
                 with suppress(EdgeLLMError):
-                    yield self._named(model).name
-        with suppress(InvalidParameter):
-            yield read_config().named(name)
+                    waiting.append((self._named(each).name, ours))
 
     def _allowed(self, name: str) -> Listed | None:
         """A file by its path, in a folder whose models may be asked for, or named on the command line."""
@@ -310,12 +315,12 @@ class Models:
             await self.unload(each.listed)
 
 
-async def load_named(models: Models) -> None:
+async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
     """Load the models that were named, one after another; what cannot be is said."""
     for name in models.serving.named:
         try:
-            async with models.use(models.find(name)):
-                pass
+            async with models.use(models.find(name)) as model:
+                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
         except EdgeLLMError as error:
             log.error("%s cannot be loaded: %s", name, error)
 

@@ -9,17 +9,30 @@ from pydantic import BaseModel, ConfigDict
 
 from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter
-from edgellm.option import Biases, Choice, Flag, Option, Real, Rule, Strings, Whole
+from edgellm.option import Biases, Choice, Flag, Real, Rule, Strings, Whole
 
 NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
 """What requests may have beside the fields of their protocol, whose words for these three are their own."""
+ELSEWHERE = {
+    "repetition_penalty": "repeat_penalty",
+    "repeat_last_n": "penalty_last_n",
+    "typ_p": "typical_p",
+    "guided_regex": "regex",
+    "guided_choice": "choices",
+    "guided_grammar": "grammar",
+}
+"""What options are called by the clients of vLLM, llama.cpp and Hugging Face."""
+UNSET: dict[str, int] = {"max_tokens": -1, "seed": -1, "top_k": -1}
+"""By what clients say that an option is not set, or off."""
 
 
 def _described(schema: dict[str, Any]) -> None:
     """The options in the JSON Schema of a request, for OpenAPI."""
     properties = schema.setdefault("properties", {})
     for name in NAMES:
-        properties.setdefault(name, {"anyOf": [_schema(GenerateParams.OPTIONS[name]), {"type": "null"}]})
+        option = GenerateParams.OPTIONS[name]
+        about = {"anyOf": [_of_rule(option.rule), {"type": "null"}], "description": option.meaning}
+        properties.setdefault(name, about)
 
 
 class Request(BaseModel):
@@ -29,11 +42,12 @@ class Request(BaseModel):
 
     def options(self) -> dict[str, Any]:
         """Those that were given, as GenerateParams takes them. Raises InvalidParameter."""
-        return {name: taken(name, value) for name, value in (self.model_extra or {}).items() if name in NAMES}
+        named = {ELSEWHERE.get(name, name): value for name, value in (self.model_extra or {}).items()}
+        return {name: taken(name, value) for name, value in named.items() if name in NAMES}
 
     def unknown(self) -> list[str]:
         """Fields that nobody here knows."""
-        return [name for name in self.model_extra or {} if name not in NAMES]
+        return [name for name in self.model_extra or {} if ELSEWHERE.get(name, name) not in NAMES]
 
 
 def taken(name: str, value: Any) -> Any:
@@ -41,7 +55,9 @@ def taken(name: str, value: Any) -> Any:
     and what is empty is not given."""
     rule = GenerateParams.OPTIONS[name].rule
     if isinstance(rule, Whole) and isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
+    if UNSET.get(name) == value and not isinstance(value, bool):
+        return 0 if name == "top_k" else None
     if isinstance(rule, Strings):
         listed = [value] if isinstance(value, str) else value
         return [each for each in listed if each != ""] if isinstance(listed, list) else value
@@ -51,10 +67,6 @@ def taken(name: str, value: Any) -> Any:
         except ValueError:
             raise InvalidParameter(f"{name}: its keys must be token ids") from None
     return value
-
-
-def _schema(option: Option) -> dict[str, Any]:
-    return {**_of_rule(option.rule), "description": option.meaning}
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:

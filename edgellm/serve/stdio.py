@@ -191,8 +191,8 @@ class Session:
         stream = body.stream is not False
         async with AsyncExitStack() as stack:
             answering = running.answering = Answering(self._models, listed, ask, stack)
-            await answering.begin(patience=0)
-            async with aclosing(answering.events(stream=stream)) as events:
+            await answering.begin(stream=True)  # for signs of life, whoever wants the pieces
+            async with aclosing(answering.events()) as events:
                 async for event in events:
                     if isinstance(event, Waiting):
                         await self._tell(running.id, "progress", {"done": event.done, "total": event.total})

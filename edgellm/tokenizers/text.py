@@ -105,6 +105,11 @@ class TextTokenizer:
         """The texts and ids of the tokens that no merging makes: control tokens and what a user defined."""
         return {added.content: token for token, added in self._added_tokens()}
 
+    def marks(self, template: str) -> set[str]:
+        """See `edgellm.backends.base.Tokenizer`."""
+        added = [each for _, each in self._added_tokens()]
+        return {each.content for each in added if each.special or (each.content.strip() and each.content in template)}
+
     def _piece(self, token: int, special: bool) -> bytes:
         added = self._added.get(token)
         if added is not None:
@@ -184,6 +189,7 @@ def open_tokenizer(path: Path, config: Mapping[str, Any]) -> TextTokenizer:
     library.no_truncation()
     library.no_padding()
     _add_tokens(library, config, AddedToken, str(path))
+    _spell_out(library, AddedToken)
     return TextTokenizer(library, config, Spelling(document, library, str(path)))
 
 
@@ -213,6 +219,16 @@ def _add_tokens(library: Any, config: Mapping[str, Any], make: Any, where: str) 
             continue
         flags = _flags(each) if isinstance(each, Mapping) else {"normalized": False}
         library.add_special_tokens([make(text, **{**flags, "special": True})])
+
+
+def _spell_out(library: Any, make: Any) -> None:
+    """Have control tokens looked for in the text itself and not in what a normalizer makes of it, where that leaves
+    their own texts alone: else one in capitals, or in wide characters, would be a control token that nobody wrote."""
+    normalizer = library.normalizer
+    for added in library.get_added_tokens_decoder().values() if normalizer is not None else ():
+        if added.special and added.normalized and normalizer.normalize_str(added.content) == added.content:
+            flags = {flag: getattr(added, flag) for flag in FLAGS}
+            library.add_special_tokens([make(added.content, **{**flags, "normalized": False})])
 
 
 def _id_of(library: Any, text: str) -> int | None:

@@ -33,6 +33,9 @@ class Slow(Tokenizer):
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         return b"%d" % token if special else b""
 
+    def marks(self, template: str) -> set[str]:
+        return {template}
+
 
 class Reader(threading.Thread):
     """A thread in the midst of `use`; `outcome` is what came of it."""
@@ -93,11 +96,13 @@ def test_a_long_text_does_not_hold_closing_up(slow: Slow, monkeypatch: pytest.Mo
 
 def test_pieces_go_with_the_rest(slow: Slow) -> None:
     tokenizer, freed = SharedTokenizer(slow), threading.Event()
-    assert (tokenizer.piece(7, special=True), tokenizer.piece(7)) == (b"7", b"")
+    assert (tokenizer.piece(7, special=True), tokenizer.piece(7), tokenizer.marks("a")) == (b"7", b"", {"a"})
     tokenizer.close(freed.set)
     assert freed.is_set()
     with pytest.raises(Closed):
         tokenizer.piece(7, special=True)
+    with pytest.raises(Closed):
+        tokenizer.marks("a")
 
 
 def closed_at_line(number: int) -> int:

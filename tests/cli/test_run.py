@@ -62,7 +62,7 @@ def test_json_has_the_promised_keys() -> None:
     answer = json.loads(done.stdout)
     assert answer["text"] == "hello"
     assert answer["finish_reason"] == "stop"
-    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"}
     assert set(answer["timings"]) == {
         "load_ms",
         "ttft_ms",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from edgellm.backends.echo import BOS, EchoBackend, EchoSequence
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.engine import Engine, _Call
 from edgellm.errors import BackendFailed, Busy, Closed, ContextOverflow, Interrupted, InvalidParameter
-from edgellm.events import CacheReport
+from edgellm.events import CacheReport, Completion
 from edgellm.kv.blocks import root_key
 from edgellm.kv.memory import MemoryTier
 from edgellm.kv.prefixes import PrefixCache
@@ -164,6 +165,19 @@ def test_a_stop_string_across_tokens_does_not_leak(engine: Engine) -> None:
     chunks = list(request)
     assert "".join(chunk.text for chunk in chunks) == "one tw"
     assert chunks[-1].finish_reason == "stop"
+
+
+def test_the_stop_string_that_ended_an_answer_is_told(engine: Engine) -> None:
+    def ended(**options: Any) -> Completion:
+        return engine.submit(tokens("one two"), GenerateParams(temperature=0, **options)).result()
+
+    done = ended(stop=["never", "tw", "two"])
+    assert (done.text, done.finish_reason, done.stop_string) == ("one ", "stop", "tw")
+    assert done.to_dict()["stop_string"] == "tw"
+    assert ended(stop=["never"]).stop_string is None
+    assert ended(stop=["two"], max_tokens=5).stop_string is None
+    control = ended(stop=["<|eos|>"], ignore_eos=True)
+    assert (control.text, control.stop_string) == ("one two", "<|eos|>")
 
 
 def test_text_held_back_for_a_stop_string_comes_at_the_end(engine: Engine) -> None:

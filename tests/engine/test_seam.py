@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_vocabularies import KINDS, ONNX, tokenizer_json, vocabulary
 
 from edgellm.backends.base import Tokenizer
+from edgellm.engine.quotes import QUOTE
 from edgellm.engine.seam import alone, continued, spelled
 from edgellm.tokenizers.text import open_tokenizer
 
@@ -107,3 +108,5 @@ def test_a_tokenizer_that_does_not_give_its_text_back(tmp_path: Path) -> None:
     for before, rest, words in (("HEL", "LO World", b"lo world"), ("hello ", "</s>x", b"</s> x"), ("A", "B", b"b")):
         found = spelled(tokenizer, continued(tokenizer, before + rest, len(before)))
         assert found.replace(b" ", b"") == words.replace(b" ", b"")
+    text = f"HELLO <{QUOTE}/s>x</s>"
+    assert continued(tokenizer, text, 3).count(2) == continued(tokenizer, text, text.index("x")).count(2) == 1

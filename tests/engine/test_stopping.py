@@ -14,12 +14,14 @@ texts = st.text("ab\n", max_size=30)
 stops = st.lists(st.text("ab\n", min_size=1, max_size=6), max_size=6)
 
 
-def before_the_first_stop(text: str, strings: Sequence[str]) -> tuple[str, bool]:
+def before_the_first_stop(text: str, strings: Sequence[str]) -> tuple[str, str | None]:
+    """The text, and what ended it."""
     for end in range(1, len(text) + 1):
         ending = [string for string in strings if text[:end].endswith(string)]
         if ending:
-            return text[: end - max(map(len, ending))], True
-    return text, False
+            found = max(ending, key=len)
+            return text[: end - len(found)], found
+    return text, None
 
 
 def longest_beginning(text: str, strings: Sequence[str]) -> int:
@@ -40,7 +42,8 @@ def test_any_split_gives_the_text_before_the_first_stop(text: str, strings: list
         # Nothing that begins a stop string is out, and everything else is.
         seen = text[:stop]
         assert len(answer) == len(seen) - longest_beginning(seen, strings)
-    assert (answer + stopper.flush(), stopped) == before_the_first_stop(text, strings)
+    assert (answer + stopper.flush(), stopper.found) == before_the_first_stop(text, strings)
+    assert stopped == (stopper.found is not None)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +107,5 @@ def test_text_that_is_not_shown_is_matched_all_the_same(pieces: list[tuple[str, 
     answer += stopper.flush()
     marks = [shown for piece, shown in pieces for _ in piece]
     before, found = before_the_first_stop("".join(piece for piece, _ in pieces), strings)
-    assert (answer, stopped) == ("".join(c for c, shown in zip(before, marks, strict=False) if shown), found)
+    assert answer == "".join(c for c, shown in zip(before, marks, strict=False) if shown)
+    assert (stopper.found, stopped) == (found, found is not None)

@@ -20,5 +20,5 @@ def minilm(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="package")
 def server(smollm2: Path, minilm: Path) -> Iterator[Running]:
     """SmolLM2, under the names "smollm2" and what its file is called, and MiniLM as "minilm"."""
-    with running(smollm2, minilm, alias=(f"smollm2={smollm2}", "claude-*=smollm2")) as found:
+    with running(smollm2, minilm, alias=(f"smollm2={smollm2}", f"claude-*={smollm2}")) as found:
         yield found

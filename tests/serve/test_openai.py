@@ -207,7 +207,7 @@ def test_too_long_a_prompt_is_told_with_its_numbers(client: OpenAI) -> None:
         {"top_p": 7},
         {"messages": []},
         {"messages": "hi"},
-        {"max_tokens": -1},
+        {"max_tokens": -2},
         {"n": 0},
         {"stop": [5]},
     ],
@@ -224,6 +224,11 @@ def test_what_nobody_knows_is_named_in_a_header(client: OpenAI) -> None:
     assert raw.headers["x-edgellm-ignored"] == "mirostat"
 
 
+def test_effort_is_for_models_that_know_it(client: OpenAI) -> None:
+    done = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1, reasoning_effort="high")
+    assert done.choices[0].message.content
+
+
 def test_ten_turns_read_no_more_than_what_is_new(client: OpenAI) -> None:
     messages: Any = [{"role": "system", "content": "You are terse. " * 20}]
     before = 0
@@ -236,3 +241,18 @@ def test_ten_turns_read_no_more_than_what_is_new(client: OpenAI) -> None:
         assert computed <= done.usage.prompt_tokens - before + 16
         before = done.usage.prompt_tokens + done.usage.completion_tokens
         messages.append(done.choices[0].message.model_dump(exclude_none=True))
+
+
+def test_words_of_other_servers_are_understood(client: OpenAI) -> None:
+    given: Any = {"model": MODEL, "messages": HELLO, "max_tokens": 20, "temperature": 0}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    for extra in ({"guided_json": schema}, {"json_schema": schema}):
+        done = client.chat.completions.create(**given, extra_body=extra)
+        assert isinstance(json.loads(done.choices[0].message.content or "")["a"], int)
+    for extra in ({"guided_choice": ["yes"]}, {"choices": ["yes"]}, {"guided_regex": "ye[s]"}):
+        done = client.chat.completions.create(**given, extra_body=extra)
+        assert done.choices[0].message.content == "yes"
+    off = {"seed": -1, "top_k": -1, "repetition_penalty": 1.1, "repeat_last_n": 64.0}
+    raw = client.chat.completions.with_raw_response.create(**given, extra_body=off)
+    assert "x-edgellm-ignored" not in raw.headers
+    assert client.chat.completions.create(**{**given, "max_tokens": -1}, stop=" ").choices[0].finish_reason == "stop"

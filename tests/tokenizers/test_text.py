@@ -110,6 +110,23 @@ def test_control_tokens_in_a_text_are_text(kind: str, tmp_path: Path) -> None:
     assert tokenizer.piece(tool) == b"<tool>"  # what a user added is text, as in llama.cpp
 
 
+def test_no_normalizer_makes_a_control_token(tmp_path: Path) -> None:
+    """What only becomes its text in small letters, or in another form of Unicode, is text."""
+    library = byte_level()
+    library.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    library.add_special_tokens([AddedToken("<|end|>", special=True, normalized=True, rstrip=True)])
+    end = library.token_to_id("<|end|>")
+    texts = ("a<|END|>b", "a＜|end|>b", "a<|end|> b")
+    assert [library.encode(text).ids.count(end) for text in texts] == [1, 1, 1]
+    tokenizer = opened(library, tmp_path)
+    assert [tokenizer.encode(text, special=True).count(end) for text in texts] == [0, 0, 1]
+    assert tokenizer.encode(texts[2], special=True) == tokenizer.encode("a<|end|>b", special=True)  # blanks are eaten
+    prefixed = byte_fallback()
+    prefixed.add_special_tokens([AddedToken("<s>", special=True, normalized=True)])
+    ids = prefixed.encode("x <s>", add_special_tokens=False).ids
+    assert opened(prefixed, tmp_path).encode("x <s>", special=True) == ids
+
+
 def test_what_the_model_asks_for_comes_first(tmp_path: Path) -> None:
     fallback = opened(byte_fallback(), tmp_path)
     assert fallback.encode("h", bos=True) == [1, *fallback.encode("h")]

@@ -38,7 +38,8 @@ class LlamaTokenizer(Tokenizer):
         self.special = specials(lib, vocab)
         self.begin, self.end = self.special.begin, self.special.end
         # Tokens that a text is cut at before it is tokenized; each part in between begins as a text does.
-        self._cuts = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        self._controls = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN  # those only with `special`
+        self._cuts = self._controls | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         written = b"".join(self._piece(token, False) for token in self._tokens(PROBE, special=False))
         self._lead = written.removesuffix(PROBE) if written.endswith(PROBE) else b""
 
@@ -104,12 +105,7 @@ class LlamaTokenizer(Tokenizer):
         tokenizer_st_partition), so a text counts for sure if it can share no character with another one; some tokens
         take away the blanks before or behind them. What is between two is tokenized by itself, as if it were all.
         """
-        lib, vocab = self._lib, self._vocab
-        texts: dict[bytes, int] = {}
-        for token in range(self._n_vocab):
-            kind = lib.llama_vocab_get_attr(vocab, token)
-            if kind & self._cuts:
-                texts[lib.llama_vocab_get_text(vocab, token)] = kind
+        lib, texts = self._lib, self._cut_texts
         firsts = {text[:1] for text in texts}
         inner = {text[at : at + 1] for text in texts for at in range(1, len(text))}
         shorter = {text[:at] for text in texts for at in range(1, len(text))}
@@ -128,6 +124,21 @@ class LlamaTokenizer(Tokenizer):
             first = re.compile(b"|".join(map(re.escape, {text[:1] for text in of})) or b"(?!)")
             made.append((of, first, {len(text) for text in of}))
         return made
+
+    @cached_property
+    def _cut_texts(self) -> dict[bytes, int]:
+        """The texts of the tokens that a text is cut at, and their kinds: 0.2 µs for each token of the vocabulary."""
+        lib, vocab, cuts = self._lib, self._vocab, self._cuts
+        kinds = ((token, lib.llama_vocab_get_attr(vocab, token)) for token in range(self._n_vocab))
+        return {lib.llama_vocab_get_text(vocab, token): kind for token, kind in kinds if kind & cuts}
+
+    def marks(self, template: str) -> set[str]:
+        written = template.encode("utf-8", "replace")
+        return {
+            text.decode("utf-8", "replace")
+            for text, kind in self._cut_texts.items()
+            if kind & self._controls or (text.strip() and text in written)
+        }
 
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         key = 2 * token + special  # of its own for every number, also for one outside the vocabulary

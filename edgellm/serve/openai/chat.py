@@ -11,12 +11,12 @@ from typing import Any
 
 from edgellm import Chunk, Completion, GenerateParams
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.serve.ask import HEADERS_SECONDS, Answering, Ask, Waiting
+from edgellm.serve.ask import Answering, Ask, Waiting
 from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, dumped, event
 from edgellm.serve.merge import merged
 from edgellm.serve.openai import wire
-from edgellm.serve.options import Request
+from edgellm.serve.options import Request, taken
 
 MOST = 32  # choices
 REFUSED = {"audio": "audio", "modalities": "audio", "web_search_options": "the web", "chat_template": "other templates"}
@@ -46,6 +46,8 @@ class ChatRequest(Request):
     function_call: Any = None
     reasoning_effort: str | None = None
     enable_thinking: bool | None = None
+    guided_json: dict[str, Any] | bool | None = None
+    json_schema: dict[str, Any] | bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     return_progress: bool | None = None
@@ -64,8 +66,7 @@ async def chat(call: Call[ChatRequest]) -> Reply | Stream:
     answers = [call.answering(listed, _nth(ask, at)) for at in range(count)]
     answers[0].followers.append(wire.keep_report(call, id))
     headers = wire.ignored(body)
-    patience = HEADERS_SECONDS if body.stream else None
-    await asyncio.gather(*(each.begin(patience=patience) for each in answers))
+    await asyncio.gather(*(each.begin(stream=bool(body.stream)) for each in answers))
     if body.stream:
         return Stream(_Chunks(id, body, answers).pieces(), lambda why: event(OPENAI.error(why)), headers=headers)
     done = await asyncio.gather(*(each.whole() for each in answers))
@@ -95,9 +96,9 @@ def ask_of(body: ChatRequest) -> Ask:
         variables["continue_final_message"] = True
     params = GenerateParams(
         **body.options(),
-        max_tokens=most,
+        max_tokens=taken("max_tokens", most),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        schema=wire.schema_of(body.response_format),
+        schema=_schema(body),
     )
     return Ask(
         messages=[message_of(each, f"messages[{at}]") for at, each in enumerate(body.messages)],
@@ -109,6 +110,12 @@ def ask_of(body: ChatRequest) -> Ask:
         one_call=body.parallel_tool_calls is False,
         keep=body.keep_alive,
     )
+
+
+def _schema(body: ChatRequest) -> Any:
+    """Of the answer; llama.cpp's and vLLM's clients have words of their own for it."""
+    asked = wire.schema_of(body.response_format)
+    return next((each for each in (asked, body.json_schema, body.guided_json) if each is not None), None)
 
 
 def message_of(message: dict[str, Any], where: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import Any
 from edgellm import Completion, GenerateParams
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.events import TokenLogprob
-from edgellm.serve.ask import HEADERS_SECONDS, Answering, Ask, Waiting
+from edgellm.serve.ask import Answering, Ask, Waiting
 from edgellm.serve.dialects import OPENAI
 from edgellm.serve.endpoint import Call, Reply, Stream, comment, event
 from edgellm.serve.merge import merged
 from edgellm.serve.openai import wire
 from edgellm.serve.openai.chat import StreamOptions
-from edgellm.serve.options import Request
+from edgellm.serve.options import Request, taken
 
 MOST = 128  # choices of all prompts
 USUAL = 16  # tokens of an answer, where the request does not say; as OpenAI has it
@@ -49,7 +49,7 @@ async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
     answers = [call.answering(listed, ask) for ask in asks]
     answers[0].followers.append(wire.keep_report(call, id))
     headers = wire.ignored(body)
-    await asyncio.gather(*(each.begin(patience=HEADERS_SECONDS if body.stream else None) for each in answers))
+    await asyncio.gather(*(each.begin(stream=bool(body.stream)) for each in answers))
     if body.stream:
         return Stream(_chunks(id, body, answers), lambda why: event(OPENAI.error(why)), headers=headers)
     done = await asyncio.gather(*(each.whole() for each in answers))
@@ -76,7 +76,9 @@ def asks_of(body: CompletionRequest) -> list[Ask]:
     if not 1 <= count * len(prompts) <= MOST:
         raise InvalidParameter(f"{count} answers to {len(prompts)} prompts: {MOST} at once is the most")
     schema = wire.schema_of(body.response_format)
-    params = GenerateParams(**body.options(), max_tokens=body.max_tokens, logprobs=body.logprobs, schema=schema)
+    params = GenerateParams(
+        **body.options(), max_tokens=taken("max_tokens", body.max_tokens), logprobs=body.logprobs, schema=schema
+    )
     found = []
     for prompt in prompts:
         for nth in range(count):

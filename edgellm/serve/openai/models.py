@@ -28,4 +28,5 @@ def _for_openai(listed: Listed) -> dict[str, Any]:
 
 def _for_anthropic(listed: Listed) -> dict[str, Any]:
     created = listed.modified_at.partition(".")[0] + "Z"
-    return {"type": "model", "id": listed.name, "display_name": listed.name, "created_at": created}
+    about = {"type": "model", "id": listed.name, "display_name": listed.name, "created_at": created}
+    return {**about, "lifecycle": "active"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,14 +38,14 @@ def fingerprint(answering: Answering) -> str:
     return f"edgellm-{__version__}-{answering.model.info.fingerprint[:8]}"
 
 
-def unused(body: Request) -> list[str]:
-    """The fields of a request that nobody knows."""
-    return sorted(name for name in body.unknown() if name not in TOLERATED)
+def unused(body: Request, more: Iterable[str] = ()) -> list[str]:
+    """The fields of a request that nobody knows, and more that has no effect."""
+    return sorted({*(name for name in body.unknown() if name not in TOLERATED), *more})
 
 
-def ignored(body: Request) -> dict[str, str]:
+def ignored(body: Request, more: Iterable[str] = ()) -> dict[str, str]:
     """The header that names them."""
-    said = ", ".join(name for name in unused(body) if name.isascii() and name.isprintable())[:500]
+    said = ", ".join(name for name in unused(body, more) if name.isascii() and name.isprintable())[:500]
     return {IGNORED: said} if said else {}
 
 
@@ -117,19 +117,19 @@ def keep_report(call: Call[Any], id: str) -> Any:
     return keep
 
 
-def schema_of(form: Mapping[str, Any] | None) -> Any:
-    """The schema that `response_format`, or `text.format`, asks for. Raises InvalidParameter, Unsupported."""
+def schema_of(form: Mapping[str, Any] | None, field: str = "response_format") -> Any:
+    """The schema that the `field` of a request asks for. Raises InvalidParameter, Unsupported."""
     kind = (form or {}).get("type", "text")
     if form is None or kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
     if kind != "json_schema":
-        raise Unsupported(f"response_format: type {kind!r}; there are text, json_object and json_schema")
+        raise Unsupported(f"{field}: type {kind!r}; there are text, json_object and json_schema")
     schema = form.get("json_schema", form)
     schema = schema.get("schema") if isinstance(schema, Mapping) else None
     if not isinstance(schema, (Mapping, bool)):
-        raise InvalidParameter("response_format: json_schema needs a schema")
+        raise InvalidParameter(f"{field}: json_schema needs a schema")
     return schema
 
 
