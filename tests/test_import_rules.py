@@ -85,7 +85,7 @@ RULES: dict[str, set[str]] = {
     "config": {"errors"},
     "hub": {"child", "config", "errors", "formats"},
     "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine", "child"},
-    "serve": COMMAND | {"backends.base", "option", "prompter", "prompts"},
+    "serve": COMMAND | {"backends.base", "formats", "option", "prompter", "prompts"},
     "cli": COMMAND,
     "cli.serve": COMMAND | {"cli", "option", "serve"},
     "cli.bench": COMMAND | {"bench", "cli"},

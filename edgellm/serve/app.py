@@ -20,6 +20,9 @@ from edgellm.serve.dialects import OPENAI, of_path
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
 from edgellm.serve.models import Models, load_named
+from edgellm.serve.ollama import chat as ollama_chat
+from edgellm.serve.ollama import embed, generate, pull, show
+from edgellm.serve.ollama import models as ollama_models
 from edgellm.serve.openai import chat, completions, embeddings, models
 from edgellm.serve.openai.responses import create, stored
 from edgellm.serve.openai.responses.request import ResponseRequest
@@ -48,6 +51,21 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/responses/{id}/cancel", Empty, stored.cancel, "Refused: nothing is in the background (OpenAI)."),
     ("GET", "/v1/models", Empty, models.models, "The models there are (OpenAI, Anthropic)."),
     ("GET", "/v1/models/{id:path}", Empty, models.model, "One of them (OpenAI, Anthropic)."),
+    ("POST", "/api/chat", ollama_chat.OllamaChatRequest, ollama_chat.chat, "Answer a conversation (Ollama)."),
+    ("POST", "/api/generate", generate.GenerateRequest, generate.generate, "Answer a prompt (Ollama)."),
+    ("POST", "/api/embed", embed.EmbedRequest, embed.embed, "Vectors of texts (Ollama)."),
+    ("POST", "/api/embeddings", embed.EmbeddingsRequest, embed.embeddings, "The vector of a text (Ollama)."),
+    ("GET", "/api/tags", Empty, ollama_models.tags, "The models there are (Ollama)."),
+    ("GET", "/api/ps", Empty, ollama_models.ps, "Those that are loaded (Ollama)."),
+    ("POST", "/api/show", show.ShowRequest, show.show, "What a model is (Ollama)."),
+    ("POST", "/api/pull", pull.PullRequest, pull.pull, "Bring a model here (Ollama)."),
+    ("POST", "/api/copy", ollama_models.CopyRequest, ollama_models.copy, "Give a model another name (Ollama)."),
+    ("DELETE", "/api/delete", ollama_models.Named, ollama_models.delete, "Remove a model (Ollama)."),
+    ("GET", "/api/version", Empty, ollama_models.version, "The version of Ollama's protocol."),
+    ("POST", "/api/create", Empty, ollama_models.refused("/api/create"), "Is refused (Ollama)."),
+    ("POST", "/api/push", Empty, ollama_models.refused("/api/push"), "Is refused (Ollama)."),
+    ("POST", "/api/blobs/{digest}", Empty, ollama_models.refused("/api/blobs"), "Is refused (Ollama)."),
+    ("HEAD", "/api/blobs/{digest}", Empty, ollama_models.refused("/api/blobs"), "Is refused (Ollama)."),
     ("GET", "/", Empty, page.index, "The page."),
     ("GET", "/page/{path:path}", Empty, page.asset, "Its files."),
 )

@@ -31,9 +31,10 @@ _makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="edgellm-prompt")
 
 @dataclass(frozen=True)
 class Ask:
-    """messages, or a prompt: a text or token ids. thinking: whether the model shall; where it cannot choose, as it
-    does. variables: of the chat template. one_call: the answer ends behind its first call of a tool. keep: seconds that
-    the model stays loaded behind it; None: the settings'."""
+    """messages, or a prompt: a text or token ids, or `make`: what makes one for the model, whose answer no conversation
+    shows. thinking: whether the model shall; where it cannot choose, as it does. variables: of the chat template.
+    one_call: the answer ends behind its first call of a tool. keep: seconds that the model stays loaded behind it;
+    None: the settings'."""
 
     messages: Sequence[Message] = ()
     prompt: str | list[int] | None = None
@@ -44,6 +45,7 @@ class Ask:
     variables: Mapping[str, Any] = field(default_factory=dict)
     one_call: bool = False
     keep: float | None = None
+    make: Callable[[Model], list[int] | Turn] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,14 @@ class Answering:
     """An answer on its way. `begin` first, then `events` or `whole`; `prepare` alone for its prompt. Whoever holds it
     closes `stack`.
 
-    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for. news: how far its
-    prompt is read.
+    followers: are told the completion. begun: seconds of the monotonic clock when it was asked for; loaded: when its
+    model was there. news: how far its prompt is read.
     """
 
     def __init__(self, models: Models, listed: Listed, ask: Ask, stack: AsyncExitStack) -> None:
         self.listed = listed
         self.ask = ask
-        self.begun = time.monotonic()
+        self.begun = self.loaded = time.monotonic()
         self.followers: list[Follow] = []
         self.cancel = CancelToken()
         self.news = News()
@@ -113,6 +115,7 @@ class Answering:
     async def prepare(self) -> None:
         """Load the model and make the prompt, no more. Raises what `begin` does, but Busy."""
         self._model = await self._stack.enter_async_context(self._models.use(self.listed, self.ask.keep))
+        self.loaded = time.monotonic()
         self._prompt = await beside(lambda: prompt_of(self.model, self.ask))
         self._check_length()
 
@@ -181,8 +184,9 @@ class Answering:
                 yield chunk
 
     def _remember(self, done: Completion) -> None:
-        turn = self._prompt
-        if isinstance(turn, Turn) and self.ask.params.cache and not self.ask.variables.get("continue_final_message"):
+        turn, ask = self._prompt, self.ask
+        shown = ask.make is None and not ask.variables.get("continue_final_message")
+        if isinstance(turn, Turn) and ask.params.cache and shown:
             self.model.prompter.remember(turn, done.text, done.tokens)
 
 
@@ -262,12 +266,14 @@ async def beside(function: Callable[[], Any]) -> Any:
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     """What the model is given. A template that refuses the order of the roles, or leaves out what a system says in the
     midst, is given the same words in one that it takes. Raises what `Prompter.prepare` raises."""
+    if ask.make is not None:
+        return ask.make(model)
     if ask.prompt is not None:
         return model.encode(ask.prompt) if isinstance(ask.prompt, str) else ask.prompt
     given: dict[str, Any] = dict(ask.variables)
     if EFFORT in given and EFFORT not in model.prompter.template.variables:
         del given[EFFORT]
-    if ask.thinking is not None and _can_switch(model, ask.thinking):
+    if ask.thinking is not None and can_switch(model, ask.thinking):
         given["thinking"] = ask.thinking
 
     def prepared(messages: Sequence[Message]) -> Turn:
@@ -310,7 +316,7 @@ def _known_role(model: Model, message: Message) -> Message:
     return message
 
 
-def _can_switch(model: Model, thinking: bool) -> bool:
+def can_switch(model: Model, thinking: bool) -> bool:
     """Whether a model can be told to think, or not to. Clients ask it of any."""
     from edgellm.errors import Unsupported
 

@@ -71,7 +71,8 @@ _half_open = OrderedDict()
 def bound(params: ServeParams) -> socket.socket:
     """A socket that listens. Raises ResourceError where it cannot."""
     family = socket.AF_INET6 if ":" in params.host else socket.AF_INET
-    listener = socket.socket(family)
+    # With its protocol named: asyncio switches Nagle's algorithm off only where it is, and 40 ms a reply are saved.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((params.host, params.port))

@@ -17,6 +17,7 @@ from edgellm.errors import (
     InvalidParameter,
     ModelError,
     ModelNotFound,
+    Offline,
     ResourceError,
     Unsupported,
 )
@@ -77,6 +78,7 @@ _KINDS: tuple[tuple[type[BaseException], int, str], ...] = (
     (BackendFailed, 500, "engine_failed"),
     (GenerationError, 400, "invalid_prompt"),
     (ResourceError, 503, "not_enough_resources"),
+    (Offline, 403, "offline"),
     (DownloadError, 502, "download_failed"),
     (ModelError, 500, "model_failed"),
     (EdgeLLMError, 500, "failed"),

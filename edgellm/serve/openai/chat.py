@@ -82,9 +82,6 @@ def ask_of(body: ChatRequest) -> Ask:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidParameter("top_logprobs: needs logprobs=true")
     tools = [*(body.tools or ()), *({"type": "function", "function": each} for each in body.functions or ())]
-    names = [
-        str(each.get("function", each).get("name")) for each in tools if isinstance(each.get("function", each), dict)
-    ]
     choice = body.tool_choice if body.function_call is None else body.function_call
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     variables = dict(body.chat_template_kwargs or {})
@@ -104,7 +101,7 @@ def ask_of(body: ChatRequest) -> Ask:
         messages=[message_of(each, f"messages[{at}]") for at, each in enumerate(body.messages)],
         params=params,
         tools=tools,
-        tool_choice=wire.choice_of(choice, names),
+        tool_choice=wire.choice_of(choice, wire.names_of(tools)),
         thinking=thinking,
         variables=variables,
         one_call=body.parallel_tool_calls is False,

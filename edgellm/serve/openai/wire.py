@@ -133,6 +133,12 @@ def schema_of(form: Mapping[str, Any] | None, field: str = "response_format") ->
     return schema
 
 
+def names_of(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those of functions, which stand in `function` or by themselves."""
+    functions = [each.get("function", each) for each in tools]
+    return [str(each.get("name")) for each in functions if isinstance(each, Mapping)]
+
+
 def choice_of(choice: Any, names: Sequence[str]) -> str:
     """`tool_choice` in one word: auto, none, required or the name of a tool. Raises InvalidParameter."""
     if choice is None:
