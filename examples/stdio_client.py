@@ -20,7 +20,8 @@ class Client:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
         self.hello = json.loads(self.process.stdout.readline() or "{}")
         self.events = {}  # of each request, by its id
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
         for line in self.process.stdout:  # it must be read always: answers wait for that
@@ -49,6 +50,8 @@ class Client:
     def close(self):
         """End it; returns its exit code."""
         self.process.stdin.close()
+        self.reader.join()
+        self.process.stdout.close()
         return self.process.wait()
 
 
