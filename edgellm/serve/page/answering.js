@@ -6,7 +6,7 @@ import { Trouble, broken, trouble } from "./trouble.js";
 const SAVE = 400; // ms between two savings of a partial answer
 
 export class Answering {
-  // turn: the assistant's, already in the conversation. changed() when it should be drawn, save() when it should be kept.
+  // turn: the assistant's, already in the conversation. changed() when it is to be drawn, save() when it is to be kept.
   constructor(conversation, turn, { changed, save }) {
     this.conversation = conversation;
     this.turn = turn;

@@ -21,7 +21,7 @@ async function ask(path, options = {}) {
     throw trouble("lost", "Nobody answers at its address.");
   }
   if (response.ok) return response;
-  throw refusal(response.status, await response.json().catch(() => null));
+  throw refusal(response.status, await response.json().catch(() => null), Boolean(key.get()));
 }
 
 export const models = async () => (await (await ask("models")).json()).data ?? [];

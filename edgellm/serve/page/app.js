@@ -2,7 +2,7 @@
 import { Component, createRef, html, render, classes } from "./html.js";
 import { Chats } from "./chats.js";
 import { Composer } from "./composer.js";
-import { children, path } from "./conversation.js";
+import { path, walk } from "./conversation.js";
 import { iconButton } from "./icons.js";
 import { count, known } from "./numbers.js";
 import { Panel } from "./panel.js";
@@ -18,6 +18,7 @@ const narrow = globalThis.matchMedia("(max-width: 47.99rem)");
 class App extends Component {
   state = { drawer: null, editing: null, sidebar: false, told: null, said: "", below: false };
   scroller = createRef();
+  composer = createRef();
   following = true; // whether the view goes along with the answer
 
   act = {
@@ -94,8 +95,10 @@ class App extends Component {
     const close = () => this.setState({ drawer: null });
     return html`
       <a class="skip" href="#message" onClick=${skip}>Skip to the message</a>
-      <aside class=${classes("sidebar", sidebar && "open")} inert=${narrow.matches && !sidebar} aria-label="Conversations">
-        <${Sidebar} chats=${chats} open=${this.open} act=${this.act} onTheme=${() => this.tell(nextTheme())} />
+      <aside class=${classes("sidebar", sidebar && "open")} aria-label="All conversations"
+        inert=${narrow.matches && !sidebar}>
+        <${Sidebar} chats=${chats} open=${this.open} act=${this.act} stamp=${listStamp(chats)}
+          onTheme=${() => this.tell(nextTheme())} />
       </aside>
       ${sidebar && html`<div class="veil" onClick=${() => this.showSidebar(false)} />`}
       <div class="page" inert=${sidebar} onDragOver=${(event) => event.preventDefault()} onDrop=${this.drop}>
@@ -109,22 +112,18 @@ class App extends Component {
         <main ref=${this.scroller} onScroll=${this.scrolled} onToggleCapture=${() => this.follow()} tabindex="-1">
           <div class="column">
             <h1 class="unseen">${current.title || "New conversation"}</h1>
-            ${this.turns(path(current))}
+            ${this.turns(walk(current))}
             ${this.problems()}
           </div>
         </main>
         <div class="bottom">
           ${below && html`<div class="to-end">${iconButton("down", "To the end", this.toEnd)}</div>`}
-          <${Composer} ref=${(composer) => (this.composer = composer)} chats=${chats} place=${chats.place} act=${this.act} />
+          <${Composer} ref=${this.composer} chats=${chats} place=${chats.place} act=${this.act} />
         </div>
       </div>
       ${drawer === "settings" && html`<${Settings} chats=${chats} close=${close} act=${this.act} />`}
       ${drawer === "panel" && html`<${Panel} status=${chats.status} close=${close} />`}
-      ${told && html`
-        <div class="toast"><span>${told.words}</span>
-          ${told.way && html`<button type="button" onClick=${() => (told.way.act(), this.setState({ told: null }))}>${told.way.words}</button>`}
-        </div>
-      `}
+      ${told && html`<${Toast} ...${told} close=${() => this.setState({ told: null })} />`}
       <div class="unseen" role="status" aria-live="polite">${told?.words ?? said}</div>
     `;
   }
@@ -132,7 +131,7 @@ class App extends Component {
   drop = (event) => {
     event.preventDefault();
     const files = Array.from(event.dataTransfer.files);
-    if (files.length) this.composer.attach(files);
+    if (files.length) this.composer.current.attach(files);
   };
 
   turns(turns) {
@@ -140,17 +139,14 @@ class App extends Component {
     const { editing } = this.state;
     if (!turns.length) return html`<${Welcome} model=${chats.model} />`;
     const busy = Boolean(chats.answering);
-    const first = turns.findIndex((turn) => turn.id === chats.current.from);
-    return turns.map((turn, index) => {
-      const siblings = children(chats.current, turn.parent);
+    const first = turns.findIndex(({ turn }) => turn.id === chats.current.from);
+    return turns.map(({ turn, siblings }, index) => {
       const last = index === turns.length - 1;
       const answering = chats.answering?.turn === turn ? chats.answering : null;
-      const stamp = [
-        turn.id, turn.rev, turn.state, siblings.length, last, busy, editing === turn.id, answering?.progress?.processed, Boolean(answering),
-      ].join();
+      const seen = { turn, siblings, last, answering, busy, chats, editing: editing === turn.id };
       return html`
         ${index === first && first > 0 && html`<${Unsent} key="unsent" chats=${chats} />`}
-        <${Turn} key=${turn.id} ...${{ turn, siblings, last, answering, busy, chats, stamp }} act=${this.act} editing=${editing === turn.id} />
+        <${Turn} key=${turn.id} ...${seen} stamp=${stampOf(seen)} act=${this.act} />
       `;
     });
   }
@@ -159,17 +155,51 @@ class App extends Component {
   problems() {
     const { chats } = this.props;
     const again = () => chats.refresh();
+    const retry = html`<button type="button" class="primary" onClick=${again}>Try again</button>`;
     const failed = path(chats.current).at(-1)?.state === "failed"; // says it already
     return html`
-      ${chats.trouble && !failed && html`
+      ${
+        chats.trouble &&
+        !failed &&
+        html`
         <${Notice} trouble=${chats.trouble}>
-          ${chats.trouble.kind === "key" ? html`<${KeyForm} done=${again} />` : html`<button type="button" class="primary" onClick=${again}>Try again</button>`}
+          ${chats.trouble.kind === "key" ? html`<${KeyForm} done=${again} />` : retry}
         <//>
-      `}
+      `
+      }
       ${chats.notKept && html`<p class="refused">${chats.notKept}</p>`}
-      ${!chats.store.lasting && html`<p class="refused">This browser keeps nothing: conversations end with this page. Export what you need.</p>`}
+      ${
+        !chats.store.lasting &&
+        html`
+        <p class="refused">This browser keeps nothing: conversations end with this page. Export what you need.</p>
+      `
+      }
     `;
   }
+}
+
+// Tells whether anything of a turn has changed.
+function stampOf({ turn, siblings, last, answering, busy, editing }) {
+  const progress = answering?.progress?.processed;
+  return [turn.id, turn.rev, turn.state, siblings.length, last, busy, editing, progress, Boolean(answering)].join();
+}
+
+// Tells whether anything of the list of conversations has.
+const listStamp = ({ list, current, running }) =>
+  [current.id, ...list.map(({ id, title, changed }) => [id, title, changed, running.has(id)])].join();
+
+// way: {words, act()}, something that can be done about it.
+function Toast({ words, way, close }) {
+  const act = () => {
+    way.act();
+    close();
+  };
+  return html`
+    <div class="toast">
+      <span>${words}</span>
+      ${way && html`<button type="button" onClick=${act}>${way.words}</button>`}
+    </div>
+  `;
 }
 
 function skip(event) {
@@ -180,26 +210,39 @@ function skip(event) {
 function ModelChoice({ chats }) {
   if (!chats.models.length) return html`<span class="hint">${chats.trouble ? "No models" : ""}</span>`;
   const gone = chats.current.model && !chats.models.some((model) => model.id === chats.current.model);
+  const title = gone ? `${chats.current.model} is not there any more` : undefined;
+  const choose = (event) => chats.choose(event.target.value);
   return html`
-    <select class="model" aria-label="Model" value=${chats.model.id} onChange=${(event) => chats.choose(event.target.value)}
-      title=${gone ? `${chats.current.model} is not there any more` : undefined}>
+    <select class="model" aria-label="Model" value=${chats.model.id} onChange=${choose} title=${title}>
       ${chats.models.map((model) => html`<option key=${model.id} value=${model.id}>${model.id}</option>`)}
     </select>
   `;
 }
 
 const Unsent = ({ chats }) => html`
-  <p class="unsent"><span>What is above is not sent.</span><button type="button" onClick=${() => chats.sendAll()}>Send it again</button></p>
+  <p class="unsent">
+    <span>What is above is not sent.</span>
+    <button type="button" onClick=${() => chats.sendAll()}>Send it again</button>
+  </p>
 `;
+
+const reads = (model) => (known(model.context_length) ? ` reads up to ${count(model.context_length)} tokens` : "");
 
 const Welcome = ({ model }) => html`
   <div class="welcome">
     <span class="mark" aria-hidden="true" />
     <p class="greeting">What would you like to know?</p>
-    ${model && html`<p class="hint">${model.id}${known(model.context_length) && ` reads up to ${count(model.context_length)} tokens`}</p>`}
+    ${model && html`<p class="hint">${model.id}${reads(model)}</p>`}
     <p class="hint">Answers come from your own server. Conversations stay in this browser.</p>
   </div>
 `;
 
 const store = await Store.open();
-render(html`<${App} chats=${new Chats(store, () => {}, () => {})} />`, document.getElementById("app"));
+render(
+  html`<${App} chats=${new Chats(
+    store,
+    () => {},
+    () => {},
+  )} />`,
+  document.getElementById("app"),
+);

@@ -11,19 +11,25 @@ function pretty(text) {
   }
 }
 
-export const Calls = ({ calls }) => calls.map((call, index) => html`
+export const Calls = ({ calls }) =>
+  calls.map(
+    (call, index) => html`
   <details class="card" key=${index}>
     <summary>${icon("tool")}<span>Calls <code>${call.name}</code></span></summary>
     <pre tabindex="0" role="group" aria-label="Arguments"><code>${pretty(call.arguments)}</code></pre>
   </details>
-`);
+`,
+  );
 
-export const Results = ({ results }) => results.map((result, index) => html`
+export const Results = ({ results }) =>
+  results.map(
+    (result, index) => html`
   <details class="card" key=${index}>
     <summary>${icon("onward")}<span>Result of <code>${result.name}</code></span></summary>
     <pre tabindex="0" role="group" aria-label="Result"><code>${pretty(result.content)}</code></pre>
   </details>
-`);
+`,
+  );
 
 // A box for the result of each call. What is typed is kept until it is sent.
 export class ResultForm extends Component {
@@ -38,7 +44,11 @@ export class ResultForm extends Component {
   send = (event) => {
     event.preventDefault();
     const { turn, send } = this.props;
-    const results = turn.calls.map((call, index) => ({ id: call.id, name: call.name, content: this.state.texts[index] }));
+    const results = turn.calls.map((call, index) => ({
+      id: call.id,
+      name: call.name,
+      content: this.state.texts[index],
+    }));
     turn.calls.forEach((_, index) => draft.set(this.place(index), ""));
     send(turn, results);
   };
@@ -46,14 +56,18 @@ export class ResultForm extends Component {
   render({ turn, busy }, { texts }) {
     return html`
       <form class="results" onSubmit=${this.send}>
-        ${turn.calls.map((call, index) => html`
+        ${turn.calls.map(
+          (call, index) => html`
           <label key=${index}>
             <span>Result of <code>${call.name}</code></span>
             <textarea rows="3" class="code-input" spellcheck="false" required placeholder="What the tool returned"
               value=${texts[index]} onInput=${(event) => this.type(index, event.target.value)} />
           </label>
-        `)}
-        <button type="submit" class="primary" disabled=${busy}>Send ${turn.calls.length === 1 ? "the result" : "the results"}</button>
+        `,
+        )}
+        <button type="submit" class="primary" disabled=${busy}>
+          Send ${turn.calls.length === 1 ? "the result" : "the results"}
+        </button>
       </form>
     `;
   }

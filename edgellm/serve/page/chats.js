@@ -29,7 +29,7 @@ export class Chats {
       if (there && there.rev <= turn.rev) Object.assign(there, turn);
     }
     for (const conversation of this.all.values()) interrupted(conversation);
-    await Promise.all(Array.from(kept.get(RESCUED, []), ({ id }) => this.all.has(id) && this.store.put(this.all.get(id))));
+    for (const { id } of kept.get(RESCUED, [])) if (this.all.has(id)) await this.store.put(this.all.get(id));
     kept.set(RESCUED, null);
     this.current = this.all.get(kept.get("current", "")) ?? this.fresh();
     this.store.onChange((id) => this.changedElsewhere(id));
@@ -159,6 +159,7 @@ export class Chats {
 
   // Sends what was typed as a turn behind the last one, or behind `parent`; the answer begins.
   send(content, files, parent = path(this.current).at(-1)?.id ?? "") {
+    if (this.answering) return undefined;
     const conversation = this.current;
     const settled = this.place;
     const turn = addTurn(conversation, parent, { role: "user", content, files });
@@ -169,12 +170,14 @@ export class Chats {
   }
 
   sendResults(parent, results) {
+    if (this.answering) return undefined;
     const turn = addTurn(this.current, parent, { role: "tool", results });
     return this.answerTo(this.current, turn);
   }
 
   // Another answer to what is in front of this one; one in which nothing came is replaced.
   again(turn) {
+    if (this.answering) return undefined; // asked twice in haste
     const parent = this.current.turns[turn.parent];
     if (turn.content || turn.reasoning || turn.calls?.length) return this.answerTo(this.current, parent);
     return this.run(this.current, Object.assign(turn, blank()), parent);
@@ -186,6 +189,7 @@ export class Chats {
   }
 
   goOn(turn) {
+    if (this.answering) return undefined;
     Object.assign(turn, { state: "running", trouble: null, finish: null });
     return this.run(this.current, turn, null, turn);
   }
@@ -193,7 +197,8 @@ export class Chats {
   // An answer as the user wants it to read, beside the one that came.
   rewrite(turn, content) {
     const { reasoning, model } = turn;
-    addTurn(this.current, turn.parent, { role: "assistant", ...blank(), content, reasoning, model, state: "done", edited: true });
+    const written = { content, reasoning, model, state: "done", edited: true };
+    addTurn(this.current, turn.parent, { role: "assistant", ...blank(), ...written });
     return this.keep(this.current);
   }
 
@@ -208,8 +213,10 @@ export class Chats {
   }
 
   async run(conversation, turn, parent, goesOn) {
-    if (this.running.has(conversation.id)) return;
-    const answering = new Answering(conversation, turn, { changed: () => this.soon(), save: () => this.all.has(conversation.id) && this.keep(conversation) });
+    const answering = new Answering(conversation, turn, {
+      changed: () => this.soon(),
+      save: () => this.all.has(conversation.id) && this.keep(conversation),
+    });
     this.running.set(conversation.id, answering);
     turn.form = Boolean(conversation.settings.schema?.trim());
     touch(turn);
@@ -248,12 +255,20 @@ export class Chats {
 }
 
 const blank = () => ({
-  content: "", reasoning: "", calls: [], state: "running", finish: null, trouble: null, usage: null, report: null,
+  content: "",
+  reasoning: "",
+  calls: [],
+  state: "running",
+  finish: null,
+  trouble: null,
+  usage: null,
+  report: null,
   firstAfter: null,
 });
 
 // Models that answer; those of which nothing is known may.
-const answers = (model) => !model.capabilities || model.capabilities.includes("chat") || model.capabilities.includes("completion");
+const answers = ({ capabilities }) =>
+  !capabilities || ["chat", "completion"].some((each) => capabilities.includes(each));
 
 // What was under way when the page was closed is not any more.
 function interrupted(conversation) {

@@ -43,9 +43,16 @@ export class Composer extends Component {
 
   setFiles(files, refused) {
     if (!kept.set(`files.${this.props.place}`, files.length ? files : null)) {
-      refused = [...refused, "The files are too large to be kept over a reload of the page; they are sent all the same."];
+      refused = [...refused, "These files are too large to be kept when the page is closed. Send them before."];
     }
     this.setState({ files, refused });
+  }
+
+  remove(file) {
+    this.setFiles(
+      this.state.files.filter((each) => each !== file),
+      [],
+    );
   }
 
   attach = async (list) => {
@@ -96,34 +103,48 @@ export class Composer extends Component {
   };
 
   render({ chats, act }, { text, files, refused }) {
-    const { answering } = chats;
     return html`
       <form class="composer" id="composer" onSubmit=${this.send}>
         ${refused.map((words) => html`<p class="refused" key=${words}>${words}</p>`)}
-        ${files.length > 0 && html`
+        ${
+          files.length > 0 &&
+          html`
           <ul class="chips" aria-label="Attached files">
-            ${files.map((file, index) => html`
+            ${files.map(
+              (file, index) => html`
               <li key=${index}>${icon("file")}<span>${file.name}</span>
-                ${iconButton("close", `Remove ${file.name}`, () => this.setFiles(files.filter((each) => each !== file), []))}
+                ${iconButton("close", `Remove ${file.name}`, () => this.remove(file))}
               </li>
-            `)}
+            `,
+            )}
           </ul>
-        `}
+        `
+        }
         <textarea ref=${this.area} id="message" rows="1" aria-label="Message" placeholder="Ask something"
           value=${text} onInput=${this.type} onKeyDown=${this.keys} onPaste=${this.paste} />
         <div class="composer-row">
-          <input ref=${this.picker} type="file" multiple hidden tabindex="-1" aria-label="Files" onChange=${this.picked} />
+          <input type="file" multiple hidden aria-label="Files" ref=${this.picker} onChange=${this.picked} />
           ${iconButton("attach", "Attach files", () => this.picker.current.click())}
           <${InForce} settings=${chats.current.settings} open=${act.settings} />
           <span class="space" />
-          ${answering
-            ? html`<button type="button" class="round" aria-label="Stop" title="Stop (Esc)" onClick=${() => chats.stop()}>${icon("stop")}</button>`
-            : html`<button type="submit" class="round primary" aria-label="Send" title="Send (Enter)" disabled=${!text.trim() && !files.length}>${icon("send")}</button>`}
+          ${chats.answering ? stopButton(chats) : sendButton(!text.trim() && !files.length)}
         </div>
       </form>
     `;
   }
 }
+
+const stopButton = (chats) => html`
+  <button type="button" class="round" aria-label="Stop" title="Stop (Esc)" onClick=${() => chats.stop()}>
+    ${icon("stop")}
+  </button>
+`;
+
+const sendButton = (disabled) => html`
+  <button type="submit" class="round primary" aria-label="Send" title="Send (Enter)" disabled=${disabled}>
+    ${icon("send")}
+  </button>
+`;
 
 // Which settings shape the next answer, in a word each.
 function InForce({ settings, open }) {

@@ -7,18 +7,38 @@
 // role: user, assistant or tool, whose results are those of the calls in its parent. state, of an assistant's:
 // running, done, stopped, failed. rev counts changes: of two copies of a turn the one that has more is newer.
 
-export const newId = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
+// Where the page comes without https from another machine, there is no randomUUID.
+const randomId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(16)).join("-");
+export const newId = () => crypto.randomUUID?.() ?? randomId();
 
 export const SETTINGS = {
-  system: "", temperature: "", top_p: "", top_k: "", min_p: "", max_tokens: "", seed: "", stop: "",
-  schema: "", tools: "", tool_choice: "auto", thinking: "",
+  system: "",
+  temperature: "",
+  top_p: "",
+  top_k: "",
+  min_p: "",
+  max_tokens: "",
+  seed: "",
+  stop: "",
+  schema: "",
+  tools: "",
+  tool_choice: "auto",
+  thinking: "",
 };
 
 export function newConversation(settings = {}, model = "") {
   const now = Date.now();
   return {
-    id: newId(), title: "", named: false, created: now, changed: now, model,
-    settings: { ...SETTINGS, ...settings }, turns: {}, chosen: {}, from: "",
+    id: newId(),
+    title: "",
+    named: false,
+    created: now,
+    changed: now,
+    model,
+    settings: { ...SETTINGS, ...settings },
+    turns: {},
+    chosen: {},
+    from: "",
   };
 }
 
@@ -41,27 +61,27 @@ export function touch(turn) {
   turn.rev += 1;
 }
 
-// The turns behind a parent, the oldest first.
-export const children = (conversation, parent) =>
-  Object.values(conversation.turns).filter((turn) => turn.parent === parent).sort((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1));
+const older = (a, b) => a.at - b.at || (a.id < b.id ? -1 : 1);
 
-// The turns that are seen, the first one first.
-export function path(conversation) {
+// The turns that are seen, the first one first, each as {turn, siblings}: those in its place, the oldest first.
+export function walk(conversation) {
   const byParent = new Map();
   for (const turn of Object.values(conversation.turns)) {
     if (!byParent.has(turn.parent)) byParent.set(turn.parent, []);
     byParent.get(turn.parent).push(turn);
   }
-  const turns = [];
+  const seen = [];
   let at = "";
   while (byParent.has(at)) {
-    const siblings = byParent.get(at).sort((a, b) => a.at - b.at || (a.id < b.id ? -1 : 1));
+    const siblings = byParent.get(at).sort(older);
     const turn = siblings.find((each) => each.id === conversation.chosen[at]) ?? siblings.at(-1);
-    turns.push(turn);
+    seen.push({ turn, siblings });
     at = turn.id;
   }
-  return turns;
+  return seen;
 }
+
+export const path = (conversation) => walk(conversation).map(({ turn }) => turn);
 
 // Those of them that are sent: all from the one where sending begins.
 export function sentTurns(conversation) {

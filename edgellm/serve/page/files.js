@@ -6,7 +6,8 @@ const LARGEST_PICTURE = 8_000_000;
 export async function attached(file, model) {
   const name = file.name.replace(/[`\r\n]/g, "_");
   if (file.type.startsWith("image/") && file.type !== "image/svg+xml") {
-    if (!model?.capabilities?.includes("vision")) throw new Error(`${name} is a picture, and this model reads text only.`);
+    if (!model?.capabilities?.includes("vision"))
+      throw new Error(`${name} is a picture, and this model reads text only.`);
     if (file.size > LARGEST_PICTURE) throw new Error(`${name} is larger than 8 MB.`);
     return { name, url: await asUrl(file) };
   }
@@ -19,7 +20,8 @@ export async function attached(file, model) {
 
 // The text of bytes: UTF-8, or UTF-16 that says so; null when they are none.
 function decoded(data) {
-  const utf16 = data[0] === 0xff && data[1] === 0xfe ? "utf-16le" : data[0] === 0xfe && data[1] === 0xff ? "utf-16be" : null;
+  const utf16 =
+    data[0] === 0xff && data[1] === 0xfe ? "utf-16le" : data[0] === 0xfe && data[1] === 0xff ? "utf-16be" : null;
   try {
     const text = new TextDecoder(utf16 ?? "utf-8", { fatal: true }).decode(data);
     return text.includes("\0") ? null : text;

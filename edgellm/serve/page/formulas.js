@@ -11,7 +11,12 @@ function drawn(tex, displayMode) {
   }
 }
 
-const DELIMITERS = [["$$", "$$"], ["\\[", "\\]"], ["\\(", "\\)"], ["$", "$"]];
+const DELIMITERS = [
+  ["$$", "$$"],
+  ["\\[", "\\]"],
+  ["\\(", "\\)"],
+  ["$", "$"],
+];
 
 function inline(state, silent) {
   const { src, pos } = state;
@@ -25,7 +30,7 @@ function inline(state, silent) {
   if (end <= begin || end > state.posMax) return false;
   const tex = src.slice(begin, end);
   // A lone dollar is money unless it hugs the formula and no digit follows the closing one (Pandoc's rule).
-  if (open === "$" && (/^\s|\s$|\n\s*\n/.test(tex) || tex.endsWith("\\") || /\d/.test(src[end + 1] ?? ""))) return false;
+  if (open === "$" && (/^\s|\s$|\\$|\n\s*\n/.test(tex) || /\d/.test(src[end + 1] ?? ""))) return false;
   if (!silent) {
     const token = state.push("formula", "math", 0);
     token.content = tex;
@@ -63,6 +68,10 @@ export function formulas(md) {
   md.renderer.rules.formula = (tokens, index) => {
     const { content, meta, block } = tokens[index];
     const math = drawn(content, meta.display) ?? `<code>${md.utils.escapeHtml(content)}</code>`;
-    return block ? `<div class="formula">${math}</div>\n` : meta.display ? `<span class="formula">${math}</span>` : math;
+    return block
+      ? `<div class="formula">${math}</div>\n`
+      : meta.display
+        ? `<span class="formula">${math}</span>`
+        : math;
   };
 }

@@ -32,5 +32,7 @@ export const icon = (name) => html`
 
 // A button that shows a drawing; its words are its name, for those who hear them and those who point at it.
 export const iconButton = (name, label, onClick, more = {}) => html`
-  <button type="button" class="icon-button" aria-label=${label} title=${label} onClick=${onClick} ...${more}>${icon(name)}</button>
+  <button type="button" class="icon-button" aria-label=${label} title=${label} onClick=${onClick} ...${more}>
+    ${icon(name)}
+  </button>
 `;

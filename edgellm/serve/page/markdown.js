@@ -40,7 +40,7 @@ md.renderer.rules.code_block = (tokens, index) => `<pre><code>${escapeHtml(token
 
 const RULES = {
   USE_PROFILES: { html: true, mathMl: true },
-  FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "dialog", "video", "audio", "source", "map", "area"],
+  FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "dialog", "video", "audio", "map", "area"],
   FORBID_ATTR: ["style", "id", "name", "srcset", "background", "usemap", "popover", "popovertarget"],
   FORBID_CONTENTS: ["annotation", "style", "script"], // KaTeX writes the formula's text a second time as an annotation
   ALLOW_ARIA_ATTR: false,

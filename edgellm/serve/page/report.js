@@ -13,9 +13,9 @@ export function Report({ turn }) {
   const { cache, timings } = turn.report ?? {};
   const first = timings?.ttft_ms ?? turn.firstAfter;
   const parts = [];
-  if (known(timings?.decode_tokens_per_second)) parts.push(`${count(timings.decode_tokens_per_second)} tokens/s`);
+  if (known(timings?.decode_tokens_per_second)) parts.push(perSecond(timings.decode_tokens_per_second));
   if (known(first)) parts.push(`first token after ${seconds(first)}`);
-  if (cache) parts.push(`prompt: ${SOURCES.filter(([key]) => cache[key]).map(([key, name]) => `${count(cache[key])} ${name}`).join(", ") || "0"}`);
+  if (cache) parts.push(`prompt: ${sources(cache)}`);
   else if (turn.usage) parts.push(`prompt: ${plural(turn.usage.prompt_tokens, "token")}`);
   if (!parts.length) return null;
   return html`
@@ -26,11 +26,18 @@ export function Report({ turn }) {
         ${row("Answer", turn.usage && plural(turn.usage.completion_tokens, "token"))}
         ${row("Answer written in", known(timings?.decode_ms) && seconds(timings.decode_ms))}
         ${row("Prompt read in", known(timings?.prefill_ms) && seconds(timings.prefill_ms))}
-        ${row("Prompt speed", known(timings?.prefill_tokens_per_second) && `${count(timings.prefill_tokens_per_second)} tokens/s`)}
+        ${row("Prompt speed", perSecond(timings?.prefill_tokens_per_second))}
       </dl>
     </details>
   `;
 }
+
+const perSecond = (rate) => known(rate) && `${count(rate)} tokens/s`;
+
+const sources = (cache) =>
+  SOURCES.filter(([key]) => cache[key])
+    .map(([key, name]) => `${count(cache[key])} ${name}`)
+    .join(", ") || "0";
 
 const row = (name, value) => value && html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
 
@@ -46,12 +53,23 @@ function Sources({ cache }) {
       ${shown.map(([key]) => html`<span key=${key} class=${key} style=${{ flexGrow: cache[key] }} />`)}
     </div>
     <ul class="legend">
-      ${shown.map(([key, , words]) => html`<li key=${key}><span class=${`dot ${key}`} />${plural(cache[key], "token")} ${words}</li>`)}
+      ${shown.map(
+        ([key, , words]) => html`
+        <li key=${key}><span class=${`dot ${key}`} />${plural(cache[key], "token")} ${words}</li>
+      `,
+      )}
     </ul>
     ${reason(cache) && html`<p class="reason">${reason(cache)}</p>`}
-    ${known(cache.broke_at) && (cache.expected || cache.found) && html`
-      <p class="reason">At token ${count(cache.broke_at)} it expected <code>${String(cache.expected)}</code> and found <code>${String(cache.found)}</code>.</p>
-    `}
+    ${
+      known(cache.broke_at) &&
+      (cache.expected || cache.found) &&
+      html`
+      <p class="reason">
+        At token ${count(cache.broke_at)} it expected <code>${String(cache.expected)}</code>
+        ${" "}and found <code>${String(cache.found)}</code>.
+      </p>
+    `
+    }
   `;
 }
 

@@ -71,7 +71,11 @@ function fenced(file) {
 
 function question(turn) {
   const files = turn.files ?? [];
-  const text = files.filter((file) => file.text !== undefined).map(fenced).join("") + turn.content;
+  const text =
+    files
+      .filter((file) => file.text !== undefined)
+      .map(fenced)
+      .join("") + turn.content;
   const pictures = files.filter((file) => file.url);
   if (!pictures.length) return text;
   return [{ type: "text", text }, ...pictures.map((file) => ({ type: "image_url", image_url: { url: file.url } }))];
@@ -86,7 +90,9 @@ function messagesOf(turn) {
   if (turn.reasoning) message.reasoning_content = turn.reasoning;
   if (turn.calls?.length) {
     message.tool_calls = turn.calls.map((call) => ({
-      id: call.id, type: "function", function: { name: call.name, arguments: call.arguments },
+      id: call.id,
+      type: "function",
+      function: { name: call.name, arguments: call.arguments },
     }));
   }
   return [message];
@@ -101,8 +107,12 @@ export function requestFor(conversation, model, parent, goesOn) {
   const messages = turns.slice(0, turns.findIndex((turn) => turn.id === last) + 1).flatMap(messagesOf);
   if (settings.system.trim()) messages.unshift({ role: "system", content: settings.system });
   const body = {
-    model: model.id, messages, stream: true, stream_options: { include_usage: true },
-    return_progress: true, report: true,
+    model: model.id,
+    messages,
+    stream: true,
+    stream_options: { include_usage: true },
+    return_progress: true,
+    report: true,
   };
   for (const name of Object.keys(NUMBERS)) {
     if (String(settings[name]).trim()) body[name] = Number(settings[name]);

@@ -13,10 +13,14 @@ function age(time) {
   return time >= midnight - 7 * DAY ? "This week" : "Earlier";
 }
 
-// props: chats, open(id), act, theme, onTheme()
+// props: chats, open(id), act, onTheme(); stamp tells whether anything of the list has changed.
 export class Sidebar extends Component {
   picker = createRef();
   state = { wanted: "", naming: null };
+
+  shouldComponentUpdate(next, state) {
+    return next.stamp !== this.props.stamp || state !== this.state;
+  }
 
   import = async (event) => {
     const [file] = event.target.files;
@@ -54,22 +58,28 @@ export class Sidebar extends Component {
           onInput=${(event) => this.setState({ wanted: event.target.value })} />
       </label>
       <nav aria-label="Conversations" tabindex="-1">
-        ${Array.from(groups, ([name, entries]) => html`
+        ${Array.from(
+          groups,
+          ([name, entries]) => html`
           <section key=${name}>
             <h2>${name}</h2>
             <ul>
-              ${entries.map(({ conversation, words }) => html`
+              ${entries.map(
+                ({ conversation, words }) => html`
                 <li key=${conversation.id} class=${classes(conversation === chats.current && "current")}>
                   ${naming === conversation.id ? this.nameField(conversation) : this.entry(conversation, words)}
                 </li>
-              `)}
+              `,
+              )}
             </ul>
           </section>
-        `)}
+        `,
+        )}
         ${!groups.size && html`<p class="hint">${wanted ? "Nothing found." : "Nothing here yet."}</p>`}
       </nav>
       <div class="sidebar-foot">
-        <input ref=${this.picker} type="file" accept=".json,application/json" hidden tabindex="-1" aria-label="File to import" onChange=${this.import} />
+        <input type="file" accept=".json,application/json" hidden aria-label="File to import"
+          ref=${this.picker} onChange=${this.import} />
         ${iconButton("import", "Import conversations", () => this.picker.current.click())}
         ${iconButton("export", "Export all conversations", () => exported(chats.list), { disabled: !chats.all.size })}
         <span class="space" />
@@ -81,8 +91,9 @@ export class Sidebar extends Component {
   entry(conversation, words) {
     const { chats, open } = this.props;
     const title = conversation.title || "Without a title";
+    const current = conversation === chats.current ? "page" : undefined;
     return html`
-      <button type="button" class="entry" aria-current=${conversation === chats.current ? "page" : undefined} onClick=${() => open(conversation.id)}>
+      <button type="button" class="entry" aria-current=${current} onClick=${() => open(conversation.id)}>
         <span class="title">${title}</span>
         ${words && html`<span class="words">${words}</span>`}
         ${chats.running.has(conversation.id) && html`<span class="live" role="img" aria-label="Being answered" />`}
@@ -107,7 +118,15 @@ export class Sidebar extends Component {
       event.stopPropagation();
       this.setState({ naming: null });
     };
-    const ref = (input) => input && !input.dataset.begun && ((input.dataset.begun = "1"), input.focus(), input.select());
-    return html`<input class="name" aria-label="Name of the conversation" defaultValue=${conversation.title} ref=${ref} onBlur=${done} onKeyDown=${keys} />`;
+    return html`
+      <input class="name" aria-label="Name of the conversation" defaultValue=${conversation.title}
+        ref=${selected} onBlur=${done} onKeyDown=${keys} />
+    `;
   }
+}
+
+// A field that appears gets the focus, once.
+function selected(input) {
+  input?.focus();
+  input?.select();
 }

@@ -32,6 +32,9 @@ export class Text extends Component {
       around.querySelectorAll("pre").forEach(framed);
       around.querySelectorAll("table").forEach(scrolling);
       box.append(around);
+      around.querySelectorAll(".formula").forEach((formula) => {
+        if (formula.scrollWidth > formula.clientWidth) focusable(formula, "Formula");
+      });
     }
     this.drawn = wanted;
   };
@@ -75,7 +78,8 @@ function focusable(node, label) {
 async function copy(event) {
   const button = event.target.closest(".copy");
   if (!button) return;
-  button.textContent = (await copied(button.closest(".code").querySelector("code").textContent)) ? "Copied" : "Not copied";
+  const code = button.closest(".code").querySelector("code").textContent;
+  button.textContent = (await copied(code)) ? "Copied" : "Not copied";
   setTimeout(() => (button.textContent = "Copy"), 1500);
 }
 

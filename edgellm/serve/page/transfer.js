@@ -8,7 +8,8 @@ export function exported(conversations) {
   const text = JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  const what = conversations.length === 1 ? conversations[0].title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) : "conversations";
+  const title = conversations.length === 1 ? conversations[0].title : "conversations";
+  const what = title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
   link.download = `edgellm-${what || "conversation"}-${new Date().toISOString().slice(0, 10)}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -22,7 +23,9 @@ export function imported(text) {
   } catch {
     throw new Error("it is no JSON.");
   }
-  if (value?.format !== FORMAT || !Array.isArray(value.conversations)) throw new Error("it holds no conversations of edgellm.");
+  if (value?.format !== FORMAT || !Array.isArray(value.conversations)) {
+    throw new Error("it holds no conversations of edgellm.");
+  }
   if (value.version !== 1) throw new Error("it was written by a later version.");
   return value.conversations.map(conversation);
 }
@@ -48,10 +51,18 @@ function conversation(value) {
   for (const [parent, child] of Object.entries(value.chosen ?? {})) {
     if ((parent === "" || ID.test(parent)) && Object.hasOwn(turns, child)) chosen[parent] = child;
   }
-  const settings = Object.fromEntries(Object.entries(SETTINGS).map(([name, usual]) => [name, string(value.settings?.[name]) || usual]));
+  const settings = { ...SETTINGS };
+  for (const name of Object.keys(SETTINGS)) settings[name] = string(value.settings?.[name]) || settings[name];
   return {
-    id: id(value.id), title: string(value.title), named: value.named === true, created: number(value.created),
-    changed: number(value.changed), model: string(value.model), settings, turns, chosen,
+    id: id(value.id),
+    title: string(value.title),
+    named: value.named === true,
+    created: number(value.created),
+    changed: number(value.changed),
+    model: string(value.model),
+    settings,
+    turns,
+    chosen,
     from: Object.hasOwn(turns, value.from) ? value.from : "",
   };
 }
@@ -70,11 +81,16 @@ function checkParents(turns) {
 function turn(value) {
   if (!["user", "assistant", "tool"].includes(value.role)) throw new Error("a conversation in it is damaged.");
   const taken = {
-    id: value.id, parent: value.parent === "" ? "" : id(value.parent), role: value.role, at: number(value.at), rev: number(value.rev),
+    id: value.id,
+    parent: value.parent === "" ? "" : id(value.parent),
+    role: value.role,
+    at: number(value.at),
+    rev: number(value.rev),
     content: string(value.content),
   };
   if (value.role === "user") taken.files = list(value.files).map(file).filter(Boolean);
-  if (value.role === "tool") taken.results = list(value.results).map((each) => strings(each, ["id", "name", "content"]));
+  if (value.role === "tool")
+    taken.results = list(value.results).map((each) => strings(each, ["id", "name", "content"]));
   if (value.role !== "assistant") return taken;
   return {
     ...taken,

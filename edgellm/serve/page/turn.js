@@ -20,7 +20,7 @@ export class Turn extends Component {
     const who = { user: "You", assistant: turn.model || "Model", tool: "Results" }[turn.role];
     const View = { user: Question, assistant: Answer, tool: ToolResults }[turn.role];
     return html`
-      <article class=${classes("turn", turn.role)} aria-label=${who} aria-busy=${turn.state === "running"} data-turn=${turn.id}>
+      <article class=${classes("turn", turn.role)} aria-label=${who} aria-busy=${turn.state === "running"}>
         ${editing ? html`<${Edit} ...${props} />` : html`<${View} ...${props} />`}
       </article>
     `;
@@ -57,7 +57,11 @@ function Question(props) {
 }
 
 function Attached({ file }) {
-  if (file.url) return html`<figure class="picture"><img src=${file.url} alt=${file.name} /><figcaption>${file.name}</figcaption></figure>`;
+  if (file.url) {
+    return html`
+      <figure class="picture"><img src=${file.url} alt=${file.name} /><figcaption>${file.name}</figcaption></figure>
+    `;
+  }
   return html`
     <details class="card">
       <summary>${icon("file")}<span>${file.name}</span><small>${bytes(file.text.length)}</small></summary>
@@ -83,22 +87,45 @@ function Answer(props) {
   return html`
     ${turn.reasoning && html`<${Reasoning} turn=${turn} running=${running} />`}
     ${running && answering?.progress && html`<${Progress} progress=${answering.progress} />`}
-    ${running && !answering?.progress && !turn.content && !turn.calls.length && !turn.reasoning && html`
+    ${
+      running &&
+      !answering?.progress &&
+      !turn.content &&
+      !turn.calls.length &&
+      !turn.reasoning &&
+      html`
       <p class="waiting">${answering ? "Waiting for the model" : "Being answered in another window"}</p>
-    `}
+    `
+    }
     ${turn.content && html`<${Text} text=${turn.form ? formed(turn.content) : turn.content} />`}
     <${Calls} calls=${turn.calls} />
-    ${last && turn.state === "done" && turn.calls.length > 0 && html`
-      <${ResultForm} key=${turn.id} turn=${turn} busy=${busy} send=${(to, results) => chats.sendResults(to.id, results)} />
-    `}
+    ${
+      last &&
+      turn.state === "done" &&
+      turn.calls.length > 0 &&
+      html`
+      <${ResultForm} turn=${turn} busy=${busy} send=${(to, results) => chats.sendResults(to.id, results)} />
+    `
+    }
     ${turn.state === "failed" && html`<${Failed} turn=${turn} chats=${chats} act=${act} last=${last} />`}
-    ${ended(turn) && html`
+    ${
+      ended(turn) &&
+      html`
       <p class="ended">
         ${ended(turn)}
-        ${last && turn.content.trim() && html`<button type="button" onClick=${() => chats.goOn(turn)} disabled=${busy}>Continue</button>`}
+        ${
+          last &&
+          turn.content.trim() &&
+          html`
+          <button type="button" onClick=${() => chats.goOn(turn)} disabled=${busy}>Continue</button>
+        `
+        }
       </p>
-    `}
-    ${!running && html`
+    `
+    }
+    ${
+      !running &&
+      html`
       <footer>
         <${Branches} ...${props} />
         ${iconButton("again", "Answer again", () => chats.again(turn), { disabled: busy })}
@@ -106,7 +133,8 @@ function Answer(props) {
         ${turn.content && html`<${CopyButton} text=${turn.content} />`}
         <${Report} turn=${turn} />
       </footer>
-    `}
+    `
+    }
   `;
 }
 
@@ -149,7 +177,10 @@ class CopyButton extends Component {
       this.setState({ said: (await copied(text)) ? "Copied" : "Not copied: the browser forbids it here" });
       setTimeout(() => this.setState({ said: "" }), 1500);
     };
-    return html`${iconButton("copy", said || "Copy", act)}${said && html`<span class="said" role="status">${said}</span>`}`;
+    return html`
+      ${iconButton("copy", said || "Copy", act)}
+      ${said && html`<span class="said" role="status">${said}</span>`}
+    `;
   }
 }
 

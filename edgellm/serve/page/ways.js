@@ -9,7 +9,7 @@ const button = (words, act, kind = "") => html`<button type="button" class=${kin
 export function Notice({ trouble, children }) {
   return html`
     <div class="notice" role="group" aria-label="Error">
-      <p><strong>${trouble.message}</strong>${trouble.detail && trouble.detail !== trouble.message && html` <span>${trouble.detail}</span>`}</p>
+      <p><strong>${trouble.message}</strong> ${trouble.detail}</p>
       ${children && html`<div class="ways">${children}</div>`}
     </div>
   `;
@@ -20,37 +20,41 @@ export function Failed({ turn, chats, act, last }) {
   const { trouble } = turn;
   if (!last) return html`<${Notice} trouble=${trouble} />`; // the conversation went on
   const again = button("Try again", () => chats.again(turn), "primary");
-  if (trouble.kind === "key") {
-    return html`<${Notice} trouble=${trouble}><${KeyForm} done=${() => chats.refresh().then(() => chats.again(turn))} /><//>`;
-  }
+  const anew = () => chats.refresh().then(() => chats.again(turn));
+  const shorter = trouble.kind === "long" && laterStart(chats.current);
+  if (trouble.kind === "key") return html`<${Notice} trouble=${trouble}><${KeyForm} done=${anew} /><//>`;
   return html`
     <${Notice} trouble=${trouble}>
-      ${trouble.kind === "long" && laterStart(chats.current) && button("Leave out the earlier half and try again", () => chats.shorten(turn), "primary")}
+      ${shorter && button("Leave out the earlier half and try again", () => chats.shorten(turn), "primary")}
       ${trouble.kind === "long" && button("Shorten the message", () => act.edit(chats.current.turns[turn.parent]))}
       ${trouble.kind === "settings" && button("Open the settings", act.settings, "primary")}
       ${turn.content.trim() && button("Continue", () => chats.goOn(turn), "primary")}
-      ${trouble.kind === "model" ? button("Look for models and try again", () => chats.refresh().then(() => chats.again(turn)), "primary") : again}
+      ${trouble.kind === "model" ? button("Look for models and try again", anew, "primary") : again}
     <//>
   `;
 }
 
 // Asks for the key, which is kept until the tab is closed.
 export class KeyForm extends Component {
-  state = { text: "" };
+  state = { text: "", busy: false };
 
-  render({ done }, { text }) {
-    const submit = (event) => {
-      event.preventDefault();
-      key.set(text.trim());
-      done();
-    };
+  submit = async (event) => {
+    event.preventDefault();
+    key.set(this.state.text.trim());
+    this.setState({ busy: true });
+    await this.props.done();
+    this.setState({ text: "", busy: false }); // still here: it was not the right one
+  };
+
+  render(_, { text, busy }) {
+    const type = (event) => this.setState({ text: event.target.value });
     return html`
-      <form class="key" onSubmit=${submit}>
+      <form class="key" onSubmit=${this.submit}>
         <label>
           <span>Key</span>
-          <input type="password" autocomplete="off" required value=${text} onInput=${(event) => this.setState({ text: event.target.value })} />
+          <input type="password" autocomplete="off" required value=${text} onInput=${type} />
         </label>
-        <button type="submit" class="primary">Use this key</button>
+        <button type="submit" class="primary" disabled=${busy}>Use this key</button>
         <p class="hint">It is kept in this tab only, until you close it.</p>
       </form>
     `;

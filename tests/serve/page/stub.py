@@ -12,8 +12,9 @@ from typing import Any
 
 PAGE = Path(__file__).parents[3] / "edgellm" / "serve" / "page"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
 
@@ -52,10 +53,10 @@ class Stub:
     def __init__(self) -> None:
         self.scripts: list[Any] = []
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         self.gate = threading.Semaphore(0)
         self.left = threading.Event()  # a client closed the connection during an answer
         self.key: str | None = None
+        self.address = ""
         self.models: list[dict[str, Any]] = [
             {
                 "id": "smollm2:135m",
@@ -101,6 +102,7 @@ class Stub:
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     stub: Stub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -110,7 +112,10 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.split("?", 1)[0]
         if path.startswith("/v1/"):
             if self._known():
-                data = [{"id": each["id"], "object": "model", "created": 0, "owned_by": "edgellm"} for each in self.stub.models]
+                data = [
+                    {"id": each["id"], "object": "model", "created": 0, "owned_by": "edgellm"}
+                    for each in self.stub.models
+                ]
                 listing = {"object": "list", "data": data}
                 self._json(200, listing if path == "/v1/models" else self.stub.status())
             return
@@ -138,6 +143,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
         self.end_headers()
         try:
             for line in self._lines(script):
