@@ -156,24 +156,17 @@ class App extends Component {
     const { chats } = this.props;
     const again = () => chats.refresh();
     const retry = html`<button type="button" class="primary" onClick=${again}>Try again</button>`;
-    const failed = path(chats.current).at(-1)?.state === "failed"; // says it already
+    const said = ["failed", "running"].includes(path(chats.current).at(-1)?.state); // or will be, by the answer
     return html`
-      ${
-        chats.trouble &&
-        !failed &&
-        html`
+      ${chats.trouble && !said && html`
         <${Notice} trouble=${chats.trouble}>
           ${chats.trouble.kind === "key" ? html`<${KeyForm} done=${again} />` : retry}
         <//>
-      `
-      }
+      `}
       ${chats.notKept && html`<p class="refused">${chats.notKept}</p>`}
-      ${
-        !chats.store.lasting &&
-        html`
+      ${!chats.store.lasting && html`
         <p class="refused">This browser keeps nothing: conversations end with this page. Export what you need.</p>
-      `
-      }
+      `}
     `;
   }
 }

@@ -106,9 +106,7 @@ export class Composer extends Component {
     return html`
       <form class="composer" id="composer" onSubmit=${this.send}>
         ${refused.map((words) => html`<p class="refused" key=${words}>${words}</p>`)}
-        ${
-          files.length > 0 &&
-          html`
+        ${files.length > 0 && html`
           <ul class="chips" aria-label="Attached files">
             ${files.map(
               (file, index) => html`
@@ -118,8 +116,7 @@ export class Composer extends Component {
             `,
             )}
           </ul>
-        `
-        }
+        `}
         <textarea ref=${this.area} id="message" rows="1" aria-label="Message" placeholder="Ask something"
           value=${text} onInput=${this.type} onKeyDown=${this.keys} onPaste=${this.paste} />
         <div class="composer-row">

@@ -31,16 +31,13 @@ export class Panel extends Component {
     return html`
       <${Drawer} title="Server" close=${close}>
         ${trouble && html`<p class="fault">${trouble} What is below may be old.</p>`}
-        ${
-          status &&
-          html`
+        ${status && html`
           <${Models} models=${status.models ?? []} />
           <${Cache} cache=${status.cache} />
           <${Memory} memory=${status.memory} />
           <${Machine} machine=${status.machine} />
           <${Requests} requests=${status.requests} version=${status.version} />
-        `
-        }
+        `}
       <//>
     `;
   }

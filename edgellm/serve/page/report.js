@@ -60,16 +60,12 @@ function Sources({ cache }) {
       )}
     </ul>
     ${reason(cache) && html`<p class="reason">${reason(cache)}</p>`}
-    ${
-      known(cache.broke_at) &&
-      (cache.expected || cache.found) &&
-      html`
+    ${known(cache.broke_at) && (cache.expected || cache.found) && html`
       <p class="reason">
         At token ${count(cache.broke_at)} it expected <code>${String(cache.expected)}</code>
         ${" "}and found <code>${String(cache.found)}</code>.
       </p>
-    `
-    }
+    `}
   `;
 }
 

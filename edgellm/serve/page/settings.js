@@ -41,12 +41,9 @@ export function Settings({ chats, close, act }) {
     <${Drawer} title="Settings" close=${close}>
       <p class="hint">They belong to this conversation.</p>
       <${Area} ...${field} name="system" label="System prompt" rows="4" placeholder="How the model should behave" />
-      ${
-        chats.model?.capabilities?.includes("thinking") &&
-        html`
+      ${chats.model?.capabilities?.includes("thinking") && html`
         <${Choice} ...${field} name="thinking" label="Thinking" options=${THINKING} />
-      `
-      }
+      `}
       <fieldset>
         <legend>Sampling</legend>
         <div class="grid">
@@ -65,12 +62,9 @@ export function Settings({ chats, close, act }) {
         <${Area} ...${field} name="tools" label="Tools, as JSON" rows="6" code
           placeholder=${'[{"name": "weather", "parameters": {…}}]'}
           hint="The model may call them; you type what they return." />
-        ${
-          settings.tools.trim() &&
-          html`
+        ${settings.tools.trim() && html`
           <${Choice} ...${field} name="tool_choice" label="Use of tools" options=${TOOL_CHOICE} />
-        `
-        }
+        `}
       </fieldset>
       <div class="ways">
         <button type="button" onClick=${keepAsUsual}>Use for new conversations</button>

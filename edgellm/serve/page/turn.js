@@ -87,54 +87,32 @@ function Answer(props) {
   return html`
     ${turn.reasoning && html`<${Reasoning} turn=${turn} running=${running} />`}
     ${running && answering?.progress && html`<${Progress} progress=${answering.progress} />`}
-    ${
-      running &&
-      !answering?.progress &&
-      !turn.content &&
-      !turn.calls.length &&
-      !turn.reasoning &&
-      html`
+    ${running && !answering?.progress && !turn.content && !turn.calls.length && !turn.reasoning && html`
       <p class="waiting">${answering ? "Waiting for the model" : "Being answered in another window"}</p>
-    `
-    }
+    `}
     ${turn.content && html`<${Text} text=${turn.form ? formed(turn.content) : turn.content} />`}
     <${Calls} calls=${turn.calls} />
-    ${
-      last &&
-      turn.state === "done" &&
-      turn.calls.length > 0 &&
-      html`
+    ${last && turn.state === "done" && turn.calls.length > 0 && html`
       <${ResultForm} turn=${turn} busy=${busy} send=${(to, results) => chats.sendResults(to.id, results)} />
-    `
-    }
+    `}
     ${turn.state === "failed" && html`<${Failed} turn=${turn} chats=${chats} act=${act} last=${last} />`}
-    ${
-      ended(turn) &&
-      html`
+    ${ended(turn) && html`
       <p class="ended">
         ${ended(turn)}
-        ${
-          last &&
-          turn.content.trim() &&
-          html`
+        ${last && turn.content.trim() && html`
           <button type="button" onClick=${() => chats.goOn(turn)} disabled=${busy}>Continue</button>
-        `
-        }
+        `}
       </p>
-    `
-    }
-    ${
-      !running &&
-      html`
+    `}
+    ${!running && html`
       <footer>
         <${Branches} ...${props} />
+        <${Report} turn=${turn} />
         ${iconButton("again", "Answer again", () => chats.again(turn), { disabled: busy })}
         ${turn.content && iconButton("edit", "Edit this answer", () => act.edit(turn), { disabled: busy })}
         ${turn.content && html`<${CopyButton} text=${turn.content} />`}
-        <${Report} turn=${turn} />
       </footer>
-    `
-    }
+    `}
   `;
 }
 

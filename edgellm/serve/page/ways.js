@@ -19,7 +19,8 @@ export function Notice({ trouble, children }) {
 export function Failed({ turn, chats, act, last }) {
   const { trouble } = turn;
   if (!last) return html`<${Notice} trouble=${trouble} />`; // the conversation went on
-  const again = button("Try again", () => chats.again(turn), "primary");
+  const goesOn = Boolean(turn.content.trim());
+  const again = button("Try again", () => chats.again(turn), goesOn ? "" : "primary");
   const anew = () => chats.refresh().then(() => chats.again(turn));
   const shorter = trouble.kind === "long" && laterStart(chats.current);
   if (trouble.kind === "key") return html`<${Notice} trouble=${trouble}><${KeyForm} done=${anew} /><//>`;
@@ -28,7 +29,7 @@ export function Failed({ turn, chats, act, last }) {
       ${shorter && button("Leave out the earlier half and try again", () => chats.shorten(turn), "primary")}
       ${trouble.kind === "long" && button("Shorten the message", () => act.edit(chats.current.turns[turn.parent]))}
       ${trouble.kind === "settings" && button("Open the settings", act.settings, "primary")}
-      ${turn.content.trim() && button("Continue", () => chats.goOn(turn), "primary")}
+      ${goesOn && button("Continue", () => chats.goOn(turn), "primary")}
       ${trouble.kind === "model" ? button("Look for models and try again", anew, "primary") : again}
     <//>
   `;

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from serve.page.chat_page import ChatPage, Watch
 from serve.page.stub import Stub, serving
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+HANG = 30_000  # ms after which what is waited for counts as never coming
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright_api.Browser]:
+def browser() -> Iterator[Any]:
     """One for each module: Playwright keeps an event loop as long as it runs, which other tests must not find."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no chromium here")
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -36,15 +38,15 @@ def stub() -> Iterator[Stub]:
 
 @pytest.fixture
 def view() -> dict[str, object]:
-    """Options of the browser's window; modules and tests choose others."""
+    """Options of the browser's window; tests choose others."""
     return {"viewport": {"width": 1200, "height": 850}}
 
 
 @pytest.fixture
-def chat(browser: playwright_api.Browser, stub: Stub, view: dict[str, object]) -> Iterator[ChatPage]:
+def chat(browser: Any, stub: Stub, view: dict[str, object]) -> Iterator[ChatPage]:
     """The page, open and ready. Afterwards nothing may have gone wrong that nobody saw."""
     context = browser.new_context(**view)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(HANG)
     watch = Watch(stub.address)
     watch.over(context)
     chat = ChatPage(context.new_page(), stub)
