@@ -31,7 +31,7 @@ class App extends Component {
     const { chats } = this.props;
     chats.draw = () => this.forceUpdate();
     chats.say = (said) => this.setState({ said });
-    addEventListener("pagehide", () => chats.rescue());
+    addEventListener("pagehide", () => chats.leave());
     addEventListener("keydown", this.keys);
     addEventListener("resize", () => this.follow());
     narrow.addEventListener("change", () => this.setState({ sidebar: false }));

@@ -3,10 +3,9 @@ import * as api from "./api.js";
 import { Answering } from "./answering.js";
 import { addTurn, laterStart, merged, newConversation, path, touch } from "./conversation.js";
 import { draft, kept } from "./drafts.js";
+import * as rescue from "./rescue.js";
 import { faults, requestFor } from "./request.js";
 import { trouble } from "./trouble.js";
-
-const RESCUED = "rescued";
 
 export class Chats {
   // draw() is called whenever something that is seen has changed; say(text) tells those who do not see.
@@ -24,13 +23,13 @@ export class Chats {
 
   async start() {
     for (const conversation of await this.store.all()) this.all.set(conversation.id, conversation);
-    for (const { id, turn } of kept.get(RESCUED, [])) {
-      const there = this.all.get(id)?.turns[turn.id];
-      if (there && there.rev <= turn.rev) Object.assign(there, turn);
+    this.all.forEach(rescue.areKept);
+    for (const left of rescue.left()) {
+      const here = this.all.get(left.id);
+      await this.keep(here ? merged(left, here) : left);
     }
-    for (const conversation of this.all.values()) interrupted(conversation);
-    for (const { id } of kept.get(RESCUED, [])) if (this.all.has(id)) await this.store.put(this.all.get(id));
-    kept.set(RESCUED, null);
+    if (!this.notKept) rescue.forget();
+    this.all.forEach(interrupted);
     this.current = this.all.get(kept.get("current", "")) ?? this.fresh();
     this.store.onChange((id) => this.changedElsewhere(id));
     this.draw();
@@ -130,7 +129,7 @@ export class Chats {
     this.all.set(conversation.id, conversation);
     this.draw();
     try {
-      await this.store.put(conversation);
+      await rescue.follow(conversation, this.store.put(conversation));
     } catch (error) {
       this.notKept = `This browser could not keep the conversation: ${error.message}`;
       this.draw();
@@ -154,6 +153,7 @@ export class Chats {
       const { turns, chosen } = merged(here, there); // each window looks at the branch that it looks at
       Object.assign(here, there, { turns, chosen });
     } else this.all.set(id, there);
+    if (there) rescue.areKept(there);
     this.draw();
   }
 
@@ -247,10 +247,9 @@ export class Chats {
     });
   }
 
-  // The page goes away: what has come of answers is written at once, and found when it is opened again.
-  rescue() {
-    const partial = Array.from(this.running.values(), ({ conversation, turn }) => ({ id: conversation.id, turn }));
-    if (partial.length) kept.set(RESCUED, partial);
+  // The page goes away.
+  leave() {
+    rescue.leave(this.all.values());
   }
 }
 

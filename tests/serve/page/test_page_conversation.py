@@ -141,6 +141,21 @@ def test_all_is_there_after_a_reload(chat: ChatPage, stub: Stub) -> None:
     chat.wait_for_answer("Half an answer.")
 
 
+def test_nothing_is_lost_that_was_not_written_yet(chat: ChatPage, stub: Stub) -> None:
+    """The page is closed while the browser's database has confirmed nothing."""
+    stub.will(text("Kept."))
+    chat.send("Before")
+    chat.page.evaluate("IDBObjectStore.prototype.put = () => ({})")
+    stub.will(text("Half an"), "wait")
+    chat.start("And then")
+    chat.wait_for_answer("Half an")
+    for _ in range(2):  # now it is written, or will be found again
+        chat.reload()
+        chat.wait_for_answer("Half an")
+        assert (chat.questions, chat.answers) == (["Before", "And then"], ["Kept.", "Half an"])
+    assert chat.page.evaluate("localStorage.getItem('edgellm.rescued')") is None
+
+
 def test_drafts_belong_to_their_conversation(chat: ChatPage) -> None:
     chat.send("One")
     chat.type("about one")
