@@ -48,6 +48,7 @@ const RULES = {
 };
 
 globalThis.DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.tagName === "IMG" && !PICTURE.test(node.getAttribute("src"))) node.remove();
   if (node.tagName !== "A") return;
   node.setAttribute("target", "_blank");
   node.setAttribute("rel", "noopener noreferrer");

@@ -262,6 +262,31 @@ def test_two_windows_lose_nothing_of_each_other(chat: ChatPage, stub: Stub) -> N
     assert other.questions == ["From the first", "From the second", "And on"]
 
 
+def test_windows_that_do_not_hear_of_each_other(chat: ChatPage, stub: Stub) -> None:
+    chat.send("Both know this")
+    other = ChatPage(chat.page.context.new_page(), stub)
+    other.page.add_init_script("delete window.BroadcastChannel")
+    other.open()
+    other.wait_for_answer("Yes.")
+    chat.send("From the first")
+    other.send("From the second")
+    chat.reload()
+    assert chat.page.locator(".branches").first.inner_text().strip() == "2/2"
+    seen = chat.questions[-1]
+    chat.page.locator("article.user").last.hover()
+    chat.page.get_by_role("button", name="Earlier version" if seen == "From the second" else "Later version").click()
+    chat.page.locator("article.user", has_text="From the").wait_for()
+    assert {seen, chat.questions[-1]} == {"From the first", "From the second"}
+
+
+def test_asking_twice_in_haste_asks_once(chat: ChatPage, stub: Stub) -> None:
+    chat.send("Hi")
+    chat.button("Answer again").evaluate("button => { button.click(); button.click(); }")
+    chat.done()
+    assert chat.page.locator(".branches").inner_text().strip() == "2/2"
+    assert len(stub.requests) == 2
+
+
 def test_another_conversation_meanwhile(chat: ChatPage, stub: Stub) -> None:
     stub.will(text("Slow"), "wait", text(" answer."))
     chat.start("One")
