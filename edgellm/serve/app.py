@@ -63,6 +63,7 @@ ROWS: tuple[Row, ...] = (
     ("DELETE", "/api/delete", ollama_models.Named, ollama_models.delete, "Remove a model (Ollama)."),
     ("GET", "/api/version", Empty, ollama_models.version, "The version of Ollama's protocol."),
     ("POST", "/api/create", Empty, ollama_models.refused("/api/create"), "Is refused (Ollama)."),
+    ("POST", "/v1/systemone", Empty, ollama_models.refused("/v1/systemone"), "Is refused (Ollama)."),
     ("POST", "/api/push", Empty, ollama_models.refused("/api/push"), "Is refused (Ollama)."),
     ("POST", "/api/blobs/{digest}", Empty, ollama_models.refused("/api/blobs"), "Is refused (Ollama)."),
     ("HEAD", "/api/blobs/{digest}", Empty, ollama_models.refused("/api/blobs"), "Is refused (Ollama)."),

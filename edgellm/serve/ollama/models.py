@@ -23,6 +23,7 @@ from edgellm.serve.refusal import Refusal
 FOREVER = "2299-01-01T00:00:00Z"  # of a model that stays; what is over 20 years away is shown as for ever
 REFUSED = {
     "/api/create": "models are made by `edgellm convert`, not over HTTP",
+    "/v1/systemone": "it is asked of models made for it, and there is none that edgellm runs",
     "/api/push": "models are published nowhere from here",
     "/api/blobs": "files of models are not taken over HTTP; put them into a folder that is served (--folder)",
 }
