@@ -1,10 +1,12 @@
 """A chat window: PySide6 around edgellm in the same process.
 
-    pip install PySide6-Essentials .
+    pip install 'PySide6-Essentials!=6.12.0' .
     python examples/pyside_chat.py MODEL
 
 The model is loaded and asked on threads, so the window is never stuck, and can be closed at any moment: it goes at
 once, and the program ends when what ran has stopped. docs/embedding.md explains what of this any toolkit needs.
+PySide6 6.12.0 ends a program on Python 3.11 or older after some hundred signals from other threads: each gives up a
+reference to True that it does not have (sys.getrefcount(True) shows it).
 """
 
 import sys
