@@ -49,7 +49,8 @@ def test_what_is_imported_by_name_is_collected(hook: Any) -> None:
     names = set(found["hiddenimports"])
     assert {f"edgellm.{room}" for room in edgellm._PLACES.values()} <= names
     assert {"edgellm.child", "edgellm.errors", "edgellm.backends.llamacpp", "edgellm.backends.onnx"} <= names
-    assert not {name for name in names if name.startswith(("edgellm.cli", "edgellm.bench", "edgellm._pyinstaller"))}
+    apart = ("edgellm.cli", "edgellm.bench", "edgellm.serve", "edgellm._pyinstaller")
+    assert not {name for name in names if name.startswith(apart)}
     assert [Path(file).name for file, _ in found["datas"] if file.endswith(".toml")] == ["catalog.toml"]
     assert "llama-cpp-python" in dict(found["datas"])
     for name in names:
@@ -61,6 +62,12 @@ def test_the_command_line_comes_with_all_commands(hook: Any) -> None:
 
     names = set(hook("edgellm.cli")["hiddenimports"])
     assert {f"edgellm.cli.{module}" for module, *_ in COMMANDS.values()} <= names
+
+
+def test_the_server_comes_with_its_page(hook: Any) -> None:
+    found = hook("edgellm.serve")
+    assert {"edgellm.serve.app", "edgellm.serve.ollama.chat", "uvicorn.lifespan.on"} <= set(found["hiddenimports"])
+    assert {"index.html", "app.js", "katex.js"} <= {Path(file).name for file, _ in found["datas"]}
 
 
 def test_what_measures_a_conversion_comes_with_its_text(hook: Any) -> None:

@@ -247,6 +247,11 @@ def test_starting_up_loads_nothing_heavy(start: str) -> None:
     assert loaded(start) & {"llama_cpp", "onnxruntime", "numpy", "jinja2", "huggingface_hub", "rich"} == set()
 
 
+def test_pipes_load_no_server() -> None:
+    heavy = {"starlette", "uvicorn", "prometheus_client", "llama_cpp", "onnxruntime", "huggingface_hub", "jinja2"}
+    assert loaded("import edgellm.serve.stdio") & heavy == set()
+
+
 def test_chats_load_asyncio_for_its_users_alone() -> None:
     assert "asyncio" not in loaded("import edgellm.chat, edgellm.model, edgellm.engine.engine")
 

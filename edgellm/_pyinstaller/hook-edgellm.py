@@ -1,13 +1,20 @@
 """The library: rooms that are imported by name, on first use, the catalog, and versions of the engines.
 
-The command line comes only with programs that import it: hook-edgellm.cli.py.
+The command line and the server come only with programs that import them: hook-edgellm.cli.py, hook-edgellm.serve.py.
 """
 
 from importlib.metadata import PackageNotFoundError
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules, copy_metadata
 
-APART = ("edgellm.__main__", "edgellm._pyinstaller", "edgellm.bench", "edgellm.cli", "edgellm.converters")
+APART = (
+    "edgellm.__main__",
+    "edgellm._pyinstaller",
+    "edgellm.bench",
+    "edgellm.cli",
+    "edgellm.converters",
+    "edgellm.serve",
+)
 
 hiddenimports = [
     *collect_submodules("edgellm", filter=lambda name: not name.startswith(APART)),

@@ -19,6 +19,7 @@ from edgellm.params import LoadParams
 from edgellm.serve.settings import ServeParams, Serving
 
 KEY = "EDGELLM_API_KEY"
+OF_A_PORT = ("host", "port", "api_key", "origin")
 
 
 @click.command("serve", cls=Sectioned)
@@ -30,7 +31,11 @@ def serve(models: tuple[str, ...], **options: Any) -> None:
 
     Each MODEL is loaded at once and stays; others that are here are loaded when a client asks for them.
     """
-    params = ServeParams(**chosen(ServeParams, options))
+    given = chosen(ServeParams, options)
+    params = ServeParams(**given)
+    if params.stdio:
+        _over_pipes(Serving(params, models, LoadParams(**chosen(LoadParams, options))), set(given) & set(OF_A_PORT))
+        return
     params = params if params.api_key else replace(params, api_key=os.environ.get(KEY) or None)
     serving = Serving(params, models, LoadParams(**chosen(LoadParams, options)))
     if not params.loopback and params.api_key is None:
@@ -45,6 +50,20 @@ def serve(models: tuple[str, ...], **options: Any) -> None:
         raise Unsupported(f"the server needs {error.name}: pip install 'edgellm[serve]'") from error
     with listen.bound(params) as listener:
         asyncio.run(_serve(serving, listen.server, listener))
+
+
+def _over_pipes(serving: Serving, needless: set[str]) -> None:
+    if needless:
+        said = ", ".join(ServeParams.OPTIONS[name].flag for name in sorted(needless))
+        raise InvalidParameter(f"--stdio: nothing listens, so {said} has no effect; leave it out")
+    try:
+        from edgellm.serve import pipes, stdio
+    except ImportError as error:
+        raise Unsupported(f"the server needs {error.name}: pip install 'edgellm[serve]'") from error
+    reading, writing = pipes.taken()
+    for model in serving.named:
+        fetched(model, offline=serving.load.offline)
+    raise click.exceptions.Exit(stdio.run(serving, reading, writing))
 
 
 async def _serve(serving: Serving, server_of: Any, listener: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,14 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgellm.errors import EdgeLLMError
 from edgellm.serve import ours, page
 from edgellm.serve.anthropic import messages
 from edgellm.serve.anthropic.request import CountRequest, MessagesRequest
 from edgellm.serve.dialects import OPENAI, of_scope
 from edgellm.serve.endpoint import Call, Empty, Endpoint, Reply
 from edgellm.serve.guard import Guard
-from edgellm.serve.models import Models
+from edgellm.serve.models import Models, load_named
 from edgellm.serve.ollama import chat as ollama_chat
 from edgellm.serve.ollama import embed, generate, pull, show
 from edgellm.serve.ollama import models as ollama_models
@@ -31,8 +29,6 @@ from edgellm.serve.openai.responses.request import ResponseRequest
 from edgellm.serve.refusal import Refusal
 from edgellm.serve.settings import Serving
 from edgellm.serve.state import State
-
-log = logging.getLogger("edgellm.serve")
 
 # method, path, what the body must be, what answers it, what that does
 Row = tuple[str, str, type[Any], Callable[[Call[Any]], Any], str]
@@ -128,16 +124,6 @@ async def _no_route(request: Request, error: Exception) -> Response:
     why = Refusal(status, f"{what}; /docs says what there is", "not_found" if status == 404 else "method_not_allowed")
     reply = of_scope(request.scope).refused(why)
     return JSONResponse(reply.body, status, {**reply.headers, **allow})
-
-
-async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
-    """Load the models that were named, one after another; what cannot be is said."""
-    for name in models.serving.named:
-        try:
-            async with models.use(models.find(name)) as model:
-                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
-        except EdgeLLMError as error:
-            log.error("%s cannot be loaded: %s", name, error)
 
 
 __all__ = ["OPENAI", "create_app", "load_named"]

@@ -101,6 +101,11 @@ class Answering:
         return self._model
 
     @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and the prompt submitted; `cancel` has an effect from then on."""
+        return self._first is not None
+
+    @property
     def tokens(self) -> list[int]:
         """Of the prompt, once it has begun."""
         return self._prompt.tokens if isinstance(self._prompt, Turn) else self._prompt

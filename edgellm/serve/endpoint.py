@@ -11,18 +11,21 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope, Send
 
 from edgellm.errors import EdgeLLMError
 from edgellm.serve.ask import Answering, Ask
 from edgellm.serve.models import Listed
 from edgellm.serve.refusal import Refusal, refusal
-from edgellm.serve.state import State
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from edgellm.serve.state import State
 
 log = logging.getLogger("edgellm.serve")
 B = TypeVar("B", bound=BaseModel)

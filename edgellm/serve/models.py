@@ -325,6 +325,16 @@ class Models:
             await self.unload(each.listed)
 
 
+async def load_named(models: Models, tell: Callable[[str], object] = log.info) -> None:
+    """Load the models that were named, one after another; what cannot be is said."""
+    for name in models.serving.named:
+        try:
+            async with models.use(models.find(name)) as model:
+                tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
+        except EdgeLLMError as error:
+            log.error("%s cannot be loaded: %s", name, error)
+
+
 def _of_path(name: str, path: Path) -> Listed:
     path = path.resolve()
     stat = path.stat()

@@ -14,7 +14,7 @@ from edgellm.errors import EdgeLLMError
 from edgellm.kv.store import BlockStore, store_path
 from edgellm.serve.abilities import abilities
 from edgellm.serve.endpoint import Call, Empty, Reply
-from edgellm.serve.models import Listed, info_of
+from edgellm.serve.models import Listed, Models, info_of
 from edgellm.serve.refusal import Refusal
 
 
@@ -30,37 +30,44 @@ async def metrics(call: Call[Empty]) -> Reply:
 
 async def status(call: Call[Empty]) -> Reply:
     """What the server has and does: models, cache, memory, machine, requests."""
-    models = call.state.models
+    return Reply(await status_of(call.state.models))
+
+
+async def models_of(models: Models) -> list[dict[str, Any]]:
+    """What is known of each model, and whether it is loaded."""
     listed = models.listed()
-    about, cache = await asyncio.to_thread(lambda: ([_about(each) for each in listed], _cache()))
+    about = await asyncio.to_thread(lambda: [_about(each) for each in listed])
     for each, found in zip(listed, about, strict=True):
         resident = models.resident(each)
         found["loaded"] = resident is not None
         found["pinned"] = resident is not None and resident.pinned
         if resident is not None:
             found["context_length"] = resident.model.n_ctx
+    return about
+
+
+async def status_of(models: Models) -> dict[str, Any]:
+    about, cache = await models_of(models), await asyncio.to_thread(_cache)
     activity = [each.model.activity() for each in models.residents()]
     memory = machine.memory()
     cores = machine.cores()
-    return Reply(
-        {
-            "version": __version__,
-            "models": about,
-            "loading": models.loading,
-            "cache": cache,
-            "memory": {"total": memory.total, "available": memory.available, "process": _process_bytes()},
-            "machine": {
-                "cpu": machine.cpu_name(),
-                "cores": cores.usable,
-                "platform": sys.platform,
-                "features": sorted(machine.cpu_features()),
-            },
-            "requests": {
-                "running": sum(each.running for each in activity),
-                "waiting": sum(each.waiting for each in activity),
-            },
-        }
-    )
+    return {
+        "version": __version__,
+        "models": about,
+        "loading": models.loading,
+        "cache": cache,
+        "memory": {"total": memory.total, "available": memory.available, "process": _process_bytes()},
+        "machine": {
+            "cpu": machine.cpu_name(),
+            "cores": cores.usable,
+            "platform": sys.platform,
+            "features": sorted(machine.cpu_features()),
+        },
+        "requests": {
+            "running": sum(each.running for each in activity),
+            "waiting": sum(each.waiting for each in activity),
+        },
+    }
 
 
 async def report(call: Call[Empty]) -> Reply:

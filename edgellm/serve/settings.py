@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from edgellm.errors import InvalidParameter
-from edgellm.option import Params, Real, Strings, Text, Whole, of_options, option
+from edgellm.option import Flag, Params, Real, Strings, Text, Whole, of_options, option
 from edgellm.params import LoadParams
 
 WHERE, WHO, WHAT = "Where it listens", "Who may ask", "Models"
@@ -23,6 +23,9 @@ class ServeParams(Params):
 
     host: str = where("127.0.0.1", Text(), "Address to listen on; one that other machines reach needs a key")
     port: int = where(11435, Whole(0, 65535), "Port to listen on; 0 takes a free one")
+    stdio: bool = where(
+        False, Flag(), "Do not listen: JSON lines on stdin and stdout, with the program that starts it (docs/stdio.md)"
+    )
     api_key: str | None = who(
         None, Text(), "Key that every request must bring, as Bearer or x-api-key", unset="EDGELLM_API_KEY, or none"
     )

@@ -43,7 +43,7 @@ class CompletionRequest(Request):
 async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
     body = call.body
     listed = call.state.models.find(body.model)
-    asks = _asks(body)
+    asks = asks_of(body)
     id = wire.new_id("cmpl")
     answers = [call.answering(listed, ask) for ask in asks]
     answers[0].followers.append(wire.keep_report(call, id))
@@ -62,7 +62,8 @@ async def completions(call: Call[CompletionRequest]) -> Reply | Stream:
     return Reply(answer, headers=headers)
 
 
-def _asks(body: CompletionRequest) -> list[Ask]:
+def asks_of(body: CompletionRequest) -> list[Ask]:
+    """What the request asks for, prompt by prompt. Raises InvalidParameter, Unsupported."""
     if body.suffix:
         raise Unsupported("suffix: text between a beginning and an end is not written here; send a prompt alone")
     count = body.n or 1

@@ -13,6 +13,7 @@ from edgellm import Model
 from edgellm.backends.base import Rows
 from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.endpoint import Call, Reply
+from edgellm.serve.models import Models
 from edgellm.serve.openai import wire
 from edgellm.serve.options import Keep, Request
 
@@ -31,14 +32,18 @@ class EmbeddingRequest(Request):
 
 
 async def embeddings(call: Call[EmbeddingRequest]) -> Reply:
-    body = call.body
-    listed = call.state.models.find(body.model)
+    return Reply(await embedded(call.state.models, call.body), headers=wire.ignored(call.body))
+
+
+async def embedded(models: Models, body: EmbeddingRequest) -> dict[str, Any]:
+    """What is answered. Raises what loading a model and `vectors` raise."""
+    listed = models.find(body.model)
     given: Any = body.input
     texts: list[Text] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
     if not 1 <= len(texts) <= MOST:
         raise InvalidParameter(f"input: {len(texts)} texts; between 1 and {MOST} are taken at once")
     async with AsyncExitStack() as stack:
-        model = await stack.enter_async_context(call.state.models.use(listed, body.keep_alive))
+        model = await stack.enter_async_context(models.use(listed, body.keep_alive))
         if body.dimensions not in (None, model.info.n_embd):
             raise Unsupported(f"dimensions={body.dimensions}: vectors of {listed.name} have {model.info.n_embd}")
         rows, tokens = await asyncio.to_thread(vectors, model, texts)
@@ -48,8 +53,7 @@ async def embeddings(call: Call[EmbeddingRequest]) -> Reply:
         for at, row in enumerate(rows)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    answer = {"object": "list", "data": data, "model": body.model or listed.name, "usage": usage}
-    return Reply(answer, headers=wire.ignored(body))
+    return {"object": "list", "data": data, "model": body.model or listed.name, "usage": usage}
 
 
 def vectors(model: Model, texts: list[Text]) -> tuple[Rows, int]:

@@ -49,10 +49,14 @@ def fingerprint(answering: Answering) -> str:
     return f"edgellm-{__version__}-{answering.model.info.fingerprint[:8]}"
 
 
+def unused(body: Request, more: Iterable[str] = ()) -> list[str]:
+    """The fields of a request that nobody knows, and more that has no effect."""
+    return sorted({*(name for name in body.unknown() if name not in TOLERATED), *more})
+
+
 def ignored(body: Request, more: Iterable[str] = ()) -> dict[str, str]:
-    """The header that names the fields of a request that nobody knows, and more that has no effect."""
-    names = sorted({*(name for name in body.unknown() if name not in TOLERATED), *more})
-    said = ", ".join(name for name in names if name.isascii() and name.isprintable())[:500]
+    """The header that names them."""
+    said = ", ".join(name for name in unused(body, more) if name.isascii() and name.isprintable())[:500]
     return {IGNORED: said} if said else {}
 
 
