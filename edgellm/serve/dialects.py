@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
-
-from starlette.types import Scope
 
 from edgellm.serve.endpoint import Dialect
 from edgellm.serve.refusal import TOO_LONG, Refusal
@@ -54,7 +53,7 @@ OLLAMA = Dialect("ollama", _ollama)
 ANTHROPIC = Dialect("anthropic", _anthropic, lambda body: {REQUEST_ID: body["request_id"]})
 
 
-def of_scope(scope: Scope) -> Dialect:
+def of_scope(scope: Mapping[str, Any]) -> Dialect:
     """The one whose request it is: by its path, and for what two have in common by the header of one."""
     path: str = scope["path"]
     if path.startswith("/api/"):
