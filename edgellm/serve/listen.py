@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import OrderedDict
 from contextlib import suppress
@@ -16,6 +17,9 @@ from edgellm.errors import ResourceError
 from edgellm.serve.settings import ServeParams
 
 HEADER_SECONDS = 10.0  # from the beginning of a connection, or of a request, to the end of its headers
+HEAD_BYTES = 64 << 10  # of the line and the headers of a request, and of what stands between pieces of its body
+HEADERS = 256
+UNREAD_SECONDS = 60.0  # in which a client must read some of an answer that is complete
 HALF_OPEN = 128  # connections whose request has not come; beyond that the oldest are closed that have had
 GRACE_SECONDS = 1.0  # to send it
 BACKLOG = 512
@@ -24,25 +28,79 @@ _half_open: OrderedDict[PatientProtocol, float]  # and since when
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes connections on which no request comes."""
+    """Closes connections on which no request comes, or one whose headers are large, or whose client reads nothing of an
+    answer that is written.
+
+    A request that is refused before its body has come stays where it is in the connection: what comes is skipped, as
+    long as a client may take for headers, and no other request begins in its midst.
+    """
 
     _waiting: asyncio.TimerHandle | None = None
+    _sending: asyncio.TimerHandle | None = None
+    _in_head = False
+    _unused = 0  # bytes that came since something was made of any
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait()
 
+    def data_received(self, data: bytes) -> None:
+        self._unused += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._unused > HEAD_BYTES:
+            self.send_400_response("The headers are too large.")
+        elif (self.cycle is None or self.cycle.response_complete) and self._waiting is None:
+            self._wait()  # what came is no request yet
+
     def on_message_begin(self) -> None:
+        self._in_head = True
         self._wait()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Also called for what stands behind a body in pieces, which may not pass for a header."""
+        if len(self.headers) >= HEADERS:
+            raise ValueError("too many headers")
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._in_head, self._unused = False, 0
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._unused = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unused = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._stop_sending()
+        self._look_at_sending(math.inf)
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_sending()
         super().connection_lost(exc)
+
+    def _look_at_sending(self, left: float) -> None:
+        """left: bytes of an answer that were not read when this was looked at before."""
+        size = self.transport.get_write_buffer_size()
+        if size >= left and self.cycle.response_complete:
+            self.transport.abort()
+        elif size:
+            self._sending = self.loop.call_later(UNREAD_SECONDS, self._look_at_sending, size)
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
 
     def _wait(self) -> None:
         self._stop_waiting()
