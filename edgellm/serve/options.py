@@ -22,6 +22,8 @@ ELSEWHERE = {
     "guided_grammar": "grammar",
 }
 """What options are called by the clients of vLLM, llama.cpp and Hugging Face."""
+STRINGS = 1 << 16
+"""Characters of all stop strings of a request."""
 UNSET: dict[str, int] = {"max_tokens": -1, "seed": -1, "top_k": -1}
 """By what clients say that an option is not set, or off."""
 
@@ -60,13 +62,22 @@ def taken(name: str, value: Any) -> Any:
         return 0 if name == "top_k" else None
     if isinstance(rule, Strings):
         listed = [value] if isinstance(value, str) else value
-        return [each for each in listed if each != ""] if isinstance(listed, list) else value
+        return _strings(name, listed) if isinstance(listed, list) else value
     if isinstance(rule, Biases) and isinstance(value, Mapping):
         try:
             return {int(token): bias for token, bias in value.items()}
         except ValueError:
             raise InvalidParameter(f"{name}: its keys must be token ids") from None
     return value
+
+
+def _strings(name: str, listed: list[Any]) -> list[Any]:
+    """Those that say something. Raises InvalidParameter where they are so many or so long that what is made of them,
+    which is done on the event loop, holds others up."""
+    size = sum(len(each) for each in listed if isinstance(each, str))
+    if name != "choices" and size > STRINGS:  # which have a limit of their own
+        raise InvalidParameter(f"{name}: {size:,} characters; {STRINGS:,} is the most")
+    return [each for each in listed if each != ""]
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:
