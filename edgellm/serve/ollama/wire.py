@@ -15,12 +15,13 @@ from edgellm.serve.dialects import OLLAMA
 from edgellm.serve.endpoint import Call, line
 from edgellm.serve.models import Listed, Models
 from edgellm.serve.refusal import NO_MODEL, Refusal
-from edgellm.serve.settings import FOREVER
+from edgellm.serve.settings import lasting
 
 VERSION = "0.12.10"
 """Of the protocol: the first one whose calls of tools have ids."""
 REASONS = {"stop": "stop", "length": "length", "tool_calls": "stop", "cancelled": "stop", "timeout": "length"}
 
+LONGEST = 100  # characters of a duration
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 
@@ -44,14 +45,12 @@ def seconds_of(keep: Keep) -> float | None:
         try:
             number = float(size)
         except ValueError:
-            if _DURATION.sub("", size) or not size:
+            if len(size) > LONGEST or _DURATION.sub("", size) or not size:  # it takes the square of a length
                 wanted = "seconds, or a duration such as 5m or 1h30m"
                 raise InvalidParameter(f"keep_alive={keep[:50]!r}: must be {wanted}") from None
             number = sum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(size))
         keep = -number if text.startswith("-") else number
-    if keep != keep or keep == float("inf"):
-        raise InvalidParameter(f"keep_alive={keep}: must be a number of seconds")
-    return FOREVER if keep < 0 else float(keep)
+    return lasting(float(keep))
 
 
 def found(models: Models, name: str | None) -> Listed:
