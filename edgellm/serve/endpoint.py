@@ -118,6 +118,9 @@ class Endpoint(Generic[B]):
                     with self._state.counted(scope["path"]):
                         call = Call(self._state, scope, body, stack)
                         await _unless_gone(self._answer(call, response), receive)
+            except asyncio.CancelledError:  # the server ends; a stream that has begun is cut off
+                if not response.status:
+                    await self._refuse(response, Refusal(503, "the server is about to end", "unloaded"))
             except Exception as error:
                 await self._refuse(response, error)
             finally:
