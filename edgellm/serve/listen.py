@@ -33,11 +33,16 @@ class PatientProtocol(HttpToolsProtocol):
 
     A request that is refused before its body has come stays where it is in the connection: what comes is skipped, as
     long as a client may take for headers, and no other request begins in its midst.
+
+    A request that comes before the one in front of it is answered is not heard, and the connection ends behind that
+    answer; the client asks again (RFC 9112, 9.3.2). To keep it for later would mean to read no further, and so not to
+    see that the client goes.
     """
 
     _waiting: asyncio.TimerHandle | None = None
     _sending: asyncio.TimerHandle | None = None
     _in_head = False
+    _deaf = False  # to all that comes
     _unused = 0  # bytes that came since something was made of any
 
     def connection_made(self, transport: Any) -> None:
@@ -45,6 +50,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
         self._unused += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -69,15 +76,21 @@ class PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head, self._unused = False, 0
         self._stop_waiting()
-        super().on_headers_complete()
+        if self._deaf or (self.cycle is not None and not self.cycle.response_complete):
+            self._deaf = True
+            self.cycle.keep_alive = False
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unused = 0
-        super().on_body(body)
+        if not self._deaf:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unused = 0
-        super().on_message_complete()
+        if not self._deaf:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._stop_sending()

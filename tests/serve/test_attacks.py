@@ -281,7 +281,12 @@ def test_a_refusal_leaves_no_request_behind(server: Running, locked: Running) ->
     ]
     for where, path, headers in refused:
         sent = request(path, headers, inner * 3).replace(b"Connection: close\r\n", b"", 1)
-        answer = raw(where, sent + inner)
+        with closing(socket.create_connection(("127.0.0.1", where.port), 10)) as connection:
+            connection.sendall(sent)
+            answer = connection.recv(1 << 16)
+            connection.sendall(inner)
+            while piece := connection.recv(1 << 16):
+                answer += piece
         assert answer.count(b"HTTP/1.1 ") == 2
         assert answer.count(b"HTTP/1.1 200") == 1
 
@@ -447,3 +452,45 @@ def test_any_keep_alive_leaves_the_list_of_models_whole(minilm: Path, keep: str)
             assert answer.status_code in (200, 400)
         assert httpx.get(f"{found.url}/api/ps").status_code == 200
         assert httpx.get(f"{found.url}/v1/edgellm/status").status_code == 200
+
+
+def test_the_end_of_the_server_is_an_answer(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found: list[int] = []
+    asked = {"messages": BODY["messages"], "max_tokens": 8000, "logit_bias": {"2": -1000}, "n": 8}
+    with running(smollm2) as ending:
+
+        def ask() -> None:
+            found.append(httpx.post(ending.url + CHAT, json=asked, timeout=120).status_code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not httpx.get(f"{ending.url}/v1/edgellm/status").json()["requests"]["running"]:
+            assert time.monotonic() < deadline
+    thread.join(30)
+    assert found == [503]
+    assert not [each for each in caplog.records if each.exc_info]
+
+
+def test_a_client_that_asks_on_and_goes_is_seen_to_go(server: Running) -> None:
+    asked = {"model": "smollm2", "messages": BODY["messages"], "max_tokens": 8000, "logit_bias": {"2": -1000}}
+    sent = request(CHAT, {}, json.dumps(asked).encode()).replace(b"Connection: close\r\n", b"")
+
+    def running_now() -> int:
+        return int(httpx.get(f"{server.url}/v1/edgellm/status").json()["requests"]["running"])
+
+    deadline = time.monotonic() + 60
+    with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as connection:
+        connection.sendall(sent)
+        while not running_now():
+            assert time.monotonic() < deadline
+        connection.sendall(sent)
+        time.sleep(0.3)
+    ended = time.monotonic() + 8  # all of it takes far longer
+    while running_now():
+        assert time.monotonic() < ended
+
+
+def test_of_two_requests_at_once_the_first_is_answered(server: Running) -> None:
+    sent = request("/health", {}, method="GET").replace(b"Connection: close\r\n", b"")
+    assert raw(server, sent * 3).count(b"HTTP/1.1 200") == 1
