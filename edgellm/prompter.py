@@ -74,7 +74,6 @@ class Prompter:
 
     def __init__(self, backend: Backend, check_open: Callable[[], None], forget: Callable[[bytes], None]) -> None:
         self.said = Said(backend.tokenizer)
-        self.quotes: Quotes
         self._backend = backend
         self.check_open = check_open
         self._forget = forget
@@ -97,6 +96,11 @@ class Prompter:
         template = ChatTemplate(info.chat_template, bos=bos, eos=eos)
         self.quotes = Quotes(tokenizer.marks(template.source))  # now: a chat is saved behind the model's end, too
         return template
+
+    @cached_property
+    def quotes(self) -> Quotes:
+        """What of other people's texts the model would take for its marks."""
+        return Quotes(self._backend.tokenizer.marks(self.template.source))
 
     @cached_property
     def tool_prompt(self) -> ToolPrompt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from edgellm.serve.settings import ServeParams, Serving
 
 KEY = "EDGELLM_API_KEY"
 OF_A_PORT = ("host", "port", "api_key", "origin")
+LEAVE_SECONDS = 5.0  # from the end of the server to that of the process, at most
 
 
 @click.command("serve", cls=Sectioned)
@@ -66,6 +68,13 @@ def _over_pipes(serving: Serving, needless: set[str]) -> None:
     raise click.exceptions.Exit(stdio.run(serving, reading, writing))
 
 
+def _leave_soon() -> None:
+    """Python waits for threads, some of which may be at work for long on what nobody waits for."""
+    leaving = threading.Timer(LEAVE_SECONDS, os._exit, (130,))  # as a shell says of an interrupt
+    leaving.daemon = True
+    leaving.start()
+
+
 async def _serve(serving: Serving, server_of: Any, listener: Any) -> None:
     from edgellm.serve.app import create_app, load_named
     from edgellm.serve.models import Models
@@ -79,6 +88,7 @@ async def _serve(serving: Serving, server_of: Any, listener: Any) -> None:
     try:
         await server.serve(sockets=[listener])
     finally:
+        _leave_soon()
         loading.cancel()
         with suppress(asyncio.CancelledError):
             await loading

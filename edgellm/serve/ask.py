@@ -21,11 +21,13 @@ from edgellm.params import FORMS
 from edgellm.prompter import Turn
 from edgellm.prompts.messages import REASONING
 from edgellm.serve.models import Listed, Models
+from edgellm.serve.refusal import TOO_LONG, Refusal
 
 BEAT_SECONDS = 2.0  # at most between two signs of life while a prompt is read
 HEADERS_SECONDS = 2.0  # after which the headers of a stream go out, though its prompt is not made yet
 EFFORT = "reasoning_effort"  # a variable that clients set whatever the model; few templates read it
 ROLES = ("system", "user", "assistant", "tool")
+CHARACTERS = 8 << 20  # of a prompt: more than chat templates may write, and than any context holds
 MAKERS = 8  # prompts that are made at once, beside the event loop
 
 Message = dict[str, Any]
@@ -275,6 +277,9 @@ async def beside(function: Callable[[], Any]) -> Any:
 def prompt_of(model: Model, ask: Ask) -> list[int] | Turn:
     """What the model is given. A template that refuses the order of the roles, or leaves out what a system says in the
     midst, is given the same words in one that it takes. Raises what `Prompter.prepare` raises."""
+    size = sum(map(_characters, ask.messages)) + (len(ask.prompt) if isinstance(ask.prompt, str) else 0)
+    if size > CHARACTERS:
+        raise Refusal(400, f"the prompt has {size:,} characters; {CHARACTERS:,} is the most", TOO_LONG, "messages")
     if ask.make is not None:
         return ask.make(model)
     if ask.prompt is not None:
@@ -360,18 +365,28 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
     and what one says in a row is one message, also behind the result of a tool. Where a model thought, spoke and called
     a tool at once, its thought is left out."""
     found: list[Message] = []
+    said: dict[int, list[str]] = {}  # the texts of those that are several, by their places
     for message in messages:
         role = "user" if message.get("role") == "system" else message.get("role")
         last = found[-1] if found else {}
         calls = message.get("tool_calls")
         plain = role in ("user", "assistant") and not calls and not last.get("tool_calls")
         if plain and (last.get("role") == role or (role, last.get("role")) == ("user", "tool")):
-            found[-1] = {**last, "content": f"{_text(last)}\n\n{_text(message)}"}
+            said.setdefault(len(found) - 1, [_text(last)]).append(_text(message))
         elif calls and _text(message):
             found.append({key: value for key, value in message.items() if key not in REASONING})
         else:
             found.append({**message, "role": role})
+    for at, texts in said.items():
+        found[at] = {**found[at], "content": "\n\n".join(texts)}
     return found
+
+
+def _characters(message: Message) -> int:
+    """Of what it says."""
+    content = message.get("content")
+    texts = [part.get("text") for part in content] if isinstance(content, list) else [content]
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 def _text(message: Message) -> str:

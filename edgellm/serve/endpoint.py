@@ -31,6 +31,8 @@ log = logging.getLogger("edgellm.serve")
 B = TypeVar("B", bound=BaseModel)
 
 LARGE = 1 << 20  # bytes of a request that is parsed beside the event loop
+VALUES = 1 << 19  # in a large request: commas and brackets, those in texts included
+FIELDS = 1000  # beside those of a protocol
 BODY_SECONDS = 30.0  # in which a request must have come, and one second more for
 BODY_BYTES = 64 << 10  # every so many bytes of it
 WRITE_SECONDS = 300.0  # that a client may leave an answer unread
@@ -117,19 +119,24 @@ class Endpoint(Generic[B]):
         response = _Response(send, scope["method"] == "HEAD")
         async with AsyncExitStack() as stack:
             try:
-                with self._state.counted(scope["path"]):
-                    body = await self._read(scope, receive)
-                    call = Call(self._state, scope, body, stack)
-                    await _unless_gone(self._answer(call, response), receive)
+                with self._state.receiving() as hold:
+                    body = await self._read(receive, hold)
+                    with self._state.counted(scope["path"]):
+                        call = Call(self._state, scope, body, stack)
+                        await _unless_gone(self._answer(call, response), receive)
+            except asyncio.CancelledError:  # the server ends; a stream that has begun is cut off
+                if not response.status:
+                    ending = Refusal(503, "the server is about to end", "unloaded")
+                    await self._refuse(response, ending, self.dialect(scope))
             except Exception as error:
                 await self._refuse(response, error, self.dialect(scope))
             finally:
                 self._state.metrics.replied(self.path, response.status)
 
-    async def _read(self, scope: Scope, receive: Receive) -> B:
+    async def _read(self, receive: Receive, hold: Callable[[int], None]) -> B:
         if self.kind is Empty:
             return self.kind()
-        raw = await _body(receive)
+        raw = await _body(receive, hold)
         if len(raw) > LARGE:
             return await asyncio.to_thread(_parsed, self.kind, raw)
         return _parsed(self.kind, raw)
@@ -172,8 +179,9 @@ class _Gone(Exception):
     """The client is."""
 
 
-async def _body(receive: Receive) -> bytes:
-    """The request's body. Its size is the guard's to limit. Raises Refusal for one that comes too slowly."""
+async def _body(receive: Receive, hold: Callable[[int], None]) -> bytes:
+    """The request's body. Its size is the guard's to limit. hold: is told what comes. Raises Refusal for one that comes
+    too slowly."""
     loop = asyncio.get_running_loop()
     parts, size, until = list[bytes](), 0, loop.time() + BODY_SECONDS
     while True:
@@ -184,17 +192,24 @@ async def _body(receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise _Gone
         parts.append(message.get("body", b""))
+        hold(len(parts[-1]))
         size += len(parts[-1])
         if not message.get("more_body"):
             return b"".join(parts)
 
 
 def _parsed(kind: type[B], raw: bytes) -> B:
-    """Raises Refusal, with the field that is wrong. What is nested too deep is refused by the parser."""
+    """Raises Refusal, with the field that is wrong. What is nested too deep is refused by the parser; of many values,
+    which nobody else gets to run beside and which take a hundred times their size, none are made."""
+    if len(raw) > LARGE and sum(map(raw.count, (b",", b"[", b"{"))) > VALUES:
+        raise Refusal(413, f"the request has more than {VALUES:,} values", "request_too_large")
     try:
-        return kind.model_validate_json(raw)
+        body = kind.model_validate_json(raw)
     except ValidationError as error:
         raise invalid(error) from None
+    if len(body.model_extra or ()) > FIELDS:
+        raise Refusal(400, f"the request has more than {FIELDS:,} fields that nobody here knows", "invalid_value")
+    return body
 
 
 def invalid(error: ValidationError) -> Refusal:

@@ -60,7 +60,9 @@ class Guard:
             await self._inner(scope, receive, send)
             return
         headers = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in scope["headers"]]
-        found = dict(headers)
+        found: dict[str, str] = {}
+        for key, value in headers:  # what comes several times is none of what is allowed
+            found[key] = f"{found[key]}, {value}" if key in found else value
         origin = found.get("origin")
         allowed = {"access-control-allow-origin": origin, "vary": "Origin"} if self._named(origin) else {}
         send = _with_headers(send, {**QUIET, **{key: str(value) for key, value in allowed.items()}})
@@ -139,7 +141,7 @@ class Guard:
 
 def _too_large(largest: int) -> Refusal:
     said = f"the request is larger than {largest} bytes, the most that --max-body allows"
-    return Refusal(413, said, "request_too_large", headers={"Connection": "close"})
+    return Refusal(413, said, "request_too_large")
 
 
 def _hostname(host: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import OrderedDict
 from contextlib import suppress
@@ -17,6 +18,9 @@ from edgellm.errors import ResourceError
 from edgellm.serve.settings import ServeParams
 
 HEADER_SECONDS = 10.0  # from the beginning of a connection, or of a request, to the end of its headers
+HEAD_BYTES = 64 << 10  # of the line and the headers of a request, and of what stands between pieces of its body
+HEADERS = 256
+UNREAD_SECONDS = 60.0  # in which a client must read some of an answer that is complete
 HALF_OPEN = 128  # connections whose request has not come; beyond that the oldest are closed that have had
 GRACE_SECONDS = 1.0  # to send it
 BACKLOG = 512
@@ -25,20 +29,40 @@ _half_open: OrderedDict[PatientProtocol, float]  # and since when
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes connections on which no request comes; answers who offers another protocol in this one, and who speaks
-    HTTP/1.0 in what that has."""
+    """Closes connections on which no request comes, or one whose headers are large, or whose client reads nothing of an
+    answer that is written; answers who offers another protocol in this one, and who speaks HTTP/1.0 in what that has.
+
+    A request that is refused before its body has come stays where it is in the connection: what comes is skipped, as
+    long as a client may take for headers, and no other request begins in its midst.
+
+    A request that comes before the one in front of it is answered is not heard, and the connection ends behind that
+    answer; the client asks again (RFC 9112, 9.3.2). To keep it for later would mean to read no further, and so not to
+    see that the client goes.
+    """
 
     _waiting: asyncio.TimerHandle | None = None
+    _sending: asyncio.TimerHandle | None = None
+    _in_head = False
+    _deaf = False  # to all that comes
+    _unused = 0  # bytes that came since something was made of any
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait()
 
-    def on_message_begin(self) -> None:
-        self._wait()
-        super().on_message_begin()
-
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._unused += len(data)
+        self._feed(data)
+        if self.transport.is_closing():
+            return
+        if self._unused > HEAD_BYTES:
+            self.send_400_response("The headers are too large.")
+        elif (self.cycle is None or self.cycle.response_complete) and self._waiting is None:
+            self._wait()  # what came is no request yet
+
+    def _feed(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -46,6 +70,18 @@ class PatientProtocol(HttpToolsProtocol):
             self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._wait()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Also called for what stands behind a body in pieces, which may not pass for a header."""
+        if len(self.headers) >= HEADERS:
+            raise ValueError("too many headers")
+        if self._in_head:
+            super().on_header(name, value)
 
     def _decline(self, body: bytes) -> None:
         """Read a request again without its offer to go on in another protocol, which the parser takes for its end:
@@ -56,23 +92,53 @@ class PatientProtocol(HttpToolsProtocol):
             return
         kept = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, b"".join(kept), body))
+        self._feed(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self.url, b"".join(kept), body))
 
     def on_headers_complete(self) -> None:
+        self._in_head, self._unused = False, 0
         self._stop_waiting()
         if self.parser.should_upgrade():
+            return
+        if self._deaf or (self.cycle is not None and not self.cycle.response_complete):
+            self._deaf = True
+            self.cycle.keep_alive = False
             return
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             self.cycle.__class__ = _EndedByClosing
 
+    def on_body(self, body: bytes) -> None:
+        self._unused = 0
+        if not self._deaf:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
+        self._unused = 0
+        if not self._deaf and not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._stop_sending()
+        self._look_at_sending(math.inf)
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_sending()
         super().connection_lost(exc)
+
+    def _look_at_sending(self, left: float) -> None:
+        """left: bytes of an answer that were not read when this was looked at before."""
+        size = self.transport.get_write_buffer_size()
+        if size >= left and self.cycle.response_complete:
+            self.transport.abort()
+        elif size:
+            self._sending = self.loop.call_later(UNREAD_SECONDS, self._look_at_sending, size)
+
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
 
     def _wait(self) -> None:
         self._stop_waiting()

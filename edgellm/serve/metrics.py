@@ -24,6 +24,7 @@ class Metrics:
     """Of one server."""
 
     def __init__(self, models: Models) -> None:
+        self._models = models
         registry = self._registry = CollectorRegistry()
         self._requests = Counter(
             "edgellm_requests", "Requests that were answered", ["path", "status"], registry=registry
@@ -57,7 +58,8 @@ class Metrics:
             self._delay.observe(max(0.0, loop.time() - due))
 
     def answered(self, answering: Answering, done: Completion) -> None:
-        model, cache = answering.listed.name, done.cache
+        cache, resident = done.cache, self._models.resident(answering.listed)
+        model = answering.listed.name if resident is None else resident.listed.name  # clients may make up other names
         tiers = {"live": cache.from_live, "memory": cache.from_memory, "disk": cache.from_disk}
         for source, count in {**tiers, "computed": cache.computed, "answer": len(done.tokens)}.items():
             self._tokens.labels(model, source).inc(count)

@@ -23,13 +23,14 @@ from edgellm import Model, ModelInfo, hub, machine
 from edgellm.config import read_config
 from edgellm.errors import EdgeLLMError, InvalidParameter, ModelNotFound, NotEnoughMemory
 from edgellm.hub.catalog import match
-from edgellm.serve.settings import FOREVER, Serving
+from edgellm.serve.settings import FOREVER, Serving, lasting
 
 log = logging.getLogger("edgellm.serve")
 
 LISTED_SECONDS = 1.0  # that what is there is taken to be the same
 LOOK_SECONDS = 2.0  # between two looks for models that are idle
 SPARE = 20  # one part in so many of the memory stays available, or an idle model goes
+COPIES = 1000  # names that clients may give to models
 SHOWN = 12  # names that an error tells
 
 
@@ -171,8 +172,16 @@ class Models:
         with suppress(OSError, ValueError, RuntimeError, EdgeLLMError):
             named = [self._path_of(each) for each in self.serving.named]
             folders = [Path(folder).expanduser().resolve() for folder in self.serving.params.folder]
+            spelled = [Path(os.path.abspath(os.path.expanduser(each))) for each in self.serving.named]
+            known = [
+                *folders,
+                *(Path(os.path.abspath(os.path.expanduser(each))) for each in self.serving.params.folder),
+            ]
             for base in (None, *folders):
                 path = Path(name) if base is None else base / name
+                lexical = Path(os.path.abspath(path))
+                if not (lexical in (*named, *spelled) or any(folder in lexical.parents for folder in known)):
+                    continue  # to look at it may reach the network: it may be \\HOST\SHARE
                 real = path.resolve()
                 inside = any(folder in real.parents for folder in folders)
                 if (path.is_absolute() and inside and real.exists()) or real in named:
@@ -197,8 +206,10 @@ class Models:
     def copy(self, source: str, name: str) -> None:
         """Another name of a model, until the server ends. Raises ModelNotFound, InvalidParameter."""
         listed = self.find(source)
-        if not name or len(name) > 200 or set(name) & set("\0\n\r\\") or name.startswith((".", "/")):
+        if not name or len(name) > 200 or not name.isprintable() or "\\" in name or name.startswith((".", "/")):
             raise InvalidParameter(f"{name[:100]!r} is no name for a model")
+        if len(self._copies) >= COPIES and name not in self._copies:
+            raise InvalidParameter(f"{COPIES} names were given to models, the most there may be; delete some")
         self._copies[name] = listed.name
 
     async def delete(self, name: str) -> None:
@@ -231,6 +242,7 @@ class Models:
     async def use(self, listed: Listed, keep: float | None = None) -> AsyncIterator[Model]:
         """The model, loaded if it is not; it stays while it is used. keep: seconds behind that, from now on; the
         settings' unless somebody said otherwise. Raises what `edgellm.load` raises."""
+        keep = None if keep is None else lasting(keep)
         resident = await self._loaded(listed)
         if keep is not None:
             resident.keep = keep
@@ -240,7 +252,8 @@ class Models:
         finally:
             resident.users -= 1
             resident.used = time.monotonic()
-            if resident.keep == 0 and not resident.users and not resident.pinned:
+            idle = self._residents.get(listed.path) is resident and not resident.users  # and not another one by now
+            if resident.keep == 0 and idle and not resident.pinned:
                 await asyncio.shield(self.unload(listed))
 
     async def _loaded(self, listed: Listed) -> Resident:
@@ -333,6 +346,11 @@ async def load_named(models: Models, tell: Callable[[str], object] = log.info) -
                 tell(f"{name} is loaded: {model.n_ctx} tokens of context, engine {model.backend}")
         except EdgeLLMError as error:
             log.error("%s cannot be loaded: %s", name, error)
+
+
+def _spelled(path: str | Path) -> Path:
+    """An absolute path by its letters alone, without a look at what is there."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _of_path(name: str, path: Path) -> Listed:

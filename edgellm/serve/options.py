@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter
 from edgellm.option import Biases, Choice, Flag, Real, Rule, Strings, Whole
-from edgellm.serve.settings import FOREVER
+from edgellm.serve.settings import lasting
 
 NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
 """What requests may have beside the fields of their protocol, whose words for these three are their own."""
@@ -24,11 +24,14 @@ ELSEWHERE = {
     "guided_grammar": "grammar",
 }
 """What options are called by the clients of vLLM, llama.cpp and Hugging Face."""
+STRINGS = 1 << 16
+"""Characters of all stop strings of a request."""
 UNSET: dict[str, int] = {"max_tokens": -1, "seed": -1, "top_k": -1}
 """By what clients say that an option is not set, or off."""
 
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST = 100  # characters of a duration
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 
 
@@ -43,14 +46,14 @@ def seconds_of(keep: Any) -> Any:
         try:
             number = float(size)
         except ValueError:
-            if _DURATION.sub("", size) or not size:
+            if len(size) > LONGEST or _DURATION.sub("", size) or not size:  # it takes the square of a length
                 wanted = "seconds, or a duration such as 5m or 1h30m"
                 raise InvalidParameter(f"keep_alive={keep[:50]!r}: must be {wanted}") from None
             number = sum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(size))
         keep = -number if text.startswith("-") else number
-    if not isinstance(keep, (int, float)) or keep != keep or keep == float("inf"):
+    if not isinstance(keep, (int, float)):
         raise InvalidParameter(f"keep_alive={str(keep)[:50]}: must be a number of seconds")
-    return FOREVER if keep < 0 else float(keep)
+    return lasting(float(keep))
 
 
 Keep = Annotated[float | None, BeforeValidator(seconds_of, json_schema_input_type=float | str | None)]
@@ -93,13 +96,22 @@ def taken(name: str, value: Any) -> Any:
         return value % 2**64
     if isinstance(rule, Strings):
         listed = [value] if isinstance(value, str) else value
-        return [each for each in listed if each != ""] if isinstance(listed, list) else value
+        return _strings(name, listed) if isinstance(listed, list) else value
     if isinstance(rule, Biases) and isinstance(value, Mapping):
         try:
             return {int(token): bias for token, bias in value.items()}
         except ValueError:
             raise InvalidParameter(f"{name}: its keys must be token ids") from None
     return value
+
+
+def _strings(name: str, listed: list[Any]) -> list[Any]:
+    """Those that say something. Raises InvalidParameter where they are so many or so long that what is made of them,
+    which is done on the event loop, holds others up."""
+    size = sum(len(each) for each in listed if isinstance(each, str))
+    if name != "choices" and size > STRINGS:  # which have a limit of their own
+        raise InvalidParameter(f"{name}: {size:,} characters; {STRINGS:,} is the most")
+    return [each for each in listed if each != ""]
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:

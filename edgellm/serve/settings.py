@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from edgellm.params import LoadParams
 WHERE, WHO, WHAT = "Where it listens", "Who may ask", "Models"
 where, who, what = (partial(option, section=each) for each in (WHERE, WHO, WHAT))
 FOREVER = -1.0  # seconds that a model stays which is never unloaded for being idle
+YEARS = 20 * 365 * 86400.0  # seconds; what stays for longer stays for ever
 
 
 @of_options
@@ -56,6 +58,14 @@ class ServeParams(Params):
                 raise InvalidParameter(f"alias={each!r}: must be PATTERN=MODEL, such as 'gpt-*=smollm2'")
             found[pattern] = model
         return found
+
+
+def lasting(keep: float) -> float:
+    """Seconds that a model stays, as a request says it: FOREVER for what is below zero. Raises InvalidParameter for
+    what is no number."""
+    if keep != keep or keep == math.inf:
+        raise InvalidParameter(f"keep_alive={keep}: must be a number of seconds")
+    return keep if 0 <= keep <= YEARS else FOREVER
 
 
 def is_loopback(host: str) -> bool:

@@ -265,3 +265,232 @@ def test_forms_that_explode_stall_nobody_else(server: Running, name: str) -> Non
         answered += 1
     assert set(ended) <= {200, 400, 422}
     assert len(ended) == 3
+
+
+def test_a_refusal_leaves_no_request_behind(server: Running, locked: Running) -> None:
+    """What was sent with a request that is refused at its headers is its body, not the next request."""
+    inner = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    refused: list[tuple[Running, str, dict[str, str]]] = [
+        (locked, CHAT, {}),
+        (server, CHAT, {"Host": "evil.example"}),
+        (server, CHAT, {"Origin": "https://evil.example"}),
+        (server, CHAT, {"Content-Type": "text/plain"}),
+        (server, "/nothing", {}),
+        (server, "/v1/models", {}),
+        (server, "/v1/edgellm/unload/nothing", {}),
+    ]
+    for where, path, headers in refused:
+        sent = request(path, headers, inner * 3).replace(b"Connection: close\r\n", b"", 1)
+        with closing(socket.create_connection(("127.0.0.1", where.port), 10)) as connection:
+            connection.sendall(sent)
+            answer = connection.recv(1 << 16)
+            connection.sendall(inner)
+            while piece := connection.recv(1 << 16):
+                answer += piece
+        assert answer.count(b"HTTP/1.1 ") == 2
+        assert answer.count(b"HTTP/1.1 200") == 1
+
+
+def test_a_refused_request_that_never_ends_is_given_up(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "HEADER_SECONDS", 1.0)
+    get = request("/health", {}, method="GET").replace(b"Connection: close\r\n", b"")
+    beginnings = {
+        b"x": request("/nothing", {"Content-Length": "100000"}).replace(b"Connection: close\r\n", b""),
+        b"\r\n": get,  # no request begins with it
+    }
+    for trickle, sent in beginnings.items():
+        with closing(socket.create_connection(("127.0.0.1", server.port), 20)) as connection:
+            connection.sendall(sent)
+            assert connection.recv(1 << 16)
+            with suppress(ConnectionError):
+                for _ in range(100):
+                    connection.sendall(trickle)
+                    time.sleep(0.1)
+                pytest.fail("it is still open")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1_000_000,
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"a" * 1_000_000,
+        b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200_000,
+    ],
+)
+def test_headers_are_of_a_limited_size(server: Running, sent: bytes) -> None:
+    with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as connection, suppress(ConnectionError):
+        connection.sendall(sent)
+        while connection.recv(1 << 16):
+            pass
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_what_stands_behind_a_body_is_no_header(locked: Running) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    body = b"%x\r\n%s\r\n0\r\nAuthorization: Bearer right\r\n\r\n" % (len(ASKED), ASKED)
+    assert status(raw(locked, f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body)) == 401
+
+
+def test_headers_that_come_twice_are_none_of_what_is_allowed(server: Running) -> None:
+    for twice in (
+        f"Origin: https://evil.example\r\nOrigin: {server.url}",
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Site: none",
+    ):
+        head = f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n{twice}\r\n\r\n"
+        assert status(raw(server, head.encode())) == 403
+
+
+def test_without_the_key_nothing_is_told(locked: Running) -> None:
+    assert httpx.get(f"{locked.url}/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("close", [b"Connection: close\r\n", b""])
+def test_an_answer_that_nobody_reads_is_given_up(
+    server: Running, monkeypatch: pytest.MonkeyPatch, close: bytes
+) -> None:
+    monkeypatch.setattr(listen, "UNREAD_SECONDS", 0.5)
+    body = json.dumps({"model": "minilm", "input": ["x"] * 1500}).encode()
+    sent = request("/v1/embeddings", {}, body).replace(b"Connection: close\r\n", close)
+    with closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        connection.settimeout(60)
+        connection.sendall(sent)
+        head = connection.recv(600)
+        time.sleep(2)
+        whole, got = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]), len(head)
+        with suppress(ConnectionError):
+            while piece := connection.recv(1 << 20):
+                got += len(piece)
+    assert got < whole  # what was on its way; then the connection is reset
+
+
+def test_bodies_together_are_of_a_limited_size(smollm2: Path) -> None:
+    with running(smollm2, max_body=1 << 20, alias=(f"smollm2={smollm2}",)) as small, ExitStack() as stack:
+        for _ in range(4):
+            each = stack.enter_context(closing(socket.create_connection(("127.0.0.1", small.port), 20)))
+            each.sendall(request(CHAT, {"Content-Length": str(1 << 20)}) + b" " * ((1 << 20) - 1))
+        deadline = time.monotonic() + 20
+        while httpx.post(small.url + CHAT, json=BODY).status_code != 429:
+            assert time.monotonic() < deadline
+        stack.close()
+        while httpx.post(small.url + CHAT, json=BODY).status_code != 200:
+            assert time.monotonic() < deadline
+
+
+def test_requests_on_their_way_take_nobodys_turn(smollm2: Path) -> None:
+    with running(smollm2, queue=2, alias=(f"smollm2={smollm2}",)) as small, ExitStack() as stack:
+        for _ in range(20):
+            each = stack.enter_context(closing(socket.create_connection(("127.0.0.1", small.port), 20)))
+            each.sendall(request(CHAT, {"Content-Length": "1000"}) + b"{")
+        assert httpx.post(small.url + CHAT, json=BODY, timeout=30).status_code == 200
+
+
+TEXT = {"type": "text", "text": "y" * 50}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}] * 20_000}
+QUADRATIC: dict[str, tuple[str, dict[str, Any]]] = {
+    "durations": ("/api/chat", {**BODY, "keep_alive": "1" * 1_000_000 + "x"}),
+    "stop": (CHAT, {**BODY, "stop": ["a" * 8_000_000]}),
+    "fields": (CHAT, {**BODY, **{f"f{n}": 0 for n in range(100_000)}}),
+    "values": (CHAT, {**BODY, "messages": [{}] * 1_000_000}),
+    "blocks": ("/v1/messages", {**BODY, "messages": [{"role": "user", "content": [TEXT] * 100_000}]}),
+    "roles": (CHAT, {**BODY, "messages": [{"role": "user", "content": "y" * 300}] * 60_000}),
+    "calls": (
+        "/api/chat",
+        {"messages": [BODY["messages"][0], CALLED, *[{"role": "tool", "tool_name": "z", "content": ""}] * 20_000]},
+    ),
+    "items": (
+        "/v1/responses",
+        {
+            "input": [
+                {"role": "user", "content": "x"},
+                {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+                *[{"role": "assistant", "content": "y" * 50}] * 50_000,
+            ]
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_nothing_takes_the_square_of_its_size(server: Running, name: str) -> None:
+    """Each of them held the event loop or a thread of those that make prompts for a minute and longer."""
+    path, body = QUADRATIC[name]
+    asked = {"model": "smollm2", "stream": False, **body}
+    assert httpx.post(server.url + path, json=asked, timeout=30).status_code in (400, 413)
+
+
+def test_one_item_is_referred_to_once(server: Running) -> None:
+    asked = {"model": "smollm2", "input": "word " * 500, "max_output_tokens": 1}
+    response = httpx.post(f"{server.url}/v1/responses", json=asked, timeout=60).json()
+    item = response["output"][0]["id"]
+    for path in ("/v1/responses", "/v1/responses/input_tokens"):
+        for count, expected in ((1, 200), (2, 400)):
+            references = [{"role": "user", "content": "x"}, *[{"type": "item_reference", "id": item}] * count]
+            body = {"model": "smollm2", "input": references, "max_output_tokens": 1}
+            assert httpx.post(server.url + path, json=body, timeout=60).status_code == expected
+
+
+def test_names_given_to_models_are_few_and_plain(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgellm.serve import models
+
+    monkeypatch.setattr(models, "COPIES", 3)
+    with running(smollm2) as found:
+        for name, expected in (("a", 200), ("b", 200), ("\x1b[2J", 400), ("c", 200), ("d", 400), ("a", 200)):
+            copy = {"source": smollm2.stem, "destination": name}
+            assert httpx.post(f"{found.url}/api/copy", json=copy).status_code == expected
+
+
+@pytest.mark.parametrize("keep", ["NaN", "Infinity", "1e308", '"nan"', '"1e300h"', "-1e308", "0"])
+def test_any_keep_alive_leaves_the_list_of_models_whole(minilm: Path, keep: str) -> None:
+    with running(folder=(str(minilm.parent),)) as found:
+        for path in ("/api/embed", "/v1/embeddings"):
+            body = f'{{"model": "{minilm.stem}", "input": "x", "keep_alive": {keep}}}'.encode()
+            answer = httpx.post(found.url + path, content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code in (200, 400)
+        assert httpx.get(f"{found.url}/api/ps").status_code == 200
+        assert httpx.get(f"{found.url}/v1/edgellm/status").status_code == 200
+
+
+def test_the_end_of_the_server_is_an_answer(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found: list[int] = []
+    asked = {"messages": BODY["messages"], "max_tokens": 8000, "logit_bias": {"2": -1000}, "n": 8}
+    with running(smollm2) as ending:
+
+        def ask() -> None:
+            found.append(httpx.post(ending.url + CHAT, json=asked, timeout=120).status_code)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not httpx.get(f"{ending.url}/v1/edgellm/status").json()["requests"]["running"]:
+            assert time.monotonic() < deadline
+    thread.join(30)
+    assert found == [503]
+    assert not [each for each in caplog.records if each.exc_info]
+
+
+def test_a_client_that_asks_on_and_goes_is_seen_to_go(server: Running) -> None:
+    asked = {"model": "smollm2", "messages": BODY["messages"], "max_tokens": 8000, "logit_bias": {"2": -1000}}
+    sent = request(CHAT, {}, json.dumps(asked).encode()).replace(b"Connection: close\r\n", b"")
+
+    def running_now() -> int:
+        return int(httpx.get(f"{server.url}/v1/edgellm/status").json()["requests"]["running"])
+
+    deadline = time.monotonic() + 60
+    with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as connection:
+        connection.sendall(sent)
+        while not running_now():
+            assert time.monotonic() < deadline
+        connection.sendall(sent)
+        time.sleep(0.3)
+    ended = time.monotonic() + 8  # all of it takes far longer
+    while running_now():
+        assert time.monotonic() < ended
+
+
+def test_of_two_requests_at_once_the_first_is_answered(server: Running) -> None:
+    sent = request("/health", {}, method="GET").replace(b"Connection: close\r\n", b"")
+    assert raw(server, sent * 3).count(b"HTTP/1.1 200") == 1

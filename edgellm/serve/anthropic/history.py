@@ -66,15 +66,20 @@ def _asked(blocks: list[Block], where: str) -> list[Message]:
     if not blocks:
         raise InvalidParameter(f"{where}: the list is empty; at least one block is needed")
     found: list[Message] = []
+    said: list[str] = []  # in a row
+
+    def speak() -> None:
+        if said:
+            found.append({"role": "user", "content": "\n".join(said)})
+            said.clear()
+
     for at, block in enumerate(blocks):
         if block.get("type") == "tool_result":
+            speak()
             found.append(_result(block, f"{where}[{at}]"))
-            continue
-        text = _text(block, f"{where}[{at}]")
-        if found and found[-1]["role"] == "user":
-            found[-1]["content"] += f"\n{text}"
         else:
-            found.append({"role": "user", "content": text})
+            said.append(_text(block, f"{where}[{at}]"))
+    speak()
     return found
 
 

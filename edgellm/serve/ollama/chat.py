@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ async def chat(call: Call[OllamaChatRequest]) -> Reply | Stream:
 def messages_of(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages as templates take them. Calls get ids where they have none, and results those of the calls that they
     answer: by the name of the tool, and in the order of the calls. Raises Unsupported for what is no text."""
-    open_calls: list[dict[str, Any]] = []
+    unanswered = _Calls([])
     found = []
     for at, message in enumerate(given):
         if message.get("images"):
@@ -59,9 +60,9 @@ def messages_of(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             if not isinstance(calls, list) or not all(isinstance(each, dict) for each in calls):
                 raise InvalidParameter(f"messages[{at}].tool_calls: a list of calls is needed")
             new["tool_calls"] = [_call(each, f"call_{at}_{nth}") for nth, each in enumerate(calls)]
-            open_calls = list(new["tool_calls"])
+            unanswered = _Calls(new["tool_calls"])
         if message.get("role") == "tool":
-            _answer(new, message.get("tool_name") or message.get("name"), open_calls)
+            _answer(new, message.get("tool_name") or message.get("name"), unanswered)
         found.append(new)
     return found
 
@@ -73,15 +74,33 @@ def _call(call: dict[str, Any], id: str) -> dict[str, Any]:
     return {"id": call.get("id") or id, "type": "function", "function": function}
 
 
-def _answer(result: dict[str, Any], name: Any, open_calls: list[dict[str, Any]]) -> None:
+class _Calls:
+    """Calls of a message that have no result yet, found however many there are."""
+
+    def __init__(self, calls: list[dict[str, Any]]) -> None:
+        self._calls = dict(enumerate(calls))
+        self._by: dict[tuple[str, ...], deque[int]] = {}
+        for at, call in self._calls.items():
+            function = call["function"] if isinstance(call["function"], dict) else {}
+            for key in (("id", repr(call["id"])), ("name", repr(function.get("name"))), ()):
+                self._by.setdefault(key, deque()).append(at)
+
+    def take(self, id: Any, name: Any) -> dict[str, Any] | None:
+        """The first one with this id; without one, with this name; without either, the first."""
+        waiting = self._by.get(("id", repr(id)) if id else ("name", repr(name)) if name else (), deque())
+        while waiting:
+            call = self._calls.pop(waiting.popleft(), None)
+            if call is not None:
+                return call
+        return None
+
+
+def _answer(result: dict[str, Any], name: Any, unanswered: _Calls) -> None:
     """Give a result the id and the name of the call that it answers."""
-    id = result.get("tool_call_id")
-    for call in open_calls:
+    call = unanswered.take(result.get("tool_call_id"), name)
+    if call is not None:
         function = call["function"] if isinstance(call["function"], dict) else {}
-        if call["id"] == id if id else name in (None, "", function.get("name")):
-            open_calls.remove(call)
-            result["tool_call_id"], name = call["id"], name or function.get("name")
-            break
+        result["tool_call_id"], name = call["id"], name or function.get("name")
     if name:
         result["name"] = name
 

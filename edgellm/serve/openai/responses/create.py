@@ -21,7 +21,7 @@ from edgellm.serve.refusal import refusal
 def _asked(call: Call[ResponseRequest]) -> Asked:
     body, ledger = call.body, call.state.ledger
     before = stored.before(ledger, body.previous_response_id)
-    return asked_of(body, before, lambda id: stored.item(ledger, id))
+    return asked_of(body, before, stored.finder(ledger))
 
 
 async def create(call: Call[ResponseRequest]) -> Reply | Stream:

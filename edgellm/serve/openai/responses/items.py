@@ -145,13 +145,13 @@ def messages_of(items: Sequence[Item], told: Callable[[Item], str]) -> list[Mess
             function = {"name": told(item) if kind == "function_call" else name, "arguments": arguments}
             call = {"id": item["call_id"], "type": "function", "function": function}
             _answer(found).setdefault("tool_calls", []).append(call)
-    return found
+    return [{**each, "content": "".join(each["content"])} if each["role"] == "assistant" else each for each in found]
 
 
 def _answer(found: list[Message]) -> Message:
-    """The answer that the last items belong to."""
+    """The answer that the last items belong to; its content is a list of texts by now."""
     if not found or found[-1]["role"] != "assistant":
-        found.append({"role": "assistant", "content": ""})
+        found.append({"role": "assistant", "content": []})
     return found[-1]
 
 
@@ -159,9 +159,9 @@ def _say(found: list[Message], text: str) -> None:
     """Text goes on behind a call; else it is an answer of its own."""
     answer = _answer(found)
     if answer["content"] and not answer.get("tool_calls"):
-        found.append({"role": "assistant", "content": text})
-    else:
-        answer["content"] += text
+        answer = {"role": "assistant", "content": []}
+        found.append(answer)
+    answer["content"] += [text] if text else []
 
 
 def _think(found: list[Message], text: str) -> None:
@@ -170,6 +170,6 @@ def _think(found: list[Message], text: str) -> None:
         return
     answer = _answer(found)
     if answer["content"] or answer.get("tool_calls") or answer.get("reasoning_content"):
-        answer = {"role": "assistant", "content": ""}
+        answer = {"role": "assistant", "content": []}
         found.append(answer)
     answer["reasoning_content"] = text

@@ -9,7 +9,7 @@ from edgellm.errors import InvalidParameter, Unsupported
 from edgellm.serve.endpoint import Call, Empty, Reply, dumped
 from edgellm.serve.ledger import Ledger
 from edgellm.serve.openai.responses.ids import response_of
-from edgellm.serve.openai.responses.items import Item
+from edgellm.serve.openai.responses.items import Find, Item
 from edgellm.serve.refusal import Refusal
 
 PAGE, LARGEST_PAGE = 20, 100  # items of a listing
@@ -43,11 +43,24 @@ def before(ledger: Ledger, id: str | None) -> list[Item]:
     return [*found.items, *found.response["output"]]
 
 
-def item(ledger: Ledger, id: str) -> Item | None:
-    """The item with this id, of what was asked or answered."""
-    found = kept(ledger, response_of(id))
-    every = [] if found is None else [*found.items, *found.response["output"]]
-    return next((each for each in every if each["id"] == id), None)
+def finder(ledger: Ledger) -> Find:
+    """What gives the item with an id, of what was asked or answered; None where it is not remembered. Each once: the
+    same one again and again would be a prompt of any size. Raises InvalidParameter."""
+    known: dict[str, dict[str, Item]] = {}
+    given: set[str] = set()
+
+    def find(id: str) -> Item | None:
+        response = response_of(id)
+        if response not in known:
+            found = kept(ledger, response)
+            every = [] if found is None else [*found.items, *found.response["output"]]
+            known[response] = {each["id"]: each for each in reversed(every)}
+        if id in given:
+            raise InvalidParameter(f"input: there is more than one reference to item {id[:100]!r}")
+        given.add(id)
+        return known[response].get(id)
+
+    return find
 
 
 def _asked_for(call: Call[Empty]) -> Kept:
