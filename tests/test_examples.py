@@ -204,7 +204,7 @@ def step():
             window.stop.click()
             done.append("stopped")
     elif done[-1].startswith("stop") and window.line.isEnabled():
-        assert bool(window.chat.messages) == (scene == "stop")
+        assert window.chat.messages or scene != "stop"  # while a prompt is read, the stop may come behind its end
         close("closed when nothing ran")
 
 def close(why):

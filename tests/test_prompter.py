@@ -15,6 +15,7 @@ from tiny_vocabularies import ONNX
 
 import edgellm
 from edgellm.backends.echo import EchoTokenizer
+from edgellm.engine.textstream import TextStream
 from edgellm.errors import ContextOverflow, InvalidParameter, Unsupported
 from edgellm.model import Model
 from edgellm.params import GenerateParams
@@ -49,7 +50,17 @@ def ten_turns(model: Model, **options: Any) -> None:
         new = done.usage.prompt_tokens - len(known)
         # The last token of an answer has no state yet, and passes begin at a multiple of four or take eight at least.
         assert done.cache.computed <= new + 1 + model._engine.backend.pass_shape.shortest if known else True
-        messages, known = json.loads(json.dumps(chat.messages)), turn_now.tokens
+        messages, known = json.loads(json.dumps(chat.messages)), shown(model, turn_now)
+
+
+def shown(model: Model, answer: Answer) -> list[int]:
+    """Its tokens, without those of a character that max_tokens cut: no message shows any of it."""
+    stream, kept = TextStream(), answer.n_prompt
+    for at in range(answer.n_prompt, len(answer.tokens)):
+        stream.push(model._engine.backend.tokenizer.piece(answer.tokens[at], before=answer.tokens[at - 1]))
+        kept = kept if stream.pending else at + 1
+    assert len(answer.tokens) - kept < 4
+    return answer.tokens[:kept]
 
 
 def test_a_rebuilt_conversation_computes_no_answer_again(model: Model) -> None:

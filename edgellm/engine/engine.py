@@ -303,4 +303,9 @@ class Engine:
 def _close_all() -> None:
     """Before the interpreter goes: native code must not run when its libraries are taken down."""
     for engine in list(_alive):
-        engine.close()
+        while True:
+            try:
+                engine.close()
+            except KeyboardInterrupt:  # its thread may be in native code, which would end the process by abort
+                continue
+            break
