@@ -180,32 +180,6 @@ def test_ctrl_c_during_a_long_prefill_exits_130(smollm2: Path) -> None:
     assert (out, err) == (b"", b"")
 
 
-LEAVING = """
-import os, signal, sys, threading, time
-import edgellm
-from edgellm.engine.engine import Engine
-
-model = edgellm.load(sys.argv[1])
-generation = model.submit("The sky", edgellm.GenerateParams(ignore_eos=True), stream=True)
-next(iter(generation))
-close = Engine.close
-
-def interrupted(engine):
-    threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
-    close(engine)
-
-Engine.close = interrupted
-model._engine.call(lambda backend: None)
-model._engine.post(lambda backend: time.sleep(0.3))  # it is at work when it is to end
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends itself SIGINT")
-def test_ctrl_c_at_the_very_end_aborts_nothing(smollm2: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LEAVING, str(smollm2)], capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 class TestConversation:
     @pytest.fixture

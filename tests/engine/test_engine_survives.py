@@ -226,3 +226,17 @@ def test_a_signal_may_close_it_in_the_midst_of_anything() -> None:
     assert lines > 20
     for number in range(1, lines + 1):
         closed_at_line(number)
+
+
+def test_ctrl_c_at_the_very_end_is_no_reason_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Slow:
+        def close(self) -> None:
+            closed.append("tried")
+            if len(closed) < 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine_module, "_alive", {Slow()})
+    engine_module._close_all()
+    assert closed == ["tried"] * 3
