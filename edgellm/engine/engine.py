@@ -84,6 +84,7 @@ class Engine:
         self._passes = Passes(backend, self._seats, self.reuse, clock=clock)
         self._open = True
         self._pid = os.getpid()
+        self._ended = threading.Event()  # a join that Ctrl-C interrupts takes its thread for ended, up to Python 3.12
         self._thread = threading.Thread(target=self._run, name="edgellm-engine", daemon=True)
         _alive.add(self)
         try:
@@ -204,6 +205,7 @@ class Engine:
             self._passes.stop()
         self._inbox.put(None)
         if threading.current_thread() is not self._thread:
+            self._ended.wait()
             self._thread.join()
 
     def _put(self, item: Request | _Call) -> None:
@@ -297,6 +299,8 @@ class Engine:
                         stack.callback(item.future.set_exception, closed)
         except BaseException:
             log.exception("closing %s failed in part", self.backend.info.name)
+        finally:
+            self._ended.set()
 
 
 @atexit.register

@@ -240,3 +240,23 @@ def test_ctrl_c_at_the_very_end_is_no_reason_to_leave(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine_module, "_alive", {Slow()})
     engine_module._close_all()
     assert closed == ["tried"] * 3
+
+
+def test_whoever_was_interrupted_in_closing_still_waits() -> None:
+    """A join that is interrupted leaves a thread behind that counts as ended: bpo-45274."""
+    backend = Backend()
+    engine = Engine(backend)
+    gate = threading.Event()
+    engine.post(lambda _: gate.wait(30))
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    real, engine._ended.wait = engine._ended.wait, interrupted  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        engine.close()
+    engine._ended.wait = real  # type: ignore[method-assign]
+    engine._thread._is_stopped = True  # type: ignore[attr-defined]  # what the interpreter then believes
+    threading.Timer(0.05, gate.set).start()
+    engine.close()
+    assert backend.freed
