@@ -185,7 +185,8 @@ def step():
     elif not window.line.isEnabled() and not done:
         pass  # it is being loaded
     elif not done:
-        window.line.setText("word " * 3000 + "?" if scene in ("reading", "reading-close") else "Count to a hundred.")
+        reads = scene in ("reading", "reading-close")  # each what is not known yet
+        window.line.setText(scene + " word" * 3000 + "?" if reads else "Count to a hundred.")
         window.line.returnPressed.emit()
         assert not window.line.isEnabled() and window.stop.isEnabled()
         done.append("asked")

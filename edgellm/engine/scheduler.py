@@ -64,22 +64,23 @@ class Scheduler:
 
     def _prefill(self, prefilling: list[Request], room: int, rows: int) -> list[Share]:
         """Prompts by arrival, in at most `room` tokens. The one of which least is left goes before one that needs more
-        passes: in half of the room where several share a pass, else in every second pass; so a short prompt does not
-        wait for a long one, nor a long one for many short ones."""
+        passes: in half of the room where several share a pass; else, if one pass holds it, in every second one, so that
+        no more than one prompt is read in part. So a short prompt does not wait for a long one, nor a long one for many
+        short ones."""
         shape = self._shape
         by_arrival = sorted(prefilling, key=lambda request: request.spent.submitted)
-        shortest = min(by_arrival, key=_left)
-        half = 0
+        shortest, half = min(by_arrival, key=_left), 0
         if shortest is not by_arrival[0] and _left(by_arrival[0]) > room:
-            room = min(room, max(self._slice, LEAST))
-            half = max(room // 2, 2 * shape.shortest)
+            if shape.rows_independent:
+                room = min(room, max(self._slice, LEAST))
+                half = max(room // 2, 2 * shape.shortest)
             self._shortest_last = not self._shortest_last
-            if shape.rows_independent or self._shortest_last:
+            if shape.rows_independent or (self._shortest_last and _left(shortest) <= room):
                 by_arrival.remove(shortest)
                 by_arrival.insert(0, shortest)
         shares: list[Share] = []
         for request in by_arrival:
-            limit = half if half and request is shortest and shape.rows_independent else room
+            limit = half if half and request is shortest else room
             most, wanted = limit // shape.align * shape.align, request.before_checkpoint
             if shares and wanted > limit and most < max(LEAST, 2 * shape.shortest):
                 break
