@@ -22,7 +22,7 @@ from edgellm.formats.reading import reading
 
 from .sentencepiece import read_sentencepiece
 from .tokenizer_json import UNMERGED, read_tokenizer_json, surroundings
-from .vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, BaseVocabulary, TokenType, Vocabulary
+from edgellm.tokenizers.vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, BaseVocabulary, TokenType, Vocabulary
 
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from edgellm import _native
@@ -51,6 +52,11 @@ class _Captures(threading.local):
 
 _captures = _Captures()
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends at once; llama.cpp is given its address
+
+
+def installed() -> bool:
+    """Whether the package that brings llama.cpp is there; it may be broken all the same."""
+    return find_spec("llama_cpp") is not None
 
 
 def load_library() -> Any:

@@ -19,6 +19,7 @@ class Vocabulary:
         vocab = lib.llama_model_get_vocab(model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(vocab)
         self.tokenizer = LlamaTokenizer(lib, vocab)
+        self.special = self.tokenizer.special
 
     def close(self) -> None:
         """Free it. Once: nothing may use the tokenizer any more."""

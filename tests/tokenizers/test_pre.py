@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgellm.converters.tokens.pre import ignores_merges, recognise, splits
+from edgellm.tokenizers.pre import ignores_merges, recognise, splits
 from edgellm.errors import InvalidModelFile, Unsupported
 
 ENDINGS = [
