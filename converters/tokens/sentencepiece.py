@@ -16,7 +16,6 @@ from pathlib import Path
 from edgellm.errors import Unsupported
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.protobuf import Wire, schema
-
 from edgellm.tokenizers.vocabulary import BaseVocabulary, TokenType
 
 _BPE = 2

@@ -13,7 +13,6 @@ from types import NoneType
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
-
 from edgellm.tokenizers.pre import ignores_merges, recognise
 from edgellm.tokenizers.vocabulary import SPACE, BaseVocabulary, TokenType
 

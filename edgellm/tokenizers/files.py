@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
-
 from edgellm.tokenizers.pre import ignores_merges, splits
 from edgellm.tokenizers.vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, TokenType, Vocabulary
 
@@ -117,7 +116,9 @@ def _sentencepiece(vocabulary: Vocabulary, texts: Sequence[str]) -> _Parts:
     index = {text: number for number, text in enumerate(texts)}
     scores = vocabulary.scores or [0.0] * len(texts)
     if sum(len(text) ** 2 for text in texts) > _MOST_CUTS:
-        raise InvalidModelFile(f"tokens of up to {max(map(len, texts))} characters; the file is damaged: fetch it again")
+        raise InvalidModelFile(
+            f"tokens of up to {max(map(len, texts))} characters; the file is damaged: fetch it again"
+        )
     joined = [number for number, kind in enumerate(vocabulary.types) if kind != TokenType.USER_DEFINED]
     joined.sort(key=lambda number: (-scores[number], number))  # the others are found before anything is joined
     listed = []

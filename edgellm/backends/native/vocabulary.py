@@ -9,7 +9,6 @@ from typing import Protocol
 from edgellm.backends.base import Tokenizer
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.specials import Specials, specials_of_header
-from edgellm.errors import Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.tokenizers.files import to_document
 from edgellm.tokenizers.gguf import read_gguf
