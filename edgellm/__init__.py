@@ -31,6 +31,7 @@ _ROOMS = {
         "ToolCallDelta",
         "Usage",
     ),
+    "jobs.rows": ("batch",),
     "loading": ("load",),
     "model": ("Model",),
     "params": ("CacheParams", "GenerateParams", "LoadParams"),
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from edgellm.events import ToolCall as ToolCall
     from edgellm.events import ToolCallDelta as ToolCallDelta
     from edgellm.events import Usage as Usage
+    from edgellm.jobs.rows import batch as batch
     from edgellm.loading import load as load
     from edgellm.model import Model as Model
     from edgellm.params import CacheParams as CacheParams

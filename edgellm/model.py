@@ -75,6 +75,11 @@ class Model:
         """Compute threads."""
         return self._engine.backend.threads
 
+    @property
+    def max_sequences(self) -> int:
+        """Requests whose state may be in memory at once; more wait."""
+        return self._engine.backend.max_sequences
+
     def activity(self) -> Activity:
         """What its engine does now, and did since it was loaded."""
         return self._engine.activity()

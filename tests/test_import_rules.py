@@ -35,7 +35,7 @@ COMMAND = VALUES | {PUBLIC, "config", "hub", "kv.store", "machine"}
 PARTS = ("", ".tokens", ".quant", ".job", ".evaluate", ".verify", ".calibrate", ".onnx.kv_scales")
 CONVERT = {"budget", "errors", "formats", "architectures", "child"} | {f"converters{part}" for part in PARTS}
 
-EVERYBODYS = {"arguments", "files", "home", "pace", "pages", "threads"}
+EVERYBODYS = {"arguments", "files", "home", "lock", "pace", "pages", "threads"}
 
 # room: the rooms it may import, besides itself and EVERYBODYS
 RULES: dict[str, set[str]] = {
@@ -46,6 +46,7 @@ RULES: dict[str, set[str]] = {
     "events": set(),
     "arguments": {"errors"},
     "home": set(),
+    "lock": set(),
     "pace": set(),
     "pages": set(),
     "threads": {"errors"},
@@ -86,11 +87,13 @@ RULES: dict[str, set[str]] = {
     "hub": {"child", "config", "errors", "formats"},
     "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine", "child"},
     "serve": COMMAND | {"backends.base", "constrain", "formats", "option", "prompter", "prompts"},
+    "jobs": COMMAND | {"option", "serve"},
     "cli": COMMAND,
+    "cli.batch": COMMAND | {"cli", "jobs"},
     "cli.serve": COMMAND | {"cli", "option", "serve"},
     "cli.bench": COMMAND | {"bench", "cli"},
     "__main__": {"cli"},
-    PUBLIC: ABOVE | {"loading", "model", "chat"},
+    PUBLIC: ABOVE | {"loading", "model", "chat", "jobs"},
     "converters": CONVERT,
     "converters.tokens": CONVERT | {"tokenizers"},
     "converters.quant": CONVERT | {"machine"},

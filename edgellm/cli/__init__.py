@@ -27,6 +27,7 @@ from edgellm.errors import EdgeLLMError, InvalidParameter
 COMMANDS = {
     "run": ("run", "run", "One answer, or a conversation when no prompt is given."),
     "serve": ("serve", "serve", "A server for the clients you have, and a page."),
+    "batch": ("batch", "batch", "Answer every line of a file."),
     "pull": ("pull", "pull", "Download a model."),
     "chats": ("chats", "chats", "The conversations that are kept, if you want them kept."),
     "list": ("list", "list_models", "Models that are here, and models to pull."),

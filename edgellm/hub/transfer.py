@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from edgellm.errors import DownloadError, EdgeLLMError, ResourceError
 from edgellm.files import regular
+from edgellm.lock import try_lock, unlock
 
 BLOCK = 1 << 20  # bytes read at a time
 
@@ -96,7 +95,7 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """
     with open(path, "a+b", opener=regular) as file:
         told = False
-        while not _try_lock(file.fileno()):
+        while not try_lock(file.fileno()):
             if not told:
                 waiting()
                 told = True
@@ -104,35 +103,4 @@ def lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         try:
             yield
         finally:
-            _unlock(file.fileno())
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EDEADLK):
-                return False
-            raise
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+            unlock(file.fileno())

@@ -138,8 +138,8 @@ class Endpoint(Generic[B]):
             return self.kind()
         raw = await _body(receive, hold)
         if len(raw) > LARGE:
-            return await asyncio.to_thread(_parsed, self.kind, raw)
-        return _parsed(self.kind, raw)
+            return await asyncio.to_thread(parsed, self.kind, raw)
+        return parsed(self.kind, raw)
 
     async def _answer(self, call: Call[B], response: _Response) -> None:
         answer = await self.handler(call)
@@ -198,7 +198,7 @@ async def _body(receive: Receive, hold: Callable[[int], None]) -> bytes:
             return b"".join(parts)
 
 
-def _parsed(kind: type[B], raw: bytes) -> B:
+def parsed(kind: type[B], raw: bytes) -> B:
     """Raises Refusal, with the field that is wrong. What is nested too deep is refused by the parser; of many values,
     which nobody else gets to run beside and which take a hundred times their size, none are made."""
     if len(raw) > LARGE and sum(map(raw.count, (b",", b"[", b"{"))) > VALUES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -12,23 +11,9 @@ from edgellm import GenerateParams
 from edgellm.errors import InvalidParameter
 from edgellm.option import Biases, Choice, Flag, Real, Rule, Strings, Whole
 from edgellm.serve.settings import lasting
-
-NAMES = [name for name in GenerateParams.OPTIONS if name not in ("schema", "logprobs", "max_tokens")]
-"""What requests may have beside the fields of their protocol, whose words for these three are their own."""
-ELSEWHERE = {
-    "repetition_penalty": "repeat_penalty",
-    "repeat_last_n": "penalty_last_n",
-    "typ_p": "typical_p",
-    "guided_regex": "regex",
-    "guided_choice": "choices",
-    "guided_grammar": "grammar",
-}
-"""What options are called by the clients of vLLM, llama.cpp and Hugging Face."""
-STRINGS = 1 << 16
-"""Characters of all stop strings of a request."""
-UNSET: dict[str, int] = {"max_tokens": -1, "seed": -1, "top_k": -1}
-"""By what clients say that an option is not set, or off."""
-
+from edgellm.serve.values import ELSEWHERE as ELSEWHERE
+from edgellm.serve.values import NAMES as NAMES
+from edgellm.serve.values import taken as taken
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 100  # characters of a duration
@@ -82,36 +67,6 @@ class Request(BaseModel):
     def unknown(self) -> list[str]:
         """Fields that nobody here knows."""
         return [name for name in self.model_extra or {} if ELSEWHERE.get(name, name) not in NAMES]
-
-
-def taken(name: str, value: Any) -> Any:
-    """The value of an option as JSON has it, as GenerateParams takes it: numbers have one kind there, keys are texts,
-    and what is empty is not given."""
-    rule = GenerateParams.OPTIONS[name].rule
-    if isinstance(rule, Whole) and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if UNSET.get(name) == value and not isinstance(value, bool):
-        return 0 if name == "top_k" else None
-    if name == "seed" and isinstance(value, int) and -(2**63) <= value < 0:  # clients have signed ones
-        return value % 2**64
-    if isinstance(rule, Strings):
-        listed = [value] if isinstance(value, str) else value
-        return _strings(name, listed) if isinstance(listed, list) else value
-    if isinstance(rule, Biases) and isinstance(value, Mapping):
-        try:
-            return {int(token): bias for token, bias in value.items()}
-        except ValueError:
-            raise InvalidParameter(f"{name}: its keys must be token ids") from None
-    return value
-
-
-def _strings(name: str, listed: list[Any]) -> list[Any]:
-    """Those that say something. Raises InvalidParameter where they are so many or so long that what is made of them,
-    which is done on the event loop, holds others up."""
-    size = sum(len(each) for each in listed if isinstance(each, str))
-    if name != "choices" and size > STRINGS:  # which have a limit of their own
-        raise InvalidParameter(f"{name}: {size:,} characters; {STRINGS:,} is the most")
-    return [each for each in listed if each != ""]
 
 
 def _of_rule(rule: Rule) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Job: the lines of a source answered into an output, and what that took so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from edgellm import LoadParams, Model
+from edgellm.jobs.answers import answers, requests_module
+from edgellm.jobs.line import Answer
+from edgellm.jobs.output import Loose, Output
+from edgellm.jobs.plain import Defaults
+from edgellm.jobs.source import Source
+
+NO_MATTER = ("threads", "gpu_layers", "max_sequences", "trust", "offline", "cache")  # how it is computed, not what
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Of this run: lines that were answered, and those of them that are errors; tokens of prompts, those of them that
+    were known, and tokens of answers. before: lines that earlier runs answered. total: all there are."""
+
+    total: int
+    before: int = 0
+    lines: int = 0
+    errors: int = 0
+    prompt: int = 0
+    known: int = 0
+    answered: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def plus(self, answer: Answer) -> Tally:
+        """With one more."""
+        usage = answer.usage
+        return replace(
+            self,
+            lines=self.lines + 1,
+            errors=self.errors + answer.failed,
+            prompt=self.prompt + usage.prompt_tokens,
+            known=self.known + usage.cached_tokens,
+            answered=self.answered + usage.completion_tokens,
+        )
+
+    @property
+    def done(self) -> int:
+        return self.before + self.lines
+
+    @property
+    def seconds(self) -> float:
+        """Up to now."""
+        return time.monotonic() - self.begun
+
+
+def job_of(source: Source, model: Model, load: LoadParams, defaults: Defaults) -> dict[str, Any]:
+    """What the answers depend on, for `Output.belong`."""
+    options: dict[str, Any] = {"backend": model.backend}
+    for params in (load, defaults.params):
+        for each in fields(params):
+            value = getattr(params, each.name)
+            if each.name not in (*NO_MATTER, "backend") and value != params.OPTIONS[each.name].default:
+                options[each.name] = value if isinstance(value, (bool, int, float, str)) else repr(value)
+    for name in ("system", "raw", "thinking"):
+        value = getattr(defaults, name)
+        if value not in (None, False) or (name == "thinking" and value is not None):
+            options[name] = value
+    return {"input": source.digest, "model": model.info.fingerprint, "options": options}
+
+
+def run(source: Source, output: Output | Loose, model: Model, defaults: Defaults) -> Generator[Tally]:
+    """Answer what is left, and write each answer as it comes. Raises CannotWrite, InputChanged, Closed, Unsupported
+    where lines are OpenAI's and the server's packages are missing; what is written stays."""
+    tally = Tally(source.total, source.total - source.todo)
+    if source.requests:
+        requests_module()
+    with closing(answers(source.lines(), model, defaults)) as found:
+        for answer in found:
+            output.write(answer)
+            tally = tally.plus(answer)
+            yield tally

@@ -1,0 +1,231 @@
+"""Output: the file with the answers of a job. Each is appended whole; so whenever the job ends, it can go on.
+
+OUT.jsonl       the answers, in the order in which they came
+OUT.jsonl.job   which input, model and options they belong to; locked while a job writes them
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgellm.errors import Busy, CannotWrite, InvalidParameter
+from edgellm.files import new_file, regular, sync_folder
+from edgellm.jobs.line import Answer, number_of
+from edgellm.lock import try_lock
+
+AGAIN = "--restart deletes what is there and begins anew"
+WORDS = {"input": "another input", "model": "another model", "options": "other options"}
+
+
+class Numbers:
+    """Numbers of lines, a byte for each up to the largest."""
+
+    def __init__(self) -> None:
+        self._there = bytearray()
+        self._count = 0
+
+    def add(self, number: int) -> None:
+        if number >= len(self._there):
+            self._there.extend(bytes(number + 1 - len(self._there)))
+        self._count += not self._there[number]
+        self._there[number] = 1
+
+    def __contains__(self, number: object) -> bool:
+        return isinstance(number, int) and 0 <= number < len(self._there) and bool(self._there[number])
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class Output:
+    """Locked from the beginning to `close`. done: the lines that are answered there, by their numbers.
+
+    A last line that is not whole is cut off. Raises Busy where another process writes there, InvalidParameter for a
+    file that no job wrote, CannotWrite.
+    """
+
+    def __init__(self, path: Path, *, restart: bool = False) -> None:
+        self.path = path
+        self.done = Numbers()
+        self._record = path.with_name(f"{path.name}.job")
+        self._size = 0
+        self._file = self._job = -1
+        self._about: dict[str, Any] | None = None
+        if path.exists() and not path.is_file():
+            raise InvalidParameter(f"{path}: must be a file; - writes to standard output")
+        try:
+            self._lock()
+            if restart:
+                self._begin_anew()
+            self._about = self._recorded()
+            if self._about is not None:
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def belong(self, about: Mapping[str, Any]) -> None:
+        """Say whose answers these are: "input", "model" and "options" of the job. Raises InvalidParameter if they are
+        another one's."""
+        wanted = json.loads(json.dumps(about))
+        if self._about is None:
+            with self._writing(self._record):
+                os.ftruncate(self._job, 0)
+                os.lseek(self._job, 0, os.SEEK_SET)
+                _put(self._job, json.dumps({"job": 1, **wanted}, ensure_ascii=False, indent=1).encode() + b"\n")
+                os.fsync(self._job)
+                sync_folder(self.path.parent)
+            self._about = wanted
+            self._open()
+            return
+        other = [words for name, words in WORDS.items() if self._about.get(name) != wanted.get(name)]
+        if other:
+            options = _difference(self._about.get("options"), wanted.get("options"))
+            more = f" ({options})" if options and WORDS["options"] in other else ""
+            raise InvalidParameter(
+                f"{self.path} has answers to {' and '.join(other)}{more}; choose another -o; {AGAIN}"
+            )
+
+    def write(self, answer: Answer) -> None:
+        """Append it. Raises CannotWrite, and nothing of it is there then."""
+        text = answer.text
+        with self._writing(self.path):
+            try:
+                _put(self._file, text)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(self._file, self._size)
+                raise
+        self._size += len(text)
+        self.done.add(answer.number)
+
+    def order(self) -> None:
+        """Put the answers into the order of their lines: at once, or not at all. Raises CannotWrite."""
+        with self._writing(self.path):
+            os.fsync(self._file)
+            with open(self.path, "rb", opener=regular) as file:
+                starts, numbers = array("Q", [0]), array("Q")
+                for raw in file:
+                    starts.append(starts[-1] + len(raw))
+                    numbers.append(number_of(raw) or 0)
+                order = np.argsort(np.array(numbers, np.uint64), kind="stable")
+                if (order[1:] > order[:-1]).all():
+                    return
+                with new_file(self.path) as copy:
+                    for at in order:
+                        file.seek(starts[at])
+                        copy.write(file.read(starts[at + 1] - starts[at]))
+                    os.close(self._file)  # whose name is about to be another file's
+                    self._file = -1
+
+    def close(self) -> None:
+        """What is written is on the disk then, if it takes it; another process may go on."""
+        if self._job >= 0 and self._about is None:  # nothing came of it
+            with suppress(OSError):
+                self._record.unlink()
+        for each in (self._file, self._job):
+            if each >= 0:
+                with suppress(OSError):
+                    os.fsync(each)
+                os.close(each)
+        self._file = self._job = -1
+
+    def _begin_anew(self) -> None:
+        with self._writing(self.path):
+            with suppress(FileNotFoundError):
+                os.truncate(self.path, 0)
+            os.ftruncate(self._job, 0)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        """What stands in the record; None if nothing does. Where writing it was cut off, nothing was answered yet."""
+        with self._writing(self._record):
+            raw = os.read(self._job, 1 << 20)
+        there = self.path.exists() and self.path.stat().st_size > 0
+        try:
+            found = json.loads(raw)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and found.get("job") == 1:
+            return found
+        if there:
+            raise InvalidParameter(
+                f"{self.path} is there, and {self._record.name} does not say which job wrote it; choose another -o; "
+                f"{AGAIN}"
+            )
+        return None
+
+    def _open(self) -> None:
+        """See which lines are answered, and cut off one that is not whole."""
+        with self._writing(self.path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file = os.open(self.path, flags, 0o666)
+            with open(self.path, "rb", opener=regular) as file:
+                for at, raw in enumerate(file, 1):
+                    if not raw.endswith(b"\n"):
+                        break
+                    number = number_of(raw)
+                    if number is None:
+                        raise InvalidParameter(
+                            f"{self.path}: line {at} was written by no job; choose another -o; {AGAIN}"
+                        )
+                    self.done.add(number)
+                    self._size += len(raw)
+            os.ftruncate(self._file, self._size)
+
+    def _lock(self) -> None:
+        with self._writing(self._record):
+            while True:
+                self._job = os.open(self._record, os.O_RDWR | os.O_CREAT, 0o666)
+                if not try_lock(self._job):
+                    os.close(self._job)
+                    self._job = -1
+                    raise Busy(f"{self.path}: another process is writing there; wait for it, or choose another -o")
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(self._job), os.stat(self._record)):
+                        return
+                os.close(self._job)  # of a job that came to nothing: it was just removed
+                self._job = -1
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except CannotWrite:
+            raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+            advice = "free some space; the same command goes on then" if full else "check its folder and permissions"
+            raise CannotWrite(f"{path}: cannot be written: {error.strerror or error}; {advice}") from error
+
+
+class Loose:
+    """Answers that go to a stream as they come; nothing is known of them later."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def write(self, answer: Answer) -> None:
+        self._write(answer.text)
+
+
+def _put(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _difference(one: Any, other: Any) -> str:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return ""
+    names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+    said = [f"{name} was {one.get(name, 'unset')}, is {other.get(name, 'unset')}" for name in names]
+    return ", ".join(said)[:300]
