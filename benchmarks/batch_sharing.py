@@ -1,6 +1,6 @@
 """Sharing: questions to documents as one job, beside the same requests one by one without reuse.
 
-    python benchmarks/batch_sharing.py MODEL [--documents 64] [--questions 20] [--tokens 600] [--answer 16] [--sample 64]
+    python benchmarks/batch_sharing.py MODEL [--documents 64] [--questions 20] [--tokens 600] [--sample 64]
 
 Each request is a document and a question to it. The job gets all of them, shuffled; one by one they are asked with the
 cache off, a sample of them (0: all), before and after the job, in the same process. Reported are lines and tokens per
@@ -17,8 +17,24 @@ from typing import Any
 
 import edgellm
 
-NOUNS = "river mill baker harbour lantern orchard clock teacher violin bridge garden letter winter market tower".split()
-VERBS = "repairs remembers paints crosses measures forgets carries follows sells describes".split()
+NOUNS = [
+    "river",
+    "mill",
+    "baker",
+    "harbour",
+    "lantern",
+    "orchard",
+    "clock",
+    "teacher",
+    "violin",
+    "bridge",
+    "garden",
+    "letter",
+    "winter",
+    "market",
+    "tower",
+]
+VERBS = ["repairs", "remembers", "paints", "crosses", "measures", "forgets", "carries", "follows", "sells", "describes"]
 
 
 def document(number: int, model: edgellm.Model, tokens: int) -> str:

@@ -142,6 +142,7 @@ def _to_stdout(file: BinaryIO, wanted: _Wanted, load: LoadParams, defaults: Defa
 def _run(source: Source, output: Output | Loose, model: Model, defaults: Defaults) -> None:
     """Answer what is left, with a bar, and say what it took."""
     from edgellm.jobs.job import Tally, run
+    from edgellm.jobs.output import Loose
 
     tally = Tally(source.total, source.total - source.todo)
     if tally.before:

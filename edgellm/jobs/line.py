@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,9 +64,20 @@ class Answer:
         """The line, whole."""
         try:
             written = json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:  # a custom_id may hold half of a surrogate pair
-            written = json.dumps(self.about, allow_nan=False).encode()
+        except (
+            ValueError
+        ):  # a custom_id may hold half of a surrogate pair, and a vector NaN
+            written = json.dumps(_finite(self.about), allow_nan=False).encode()
         return written + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON has not become null."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number_of(text: bytes) -> int | None:

@@ -72,7 +72,7 @@ def answer_of(number: int, body: Mapping[str, Any], done: Completion) -> dict[st
         about["reasoning"] = done.reasoning
     about |= {"finish_reason": done.finish_reason, "usage": asdict(done.usage)}
     if done.logprobs is not None:
-        about["logprobs"] = _finite(done.to_dict()["logprobs"])
+        about["logprobs"] = done.to_dict()["logprobs"]
     return about
 
 
@@ -93,12 +93,3 @@ def _messages(messages: Any) -> list[Message]:
 
 def _is_tokens(prompt: Any) -> bool:
     return isinstance(prompt, list) and bool(prompt) and all(map(is_int, prompt))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: a probability of zero has the logarithm null."""
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

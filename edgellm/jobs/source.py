@@ -102,13 +102,18 @@ class Source:
         order = np.argsort(hashes, kind="stable")
         alike = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
         doubled: dict[str, list[int]] = {}
+        seen, last = dict[str, int](), -2  # of those with one hash, which ids may have that differ
         for at in alike:
             one, other = (int(numbers[order[each]]) for each in (at, at + 1))
-            ids = [self._id(each) for each in (one, other)]
-            if ids[0] == ids[1]:
-                doubled.setdefault(ids[0], [one]).append(other)
-            if len(doubled) > SHOWN:
-                break
+            if at != last + 1:
+                if len(doubled) > SHOWN:
+                    break
+                seen = {self._id(one): one}
+            custom_id, last = self._id(other), at
+            if custom_id in seen:
+                doubled.setdefault(custom_id, [seen[custom_id]]).append(other)
+            else:
+                seen[custom_id] = other
         del self._ids
         if doubled:
             said = [f"{each[:100]!r} on lines {', '.join(map(str, at[:9]))}" for each, at in doubled.items()]
