@@ -1,6 +1,7 @@
 """The library: rooms that are imported by name, on first use, the catalog, and versions of the engines.
 
 The command line and the server come only with programs that import them: hook-edgellm.cli.py, hook-edgellm.serve.py.
+So do jobs, which bring parts of the server: who calls edgellm.batch imports edgellm.jobs.rows.
 """
 
 from importlib.metadata import PackageNotFoundError
@@ -13,6 +14,7 @@ APART = (
     "edgellm.bench",
     "edgellm.cli",
     "edgellm.converters",
+    "edgellm.jobs",
     "edgellm.serve",
 )
 

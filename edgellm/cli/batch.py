@@ -168,15 +168,20 @@ def _speeds(tally: Tally) -> str:
     seconds = max(tally.seconds, 1e-3)
     rates = (tally.known, tally.prompt - tally.known, tally.answered)
     known, computed, answered = (round(count / seconds) for count in rates)
-    errors = f", {tally.errors:,} errors" if tally.errors else ""
+    errors = f", {_errors(tally)}" if tally.errors else ""
+    if tally.errors == tally.lines:
+        return f"reading{errors}"
     return f"tokens/s: {known:,} known, {computed:,} read, {answered:,} answered{errors}"
 
 
+def _errors(tally: Tally) -> str:
+    return "no errors" if not tally.errors else "1 error" if tally.errors == 1 else f"{tally.errors:,} errors"
+
+
 def _summary(tally: Tally) -> str:
-    errors = "no errors" if not tally.errors else "1 error" if tally.errors == 1 else f"{tally.errors:,} errors"
-    computed = tally.prompt - tally.known
+    computed, lines = tally.prompt - tally.known, "line" if tally.lines == 1 else "lines"
     return (
-        f"{tally.lines:,} {'line' if tally.lines == 1 else 'lines'}, {errors}; {tally.prompt:,} tokens of prompts "
+        f"{tally.lines:,} {lines}, {_errors(tally)}; {tally.prompt:,} tokens of prompts "
         f"({tally.known:,} known, {computed:,} read), {tally.answered:,} answered; {tally.seconds:.1f} s"
     )
 

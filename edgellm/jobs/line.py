@@ -64,9 +64,7 @@ class Answer:
         """The line, whole."""
         try:
             written = json.dumps(self.about, ensure_ascii=False, allow_nan=False).encode()
-        except (
-            ValueError
-        ):  # a custom_id may hold half of a surrogate pair, and a vector NaN
+        except ValueError:  # a custom_id may hold half of a surrogate pair, and a vector NaN
             written = json.dumps(_finite(self.about), allow_nan=False).encode()
         return written + b"\n"
 

@@ -103,7 +103,7 @@ class Source:
         alike = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
         doubled: dict[str, list[int]] = {}
         seen, last = dict[str, int](), -2  # of those with one hash, which ids may have that differ
-        for at in alike:
+        for at in map(int, alike):
             one, other = (int(numbers[order[each]]) for each in (at, at + 1))
             if at != last + 1:
                 if len(doubled) > SHOWN:
