@@ -141,9 +141,11 @@ def _to_stdout(file: BinaryIO, wanted: _Wanted, load: LoadParams, defaults: Defa
 
 def _run(source: Source, output: Output | Loose, model: Model, defaults: Defaults) -> None:
     """Answer what is left, with a bar, and say what it took."""
+    from edgellm.jobs.answers import answers
     from edgellm.jobs.job import Tally, run
     from edgellm.jobs.output import Loose
 
+    found = answers(source.lines(), model, defaults)
     tally = Tally(source.total, source.total - source.todo)
     if tally.before:
         rest = "; going on with the rest" if source.todo else ""
@@ -151,7 +153,7 @@ def _run(source: Source, output: Output | Loose, model: Model, defaults: Default
     try:
         with (
             bars("MofNCompleteColumn", transient=True) as shown,
-            closing(run(source, output, model, defaults)) as steps,
+            closing(run(source, output, found)) as steps,
         ):
             shown.draw(BAR, tally.before, tally.total, "reading")
             for tally in steps:
@@ -188,6 +190,7 @@ def _summary(tally: Tally) -> str:
 
 def _read(file: BinaryIO, wanted: _Wanted, done: Container[int] = ()) -> Source:
     """The lines of the input."""
+    from edgellm.jobs.answers import requests_module
     from edgellm.jobs.source import Source
     from edgellm.pace import Pace
 
@@ -198,7 +201,10 @@ def _read(file: BinaryIO, wanted: _Wanted, done: Container[int] = ()) -> Source:
             if pace.due():
                 shown.draw(name, read, size, "reading the lines")
 
-        return Source(file, name, limit=wanted.limit, done=done, progress=draw)
+        source = Source(file, name, limit=wanted.limit, done=done, progress=draw)
+    if source.requests:
+        requests_module()  # before a model is loaded in vain
+    return source
 
 
 def _estimate(source: Source, model: Model, defaults: Defaults) -> None:

@@ -124,7 +124,8 @@ class _Desk:
 
     async def answer(self, number: int, asked: Plain | Request | Flaw, after: Future[Answer] | None) -> Answer:
         if after is not None:
-            await asyncio.wait({asyncio.wrap_future(after)})
+            done, _ = await asyncio.wait({asyncio.wrap_future(after)})
+            done.pop().exception()  # is its own line's; here it counts as seen
         if isinstance(asked, Flaw):
             error = {"code": asked.code, "message": f"line {number}: {asked}"}
             about = {"id": f"batch_req_{number}", "custom_id": asked.custom_id, "response": None, "error": error}

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from edgellm import LoadParams, Model
-from edgellm.jobs.answers import answers, requests_module
 from edgellm.jobs.line import Answer
 from edgellm.jobs.output import Loose, Output
 from edgellm.jobs.plain import Defaults
@@ -69,14 +68,14 @@ def job_of(source: Source, model: Model, load: LoadParams, defaults: Defaults) -
     return {"input": source.digest, "model": model.info.fingerprint, "options": options}
 
 
-def run(source: Source, output: Output | Loose, model: Model, defaults: Defaults) -> Generator[Tally]:
-    """Answer what is left, and write each answer as it comes. Raises CannotWrite, InputChanged, Closed, Unsupported
-    where lines are OpenAI's and the server's packages are missing; what is written stays."""
+def run(source: Source, output: Output | Loose, found: Generator[Answer]) -> Generator[Tally]:
+    """Write the answers to what is left of a source as they come, wherever they come from; one that is there already is
+    left out. Raises CannotWrite and what `found` raises; what is written stays. Closes `found`."""
     tally = Tally(source.total, source.total - source.todo)
-    if source.requests:
-        requests_module()
-    with closing(answers(source.lines(), model, defaults)) as found:
+    with closing(found):
         for answer in found:
+            if answer.number in output.done:
+                continue
             output.write(answer)
             tally = tally.plus(answer)
             yield tally

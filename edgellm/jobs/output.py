@@ -54,7 +54,7 @@ class Output:
     """
 
     def __init__(self, path: Path, *, restart: bool = False) -> None:
-        self.path = path
+        self.path = path = Path(os.path.realpath(path))
         self.done = Numbers()
         self._record = path.with_name(f"{path.name}.job")
         self._size = 0
@@ -211,10 +211,12 @@ class Loose:
     """Answers that go to a stream as they come; nothing is known of them later."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
+        self.done = Numbers()
         self._write = write
 
     def write(self, answer: Answer) -> None:
         self._write(answer.text)
+        self.done.add(answer.number)
 
 
 def _put(descriptor: int, data: bytes) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import pytest
 
 from edgellm.errors import Busy, CannotWrite, InvalidParameter
 from edgellm.jobs import output as outputs
+from edgellm.jobs.job import run
 from edgellm.jobs.line import Answer
 from edgellm.jobs.output import Numbers, Output
+from edgellm.jobs.source import Source, opened
 
 JOB = {"input": "digest", "model": "print", "options": {"temperature": 0.0}}
 
@@ -136,6 +140,31 @@ def test_one_process_writes_at_a_time(path: Path) -> None:
         other.kill()
     written(path, 1)
     assert numbers_in(path) == [1]
+
+
+def test_an_answer_that_comes_twice_is_written_once(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"1\n2\n3\n")
+
+    def found() -> Generator[Answer]:
+        yield from map(answer, (2, 1, 2, 3, 1))
+
+    with opened(str(tmp_path / "in"), lambda: io.BytesIO()) as file, closing(Output(path)) as output:
+        source = Source(file, "in")
+        output.belong(JOB)
+        assert [tally.done for tally in run(source, output, found())] == [1, 2, 3]
+    assert numbers_in(path) == [2, 1, 3]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links")
+def test_a_link_stays_one(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    written(link, 2, 1)
+    with closing(Output(link)) as output:
+        output.belong(JOB)
+        output.order()
+    assert link.is_symlink()
+    assert numbers_in(path) == [1, 2]
 
 
 def test_nothing_is_left_of_a_job_that_never_was(path: Path) -> None:
