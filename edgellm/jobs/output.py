@@ -12,6 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edgellm.files import new_file, regular, sync_folder
 from edgellm.jobs.line import Answer, number_of
 from edgellm.lock import try_lock
 
+WHOLE_NAME = 40  # characters of a name that `new_file` puts into that of its unfinished file
 AGAIN = "--restart deletes what is there and begins anew"
 WORDS = {"input": "another input", "model": "another model", "options": "other options"}
 
@@ -111,6 +113,7 @@ class Output:
     def order(self) -> None:
         """Put the answers into the order of their lines: at once, or not at all. Raises CannotWrite."""
         with self._writing(self.path):
+            self._tidy()
             os.fsync(self._file)
             with open(self.path, "rb", opener=regular) as file:
                 starts, numbers = array("Q", [0]), array("Q")
@@ -138,6 +141,12 @@ class Output:
                     os.fsync(each)
                 os.close(each)
         self._file = self._job = -1
+
+    def _tidy(self) -> None:
+        """Remove what a process left that was killed while it ordered these answers."""
+        if len(self.path.name) <= WHOLE_NAME:
+            for left in self.path.parent.glob(f"{escape(self.path.name)}.{'[0-9a-f]' * 16}.part"):
+                left.unlink(missing_ok=True)
 
     def _begin_anew(self) -> None:
         with self._writing(self.path):

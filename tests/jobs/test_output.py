@@ -167,6 +167,28 @@ def test_a_link_stays_one(path: Path, tmp_path: Path) -> None:
     assert numbers_in(path) == [1, 2]
 
 
+def test_what_a_killed_process_left_is_removed(path: Path) -> None:
+    written(path, 2, 1)
+    program = (
+        "import os, pathlib, signal\n"
+        "from edgellm.jobs.output import Output\n"
+        f"output = Output(pathlib.Path({str(path)!r}))\n"
+        f"output.belong({JOB!r})\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), 9) if hasattr(signal, 'SIGKILL') else os._exit(9)\n"
+        "output.order()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode != 0
+    other = path.with_name("out.jsonl.part")
+    other.touch()
+    assert len(list(path.parent.glob("*.part"))) == 2
+    assert numbers_in(path) == [2, 1]
+    with closing(Output(path)) as output:
+        output.belong(JOB)
+        output.order()
+    assert numbers_in(path) == [1, 2]
+    assert list(path.parent.glob("*.part")) == [other]
+
+
 def test_nothing_is_left_of_a_job_that_never_was(path: Path) -> None:
     Output(path).close()
     assert list(path.parent.iterdir()) == []
