@@ -93,7 +93,7 @@ class _Groups:
     def before(self, asked: Plain | Request | Flaw) -> Future[Answer] | None:
         """What must have been answered before a line is."""
         begins = b"" if isinstance(asked, Flaw) else beginning(asked)
-        shared = _common(begins, self._last)
+        shared = common(begins, self._last)
         if shared < max(ALIKE, self._shared - ALIKE):
             self._first, shared = [], 0
         self._last, self._shared = begins, shared
@@ -105,7 +105,7 @@ class _Groups:
             self._first.append(future)
 
 
-def _common(one: bytes, other: bytes) -> int:
+def common(one: bytes, other: bytes) -> int:
     """Bytes that both begin with."""
     least, most = 0, min(len(one), len(other))
     while least < most:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from edgellm import LoadParams, Model
+from edgellm import LoadParams, ModelInfo
 from edgellm.jobs.line import Answer
 from edgellm.jobs.output import Loose, Output
 from edgellm.jobs.plain import Defaults
@@ -53,9 +53,9 @@ class Tally:
         return time.monotonic() - self.begun
 
 
-def job_of(source: Source, model: Model, load: LoadParams, defaults: Defaults) -> dict[str, Any]:
+def job_of(source: Source, info: ModelInfo, load: LoadParams, defaults: Defaults) -> dict[str, Any]:
     """What the answers depend on, for `Output.belong`."""
-    options: dict[str, Any] = {"backend": model.backend}
+    options: dict[str, Any] = {"backend": info.engine}
     for params in (load, defaults.params):
         for each in fields(params):
             value = getattr(params, each.name)
@@ -65,7 +65,7 @@ def job_of(source: Source, model: Model, load: LoadParams, defaults: Defaults) -
         value = getattr(defaults, name)
         if value not in (None, False) or (name == "thinking" and value is not None):
             options[name] = value
-    return {"input": source.digest, "model": model.info.fingerprint, "options": options}
+    return {"input": source.digest, "model": info.fingerprint, "options": options}
 
 
 def run(source: Source, output: Output | Loose, found: Generator[Answer]) -> Generator[Tally]:
