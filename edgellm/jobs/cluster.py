@@ -162,9 +162,7 @@ def _connected(address: str) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise Unsupported(
-            f"a cluster is reached by Ray, which needs {error.name}: pip install 'edgellm[ray]'"
-        ) from error
+        raise Unsupported(f"clusters are Ray's, which needs {error.name}: pip install 'edgellm[ray]'") from error
     if address.startswith("ray://"):
         raise Unsupported("--ray: run this on a machine of the cluster, with auto or HOST:PORT of its head")
     mine = not ray.is_initialized()
@@ -174,7 +172,8 @@ def _connected(address: str) -> Iterator[Any]:
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             why = str(error).partition("\n")[0][:300]
             raise ResourceError(
-                f"no Ray cluster at {address} ({why}); `ray start --head` begins one, `ray start --address=…` adds a machine"
+                f"no Ray cluster at {address} ({why}); `ray start --head` begins one, and other machines join it with "
+                "`ray start --address=HOST:PORT`"
             ) from error
     context = ray.data.DataContext.get_current()
     before = context.enable_progress_bars

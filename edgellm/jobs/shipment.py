@@ -82,7 +82,7 @@ class Shipment:
 
 
 def shipment_of(name: str, path: Path) -> Shipment:
-    """A model that is here. Raises what `edgellm.inspect` does, and InvalidParameter for a graph outside of a folder."""
+    """A model that is here. Raises what `edgellm.inspect` does, and InvalidParameter for a graph alone."""
     path = path.absolute()
     info = edgellm.inspect(path)
     if path.is_dir():

@@ -109,7 +109,7 @@ class Source:
                 if len(doubled) > SHOWN:
                     break
                 seen = {self._id(one): one}
-            custom_id, last = self._id(other), at
+            custom_id, last = self._id(other), int(at)
             if custom_id in seen:
                 doubled.setdefault(custom_id, [seen[custom_id]]).append(other)
             else:
