@@ -31,6 +31,7 @@ _ROOMS = {
         "ToolCallDelta",
         "Usage",
     ),
+    "jobs.mapper": ("BatchModel",),
     "jobs.rows": ("batch",),
     "loading": ("load",),
     "model": ("Model",),
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from edgellm.events import ToolCall as ToolCall
     from edgellm.events import ToolCallDelta as ToolCallDelta
     from edgellm.events import Usage as Usage
+    from edgellm.jobs.mapper import BatchModel as BatchModel
     from edgellm.jobs.rows import batch as batch
     from edgellm.loading import load as load
     from edgellm.model import Model as Model

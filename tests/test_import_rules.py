@@ -130,6 +130,8 @@ OWNED: dict[str, str | None] = {
     "platformdirs": "edgellm/home.py",
     "PyInstaller": "edgellm/_pyinstaller/",
     "onnx": None,
+    "pyarrow": "edgellm/jobs/cluster.py",
+    "ray": "edgellm/jobs/cluster.py",
     "onnxruntime": "edgellm/backends/onnx/library.py",
     "optimum": "converters/onnx/optimum.py",
     "tokenizers": "edgellm/tokenizers/text.py",

@@ -9,16 +9,18 @@ was at work on is answered anew by others; a line is written once. https://docs.
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
+import pickle
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import edgellm
-from edgellm import LoadParams
+from edgellm import LoadParams, Model
 from edgellm.errors import EdgeLLMError, ResourceError, Unsupported
 from edgellm.events import Usage
 from edgellm.jobs.answers import ALIKE, answers, common
@@ -53,16 +55,26 @@ class Worker:
             piece: bytes = ray.get(depot.read.remote(name, at, size))
             return piece
 
-        self._model = edgellm.load(shipment.arrive(read), load)
         self._defaults = defaults
+        self._model: Model | EdgeLLMError
+        try:
+            self._model = edgellm.load(shipment.arrive(read), load)
+        except EdgeLLMError as error:
+            self._model = error
 
     def __call__(self, portion: Any) -> Any:
-        """portion: a table with "number" and "text" of lines. A table with the answers, in order of completion."""
+        """portion: a table with "number" and "text" of lines. A table with the answers, in order of completion; or
+        with the error that keeps all of them from being answered, of which Ray would keep the words alone."""
         import pyarrow
 
         given = zip(portion["number"].to_pylist(), portion["text"].to_pylist(), strict=True)
-        with closing(answers((Line(*each) for each in given), self._model, self._defaults)) as found:
-            rows = [_row(answer) for answer in found]
+        try:
+            if not isinstance(self._model, Model):
+                raise self._model
+            with closing(answers((Line(*each) for each in given), self._model, self._defaults)) as found:
+                rows = [_row(answer) for answer in found]
+        except EdgeLLMError as error:
+            rows = [_row(Answer(0, {"error": base64.b64encode(pickle.dumps(error)).decode()}))]
         return pyarrow.Table.from_pylist(rows)
 
 
@@ -149,8 +161,11 @@ def _row(answer: Answer) -> dict[str, Any]:
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
-    usage = Usage(**{name: row[name] for name in USAGE})
-    return Answer(row["number"], json.loads(row["text"]), usage, row["failed"])
+    usage, about = Usage(**{name: row[name] for name in USAGE}), json.loads(row["text"])
+    if not row["number"]:
+        error: EdgeLLMError = pickle.loads(base64.b64decode(about["error"]))
+        raise error
+    return Answer(row["number"], about, usage, row["failed"])
 
 
 @contextmanager
@@ -195,11 +210,6 @@ def _said(address: str) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, EdgeLLMError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise cause from error
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ResourceError(f"the Ray cluster at {address} failed: {lines[0][:200]} … {lines[-1][:300]}") from error
 
