@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,6 +15,7 @@ import click
 
 from edgellm.cli import streams
 from edgellm.cli.completion import complete_model
+from edgellm.cli.locate import fetched
 from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section
 from edgellm.cli.output import bars, note, print_facts
 from edgellm.cli.status import Status
@@ -24,8 +25,9 @@ from edgellm.errors import InvalidParameter
 from edgellm.params import ANSWER, MODEL, CacheParams, GenerateParams, LoadParams
 
 if TYPE_CHECKING:
-    from edgellm import Model
+    from edgellm import Model, ModelInfo
     from edgellm.jobs.job import Tally
+    from edgellm.jobs.line import Answer
     from edgellm.jobs.output import Loose, Output
     from edgellm.jobs.plain import Defaults
     from edgellm.jobs.source import Source
@@ -43,6 +45,7 @@ BAR = "lines"
 @in_section(JOB, "--limit", type=click.IntRange(min=1), metavar="N", help="Answer the first N lines alone.")
 @in_section(JOB, "--restart", is_flag=True, help="Delete the answers that are there, and begin anew.")
 @in_section(JOB, "--dry-run", is_flag=True, help="Answer nothing; tell what is wrong, and estimate what it takes.")
+@in_section(JOB, "--ray", metavar="ADDRESS", help="Spread the lines over a Ray cluster; auto is the one here.")
 @in_section(ANSWER, "--system", metavar="TEXT", help="System prompt of plain lines.")
 @in_section(ANSWER, "--raw", is_flag=True, help="Continue the prompts of plain lines, without the chat template.")
 @in_section(ANSWER, "--thinking/--no-thinking", default=None, help="Of models that think before they answer.")
@@ -60,6 +63,7 @@ def batch(
     limit: int | None,
     restart: bool,
     dry_run: bool,
+    ray: str | None,
     **options: Any,
 ) -> None:
     """Answer every line of INPUT, as many at once as pay; - reads standard input.
@@ -75,6 +79,8 @@ def batch(
         )
     if output is None and not dry_run:
         raise click.UsageError("where do the answers go? -o FILE, or -o - for standard output")
+    if dry_run and ray is not None:
+        raise click.UsageError("--dry-run measures this machine and no cluster; leave --ray out")
     from edgellm.jobs.plain import Defaults
     from edgellm.jobs.source import opened
 
@@ -82,7 +88,7 @@ def batch(
     cache = CacheParams() if options.pop("disk_cache") else CacheParams(disk=0)
     load = LoadParams(cache=cache, **chosen(LoadParams, options))
     defaults = Defaults(params, options["system"], options["raw"], options["thinking"])
-    wanted = _Wanted(input, output or STDOUT, model, limit, ordered, restart)
+    wanted = _Wanted(input, output or STDOUT, model, limit, ordered, restart, ray)
     with closing(opened(input, _piped)) as file:
         if dry_run:
             source = _read(file, wanted)
@@ -104,6 +110,30 @@ class _Wanted:
     limit: int | None
     ordered: bool
     restart: bool
+    ray: str | None
+
+
+Answers = Callable[["Source"], "Generator[Answer]"]
+
+
+@contextmanager
+def _answering(wanted: _Wanted, load: LoadParams, defaults: Defaults) -> Iterator[tuple[ModelInfo, Answers]]:
+    """The model, and what answers the lines of a source with it: this machine, or a cluster."""
+    if wanted.ray is None:
+        from edgellm.jobs.answers import answers
+
+        with open_model(wanted.model, load) as model:
+            yield model.info, lambda source: answers(source.lines(), model, defaults)
+        return
+    import edgellm
+    from edgellm.jobs.cluster import spread
+    from edgellm.jobs.shipment import shipment_of
+
+    path, address = fetched(wanted.model, offline=load.offline), wanted.ray
+    shipment, info = shipment_of(wanted.model, path), edgellm.inspect(path)
+    if load.backend != "auto":
+        info = replace(info, engine=load.backend)
+    yield info, lambda source: spread(source, shipment, load, defaults, address)
 
 
 def _to_file(file: BinaryIO, wanted: _Wanted, path: Path, load: LoadParams, defaults: Defaults) -> None:
@@ -114,9 +144,9 @@ def _to_file(file: BinaryIO, wanted: _Wanted, path: Path, load: LoadParams, defa
         raise InvalidParameter(f"{path} is the input; choose another -o")
     with closing(Output(path, restart=wanted.restart)) as output:
         source = _read(file, wanted, output.done)
-        with open_model(wanted.model, load) as model:
-            output.belong(job_of(source, model, load, defaults))
-            _run(source, output, model, defaults)
+        with _answering(wanted, load, defaults) as (info, answers):
+            output.belong(job_of(source, info, load, defaults))
+            _run(source, output, answers)
         if wanted.ordered:
             output.order()
 
@@ -135,17 +165,15 @@ def _to_stdout(file: BinaryIO, wanted: _Wanted, load: LoadParams, defaults: Defa
                     _write(line)
         return
     source = _read(file, wanted)
-    with open_model(wanted.model, load) as model:
-        _run(source, Loose(_write), model, defaults)
+    with _answering(wanted, load, defaults) as (_, answers):
+        _run(source, Loose(_write), answers)
 
 
-def _run(source: Source, output: Output | Loose, model: Model, defaults: Defaults) -> None:
+def _run(source: Source, output: Output | Loose, answers: Answers) -> None:
     """Answer what is left, with a bar, and say what it took."""
-    from edgellm.jobs.answers import answers
     from edgellm.jobs.job import Tally, run
     from edgellm.jobs.output import Loose
 
-    found = answers(source.lines(), model, defaults)
     tally = Tally(source.total, source.total - source.todo)
     if tally.before:
         rest = "; going on with the rest" if source.todo else ""
@@ -153,7 +181,7 @@ def _run(source: Source, output: Output | Loose, model: Model, defaults: Default
     try:
         with (
             bars("MofNCompleteColumn", transient=True) as shown,
-            closing(run(source, output, found)) as steps,
+            closing(run(source, output, answers(source))) as steps,
         ):
             shown.draw(BAR, tally.before, tally.total, "reading")
             for tally in steps:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -24,14 +25,13 @@ from edgellm import LoadParams, Model
 from edgellm.errors import EdgeLLMError, ResourceError, Unsupported
 from edgellm.events import Usage
 from edgellm.jobs.answers import ALIKE, answers, common
-from edgellm.jobs.job import Tally
 from edgellm.jobs.line import Answer, Flaw, Line, beginning, parsed
-from edgellm.jobs.output import Loose, Output
 from edgellm.jobs.plain import Defaults
 from edgellm.jobs.shipment import Shipment
 from edgellm.jobs.source import Source
 
 PORTION = 128  # lines that travel together, about; those of a beginning twice as many
+PATIENCE = 10.0  # seconds for a connection to the cluster
 SHARES = 4  # portions for each worker, where there are few lines
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -89,15 +89,13 @@ class Depot:
         return self._shipment.read(name, at, size)
 
 
-def spread(
-    source: Source, output: Output | Loose, shipment: Shipment, load: LoadParams, defaults: Defaults, address: str
-) -> Generator[Tally]:
-    """What `run` does, on the cluster at `address` ("auto": the one that this machine belongs to).
+def spread(source: Source, shipment: Shipment, load: LoadParams, defaults: Defaults, address: str) -> Generator[Answer]:
+    """The answers to what is left of a source, from the cluster at `address` ("auto": the one that this machine belongs
+    to), in order of completion.
 
-    Raises Unsupported without the package, ResourceError for a cluster that is not there or fails, CannotWrite,
-    InputChanged, and what a worker raises that cannot load the model. What is written stays.
+    Raises Unsupported without the package, ResourceError for a cluster that is not there or fails, InputChanged, and
+    what `Shipment.arrive`, `edgellm.load` and `answers` raise on a machine. Close it to stop.
     """
-    tally = Tally(source.total, source.total - source.todo)
     if not source.todo:
         return
     with _connected(address) as ray, _said(address):
@@ -116,14 +114,8 @@ def spread(
             num_cpus=workers.cpus,
             num_gpus=workers.gpus or None,
         )
-        written = set[int]()
         for table in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for answer in map(_answer, table.to_pylist()):
-                if answer.number not in written:  # Ray gives each once; this makes sure
-                    written.add(answer.number)
-                    output.write(answer)
-                    tally = tally.plus(answer)
-                    yield tally
+            yield from map(_answer, table.to_pylist())
 
 
 def portions(lines: Iterable[Line], size: int) -> Iterator[list[Line]]:
@@ -183,8 +175,9 @@ def _connected(address: str) -> Iterator[Any]:
     mine = not ray.is_initialized()
     if mine:
         try:
+            _look(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             why = str(error).partition("\n")[0][:300]
             raise ResourceError(
                 f"no Ray cluster at {address} ({why}); `ray start --head` begins one, and other machines join it with "
@@ -200,6 +193,13 @@ def _connected(address: str) -> Iterator[Any]:
         context.enable_progress_bars = before
         if mine:
             ray.shutdown()
+
+
+def _look(address: str) -> None:
+    """Whether anybody listens there: Ray would try for minutes. Raises OSError, ValueError."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
 
 
 @contextmanager

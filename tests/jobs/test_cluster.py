@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,9 @@ from tiny_models import tiny
 import edgellm
 from edgellm import CacheParams, GenerateParams, LoadParams
 from edgellm.errors import InvalidModelFile, InvalidParameter, ResourceError, Unsupported
+from edgellm.jobs.answers import answers
 from edgellm.jobs.cluster import portions, spread
-from edgellm.jobs.job import run
-from edgellm.jobs.line import Line
-from edgellm.jobs.output import Loose
+from edgellm.jobs.line import Answer, Line
 from edgellm.jobs.plain import Defaults
 from edgellm.jobs.shipment import Shipment, shipment_of
 from edgellm.jobs.source import Source, opened
@@ -106,53 +108,71 @@ def cluster() -> Iterator[Any]:
         made.remove_node(node, allow_graceful=False)  # or a process that does not end is waited for without a limit
 
 
-class Written(Loose):
-    def __init__(self) -> None:
-        self.lines: list[Any] = []
-        super().__init__(lambda text: self.lines.append(json.loads(text)))
-
-
-def source_of(path: Path, count: int) -> Source:
+@contextmanager
+def source_of(path: Path, count: int) -> Iterator[Source]:
     rows = [{"prompt": f"{'the same beginning ' * (at % 3)}{at} hello world"} for at in range(count)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": 1.5}]))
-    file = opened(str(path), lambda: pytest.fail("not piped"))
-    return Source(file, path.name)
+    with closing(opened(str(path), lambda: pytest.fail("not piped"))) as file:
+        yield Source(file, path.name)
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_every_line_is_answered_once_though_a_machine_dies(cluster: Any, model: Path, tmp_path: Path) -> None:
-    alone, together = Written(), Written()
-    with edgellm.load(model, LOAD) as opened_here:
-        list(run(source_of(tmp_path / "alone.jsonl", 600), alone, opened_here, GREEDY))
-    steps = spread(
-        source_of(tmp_path / "in.jsonl", 600), together, shipment_of(str(model), model), LOAD, GREEDY, cluster.address
-    )
+    with edgellm.load(model, LOAD) as here, source_of(tmp_path / "alone.jsonl", 600) as source:
+        alone = {answer.number: answer for answer in answers(source.lines(), here, GREEDY)}
+    together: dict[int, Answer] = {}
     killed = False
-    for tally in steps:
-        if not killed and tally.lines >= 100:
-            killed = True
-            cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
+    with source_of(tmp_path / "in.jsonl", 600) as source:
+        for answer in spread(source, shipment_of(str(model), model), LOAD, GREEDY, cluster.address):
+            assert answer.number not in together
+            together[answer.number] = answer
+            if not killed and len(together) >= 100:
+                killed = True
+                cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
     assert killed
-    assert (tally.lines, tally.errors, tally.total) == (601, 1, 601)
-    assert [each["line"] for each in sorted(together.lines, key=lambda each: each["line"])] == list(range(1, 602))
+    assert sorted(together) == list(range(1, 602))
+    assert [number for number, answer in together.items() if answer.failed] == [601]
 
-    def said(found: Written) -> dict[int, Any]:
-        return {each["line"]: each.get("text", each.get("error")) for each in found.lines}
+    def said(found: dict[int, Answer]) -> dict[int, Any]:
+        return {number: answer.about.get("text", answer.about.get("error")) for number, answer in found.items()}
 
     assert said(together) == said(alone)
+    assert {n: answer.usage.completion_tokens for n, answer in together.items()} == {
+        n: answer.usage.completion_tokens for n, answer in alone.items()
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_command_spreads_a_job(cluster: Any, model: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    with source_of(given, 50):
+        pass
+    program = "from edgellm.cli import main; main()"
+    command = [sys.executable, "-c", program, "batch", str(given), "-o", str(out), "--model", str(model)]
+    command += ["--temperature", "0", "--max-tokens", "8", "--ctx", "512"]
+    found = []
+    for more in (["--ray", cluster.address], []):
+        done = subprocess.run([*command, "--ordered", *more], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found.append(done.stderr.splitlines()[-1])
+    assert "51 lines, 1 error" in found[0]
+    assert "0 lines" in found[1]  # the same job, which is done
+    assert [json.loads(line)["line"] for line in out.read_text().splitlines()] == list(range(1, 52))
+    done = subprocess.run([*command, "--ray", "auto", "--dry-run"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "leave --ray out" in done.stderr) == (2, True)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_cluster_cannot_do_is_said(cluster: Any, model: Path, tmp_path: Path) -> None:
     shipment = shipment_of(str(model), model)
-    source = source_of(tmp_path / "in.jsonl", 3)
     wrong = LoadParams(cache=CacheParams(disk=0), backend="onnx")
-    with pytest.raises(Unsupported, match="leave the backend at auto"):
-        list(spread(source, Written(), shipment, wrong, GREEDY, cluster.address))
-    with pytest.raises(Unsupported, match="a machine of the cluster"):
-        list(spread(source, Written(), shipment, LOAD, GREEDY, "ray://127.0.0.1:10001"))
-    with pytest.raises(ResourceError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
-        list(spread(source, Written(), shipment, LOAD, GREEDY, "127.0.0.1:1"))
+    with source_of(tmp_path / "in.jsonl", 3) as source:
+        with pytest.raises(Unsupported, match="leave the backend at auto"):
+            list(spread(source, shipment, wrong, GREEDY, cluster.address))
+        with pytest.raises(Unsupported, match="a machine of the cluster"):
+            list(spread(source, shipment, LOAD, GREEDY, "ray://127.0.0.1:10001"))
+        with pytest.raises(ResourceError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
+            list(spread(source, shipment, LOAD, GREEDY, "127.0.0.1:1"))
 
 
 @pytest.mark.filterwarnings("ignore")
