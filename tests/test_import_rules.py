@@ -87,7 +87,7 @@ RULES: dict[str, set[str]] = {
     "hub": {"child", "config", "errors", "formats"},
     "bench": TEXT | {PUBLIC, "backends.base", "backends.llamacpp", "machine", "child"},
     "serve": COMMAND | {"backends.base", "constrain", "formats", "option", "prompter", "prompts"},
-    "jobs": COMMAND | {"option", "serve"},
+    "jobs": COMMAND | {"formats", "option", "serve"},
     "cli": COMMAND,
     "cli.batch": COMMAND | {"cli", "jobs"},
     "cli.serve": COMMAND | {"cli", "option", "serve"},

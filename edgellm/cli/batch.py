@@ -63,7 +63,6 @@ def batch(
     limit: int | None,
     restart: bool,
     dry_run: bool,
-    ray: str | None,
     **options: Any,
 ) -> None:
     """Answer every line of INPUT, as many at once as pay; - reads standard input.
@@ -79,6 +78,7 @@ def batch(
         )
     if output is None and not dry_run:
         raise click.UsageError("where do the answers go? -o FILE, or -o - for standard output")
+    ray: str | None = options.pop("ray")
     if dry_run and ray is not None:
         raise click.UsageError("--dry-run measures this machine and no cluster; leave --ray out")
     from edgellm.jobs.plain import Defaults
