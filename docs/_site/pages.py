@@ -1,4 +1,4 @@
-"""What mkdocs builds beside docs/*.md: pages made of the commands and options themselves, and those that lie at the top."""
+"""What mkdocs builds beside docs/*.md: pages made of the commands and options, and those that lie at the top."""
 
 from __future__ import annotations
 
