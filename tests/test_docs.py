@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arch_models import LLAMA
 from doc_blocks import PAGES, SHELL, Block, blocks, commands, lines, misuse, run_python
 from hf_models import folder_of
 from source_tree import ROOT
-from tiny_models import tiny
 
 import edgellm
 from edgellm import errors
+from edgellm.converters import ConvertParams, convert
 from edgellm.serve.refusal import refusal
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -45,8 +46,18 @@ NOT_RUN = {
 }
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small checkpoint, and the GGUF file of it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    source = folder_of(folder / "source", {**LLAMA, "max_position_embeddings": 1024})
+    return source, convert(source, folder / "model.gguf", ConvertParams(quant="f16", verify=False)).path
+
+
 @pytest.fixture
-def bench(smollm2: Path, gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bench(
+    checkpoint: tuple[Path, Path], smollm2: Path, gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder to work in, with small models under the names that the documentation uses, and those of the catalog."""
     state, folder = tmp_path / "state", tmp_path / "work"
     state.mkdir()
@@ -58,9 +69,9 @@ def bench(smollm2: Path, gemma3: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SHELL", "/bin/bash")
     monkeypatch.chdir(folder)
     for name in ("model", "q4_k_m", "f16", "model-q4_k_m", "model-q8_0", "model-q4_0", "model-f16", "smollm2-135m"):
-        tiny("llama").write(folder / f"{name}.gguf")
+        shutil.copyfile(checkpoint[1], folder / f"{name}.gguf")
     for name in ("SmolLM2-135M-Instruct", "CHECKPOINT"):
-        folder_of(folder / name, "llama")
+        shutil.copytree(checkpoint[0], folder / name)
     text = "".join(f"{i}: hello world, the other {i * i % 97} world. " for i in range(120))
     for name in ("wiki.test.raw", "calibration.txt", "FILE", "letter.txt"):
         (folder / name).write_text(text[:200] if name == "letter.txt" else text, encoding="utf-8")
@@ -262,7 +273,8 @@ RUNNING = sorted(
 def test_commands_run(page: str, bench: Path) -> None:
     program = bench.parent / "bin" / "edgellm"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgellm "$@"\n')
+    short = 'if [ "$1" = run ]; then shift; set -- run --max-tokens 40 "$@"; fi'
+    program.write_text(f'#!/bin/sh\n{short}\nexec {sys.executable} -m edgellm "$@"\n')
     program.chmod(0o755)
     path = f"{program.parent}:{os.environ['PATH']}"
     for block in BLOCKS:
