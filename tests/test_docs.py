@@ -35,7 +35,6 @@ LANGUAGES = {"python", "sh", "console", "text", "json", "yaml", "toml"}
 NOT_RUN = {
     "pip install": "installs",
     "python -m venv": "makes an environment",
-    "python3 -m venv": "makes an environment",
     "optimum/bin/edgellm": "needs an environment of its own",
     "edgellm serve": "listens until it is stopped",
     "edgellm pull": "needs a network",
@@ -296,6 +295,27 @@ def test_commands_run(page: str, bench: Path) -> None:
             )
             assert done.returncode == 0, f"{block}: {line}\n{done.stdout}{done.stderr}"
             assert "this should not have happened" not in done.stderr
+
+
+def test_what_of_shell_does_not_run() -> None:
+    """Few lines, and each for a reason that still holds for one."""
+    every = [line for block in BLOCKS if block.page in RUNNING and block.language == "sh" for line in lines(block)]
+    typed = [line.partition("#")[0].rstrip() + "  " for line in every]
+    assert [why for why in NOT_RUN if not any(line.startswith(why) for line in typed)] == []
+    assert sum(line.startswith(tuple(NOT_RUN)) for line in typed) <= 20
+
+
+def test_what_is_named_is_there() -> None:
+    """Files and folders of the project that a page names, and those that pages outside of docs/ link to."""
+    lost = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"`((?:docs|benchmarks|examples|tests|edgellm|native|converters)/[\w./-]*)`", text)
+        lost += [f"{page.name}: {each}" for each in named if not (ROOT / each).exists() and "X" not in each]
+        if page.parent.name != "docs":
+            links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+            lost += [f"{page.name}: {each}" for each in links if "//" not in each and not (page.parent / each).exists()]
+    assert lost == []
 
 
 ERROR_PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")

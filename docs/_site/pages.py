@@ -36,12 +36,28 @@ def _of_the_top(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     for name, source in TOP.items():
         text = text.replace(f"]({source}", f"]({name}")
-    return re.sub(r"\]\((?:\.\./)?docs/", "](", text)
+    text = re.sub(r"\]\((?:\.\./)?docs/", "](", text)
+    return re.sub(r"`?\bdocs/([a-z-]+\.md)\b`?", _linked, text)
+
+
+def _linked(said: re.Match[str]) -> str:
+    """A page that is named, as a link to it."""
+    path = ROOT / "docs" / said[1]
+    if not path.is_file():
+        return said[0]
+    title = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return f"[{title}]({said[1]})"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Files at the top that a page names become links to the pages that they are here."""
+    for name, source in TOP.items():
+        markdown = markdown.replace(f"`{source}`", f"[{source}]({name})")
+    return markdown
 
 
 def _commands() -> str:
     every = list(pages(click.Context(cli, info_name="edgellm")))
-    root = every[0]
     parts = [
         "# Commands\n\nMade of the program itself: `edgellm help COMMAND` prints the same, and `edgellm help --man "
         "FOLDER` writes it as manual pages. What the options of models and answers may be is under "
@@ -52,7 +68,6 @@ def _commands() -> str:
         "## Environment\n",
         _listed(ENVIRONMENT),
     ]
-    assert len(every) > len(root.commands)
     return "\n\n".join(parts) + "\n"
 
 
