@@ -147,6 +147,9 @@ def test_what_the_build_makes_is_whole(site: Path) -> None:
         assert f"<code>{name}</code>" in options
     reference = Page(site / "api.html")
     assert {"edgellm.Model", "edgellm.Model.stream", "edgellm.Chat.fork", "edgellm.load"} <= set(reference.anchors)
+    shown = " ".join(re.sub(r"<[^>]+>", "", reference.text).split())
+    assert re.search(r"Usage\( prompt_tokens: int = 0, cached_tokens: int = 0,", shown)
+    assert re.search(r"convert\( source: str \| PathLike\[str\], target:", shown)
     assert "not run:" not in re.sub(r"<!--.*?-->", "", Page(site / "clients.html").text)
 
 
