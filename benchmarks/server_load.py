@@ -187,16 +187,17 @@ def bare(model: str, clients: int, seconds: float) -> float:
 
 
 async def short_beside_long(port: int) -> list[float]:
-    """Seconds to the first token of a short prompt, asked 0.15 s after one of about 4,000 tokens."""
+    """Seconds to the first token of a short prompt, asked 0.15 s after one of about 4,000 tokens; neither is known."""
     found = []
-    for trial in range(5):
+    for _ in range(5):
+        new = os.urandom(4).hex()
         long = {
-            "messages": [{"role": "user", "content": f"{trial} " + "some words of a long text " * 790}],
+            "messages": [{"role": "user", "content": f"{new} " + "some words of a long text " * 790}],
             "max_tokens": 4,
         }
         task = asyncio.create_task(_timed(port, long))
         await asyncio.sleep(0.15)
-        short = {"messages": [{"role": "user", "content": f"Name {trial} colours."}], "max_tokens": 4}
+        short = {"messages": [{"role": "user", "content": f"{new}: name a colour."}], "max_tokens": 4}
         found.append(await _timed(port, short))
         await task
     return found
@@ -232,9 +233,10 @@ def main() -> None:
         time.sleep(2)
         before = facts(process.pid)
         even = Clients(port, 0)
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         asyncio.run(even.run(options.clients, part))
-        served = even.tokens / (time.monotonic() - started)
+        taken, used = time.monotonic() - started, time.process_time() - used
+        served = even.tokens / taken
         clients = Clients(port, options.vanish)
         asyncio.run(clients.run(options.clients, options.seconds))
         time.sleep(2)
@@ -253,7 +255,7 @@ def main() -> None:
     )
     print(
         f"tokens/s: served {served:.0f}, engine alone {rates[0]:.0f} and {rates[1]:.0f}: "
-        f"{served / (sum(rates) / 2):.2f}"
+        f"{served / (sum(rates) / 2):.2f}; the clients took {used:.1f} s of a processor in {taken:.0f} s"
     )
     print(f"event loop: {late}")
     print(f"before {before}\nafter  {after}")

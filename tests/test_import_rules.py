@@ -117,6 +117,7 @@ OWNED: dict[str, str | None] = {
     "rich": "edgellm/cli/",
     "starlette": "edgellm/serve/",
     "uvicorn": "edgellm/serve/listen.py",
+    "uvloop": "edgellm/serve/listen.py",
     "pydantic": "edgellm/serve/",
     "pydantic_core": "edgellm/serve/",
     "prometheus_client": "edgellm/serve/metrics.py",

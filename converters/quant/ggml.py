@@ -140,7 +140,8 @@ def library_file() -> Path:
             if (folder / name).is_file():
                 return folder / name
     raise Unsupported(
-        "quantizing needs the ggml library of llama-cpp-python, which is not installed here; reinstall edgellm"
+        "quantizing to GGUF's types needs llama.cpp's ggml library, which is not installed here: "
+        "pip install 'edgellm[llamacpp]' compiles it for this machine"
     )
 
 

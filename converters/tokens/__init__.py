@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .files import to_files
-from .gguf import read_gguf, to_metadata
+from edgellm.tokenizers.files import to_files
+from edgellm.tokenizers.gguf import read_gguf, to_metadata
+from edgellm.tokenizers.vocabulary import TokenType, Vocabulary
+
 from .huggingface import read_huggingface
-from .vocabulary import TokenType, Vocabulary
 
 __all__ = ["TokenType", "Vocabulary", "read_gguf", "read_huggingface", "to_files", "to_metadata"]

@@ -19,10 +19,10 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.files import regular
 from edgellm.formats.confined import file_in
 from edgellm.formats.reading import reading
+from edgellm.tokenizers.vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, BaseVocabulary, TokenType, Vocabulary
 
 from .sentencepiece import read_sentencepiece
 from .tokenizer_json import UNMERGED, read_tokenizer_json, surroundings
-from .vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, BaseVocabulary, TokenType, Vocabulary
 
 _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from edgellm.errors import Unsupported
 from edgellm.formats.mapped import MappedFile
 from edgellm.formats.protobuf import Wire, schema
-
-from .vocabulary import BaseVocabulary, TokenType
+from edgellm.tokenizers.vocabulary import BaseVocabulary, TokenType
 
 _BPE = 2
 _MODEL = schema("span 1* pieces", "span 2 trainer", "span 3 normalizer")

@@ -13,9 +13,8 @@ from types import NoneType
 from typing import Any
 
 from edgellm.errors import InvalidModelFile, Unsupported
-
-from .pre import ignores_merges, recognise
-from .vocabulary import SPACE, BaseVocabulary, TokenType
+from edgellm.tokenizers.pre import ignores_merges, recognise
+from edgellm.tokenizers.vocabulary import SPACE, BaseVocabulary, TokenType
 
 UNMERGED = -1e6  # the score of a token that no merge makes
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")

@@ -81,8 +81,10 @@ def _open_gguf(path: Path, params: LoadParams, progress: Callable[[float], None]
             from edgellm.backends.native import open_native
 
             return open_native(file, params, progress), why
-    from edgellm.backends.llamacpp import open_llamacpp  # once the file is closed: it maps the same pages
+    from edgellm.backends.llamacpp import library, open_llamacpp  # once the file is closed: it maps the same pages
 
+    if not library.installed():
+        raise Unsupported(f"{path}: {library.MISSING if why == ASKED else why}")
     return open_llamacpp(path, params, progress), why
 
 
@@ -90,12 +92,13 @@ def _engine(file: GGUFFile, params: LoadParams) -> tuple[str, str]:
     """The engine of a GGUF file, and why it is that one."""
     if params.backend != "auto":
         return params.backend, ASKED
+    from edgellm.backends.llamacpp import library
     from edgellm.backends.native import why_not
 
     why = why_not(file, params)
-    return (
-        ("llamacpp", f"not edgellm's own: {why}") if why else ("native", "edgellm's own, which has all that it needs")
-    )
+    if not why:
+        return "native", "edgellm's own, which has all that it needs"
+    return "llamacpp", f"not edgellm's own: {why}" + ("" if library.installed() else f"; and {library.MISSING}")
 
 
 def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelInfo:

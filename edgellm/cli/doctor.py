@@ -78,9 +78,15 @@ def findings(report: Mapping[str, Any]) -> list[dict[str, str]]:
 def _engine_findings(engine: Mapping[str, Any], machine: Mapping[str, Any]) -> list[dict[str, str]]:
     if engine.get("kernel_sets", [])[:1] == ["scalar"]:
         problem = "edgellm's own engine has no kernels for the instructions of this processor"
-        return [_finding("note", problem, "llama.cpp runs GGUF files instead.")]
+        return [_finding("note", problem, "llama.cpp runs GGUF files instead, where it is installed.")]
     if engine["name"] != "llama.cpp":
         return []
+    if "install" in engine:
+        problem = (
+            "llama.cpp is not installed, which GGUF files of other families, vectors from GGUF files, quantizing to"
+        )
+        problem += " GGUF and GPUs need"
+        return [_finding("note", problem, "This compiles it for this machine:", engine["install"])]
     if "error" in engine:
         return [_finding("error", "llama.cpp does not run here", engine["error"])]
     found = []

@@ -51,7 +51,7 @@ def serve(models: tuple[str, ...], **options: Any) -> None:
     except ImportError as error:
         raise Unsupported(f"the server needs {error.name}: pip install 'edgellm[serve]'") from error
     with listen.bound(params) as listener:
-        asyncio.run(_serve(serving, listen.server, listener))
+        listen.run(_serve(serving, listen.server, listener))
 
 
 def _over_pipes(serving: Serving, needless: set[str]) -> None:

@@ -116,7 +116,8 @@ class Shelf:
         """Make rows and files agree, and delete what killed writers left.
 
         Files without a row get one in the order of their time stamps, which after the loss of the index is the best
-        guess at what was used when.
+        guess at what was used when. A file whose parent is gone is deleted, because nobody would ever find it: its
+        writer was killed before it had a row, and the parent, which none seemed to follow, was evicted.
         """
         files: dict[bytes, tuple[float, Path]] = {}
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -133,11 +134,26 @@ class Shelf:
             with self.index.transaction():
                 if not self._path(key).exists():
                     self.index.remove(key)
-        new = sorted(files[key] for key in files.keys() - rows)
+        new = sorted((*files[key], key) for key in files.keys() - rows)
         for at in range(0, len(new), 64):
             with self.index.transaction():
-                for written, path in new[at : at + 64]:
+                for written, path, _ in new[at : at + 64]:
                     self._adopt(path, written)
+        if self.problem is None:
+            self._delete_orphans({key for _, _, key in new})
+
+    def _delete_orphans(self, new: set[bytes]) -> None:
+        """Delete those of these blocks whose parent is gone, then those that followed them."""
+        parents = {row.key: row.parent for row in self.index.rows() if row.key in new and row.start > 0}
+        while parents:
+            with self.index.transaction():
+                orphans = [key for key, parent in parents.items() if not self.index.has(parent)]
+                for key in orphans:
+                    self._delete(key)
+            if not orphans:
+                return
+            for key in orphans:
+                del parents[key]
 
     def _reachable(self, block: Block) -> bool:
         return block.start == 0 or self.index.has(block.parent)

@@ -167,11 +167,14 @@ class Answering:
         assert self._first is not None
         assert self._chunks is not None
         async with aclosing(self._chunks) as chunks:
-            while not self._first.done():
-                waiting = await self.news.wait(self._first)
-                if waiting is not None:
-                    yield waiting
-            yield await self._first
+            try:
+                while not self._first.done():
+                    waiting = await self.news.wait(self._first)
+                    if waiting is not None:
+                        yield waiting
+                yield await self._first
+            finally:
+                await _ended(self._first)  # while it runs, what it waits for cannot be closed
             async for chunk in chunks:
                 yield chunk
 

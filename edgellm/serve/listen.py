@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 from collections import OrderedDict
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from edgellm.errors import ResourceError
 from edgellm.serve.settings import ServeParams
+
+try:
+    import uvloop
+except ImportError:  # Windows, for one
+    uvloop = None  # type: ignore[assignment]
 
 HEADER_SECONDS = 10.0  # from the beginning of a connection, or of a request, to the end of its headers
 HEAD_BYTES = 64 << 10  # of the line and the headers of a request, and of what stands between pieces of its body
@@ -225,3 +231,12 @@ def server(app: ASGIApp) -> uvicorn.Server:
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)
+
+
+def run(serving: Coroutine[Any, Any, None]) -> None:
+    """What `asyncio.run` does, on the loop that takes least of the processor for many small pieces, where it is to be
+    had: what answers take from the engine, on few cores, is what writing them costs."""
+    if uvloop is None:
+        asyncio.run(serving)
+    else:
+        uvloop.run(serving)

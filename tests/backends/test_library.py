@@ -110,7 +110,7 @@ def test_the_log_capture_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("raise ImportError('no such module')", "reinstall edgellm"),
+        ("raise ImportError('no such module')", "pip install 'edgellm[llamacpp]'"),
         ("raise RuntimeError('libllama.so: cannot open')", "rebuild it for this machine with: pip install"),
     ],
 )

@@ -238,3 +238,20 @@ def test_rows_and_files_are_made_to_agree(folder: Path) -> None:
     assert len(files(folder)) == 2
     assert not leftover.exists()
     assert foreign.exists()
+
+
+def test_what_a_killed_writer_left_behind_an_evicted_block_goes(folder: Path) -> None:
+    with opened(folder) as store:
+        first, *rest = put(store, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+        put(store, [1, 2, 3, 4, 11, 12])
+    with sqlite3.connect(folder / "index-1.db") as other:  # killed before its rows, and then the others evicted theirs
+        for block in rest:
+            other.execute("DELETE FROM block WHERE key = ?", (block.key,))
+    other.close()
+    file_of(folder, rest[0].key).unlink()
+    assert len(files(folder)) == 3
+    with opened(folder) as store:
+        assert match(store, [1, 2, 3, 4, 11, 12])[1] == 6
+        assert store.stats().blocks == 2
+    assert rest[1].key.hex() not in files(folder)
+    assert first.key.hex() in files(folder)

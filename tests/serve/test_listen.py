@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
 import time
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from serving import Running
 
+from edgellm.serve import listen
 from edgellm.serve.listen import bound
 from edgellm.serve.settings import ServeParams
 
@@ -93,3 +95,15 @@ def test_who_offers_another_protocol_is_answered_in_this_one(server: Running, ap
 
 def test_the_server_is_no_proxy(server: Running) -> None:
     assert b" 400 " in answered(server, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n")
+
+
+def test_the_event_loop_is_the_one_that_takes_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def look() -> None:
+        seen.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+
+    listen.run(look())
+    monkeypatch.setattr(listen, "uvloop", None)
+    listen.run(look())
+    assert seen == ["asyncio" if sys.platform == "win32" else "uvloop", "asyncio"]

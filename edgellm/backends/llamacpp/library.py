@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from edgellm import _native
@@ -28,6 +29,8 @@ from edgellm.child import Parent
 from edgellm.errors import EdgeLLMError, Unsupported
 
 DISTRIBUTION = "llama-cpp-python"
+INSTALL = "pip install 'edgellm[llamacpp]'"
+MISSING = f"llama.cpp is not installed here: {INSTALL} compiles it for this machine"
 ENVIRONMENT = {
     "GOMP_SPINCOUNT": "1000",  # OpenMP threads that spin longer starve every other process on the machine
     "GGML_NO_BACKTRACE": "1",  # or a failed assertion inside llama.cpp starts a debugger
@@ -51,6 +54,14 @@ class _Captures(threading.local):
 
 _captures = _Captures()
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that ends at once; llama.cpp is given its address
+
+
+def installed() -> bool:
+    """Whether the package that brings llama.cpp is there; it may be broken all the same."""
+    try:
+        return find_spec("llama_cpp") is not None
+    except ValueError:  # somebody put a module in its place, which knows nothing of itself
+        return True
 
 
 def load_library() -> Any:
@@ -116,8 +127,11 @@ def build_name() -> str:
 
 
 def engine_report() -> dict[str, Any]:
-    """What llama.cpp was built with and how it runs here, as plain values. A library that cannot load is an "error"."""
+    """What llama.cpp was built with and how it runs here, as plain values. A library that cannot load is an "error";
+    for one that is not there "install" says how to get it."""
     report: dict[str, Any] = {"name": "llama.cpp", "package": DISTRIBUTION, "version": version()}
+    if not installed():
+        return {**report, "install": INSTALL}
     try:
         library = load_library()
     except EdgeLLMError as error:
@@ -165,7 +179,7 @@ def _open() -> Any:
             from llama_cpp import llama_cpp as module
         except ImportError as error:
             raise Unsupported(
-                f"llama.cpp is not installed here: {error}; reinstall edgellm, which brings {DISTRIBUTION}"
+                MISSING if not installed() else f"llama.cpp is damaged here: {error}; {INSTALL}"
             ) from error
         except (OSError, RuntimeError) as error:  # its loader turns OSError into RuntimeError
             raise Unsupported(

@@ -73,7 +73,7 @@ def gpu_layers(info: ModelInfo, asked: int | Literal["auto"], n_ctx: int) -> int
         if asked and not supported:
             raise Unsupported(
                 f"gpu_layers={asked}, but this llama.cpp was built for the CPU alone, or finds no GPU (see `edgellm "
-                "doctor`); reinstall llama-cpp-python with a GPU backend, or leave gpu_layers at auto"
+                "doctor`); docs/installation.md says how to build it for a GPU; or leave gpu_layers at auto"
             )
         return asked
     if not supported:

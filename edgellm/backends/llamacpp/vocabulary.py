@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from edgellm.backends.base import Tokenizer
 from edgellm.backends.llamacpp import library, proof, signals
 from edgellm.backends.llamacpp.reason import reason, refusal
 from edgellm.backends.llamacpp.tokenizer import LlamaTokenizer
@@ -18,7 +19,9 @@ class Vocabulary:
         self._lib, self._model = lib, model
         vocab = lib.llama_model_get_vocab(model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(vocab)
-        self.tokenizer = LlamaTokenizer(lib, vocab)
+        tokenizer = LlamaTokenizer(lib, vocab)
+        self.tokenizer: Tokenizer = tokenizer
+        self.special = tokenizer.special
 
     def close(self) -> None:
         """Free it. Once: nothing may use the tokenizer any more."""

@@ -22,9 +22,9 @@ def open_native(file: GGUFFile, params: LoadParams, progress: Callable[[float], 
     Raises InvalidModelFile, UnsafeModel, ModelLoadError, NotEnoughMemory, and Unsupported for what the engine cannot
     run.
     """
-    from edgellm.backends.llamacpp.vocabulary import open_vocabulary
     from edgellm.backends.native import checks, loading
     from edgellm.backends.native.backend import NativeBackend
+    from edgellm.backends.native.vocabulary import open_vocabulary
 
     if why := checks.cannot(file, params):
         raise Unsupported(

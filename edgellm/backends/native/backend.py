@@ -1,4 +1,4 @@
-"""NativeBackend: one GGUF model on edgellm's own engine (native/engine), its vocabulary read by llama.cpp."""
+"""NativeBackend: one GGUF model on edgellm's own engine (native/engine), with the vocabulary of its file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from edgellm import _native, budget
 from edgellm.backends.base import PassShape, Rows, Step
 from edgellm.backends.checked import CheckedBackend
-from edgellm.backends.llamacpp.vocabulary import Vocabulary
 from edgellm.backends.native.loading import Plan
 from edgellm.backends.native.rotation import is_long
 from edgellm.backends.native.sequence import NativePool, NativeSequence
+from edgellm.backends.native.vocabulary import Vocabulary
 from edgellm.backends.pool import Limits
 from edgellm.errors import BackendFailed, Interrupted
 
@@ -27,7 +27,7 @@ class NativeBackend(CheckedBackend[NativeSequence]):
     pool: NativePool
 
     def __init__(self, model: _native.DenseModel, vocabulary: Vocabulary, plan: Plan) -> None:
-        special = vocabulary.tokenizer.special
+        special = vocabulary.special
         n_vocab = plan.hyper.n_vocab
         max_sequences = plan.params.max_sequences or budget.sequences(plan.max_cells, whole=False)
         limits = Limits.of(plan.n_ctx, max_sequences, plan.params.micro_batch, n_vocab)

@@ -33,7 +33,7 @@ def why_not(file: GGUFFile, params: LoadParams) -> str | None:
     """Why another engine is to run a file where nobody asks for one; None: this one is."""
     if why := cannot(file, params):
         return why
-    if kernel_sets()[0] == PORTABLE:
+    if kernel_sets()[0] == PORTABLE and library.installed():
         return "there are no kernels for the instructions of this processor"
     if params.gpu_layers == "auto" and _gpu():
         return "llama.cpp can use a GPU here"

@@ -15,8 +15,7 @@ from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.gguf_strings import StringArray
 from edgellm.tokenizers.ends import ENDS, GAPS
-
-from .vocabulary import DEFAULT_TEMPLATE, MATCHED, TokenType, Vocabulary, VocabularyKind
+from edgellm.tokenizers.vocabulary import DEFAULT_TEMPLATE, MATCHED, TokenType, Vocabulary, VocabularyKind
 
 _KEY = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"

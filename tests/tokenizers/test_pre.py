@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edgellm.converters.tokens.pre import ignores_merges, recognise, splits
 from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.tokenizers.pre import ignores_merges, recognise, splits
 
 ENDINGS = [
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)",

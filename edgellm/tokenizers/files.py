@@ -13,12 +13,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from edgellm.errors import Unsupported
-
-from .pre import ignores_merges, splits
-from .vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, TokenType, Vocabulary
+from edgellm.errors import InvalidModelFile, Unsupported
+from edgellm.tokenizers.pre import ignores_merges, splits
+from edgellm.tokenizers.vocabulary import DEFAULT_TEMPLATE, MATCHED, SPACE, TokenType, Vocabulary
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_MOST_CUTS = 200_000_000  # characters looked at for the merges of SentencePiece; real vocabularies have a tenth
 _CONFIGURED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -26,11 +26,35 @@ def to_files(vocabulary: Vocabulary) -> dict[str, str]:
     """File names (with "/" for folders) and contents: tokenizer.json, tokenizer_config.json, generation_config.json
     (the ids that end an answer), and the chat templates.
 
-    Raises Unsupported for a pre-tokenizer whose regexes are not known, and for WordPiece without an unknown token.
+    Raises what `to_document` does.
+    """
+    texts, special = _texts(vocabulary), vocabulary.special
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    config |= {f"{name}_token": texts[special[name]] for name in _CONFIGURED if name in special}
+    if vocabulary.model != "bert":
+        config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
+    files = {
+        "tokenizer.json": json.dumps(to_document(vocabulary), ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
+    }
+    if ends := [special[name] for name in ("eos", "eot", "eom") if name in special]:
+        generation = {f"{name}_token_id": special[name] for name in ("bos", "pad") if name in special}
+        files["generation_config.json"] = json.dumps({**generation, "eos_token_id": ends}, indent=2)
+    for name, template in vocabulary.chat_templates.items():
+        default = name == DEFAULT_TEMPLATE
+        files["chat_template.jinja" if default else f"additional_chat_templates/{name}.jinja"] = template
+    return files
+
+
+def to_document(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The object in a tokenizer.json.
+
+    Raises Unsupported for a pre-tokenizer whose regexes are not known, and for WordPiece without an unknown token;
+    InvalidModelFile for tokens so long that nobody could say how they come about.
     """
     texts = _texts(vocabulary)
     model, normalizer, pre_tokenizer, decoder = _PARTS[vocabulary.model](vocabulary, texts)
-    document = {
+    return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -41,22 +65,6 @@ def to_files(vocabulary: Vocabulary) -> dict[str, str]:
         "decoder": decoder,
         "model": model,
     }
-    special = vocabulary.special
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {f"{name}_token": texts[special[name]] for name in _CONFIGURED if name in special}
-    if vocabulary.model != "bert":
-        config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
-    files = {
-        "tokenizer.json": json.dumps(document, ensure_ascii=False),
-        "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2),
-    }
-    if ends := [special[name] for name in ("eos", "eot", "eom") if name in special]:
-        generation = {f"{name}_token_id": special[name] for name in ("bos", "pad") if name in special}
-        files["generation_config.json"] = json.dumps({**generation, "eos_token_id": ends}, indent=2)
-    for name, template in vocabulary.chat_templates.items():
-        default = name == DEFAULT_TEMPLATE
-        files["chat_template.jinja" if default else f"additional_chat_templates/{name}.jinja"] = template
-    return files
 
 
 def _texts(vocabulary: Vocabulary) -> list[str]:
@@ -107,15 +115,22 @@ def _bpe(texts: Sequence[str], merges: list[list[str]], **settings: Any) -> dict
 def _sentencepiece(vocabulary: Vocabulary, texts: Sequence[str]) -> _Parts:
     index = {text: number for number, text in enumerate(texts)}
     scores = vocabulary.scores or [0.0] * len(texts)
-    merges = []
-    for number, (whole, kind) in enumerate(zip(texts, vocabulary.types, strict=True)):
-        if kind != TokenType.USER_DEFINED:  # those are found before anything is joined
-            for cut in range(1, len(whole)):
-                left, right = index.get(whole[:cut]), index.get(whole[cut:])
-                if left is not None and right is not None:
-                    merges.append((-scores[number], number, left, right))
-    merges.sort()
-    listed = [[texts[left], texts[right]] for *_, left, right in merges]
+    if sum(len(text) ** 2 for text in texts) > _MOST_CUTS:
+        raise InvalidModelFile(
+            f"tokens of up to {max(map(len, texts))} characters; the file is damaged: fetch it again"
+        )
+    joined = [number for number, kind in enumerate(vocabulary.types) if kind != TokenType.USER_DEFINED]
+    joined.sort(key=lambda number: (-scores[number], number))  # the others are found before anything is joined
+    listed = []
+    for whole in map(texts.__getitem__, joined):
+        pairs = []
+        for cut in range(1, len(whole)):
+            left = index.get(whole[:cut])
+            if left is not None and (right := index.get(whole[cut:])) is not None:
+                pairs.append((left, right, cut))
+        if len(pairs) > 1:
+            pairs.sort()
+        listed += [[whole[:cut], whole[cut:]] for *_, cut in pairs]
     prefix = vocabulary.add_space_prefix
     normalizers = [{"type": "Prepend", "prepend": SPACE}, _TO_MARKS] if prefix else [_TO_MARKS]
     decoders = [*_FROM_MARKS, {"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else _FROM_MARKS
