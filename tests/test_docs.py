@@ -71,6 +71,7 @@ def bench(
         shutil.copyfile(checkpoint[1], folder / f"{name}.gguf")
     for name in ("SmolLM2-135M-Instruct", "CHECKPOINT"):
         shutil.copytree(checkpoint[0], folder / name)
+    (folder / "in.jsonl").write_text('{"prompt": "Hi."}\n', encoding="utf-8")
     text = "".join(f"{i}: hello world, the other {i * i % 97} world. " for i in range(120))
     for name in ("wiki.test.raw", "calibration.txt", "FILE", "letter.txt"):
         (folder / name).write_text(text[:200] if name == "letter.txt" else text, encoding="utf-8")
