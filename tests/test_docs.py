@@ -212,7 +212,7 @@ def _the_assistant(kind: Any, path: Path) -> None:
 def test_what_of_python_does_not_run() -> None:
     unrun = [block for block in PYTHON if block.why]
     assert all(block.why.startswith("needs ") for block in unrun), unrun
-    assert len(unrun) <= 2, [f"{block}: {block.why}" for block in unrun]
+    assert len(unrun) <= 3, [f"{block}: {block.why}" for block in unrun]
 
 
 def test_every_block_says_its_language() -> None:

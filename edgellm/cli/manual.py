@@ -81,7 +81,7 @@ def write_manual(context: click.Context, folder: Path, version: str) -> list[Pat
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with new_file(path.resolve(), path.stat().st_mode if path.exists() else None) as out:
-                out.write(_manual(page, every, version).encode())
+                out.write(_manual(page, every, version).encode("ascii"))
         except OSError as error:
             raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
         written.append(path)
@@ -127,7 +127,8 @@ def _listed(records: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> Ite
 
 
 def _roff(text: str) -> str:
-    """Text as roff shows it: dashes that can be copied, code in bold, nothing that is a request."""
+    """Text as roff shows it, in ASCII: dashes that can be copied, code in bold, nothing that is a request."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace('"', "\\(dq")
     text = re.sub(r"`([^`]*)`", r"\\fB\1\\fP", text)
+    text = re.sub(r"[^\x00-\x7f]", lambda found: f"\\[u{ord(found[0]):04X}]", text)
     return f"\\&{text}" if text.startswith(".") else text

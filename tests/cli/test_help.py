@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgellm.cli import COMMANDS, cli
-from edgellm.cli.manual import pages
+from edgellm.cli.manual import pages, write_manual
 
 
 def told(*words: str) -> str:
@@ -73,6 +73,20 @@ def test_groff_has_nothing_to_say(manual: Path) -> None:
         if page.name == "edgellm-run.1":
             assert "--max-tokens N Longest answer, in tokens;" in shown
             assert r'default "\n" ":" "\"" "*".' in shown
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
+def test_any_text_is_shown_as_it_is(tmp_path: Path) -> None:
+    said = ".TH is no request… 'nor this', a-b \\fB \\n `run -x` ü ° \"q\" 日"
+    command = click.Command("odd", help=said, params=[click.Option(["--é"], help="'x.")])
+    [path] = write_manual(click.Context(command, info_name="odd"), tmp_path, "1 'x")
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", "-P-cbou", str(path)], capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stderr == ""
+    shown = " ".join(done.stdout.replace("‐", "-").replace("−", "-").split())
+    assert said.replace("`", "") in shown
+    assert "--é TEXT 'x." in shown
 
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="no mandoc")
