@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_blocks import blocks, run_python
 from source_tree import ROOT
 
 import edgellm
@@ -18,12 +18,12 @@ def test_the_examples_run(smollm2: Path, monkeypatch: pytest.MonkeyPatch, capsys
     pytest.importorskip("pydantic")
     load = edgellm.load
     monkeypatch.setattr(edgellm, "load", lambda name: load(smollm2, ctx=2048))
-    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
-    names: dict[str, Any] = {"__name__": "guide"}
-    for block in blocks:
-        exec(compile(block, str(GUIDE), "exec"), names)
-        if "chat.run" in block:
+    every = [block for block in blocks(GUIDE) if block.language == "python"]
+    assert len(every) == 4
+    names: dict[str, Any] = {}
+    for block in every:
+        run_python(block, names)
+        if "chat.run" in block.text:
             roles = [message["role"] for message in names["chat"].messages]
             assert roles[:4] == ["system", "user", "assistant", "tool"]
             assert names["chat"].messages[3]["content"].startswith("sunny in ")

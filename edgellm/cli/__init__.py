@@ -48,7 +48,7 @@ class LazyGroup(click.Group):
     """Knows its commands' names and help lines; imports a command's module only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # cli.list, once imported, is what `list` means here
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

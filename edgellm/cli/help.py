@@ -1,16 +1,36 @@
-"""`edgellm help COMMAND`: the page that `edgellm COMMAND --help` prints; `edgellm help options`: what each may be."""
+"""`edgellm help COMMAND`: the page that `edgellm COMMAND --help` prints; `edgellm help options`: what each may be; and
+`edgellm help --man FOLDER`: all of them for `man`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
 
 @click.command("help")
 @click.argument("command", metavar="[COMMAND|options]...", nargs=-1)
+@click.option(
+    "--man",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the manual pages to FOLDER instead, such as ~/.local/share/man/man1; then: man edgellm-run.",
+)
 @click.pass_context
-def help_command(context: click.Context, command: tuple[str, ...]) -> None:
+def help_command(context: click.Context, command: tuple[str, ...], folder: Path | None) -> None:
     """Print the help page of COMMAND, of the options of models and answers, or of edgellm."""
     at = context.find_root()
+    if folder is not None:
+        if command:
+            raise click.UsageError("--man writes the pages of all commands; leave the command out.")
+        from edgellm import __version__
+        from edgellm.cli.manual import write_manual
+        from edgellm.cli.output import note
+
+        written = write_manual(at, folder.expanduser(), __version__)
+        note(f"{len(written)} pages written to {folder}")
+        return
     if command == ("options",):
         from edgellm.params import CacheParams, GenerateParams, LoadParams
 

@@ -66,6 +66,40 @@ def test_bash_completes(account: dict[str, str]) -> None:
     assert "smollm2:135m" in lines[3].split()
 
 
+@pytest.mark.skipif(not shutil.which("fish"), reason="no fish")
+def test_fish_completes(account: dict[str, str]) -> None:
+    run(account, "edgellm", "completion", "fish", "--install")
+
+    def offered(line: str) -> list[str]:
+        said = run(account, "fish", "-c", f"complete --do-complete '{line}'")
+        return [each.split("\t")[0] for each in said.splitlines()]
+
+    assert offered("edgellm c") == ["cache", "chats", "completion", "config", "convert"]
+    assert offered("edgellm run --temp") == ["--temperature"]
+    assert "smollm2:135m" in offered("edgellm run smol")
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="no zsh")
+def test_zsh_completes(account: dict[str, str]) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    start = Path(account["HOME"]) / ".zshrc"
+    start.write_text("PROMPT='READY '\n")
+    run(account, "edgellm", "completion", "zsh", "--install")
+    assert "completion.zsh" in start.read_text()
+    typed = {"edgellm doc": "edgellm doctor", "edgellm run --tempe": "edgellm run --temperature"}
+    shell = pexpect.spawn("zsh", ["-i"], env={**account, "TERM": "dumb"}, encoding="utf-8", timeout=60)
+    try:
+        shell.expect_exact("READY ")
+        for line, whole in typed.items():
+            shell.send(line + "\t")
+            shell.expect_exact(whole)
+            shell.sendcontrol("u")
+        shell.sendline("exit")
+        shell.expect(pexpect.EOF)
+    finally:
+        shell.close(force=True)
+
+
 def test_other_shells(account: dict[str, str]) -> None:
     before = sorted(Path(account["HOME"]).rglob("*"))
     assert "compdef" in run(account, "edgellm", "completion", "zsh")
