@@ -1,7 +1,6 @@
 #include "choose.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -9,6 +8,8 @@
 namespace edgellm::engine {
 
 namespace {
+
+constexpr float kGreatest = std::numeric_limits<float>::max();
 
 // The index of the first sum that exceeds `need`; if rounding lets none, of the first that equals the last one.
 size_t reached(const std::vector<double>& sums, double need) {
@@ -33,7 +34,7 @@ class Survivors {
   }
 
   int32_t draw(double point, double temperature) {
-    if (!sorted_ && floor_ == -FLT_MAX) {  // nothing was filtered: what is likeliest will do
+    if (!sorted_ && floor_ == -kGreatest) {  // nothing was filtered: what is likeliest will do
       const double need = point * row_.mass(floor_, temperature);
       take_until(need, temperature);
       return list_[reached(sums(temperature), need)].id;
@@ -71,7 +72,7 @@ class Survivors {
   }
 
   // Sorted from now on; what is below `floor` may be missing.
-  void sort(float floor = -FLT_MAX) {
+  void sort(float floor = -kGreatest) {
     if (!sorted_) take(row_.from(std::max(floor, floor_)));
   }
 
@@ -170,7 +171,7 @@ class Survivors {
   const LogitBlocks& row_;
   double peak_;
   float ahead_ = -std::numeric_limits<float>::infinity();  // below it min_p will keep nothing, if the peak is left
-  float floor_ = -FLT_MAX;
+  float floor_ = -kGreatest;
   bool sorted_ = false;
   std::vector<Candidate> list_;
 };
@@ -186,7 +187,7 @@ int32_t choose(const float* row, size_t size, const SamplingPlan& plan) {
 
 LogProbabilities log_probabilities(const float* row, size_t size, size_t token, size_t n) {
   const LogitBlocks logits(row, size, {}, nullptr);
-  const double peak = logits.peak(), log_mass = std::log(logits.mass(-FLT_MAX, 1));
+  const double peak = logits.peak(), log_mass = std::log(logits.mass(-kGreatest, 1));
   LogProbabilities found{row[token] - peak - log_mass, {}};
   for (const auto& [id, logit] : logits.largest(n)) found.top.emplace_back(id, logit - peak - log_mass);
   return found;

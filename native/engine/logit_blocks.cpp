@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cfloat>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -50,6 +49,7 @@ void run(const Loop& loop) {
 #endif
 
 constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+constexpr float kGreatest = std::numeric_limits<float>::max();
 constexpr size_t kWords = 2;  // of a mask, for a block
 
 // A number for each float, in their order; -0 is 0.
@@ -156,7 +156,7 @@ void LogitBlocks::shift(const Shift& shift, size_t size) {
     double shifted = logit;
     if (shift.repeat != 1) shifted = shifted > 0 ? shifted / shift.repeat : shifted * shift.repeat;
     shifted -= shift.amounts[i];
-    logit = shifted > FLT_MAX ? FLT_MAX : static_cast<float>(shifted);
+    logit = shifted > kGreatest ? kGreatest : static_cast<float>(shifted);
   }
 }
 
@@ -206,7 +206,7 @@ size_t LogitBlocks::count_from(float floor) const {
 }
 
 std::vector<uint64_t> LogitBlocks::keys(float floor) const {
-  floor = std::max(floor, -FLT_MAX);
+  floor = std::max(floor, -kGreatest);
   std::vector<uint64_t> found(4 * kBlock);
   size_t count = 0;
   for (size_t block = 0; block < blocks_.size(); ++block) {
@@ -235,7 +235,7 @@ float LogitBlocks::floor(size_t k) const {
     std::ranges::nth_element(maxima, at, std::greater());
     return *at;
   }
-  uint32_t low = rank_of(-FLT_MAX), high = rank_of(peak_) + 1;  // k reach `low`, if so many are there, and not `high`
+  uint32_t low = rank_of(-kGreatest), high = rank_of(peak_) + 1;  // k reach `low`, if so many are there, and not `high`
   while (high - low > 1) {
     const uint32_t middle = low + (high - low) / 2;
     const size_t count = count_from(logit_of(middle));
@@ -282,10 +282,10 @@ double LogitBlocks::mass(float floor, double temperature) const {
 }
 
 double LogitBlocks::deviation() const {
-  const double count = sum(-FLT_MAX, [](float x) { return x >= -FLT_MAX ? 1.0 : 0.0; });
-  const double mean = sum(-FLT_MAX, [](float x) { return x >= -FLT_MAX ? double{x} : 0.0; }) / count;
-  const double squares = sum(-FLT_MAX, [mean](float x) {
-    const double distance = x >= -FLT_MAX ? x - mean : 0.0;
+  const double count = sum(-kGreatest, [](float x) { return x >= -kGreatest ? 1.0 : 0.0; });
+  const double mean = sum(-kGreatest, [](float x) { return x >= -kGreatest ? double{x} : 0.0; }) / count;
+  const double squares = sum(-kGreatest, [mean](float x) {
+    const double distance = x >= -kGreatest ? x - mean : 0.0;
     return distance * distance;
   });
   return std::sqrt(squares / count);
