@@ -303,7 +303,7 @@ def test_what_of_shell_does_not_run() -> None:
     every = [line for block in BLOCKS if block.page in RUNNING and block.language == "sh" for line in lines(block)]
     typed = [line.partition("#")[0].rstrip() + "  " for line in every]
     assert [why for why in NOT_RUN if not any(line.startswith(why) for line in typed)] == []
-    assert sum(line.startswith(tuple(NOT_RUN)) for line in typed) <= 20
+    assert sum(line.startswith(tuple(NOT_RUN)) for line in typed) <= 24
 
 
 def test_what_is_named_is_there() -> None:
