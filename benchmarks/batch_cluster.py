@@ -2,8 +2,8 @@
 
     python benchmarks/batch_cluster.py MODEL [--lines 400] [--rounds 3]
 
-MODEL: a path. Each machine is a node of `ray.cluster_utils.Cluster` that gives one processor, so its worker computes with
-one thread; two cannot be faster than what two busy processors of this machine are. Told are the seconds from the first
+MODEL: a path. Each machine is a node of `ray.cluster_utils.Cluster` that gives one processor, so its worker computes
+with one thread; two cannot be faster than two busy processors of this machine are. Told are the seconds from the first
 answer to the last, with one and with two, and their ratio for each round, in turns. Needs `edgellm[ray]`.
 """
 
