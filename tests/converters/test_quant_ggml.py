@@ -112,7 +112,7 @@ def test_a_type_that_is_no_weight() -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
-    with pytest.raises(Unsupported, match="reinstall edgellm"):
+    with pytest.raises(Unsupported, match=r"edgellm\[llamacpp\]"):
         ggml.library_file()
 
 
