@@ -45,6 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "http_proxy": "http://127.0.0.1:9",
             "https_proxy": "http://127.0.0.1:9",
         },
+        cwd=folder,  # of which Python takes modules first
         capture_output=True,
         encoding="utf-8",
         check=False,

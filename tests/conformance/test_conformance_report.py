@@ -252,7 +252,7 @@ def words_agree(words: str, report: CacheReport, cached: int, n_prompt: int) -> 
         assert report.broke_at == int(at[1])
         return cached <= int(at[1]) and (int(at[1]) - cached <= AGAIN or "checkpoint" in report.reason)
     if words == "a stored block was damaged and is computed again":
-        return cached < n_prompt - SHORTEST
+        return cached < n_prompt  # which may be a token or two: blocks that begin inside of others end where they do
     if words == "the known state could not be cut to where this prompt leaves it":
         return report.computed > SHORTEST
     if re.fullmatch(r"the state of \d+ tokens was lost while the KV cache grew", words):
