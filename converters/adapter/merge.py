@@ -152,7 +152,9 @@ class _Merging:
         def one(tensor: Tensor, place: Place) -> Merged:
             factors = partial(_factors, where, change, place)
             lengths = None if change.magnitude is None else partial(_vector, where, change.magnitude)
-            return Merged(tensor, factors, scaling, lengths, upright=not place.transposed and not change.embedding)
+            return Merged(
+                where, tensor, factors, scaling, lengths, upright=not place.transposed and not change.embedding
+            )
 
         if len(places) == 1:
             return one(base, places[0])
@@ -167,12 +169,13 @@ class _Merging:
             raise adapter.error(
                 f"{change.module!r} has no bias of shape {change.bias.shape}, to which one could be added"
             )
-        read = partial(_vector, f"{adapter.folder}: {change.module}", change.bias)
+        where = f"{adapter.folder}: {change.module}"
+        read = partial(_vector, where, change.bias)
 
         def factors() -> tuple[Floats, Floats]:
             return np.ones((1, 1), np.float32), read()[None]
 
-        self.tensors[place] = Merged(self.tensors[place], factors, scaling)
+        self.tensors[place] = Merged(where, self.tensors[place], factors, scaling)
         return place
 
 

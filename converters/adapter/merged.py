@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile
-from edgellm.formats.tensor import Tensor, chunks, n_rows
+from edgellm.formats.tensor import Tensor, check_finite, chunks, n_rows
 
 from ..numbers import ADAPTED
 
@@ -26,13 +26,15 @@ _STEP = 64  # rows of a product
 
 
 class Merged:
-    """factors: gives left and right. magnitude: gives DoRA's, one number for each output; upright: outputs are rows.
+    """where: what messages call it. factors: gives left and right. magnitude: gives DoRA's, one number for each output;
+    upright: outputs are rows.
 
-    Memory: the factors, beside the rows.
+    Memory: the factors, beside the rows. Raises InvalidModelFile for numbers that are not finite.
     """
 
     def __init__(
         self,
+        where: str,
         base: Tensor,
         factors: Callable[[], tuple[Floats, Floats]],
         scaling: float,
@@ -40,11 +42,17 @@ class Merged:
         upright: bool = True,
     ) -> None:
         self.shape, self.stored = base.shape, adapted(base)
-        self._base, self._factors, self._scaling = base, factors, np.float32(scaling)
+        self._where, self._base, self._factors, self._scaling = where, base, factors, np.float32(scaling)
         self._magnitude, self._upright = magnitude, upright
 
     def rows(self, which: slice | NDArray[np.int64]) -> Floats:
         """See Tensor."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self._made(which)
+        check_finite(self._where, found)
+        return found
+
+    def _made(self, which: slice | NDArray[np.int64]) -> Floats:
         found = self._sum(which)
         if self._magnitude is None:
             return found

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgellm.arguments import is_int, is_real, shown
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
@@ -44,6 +42,7 @@ _ANY = {  # say how it was trained, or what of the model, which the names of the
     "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
     "revision", "runtime_config", "target_modules", "target_parameters", "task_type", "use_dora", "use_rslora",
 }  # fmt: skip
+_PATTERNS, _STRONGEST = 10_000, 1e30
 _SLOW = re.compile(r"\)[*+?{]|(?:[*+}].*){4}")  # what makes matching a pattern take for ever
 
 
@@ -80,11 +79,13 @@ class Adapter:
         self._config = config
         self._where = f"{folder / ADAPTER}"
         self._check()
+        self._ranks, self._alphas = self._patterns("rank_pattern"), self._patterns("alpha_pattern")
         base = config.get("base_model_name_or_path")
         self.base = re.split(r"[/\\]", base.rstrip("/\\"))[-1] if isinstance(base, str) else ""
-        if not (folder / WEIGHTS).exists():
+        weights = file_in(folder, WEIGHTS)
+        if not weights.exists():
             raise self._no_weights()
-        self._file = SafetensorsFile.open(file_in(folder, WEIGHTS))
+        self._file = SafetensorsFile.open(weights)
         try:
             self.changes, self.whole = self._read()
         except BaseException:
@@ -114,22 +115,20 @@ class Adapter:
             )
         if not is_int(config.get("r")) or config["r"] < 1:
             raise InvalidModelFile(f"{self._where}: r is {shown(config.get('r'))}, not a rank")
-        for key in ("rank_pattern", "alpha_pattern"):
-            table = config.get(key) or {}
-            if not isinstance(table, dict):
-                raise InvalidModelFile(f"{self._where}: {key} is {shown(table)}, not a table")
-            for pattern, number in table.items():
-                _compiled(f"{self._where}: {key}", pattern)
-                self._number(key, number)
-        self._number("lora_alpha", config.get("lora_alpha", 8))
+        if not is_real(config.get("lora_alpha", 8)):
+            raise InvalidModelFile(f"{self._where}: lora_alpha is {shown(config['lora_alpha'])}, not a number")
         for key in ("use_dora", "use_rslora", "lora_bias", "ensure_weight_tying"):
             if not isinstance(config.get(key) or False, bool):
                 raise InvalidModelFile(f"{self._where}: {key} is {shown(config[key])}, not true or false")
 
-    def _number(self, key: str, value: Any) -> float:
-        if not is_real(value):
-            raise InvalidModelFile(f"{self._where}: {key} has {shown(value)}, where a number is expected")
-        return float(value)
+    def _patterns(self, key: str) -> list[tuple[re.Pattern[str], float]]:
+        table, where = self._config.get(key) or {}, f"{self._where}: {key}"
+        if not isinstance(table, dict) or len(table) > _PATTERNS:
+            raise InvalidModelFile(f"{where} is {shown(table)}, not a table of at most {_PATTERNS} patterns")
+        for value in table.values():
+            if not is_real(value):
+                raise InvalidModelFile(f"{where} has {shown(value)}, where a number is expected")
+        return [(_compiled(where, pattern), value) for pattern, value in table.items()]
 
     def _no_weights(self) -> Exception:
         pickles = sorted(path for path in self.folder.iterdir() if path.name.endswith(PICKLES))
@@ -174,18 +173,17 @@ class Adapter:
 
     def scaling(self, key: str, rank: int) -> float:
         """What a product is multiplied with; key: the module, or the parameter. Raises InvalidModelFile."""
-        said = self._matching("rank_pattern", key, self._config["r"])
+        said = _first(self._ranks, key, self._config["r"])
         if rank != said:
             raise InvalidModelFile(
                 f"{self.folder}: the matrices of {key!r} have the rank {rank}, {ADAPTER} says {said}; they are not of "
                 "the same adapter"
             )
-        alpha = float(self._matching("alpha_pattern", key, self._config.get("lora_alpha", 8)))
-        return self.scale * alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
-
-    def _matching(self, table: str, key: str, default: Any) -> Any:
-        patterns: Mapping[str, Any] = self._config.get(table) or {}
-        return next((n for p, n in patterns.items() if _compiled(self._where, p).match(key)), default)
+        alpha = _first(self._alphas, key, self._config.get("lora_alpha", 8))
+        found = self.scale * float(alpha) / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
+        if abs(found) > _STRONGEST:
+            raise self.error(f"a product would be multiplied with {found:g}; lora_alpha, or the scale, is wrong")
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -197,6 +195,10 @@ class Adapter:
 
     def error(self, what: str) -> InvalidModelFile:
         return InvalidModelFile(f"{self.folder}: {what}")
+
+
+def _first(patterns: list[tuple[re.Pattern[str], float]], key: str, default: float) -> float:
+    return next((number for pattern, number in patterns if pattern.match(key)), default)
 
 
 def _compiled(where: str, pattern: str) -> re.Pattern[str]:

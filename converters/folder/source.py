@@ -78,6 +78,7 @@ class HuggingFace(ConfiguredFolder):
 
     def __init__(self, folder: Path, pre: str | None = None, adapters: Sequence[Adapter] = ()) -> None:
         self._pre, self.adapters = pre, tuple(adapters)
+        self.adapted = tuple(one.name + ("" if one.scale == 1 else f"={one.scale:g}") for one in self.adapters)
         self.path = self.folder = self.transformers = folder
         config = read_object(file_in(folder, "config.json"), MAX_CONFIG)
         if config is None and (folder / ADAPTER).is_file():

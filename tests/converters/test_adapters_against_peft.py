@@ -49,6 +49,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "untied by head": ("smollm3", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "tied": ("qwen2", {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}),
     "gemma tied": ("gemma2", {"target_modules": ["embed_tokens", "o_proj"], "ensure_weight_tying": True}),
+    "untied gemma3": ("gemma3", {"target_modules": ["lm_head", "q_proj"]}),
+    "untied gpt2": ("gpt2", {"target_modules": ["wte", "c_attn"], "fan_in_fan_out": True}),
     "mixtral": ("mixtral", {"target_modules": ["q_proj", "v_proj"], "target_parameters": EXPERTS}),
     "qwen3moe": ("qwen3moe", {"target_modules": ["q_proj"], "target_parameters": EXPERTS[:2]}),
 }
