@@ -22,6 +22,7 @@ from edgellm.converters import ConvertParams, convert, plan, read
 from edgellm.converters.adapter.merged import Merged
 from edgellm.errors import InvalidParameter, ModelNotFound, Unsupported
 from edgellm.formats.gguf import GGUFFile
+from edgellm.formats.safetensors import write_safetensors
 
 FAMILIES = ["llama", "llama-tied-biases", "qwen3", "mixtral", "qwen3moe", "gemma3", "phi3", "gpt2", "gpt_neox", "bert"]
 CLOSE = 1e-5
@@ -155,6 +156,50 @@ def test_names_without_and_with_prefixes(tmp_path: Path) -> None:
     short = adapter_of(tmp_path / "short", lora("layers.0.mlp.up_proj", 96, 64))
     with closing(read(folder_of(tmp_path / "llama"), adapters=[(short, 1.0)])) as model:
         assert model.tensors["model.layers.0.mlp.up_proj.weight"].stored == "BF16+adapter"
+
+
+def test_the_text_part_of_a_model_that_sees(tmp_path: Path) -> None:
+    """Libraries have called its modules in three ways, and checkpoints in two; tied by the nested configuration."""
+    text = {**CONFIGS["gemma3-pattern"], "tie_word_embeddings": True}
+    config = {"model_type": "gemma3", "text_config": text}
+    tensors = {f"language_model.{name}": values for name, values in checkpoint(CONFIGS["gemma3-pattern"]).items()}
+    base = folder_of(tmp_path / "base", config, dtype="F32", tensors=tensors)
+    for prefix in ("model.language_model.", "language_model.model.", "model."):
+        parts = lora(f"{prefix}layers.0.mlp.up_proj", 96, 64)
+        adapter = adapter_of(tmp_path / prefix, parts | lora("lm_head", 271, 64))
+        with closing(read(base, adapters=[(adapter, 1.0)])) as model:
+            name = "language_model.model.layers.0.mlp.up_proj.weight"
+            np.testing.assert_allclose(
+                whole(model.tensors[name]), merged(tensors[name], parts, 2.5), rtol=0, atol=CLOSE
+            )
+            assert not model.description.hyper.tied
+            assert model.config["text_config"]["tie_word_embeddings"] is False
+
+
+def test_weights_of_eight_bits_are_added_to_as_scaled(tmp_path: Path) -> None:
+    tensors, name = checkpoint(CONFIGS["llama"]), "model.layers.0.mlp.up_proj.weight"
+    base = folder_of(tmp_path / "base", dtype="F32", tensors=tensors)
+    codes = np.random.default_rng(2).integers(0, 120, (96, 64)).astype(np.uint8)
+    listed = [(n, "F32", v.shape, v) for n, v in tensors.items() if n != name]
+    listed += [
+        (name, "F8_E4M3", (96, 64), codes),
+        (name + "_scale_inv", "F32", (1, 1), np.full((1, 1), 0.01, np.float32)),
+    ]
+    write_safetensors(base / "model.safetensors", listed)
+    config = json.loads((base / "config.json").read_text())
+    quantized = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
+    parts = lora("model.layers.0.mlp.up_proj", 96, 64)
+    adapter = adapter_of(tmp_path / "adapter", parts)
+    with closing(read(base)) as plain, closing(read(base, adapters=[(adapter, 1.0)])) as model:
+        expected = merged(whole(plain.tensors[name]), parts, 2.5)
+        np.testing.assert_allclose(whole(model.tensors[name]), expected, rtol=0, atol=CLOSE)
+    done = convert(base, tmp_path / "made", ConvertParams(to="safetensors", quant="f32", adapters=[adapter]))
+    assert done.verified is not None
+    assert done.verified.lossless
+    assert "quantization_config" not in json.loads((tmp_path / "made/config.json").read_text())
+    planned = {one.source: one.target for one in plan(base, ConvertParams(adapters=[adapter])).tensors}
+    assert planned["F8_E4M3+adapter"] == "BF16"
 
 
 def test_rows_are_the_same_bits_however_they_are_asked_for() -> None:
