@@ -82,7 +82,7 @@ class _Merging:
         self._changed |= changed
         self._alone |= alone
         said = "" if adapter.scale == 1 else f", {adapter.scale:g} times as strong"
-        self.notes.append(f"adapter {adapter.name}: changes {len(changed)} tensors{said}")
+        self.notes.append(f"adapter {adapter.name}: changes {len(changed)} tensor{'s' * (len(changed) != 1)}{said}")
         if adapter.whole and adapter.scale != 1:
             some = ", ".join(list(adapter.whole)[:4])
             self.notes.append(f"adapter {adapter.name}: tensors that it has whole are taken as they are: {some}")

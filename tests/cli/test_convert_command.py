@@ -65,11 +65,11 @@ def test_adapters(source: Path, tmp_path: Path) -> None:
     two = adapter_of(tmp_path / "two=2", lora("model.layers.1.mlp.up_proj", 768, 288))
     told = call(source, "--adapter", f"{one}=0.5", "--adapter", two, "--quant", "q4_k_m", "--dry-run").stdout
     assert re.search(r"^blk\.0\.attn_q\.weight +288×288 +BF16\+adapter→Q5_0", told, re.MULTILINE)
-    assert "adapter one: changes 1 tensors, 0.5 times as strong" in told
-    assert "adapter two=2: changes 1 tensors\n" in told
+    assert "adapter one: changes 1 tensor, 0.5 times as strong" in told
+    assert "adapter two=2: changes 1 tensor\n" in told
     made = call(source, "-o", tmp_path / "model.gguf", "--adapter", f"{one}=-1", "--adapter", f"{two}=1e-1")
     assert made.exit_code == 0, made.stderr
-    assert "note: adapter one: changes 1 tensors, -1 times as strong\n" in made.stderr
+    assert "note: adapter one: changes 1 tensor, -1 times as strong\n" in made.stderr
     refused = call(source, "--dry-run", "--adapter", f"{one}=much")
     assert refused.exit_code == 2
     assert "behind = a number is expected, as in FOLDER=0.5" in refused.stderr
