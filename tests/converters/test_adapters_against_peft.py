@@ -14,6 +14,8 @@ from arch_models import CONFIGS, atol, logits, whole
 from hf_models import write_tokenizer, write_weights
 from numpy.typing import NDArray
 
+import edgellm
+from edgellm.backends.base import Step
 from edgellm.converters import ConvertParams, Model, convert, read
 
 torch = pytest.importorskip("torch")
@@ -98,6 +100,25 @@ def _logits(model: Any) -> NDArray[np.float32]:
     with torch.no_grad():
         found: NDArray[np.float32] = model(torch.tensor([TOKENS])).logits[0].numpy()
     return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", ["lora", "rslora", "patterns", "all linear", "gpt2", "phi3", "neox"])
+def test_logits_at_run_time(case: str, tmp_path: Path) -> None:
+    """Of the model with its adapter beside it, in llama.cpp."""
+    name, options = CASES[case]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    expected = _logits(_adapt(_model(name, base), adapter, **options))
+    path = convert(base, tmp_path / "model.gguf", ConvertParams(quant="f32", verify=False)).path
+    with edgellm.load(path, ctx=128, kv_type="f32", adapters=[adapter]) as model:
+
+        def run(backend: Any) -> NDArray[np.float32]:
+            sequence = backend.new_sequence()
+            sequence.adapter = "adapter"
+            return np.array(backend.forward([Step(sequence, TOKENS, "all")])[0])
+
+        found = model._engine.call(run)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol(CONFIGS[name]))
 
 
 @pytest.mark.filterwarnings("ignore")
