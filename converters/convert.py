@@ -30,12 +30,12 @@ from .job import Job, Progress, check_space, paced
 from .model import Model
 from .onnx.optimum import Export
 from .onnx.target import ToONNX
-from .params import GGUFParams, ONNXParams, OptimumParams, SafetensorsParams, TargetParams
+from .params import GGUFParams, MergingParams, ONNXParams, OptimumParams, SafetensorsParams, TargetParams
 from .plan import Plan
 from .read import read
 
 _NO_FOLDER = {  # what is not written as safetensors, by format
-    "huggingface": "is safetensors already; only GGUF files are converted to them",
+    "huggingface": "is safetensors already; only GGUF files are converted to them, and folders with an adapter",
     "onnx": "safetensors are made of GGUF files; convert it to GGUF first",
 }
 
@@ -101,7 +101,8 @@ def _checked(params: TargetParams | None) -> TargetParams:
 
 
 def _read(source: str | os.PathLike[str], params: TargetParams) -> Model:
-    return read(source, params.pre if isinstance(params, GGUFParams) else None)
+    adapters = params.adapters if isinstance(params, MergingParams) else ()
+    return read(source, params.pre if isinstance(params, GGUFParams) else None, adapters)
 
 
 def _job(model: Model, params: TargetParams) -> Job:
@@ -112,7 +113,7 @@ def _job(model: Model, params: TargetParams) -> Job:
     if isinstance(params, OptimumParams):
         return Export(model, params)
     assert isinstance(params, SafetensorsParams)  # no others are made
-    if model.format in _NO_FOLDER:
+    if model.format in _NO_FOLDER and not params.adapters:
         raise Unsupported(f"{model.path}: {_NO_FOLDER[model.format]}")
     return ToFolder(model, params)
 

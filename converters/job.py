@@ -40,6 +40,8 @@ class Job(Protocol):
 def record_of(model: Model, **said: str | int) -> dict[str, Any]:
     """What the metadata of a converted file say of how it came to be."""
     source = {"version": edgellm.__version__, "source": model.format, "source_fingerprint": model.fingerprint}
+    if model.adapted:
+        said["adapters"] = ", ".join(model.adapted)
     return {f"edgellm.convert.{key}": value for key, value in {**source, **said}.items()}
 
 

@@ -71,7 +71,8 @@ class Model(ABC):
 
     path: as it was given. tensors: as the source names and orders them. names: whose names and order these
     are. runs: the engine that runs the source as it is, None where none does. transformers: the
-    folder, where the library of that name loads it. weight_files: what holds the weights.
+    folder, where the library of that name loads it. weight_files: what holds the weights. adapted: the adapters that
+    are merged into them, as NAME or NAME=SCALE.
 
     What is asked for raises UnsupportedArchitecture, Unsupported, InvalidModelFile: for whatever would be lost, is
     missing, or contradicts the configuration.
@@ -84,6 +85,7 @@ class Model(ABC):
     tensors: Mapping[str, Tensor]
     transformers: Path | None = None
     weight_files: Sequence[Path]
+    adapted: Sequence[str] = ()
 
     @property
     @abstractmethod

@@ -42,6 +42,9 @@ _GGML_FLOATS = {"F32": GGMLType.F32, "F16": GGMLType.F16, "BF16": GGMLType.BF16}
 # what the types of a checkpoint become when they are to be kept: ggml computes with neither
 NEAREST = {**_GGML_FLOATS, "F64": GGMLType.F32, "F8_E4M3": GGMLType.BF16, "F8_E5M2": GGMLType.BF16}
 
+ADAPTED = "+adapter"  # behind the type of a tensor that adapters change: float32 sums, kept as what was there would be
+NEAREST |= {kind + ADAPTED: nearest for kind, nearest in NEAREST.items()}
+
 
 def decode(stored: str, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(n, bytes of a row) uint8 in one of the types of WIDTH -> (n, columns) float32, a new array.
@@ -68,7 +71,8 @@ def integers(value: Any) -> NDArray[np.int64]:
 
 def is_exact(stored: str, target: str) -> bool:
     """Whether every weight of this source type stays the same number in the target type."""
-    return stored == target or (target == "F32" and stored not in ("F64", "F8_E4M3", "F8_E5M2"))
+    kind = stored.removesuffix(ADAPTED)
+    return stored == target or (target == "F32" and kind not in ("F64", "F8_E4M3", "F8_E5M2"))
 
 
 def shifts_exactly(before: Sequence[Tensor], after: Tensor, shift: float) -> bool:

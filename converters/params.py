@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
@@ -25,11 +26,15 @@ KV = Literal["f32", "int8"]
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "quant": lambda value: arguments.text("quant", value),
     "pre": lambda value: arguments.text("pre", value),
+    "adapters": lambda value: None,  # `_adapters` has looked at them
     "fit": lambda value: arguments.whole("fit", value, 1),
     "max_context": lambda value: arguments.whole("max_context", value, 16),
     "kv": lambda value: arguments.one_of("kv", value, get_args(KV)),
 }
 _GRAPH = ("exact", "max_context", "kv")
+
+
+AdapterFolder = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -49,6 +54,7 @@ class ConvertOptions(TypedDict, total=False):
     max_context: int | None
     kv: KV | None
     exporter: Exporter | None
+    adapters: Sequence[AdapterFolder] | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,37 @@ class TargetParams:
 
 
 @dataclass(frozen=True)
-class MixParams(TargetParams):
+class MergingParams(TargetParams):
+    """What targets take that are made of a model's tensors.
+
+    adapters: folders of PEFT that are merged into a Hugging Face folder's weights first, in turn, each a path or (path,
+    scale); read back they are pairs.
+    """
+
+    adapters: tuple[tuple[Path, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", _adapters(self.adapters))
+        super().__post_init__()
+
+
+def _adapters(given: Any) -> tuple[tuple[Path, float], ...]:
+    rule = "a list of folders, or of pairs of a folder and a number"
+    if given is None:
+        return ()
+    if not isinstance(given, (list, tuple)):
+        raise arguments.refuse("adapters", given, rule)
+    found = []
+    for each in given:
+        folder, scale = each if isinstance(each, (list, tuple)) and len(each) == 2 else (each, 1.0)
+        if not arguments.is_real(scale):
+            raise arguments.refuse("adapters", each, rule)
+        found.append((arguments.path("adapters", folder), float(scale)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class MixParams(MergingParams):
     """What targets take that store each tensor as suits it.
 
     fit: bytes that the result may have; the best mix is chosen. imatrix: an importance matrix file; calibrate: a text
@@ -153,7 +189,7 @@ class ONNXParams(MixParams):
 
 
 @dataclass(frozen=True)
-class SafetensorsParams(TargetParams):
+class SafetensorsParams(MergingParams):
     """A Hugging Face folder. quant: f32, f16, bf16 or keep."""
 
     to = "safetensors"

@@ -11,7 +11,7 @@ from typing import Any
 from edgellm.budget import default_context, work_bytes
 
 from .model import LeftOut, Model
-from .numbers import NEAREST, integers
+from .numbers import ADAPTED, NEAREST, integers
 from .params import KEEP
 
 _UNQUANTIZED = {*NEAREST, "computed"}
@@ -101,7 +101,8 @@ class Plan:
                 f"{len(self.requantized)} tensors are quantized a second time ({kinds}), and both losses add up: "
                 f"convert the model that the source was made of{instead}"
             )
-        if self.tensor_bytes > _LARGER * self.source_bytes:
+        sums = any(one.source.endswith(ADAPTED) for one in self.tensors)  # which have more digits than their terms
+        if self.tensor_bytes > _LARGER * self.source_bytes and not sums:
             why = f"and no better: {keeping}"
             if self.format == "safetensors":
                 why = "because only floats are written there" + ("; `--quant f16` halves it" * (self.recipe == "f32"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from edgellm import arguments
@@ -10,28 +12,44 @@ from edgellm.errors import InvalidParameter, ModelNotFound, Unsupported
 from edgellm.formats.onnx_folder import graphs_of
 from edgellm.formats.reading import reading
 
+from .adapter.peft import Adapter
 from .folder.source import INDEX, PICKLES, SINGLE, HuggingFace, pickle
 from .gguf.source import GGUF
 from .model import Model
 from .onnx.source import ONNXFolder
 
 
-def read(path: str | os.PathLike[str], pre: str | None = None) -> Model:
+def read(path: str | os.PathLike[str], pre: str | None = None, adapters: Sequence[tuple[Path, float]] = ()) -> Model:
     """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
     graph in it). pre: llama.cpp's name of the pre-tokenizer, where a folder's is not recognised.
+    adapters: PEFT folders to merge into the weights of a Hugging Face folder, and how strongly.
 
-    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file, and Unsupported for pickles and
-    for formats that are not read.
+    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file, and Unsupported for pickles, for
+    formats that are not read, and for adapters that do not fit.
     """
     path = arguments.path("path", path)
-    with reading(path):
-        return _open(path, pre)
+    with ExitStack() as opened:
+        peft = []
+        for folder, scale in adapters:
+            with reading(folder):
+                peft.append(opened.enter_context(closing(Adapter(folder, scale))))
+        with reading(path):
+            model = _open(path, pre, peft)
+        opened.pop_all()  # the model's now
+        return model
 
 
-def _open(path: Path, pre: str | None) -> Model:
+def _open(path: Path, pre: str | None, adapters: Sequence[Adapter] = ()) -> Model:
+    weights = (path / SINGLE).exists() or (path / INDEX).exists()
+    if path.is_dir() and (weights or not graphs_of(path)):
+        return HuggingFace(path, pre, adapters)
+    if adapters and path.suffix not in (".json", ".safetensors") and path.exists():
+        raise Unsupported(
+            f"{path}: adapters are merged into the weights of a Hugging Face folder; take the original checkpoint, or "
+            "convert this to one first (--to safetensors)"
+        )
     if path.is_dir():
-        weights = (path / SINGLE).exists() or (path / INDEX).exists()
-        return ONNXFolder(path, pre) if graphs_of(path) and not weights else HuggingFace(path, pre)
+        return ONNXFolder(path, pre)
     if not path.exists():
         raise ModelNotFound(f"{path}: no such file or folder; check the path")
     if path.suffix.lower() == ".onnx":
@@ -43,7 +61,7 @@ def _open(path: Path, pre: str | None) -> Model:
     if path.suffix in PICKLES:
         raise pickle(path)
     if path.suffix in (".json", ".safetensors"):
-        found = HuggingFace(path.parent, pre)
+        found = HuggingFace(path.parent, pre, adapters)
         if path.suffix == ".json" or path.name in found.shards:
             return found
         found.close()

@@ -80,6 +80,11 @@ class Model:
         """Requests whose state may be in memory at once; more wait."""
         return self._engine.backend.max_sequences
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names that `adapter=` takes."""
+        return tuple(self._engine.backend.adapters)
+
     def activity(self) -> Activity:
         """What its engine does now, and did since it was loaded."""
         return self._engine.activity()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from edgellm.arguments import instance, is_int, is_real, refuse, shown, text, token_id, utf8_file
+from edgellm.arguments import instance, is_int, is_real, path, refuse, shown, text, token_id, utf8_file
 from edgellm.errors import InvalidParameter
 
 P = TypeVar("P", bound="Params")
@@ -246,6 +247,43 @@ class Biases(Rule):
     def read(self, word: str) -> tuple[int, float]:
         token, _, bias = word.partition("=")
         return int(token), float(bias)
+
+
+class Adapters(Rule):
+    """Adapters, each a path or (path, scale), in a list, or by the names that requests have for them; in a list the
+    name is the file's, without its ending."""
+
+    metavar = "PATH[=SCALE]"
+    gather = tuple
+
+    def __str__(self) -> str:
+        return "paths of adapters, or pairs of a path and a number, in a list, or in a dict by name"
+
+    def kept(self, name: str, value: Any) -> tuple[tuple[str, str, float], ...]:
+        """(name, path, scale) of each."""
+        if isinstance(value, (str, os.PathLike)):
+            value = [value]
+        if not isinstance(value, (list, tuple, Mapping)):
+            raise refuse(name, value, str(self))
+        listed = value.items() if isinstance(value, Mapping) else [(None, each) for each in value]
+        found: dict[str, tuple[str, str, float]] = {}
+        for called, each in listed:
+            parts = each if isinstance(each, tuple) else (each,)
+            if len(parts) == 3 and isinstance(parts[0], str):  # as this keeps them
+                called, parts = parts[0], parts[1:]
+            scale = parts[1] if len(parts) == 2 else 1.0
+            if not 1 <= len(parts) <= 2 or not is_real(scale):
+                raise refuse(name, each, str(self))
+            where = path(name, parts[0])
+            called = text(name, where.name.removesuffix(".gguf") if called is None else called)
+            if not called or called in found:
+                raise refuse(name, each, "of a name that no other one has; give a dict to name them")
+            found[called] = called, str(where), float(scale)
+        return tuple(found.values())
+
+    def read(self, word: str) -> Any:
+        where, equals, scale = word.rpartition("=")
+        return (where, float(scale)) if equals and not Path(word).exists() else (word, 1.0)
 
 
 @dataclass(frozen=True)

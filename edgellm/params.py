@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, TypedDict, get_args
 
 from edgellm.option import (
+    Adapters,
     Auto,
     Biases,
     Choice,
@@ -93,6 +94,12 @@ class LoadParams(Params):
         unset="8 to 64, one for every 512 tokens that the memory for state holds",
     )
     backend: Backend = model("auto", Choice(("auto", "native", "llamacpp", "onnx"), unlisted=("echo",)), "Engine")
+    adapters: Any = model(
+        (),
+        Adapters(),
+        "An adapter that requests may name, a PEFT folder or GGUF file; may be repeated",
+        spelling="adapter",
+    )
     trust: bool = model(False, Flag(), "Skip the trial load of files outside the known-good ranges")
     offline: bool = model(False, Flag(), "Never use the network, not even for a name that is not here yet")
     cache: CacheParams = option(CacheParams(), Kind(CacheParams), "Where the state of earlier prompts is kept")
@@ -132,6 +139,13 @@ class GenerateParams(Params):
     )
     seed: int | None = sampling(
         None, Whole(0, 2**64 - 1), "The same seed gives the same answer", unset="one drawn for each answer"
+    )
+    adapter: str | None = model(
+        None,
+        Text(),
+        "The adapter to answer with, by the name that it was loaded under",
+        unset="none",
+        spelling="use-adapter",
     )
     stop: Sequence[str] = answer((), Strings(), "End the answer before this text; may be repeated")
     schema: Mapping[str, Any] | type | bool | None = answer(
@@ -181,6 +195,7 @@ class LoadOptions(TypedDict, total=False):
     micro_batch: int | None
     max_sequences: int | None
     backend: Backend | None
+    adapters: Sequence[Any] | Mapping[str, Any] | None
     trust: bool | None
     offline: bool | None
     cache: CacheParams | None
@@ -209,6 +224,7 @@ class GenerateOptions(TypedDict, total=False):
     xtc_threshold: float | None
     logit_bias: Mapping[int, float] | None
     seed: int | None
+    adapter: str | None
     stop: Sequence[str] | None
     schema: Mapping[str, Any] | type | bool | None
     regex: str | None

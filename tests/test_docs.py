@@ -19,6 +19,7 @@ import pytest
 from arch_models import LLAMA
 from doc_blocks import PAGES, SHELL, Block, blocks, commands, lines, misuse, run_python
 from hf_models import folder_of
+from peft_folders import adapter_of, lora
 from source_tree import ROOT
 
 import edgellm
@@ -71,6 +72,8 @@ def bench(
         shutil.copyfile(checkpoint[1], folder / f"{name}.gguf")
     for name in ("SmolLM2-135M-Instruct", "CHECKPOINT"):
         shutil.copytree(checkpoint[0], folder / name)
+    for name in ("my-adapter", "other-adapter"):
+        adapter_of(folder / name, lora("model.layers.0.self_attn.q_proj", 64, 64))
     (folder / "in.jsonl").write_text('{"prompt": "Hi."}\n', encoding="utf-8")
     text = "".join(f"{i}: hello world, the other {i * i % 97} world. " for i in range(120))
     for name in ("wiki.test.raw", "calibration.txt", "FILE", "letter.txt"):

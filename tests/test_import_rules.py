@@ -107,6 +107,7 @@ RULES: dict[str, set[str]] = {
 # file or folder: what it may import in addition, inside a function (or for type hints) only
 INSIDE_FUNCTIONS: dict[str, set[str]] = {
     "edgellm/backends/__init__.py": BACKENDS,
+    "edgellm/backends/llamacpp/adapters.py": {"converters"},
     "edgellm/chat.py": {"model"},
     "edgellm/cli/convert.py": {"converters", "converters.job"},
     "edgellm/cli/eval.py": {"converters", "converters.evaluate"},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.architectures import Hyper, from_config, to_hf
+from edgellm.architectures import Architecture, Hyper, from_config, to_hf
 from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, chunks, n_rows
@@ -55,13 +55,12 @@ class ConfiguredFolder(Model):
 
     @cached_property
     def description(self) -> Description:
-        config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
-        architecture, hyper = from_config(config, self._pooling())
+        architecture, hyper = self._family()
         left_out, notes = [*self.left_out], [*self.notes]
         skipped = (name for name in self.tensors if architecture.skips(name))
         left_out += [LeftOut(name, "no part of the model that is converted") for name in skipped]
         for name, other in architecture.duplicates(hyper, self.tensors):
-            if _equal(self.tensors[name], self.tensors[other]):
+            if equal(self.tensors[name], self.tensors[other]):
                 left_out.append(LeftOut(name, f"equal to {other}, which serves as both"))
             else:  # some checkpoints store one that differs, and that is what they were trained with
                 notes.append(f"{name} differs from {other} although config.json says that they are one: it is kept")
@@ -71,6 +70,10 @@ class ConfiguredFolder(Model):
             for relation in relations:
                 to_hf(relation, self.tensors)  # raises where one is missing or has another shape
         return Description(architecture, hyper, relations, tuple(left_out), tuple(notes))
+
+    def _family(self) -> tuple[Architecture, Hyper]:
+        config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
+        return from_config(config, self._pooling())
 
     def _pooling(self) -> dict[str, Any] | None:
         """How a sentence-transformers folder makes one vector of the tokens' ones. Raises InvalidModelFile."""
@@ -159,7 +162,8 @@ def size_label(n_params: int) -> str:
     return f"{n_params / scale:.{max(2 - digits, 0)}f}{unit}"
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; both are read, as far as they do."""
     if one.shape != other.shape:
         return False
     return all(np.array_equal(one.rows(part), other.rows(part)) for part in chunks(one))

@@ -11,26 +11,33 @@ the index are checked when it is opened.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import InvalidModelFile, ModelNotFound, Unsupported
-from edgellm.formats.confined import file_in
+from edgellm.formats.confined import file_in, model_name
 from edgellm.formats.safetensors import SafetensorsFile
 from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, n_rows
 
+from ..adapter.merge import merge
 from ..model import LeftOut
 from ..numbers import WIDTH, decode
 from .configured import ConfiguredFolder, fingerprint_of
 from .fp8 import scaled_tensors
 
+if TYPE_CHECKING:
+    from ..adapter.peft import Adapter
+
 MAX_CONFIG = 16 << 20  # bytes
 MAX_INDEX = 64 << 20
 MAX_SHARDS = 512
+ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -61,17 +68,23 @@ class HuggingFace(ConfiguredFolder):
 
     generation is generation_config.json ({} without one). shards are the weight files by name. dropped are the tensors
     that scale activations of fp8 models: they have no place in the weights, and are not in tensors; neither are scales
-    of weights, which `rows` applies. pre: as in `read_huggingface`.
+    of weights, which `rows` applies. adapters: merged into tensors, in turn; they are closed with this. pre: as in
+    `read_huggingface`.
     """
 
     format = "huggingface"
     runs = None
     names = "huggingface"
 
-    def __init__(self, folder: Path, pre: str | None = None) -> None:
-        self._pre = pre
+    def __init__(self, folder: Path, pre: str | None = None, adapters: Sequence[Adapter] = ()) -> None:
+        self._pre, self.adapters = pre, tuple(adapters)
+        self.adapted = tuple(one.name + ("" if one.scale == 1 else f"={one.scale:g}") for one in self.adapters)
         self.path = self.folder = self.transformers = folder
         config = read_object(file_in(folder, "config.json"), MAX_CONFIG)
+        if config is None and (folder / ADAPTER).is_file():
+            raise Unsupported(
+                f"{folder}: only an adapter; convert the model that it is for, with --adapter {folder.name}"
+            )
         if config is None:
             raise ModelNotFound(
                 f"{folder}: no config.json; give the folder of a Hugging Face checkpoint, or a .gguf file"
@@ -84,11 +97,33 @@ class HuggingFace(ConfiguredFolder):
             self.tensors, self.dropped = scaled_tensors(folder, config, stored)
             why = "a scale for 8-bit activations, which are not used"
             self.left_out = tuple(LeftOut(name, why) for name in self.dropped)
+            self._merge()
             self.embedded = next(iter(self.shards.values())).metadata
             self.weight_files = [file.path for file in self.shards.values()]
         except BaseException:
             self.close()
             raise
+
+    def _merge(self) -> None:
+        """Put the adapters into the tensors."""
+        if not self.adapters:
+            if (self.folder / ADAPTER).is_file():
+                self.notes = (
+                    f"an adapter lies in the folder, too, and is left alone; --adapter {self.folder} merges it",
+                )
+            return
+        made = merge(self.adapters, *self._family(), self.tensors)
+        self.tensors, self.notes = made.tensors, (*made.notes, *filter(None, map(self._other_base, self.adapters)))
+        if made.untied:
+            self._config = {**self._config, **_untied(self._config)}
+
+    def _other_base(self, adapter: Adapter) -> str:
+        """What is to be said of an adapter that was trained on a model of another name."""
+        said = self._config.get("_name_or_path")
+        names = {self.folder.resolve().name, model_name(self.folder), str(said).rpartition("/")[2] if said else ""}
+        if not adapter.base or adapter.base.lower() in {name.lower() for name in names}:
+            return ""
+        return f"adapter {adapter.name}: says that it was trained on {adapter.base}; this is {model_name(self.folder)}"
 
     def _open_shards(self) -> dict[str, Tensor]:
         weight_map = self._weight_map()
@@ -138,7 +173,7 @@ class HuggingFace(ConfiguredFolder):
         others = [name for name in names if name.endswith(".safetensors")]
         pickles = [name for name in names if name.endswith(PICKLES)]
         if any(name.startswith("adapter_model") for name in names):
-            return Unsupported(f"{self.folder}: only an adapter; merge it into its base model and save that")
+            return Unsupported(f"{self.folder}: only an adapter; convert the model that it is for, with --adapter")
         if others:
             return Unsupported(
                 f"{self.folder}: {others[0]!r} is not named {SINGLE} or in {INDEX}; original layouts (consolidated) "
@@ -150,14 +185,23 @@ class HuggingFace(ConfiguredFolder):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of both configurations and the fingerprint of each file."""
-        return fingerprint_of(
-            self.config, self.generation, {name: file.fingerprint for name, file in self.shards.items()}
-        )
+        """Of both configurations and the fingerprints of each file and adapter."""
+        files = {name: file.fingerprint for name, file in self.shards.items()}
+        return fingerprint_of(self.config, self.generation, files, *(adapter.fingerprint for adapter in self.adapters))
 
     def close(self) -> None:
         for file in self.shards.values():
             file.close()
+        for adapter in self.adapters:
+            adapter.close()
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes of a configuration whose output is no longer the embedding."""
+    made: dict[str, Any] = {"tie_word_embeddings": False}
+    if isinstance(text := config.get("text_config"), dict):
+        made["text_config"] = {**text, "tie_word_embeddings": False}
+    return made
 
 
 def pickle(path: Path) -> Unsupported:

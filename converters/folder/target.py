@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.architectures import to_hf
+from edgellm.architectures import Part, Relation, to_hf
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.safetensors import write_safetensors
@@ -55,16 +55,15 @@ class ToFolder:
         self._tensors: dict[str, Tensor] = {}
         exact: set[str] = set()
         for relation in model.description.relations:
-            made = to_hf(relation, model.weights)
+            made, shifted = self._made(relation)
             self._tensors |= {part.name: tensor for part, tensor in made}
-            before = [model.weights[part.name] for part in relation.gguf]
-            shifted = bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
             widened = not all(quantizable(part.name, part.shape) for part in relation.gguf)  # F32, whatever it was
             for part, tensor in made:
                 fits = is_exact(tensor.stored, dtype) or (widened and _fits(tensor, self._kind))
                 if fits and not shifted:
                     exact.add(part.name)
-        config = {**model.config, "torch_dtype": _TORCH[dtype]}
+        config = {key: value for key, value in model.config.items() if key != "quantization_config"}
+        config["torch_dtype"] = _TORCH[dtype]
         self._files = model.files | {"config.json": json.dumps(config, indent=2).encode()}
         tensors = tuple(
             Planned(name, tensor.shape, tensor.stored, dtype, self._kind.nbytes(tensor.shape), name in exact)
@@ -77,9 +76,16 @@ class ToFolder:
             recipe=dtype.lower(),
             tensors=tensors,
             left_out=model.description.left_out,
-            notes=model.vocabulary.notes,
+            notes=(*model.vocabulary.notes, *model.description.notes),
             file_bytes=sum(tensor.nbytes for tensor in tensors) + sum(map(len, self._files.values())),
         )
+
+    def _made(self, relation: Relation) -> tuple[list[tuple[Part, Tensor]], bool]:
+        """The folder's tensors, and whether adding and taking away 1 changed some numbers."""
+        if self._model.names == "huggingface":
+            return [(part, self._model.tensors[part.name]) for part in relation.hf], False
+        made, before = to_hf(relation, self._model.weights), [self._model.weights[part.name] for part in relation.gguf]
+        return made, bool(relation.shift) and not shifts_exactly(before, made[0][1], -relation.shift)
 
     def _shards(self) -> list[list[str]]:
         """The names of the tensors of each weight file."""

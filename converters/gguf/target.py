@@ -20,7 +20,7 @@ from .. import verify
 from ..calibrate import collect
 from ..job import Progress, check_space, counter, record_of
 from ..model import Contents, Model
-from ..numbers import is_exact
+from ..numbers import ADAPTED, is_exact
 from ..params import KEEP, GGUFParams
 from ..plan import Plan, Planned, memory_needed, of_source
 from ..quant.imatrix import ImportanceMatrix
@@ -95,7 +95,7 @@ class ToGGUF:
     def temporary(self, purpose: str, space: Path, report: Progress) -> Iterator[Path]:
         """The file, for as long as the block takes."""
         path = space / f"temporary-{self.plan.recipe}.gguf"
-        kind = "exact" if self.plan.recipe == KEEP else self.plan.recipe
+        kind = "exact" if self.plan.recipe in (KEEP, "f32") else self.plan.recipe
         check_space(space, self.plan.file_bytes)
         advance = counter(f"writing a temporary {kind} file to {purpose}", self.plan.tensor_bytes, report)
         try:
@@ -139,7 +139,8 @@ def runnable(model: Model, space: Path, report: Progress) -> Iterator[Path]:
     if model.runs is not None:
         yield model.path
         return
-    with ToGGUF(model, GGUFParams()).temporary("measure with", space, report) as path:
+    sums = any(tensor.stored.endswith(ADAPTED) for tensor in model.tensors.values())
+    with ToGGUF(model, GGUFParams(quant="f32" if sums else KEEP)).temporary("measure with", space, report) as path:
         yield path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_type_hints
 
@@ -15,8 +15,8 @@ from ..formats.gguf import GGUFFile
 from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
-from .relation import Relation
-from .table import EMBEDDING, HEAD, Line, Weight, expand, stored
+from .relation import Part, Relation
+from .table import EMBEDDING, HEAD, Line, Weight, expand, spellings, stored
 
 
 class Key(NamedTuple):
@@ -183,13 +183,28 @@ class Architecture:
 
     def duplicates(self, hyper: Hyper, names: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of Hugging Face tensors that must be equal, of which the first is left out: a tied output."""
+        pair = self.tied_pair(names) if hyper.tied else None
+        return [pair] if pair is not None and pair[0] in names else []
+
+    def tied_pair(self, names: Collection[str]) -> tuple[str, str] | None:
+        """What a checkpoint calls output and embedding, which are one in tied models; None without an output."""
         head = [line for line in self.after if isinstance(line, Weight) and line.untied]
         embedding = self.before[0]
-        if not hyper.tied or not head or not isinstance(embedding, Weight):
-            return []
+        if not head or not isinstance(embedding, Weight):
+            return None
         prefix = self._prefix(names)
-        name = head[0].hf[0][0].replace("{m}", prefix)
-        return [(name, embedding.hf[0][0].replace("{m}", prefix))] if name in names else []
+        return head[0].hf[0][0].replace("{m}", prefix), embedding.hf[0][0].replace("{m}", prefix)
+
+    def stored_as(self, name: str, names: Collection[str]) -> str | None:
+        """Which of `names` is a tensor of this name with the prefix that is stored, or without; None where none is."""
+        bare = [name[len(prefix) :] for prefix in self.prefixes if name.startswith(prefix)]
+        found = (prefix + rest for rest in bare for prefix in self.prefixes if prefix + rest in names)
+        return name if name in names else next(found, None)
+
+    def spellings(self, hyper: Hyper, names: Collection[str]) -> Iterator[tuple[Part, list[tuple[Part, ...]]]]:
+        """As `table.spellings`, of all layers."""
+        prefix = self._prefix(names)
+        return (each for i in range(hyper.n_layer) for each in spellings(self.layer, hyper, prefix, i))
 
     def metadata(self, hyper: Hyper) -> dict[str, Any]:
         """The key-values below the architecture's name, for write_gguf: without general.* and tokenizer.*.

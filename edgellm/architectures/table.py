@@ -89,6 +89,20 @@ def stored(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], layers
     return (part for i in layers for line in chosen for part in _parts(line.gguf, hyper, "", i))
 
 
+def spellings(
+    table: tuple[Line, ...], hyper: Hyper, prefix: str, i: int
+) -> Iterator[tuple[Part, list[tuple[Part, ...]]]]:
+    """Each tensor of another spelling, and the usual parts of each GGUF tensor that it becomes, one after the other."""
+    for line in table:
+        if not isinstance(line, Either):
+            continue
+        usual = {name: one.hf for one in line.usual for name, _ in one.gguf}
+        for other in line.other:
+            if len(other.hf) == 1 and all(name in usual for name, _ in other.gguf):
+                groups = [_parts(usual[name], hyper, prefix, i) for name, _ in other.gguf]
+                yield _parts(other.hf, hyper, prefix, i)[0], groups
+
+
 def _chosen(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefix: str, i: int) -> Iterator[Weight]:
     for line in table:
         lines: tuple[Weight, ...] = (line,) if isinstance(line, Weight) else line.usual

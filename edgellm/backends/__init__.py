@@ -51,6 +51,10 @@ def _open(path: Path, params: LoadParams, progress: Callable[[float], None] | No
 
         return open_echo(str(path), params), ASKED
     kind = _format(path)
+    if kind == "onnx" and params.adapters:
+        raise Unsupported(
+            f"{path}: an ONNX model takes no adapters; merge them when it is made (edgellm convert --to onnx --adapter)"
+        )
     if kind == "onnx" and params.backend in ("auto", "onnx"):
         from edgellm.backends.onnx import open_onnx
 
@@ -90,6 +94,12 @@ def _open_gguf(path: Path, params: LoadParams, progress: Callable[[float], None]
 
 def _engine(file: GGUFFile, params: LoadParams) -> tuple[str, str]:
     """The engine of a GGUF file, and why it is that one."""
+    if params.adapters:
+        if params.backend == "native":
+            raise Unsupported(
+                f"{file.path}: adapters are llama.cpp's: leave the backend at auto, or merge them (convert)"
+            )
+        return "llamacpp", ASKED if params.backend == "llamacpp" else "it is the one that applies adapters"
     if params.backend != "auto":
         return params.backend, ASKED
     from edgellm.backends.llamacpp import library

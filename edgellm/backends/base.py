@@ -124,9 +124,12 @@ class Sequence(Protocol):
     """The KV state of ONE token sequence; everything stateful lives here.
 
     reads_files: `load` takes saved files, too, and verifies them as it reads: what is wrong with one is BackendFailed.
+
+    adapter: the name of the one that it is computed with; "" none. It is set before the first token.
     """
 
     reads_files: ClassVar[bool] = False
+    adapter: str
 
     @property
     def length(self) -> int:
@@ -172,7 +175,8 @@ class PassShape:
     several may share a pass. mixes_prefill_and_decode: prompts and answers may share one, at no loss to either.
     limit: sequences that decode at once; None: all that are open. takes_turns: each row looks at the cells of all
     sequences, so that together they can be slower than in turns, and state can be saved at any time; how many should
-    decode at once is then learned. all_rows: a pass can give the logits of all its tokens.
+    decode at once is then learned. all_rows: a pass can give the logits of all its tokens. one_adapter: the sequences
+    of a pass have the same one.
     """
 
     align: int = 1
@@ -182,6 +186,7 @@ class PassShape:
     limit: int | None = None
     takes_turns: bool = False
     all_rows: bool = True
+    one_adapter: bool = False
 
     @property
     def exact(self) -> bool:
@@ -240,6 +245,7 @@ class Backend(Protocol):
     max_rows: int  # largest number of logits rows in one pass
     pass_shape: PassShape
     threads: int
+    adapters: Mapping[str, str]  # that sequences may have, by name: what identifies their weights and strength
     state_key: str  # names all that shapes saved state beside the weights: engine, build, KV type, kernels
 
     def new_sequence(self, expected: int = 0) -> Sequence:

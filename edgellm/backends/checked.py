@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from abc import abstractmethod
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -34,6 +35,7 @@ class CheckedSequence(Sequence, Generic[P]):
     def __init__(self, pool: P, expected: int = 0) -> None:
         self._pool = pool
         self._closed = False
+        self.adapter = ""
         self.id = -1
         self.length = 0
         pool.lease(self, expected)
@@ -50,6 +52,7 @@ class CheckedSequence(Sequence, Generic[P]):
         length = self.length if length is None else length
         self.check_range(0, length)
         twin = type(self)(self._pool)
+        twin.adapter = self.adapter
         try:
             if length:
                 self._copy_to(twin, length)
@@ -137,6 +140,7 @@ class CheckedBackend(Backend, Generic[H]):
         self.pool = pool
         self.n_ctx, self.max_sequences = limits.n_ctx, limits.max_sequences
         self.micro_batch, self.max_rows = limits.micro_batch, limits.max_rows
+        self.adapters: Mapping[str, str] = {}
         self._closed = False
 
     def new_sequence(self, expected: int = 0) -> H:
@@ -210,6 +214,10 @@ class CheckedBackend(Backend, Generic[H]):
             self._check_tokens(step.tokens)
             self.pool.check_room(held.length + size)
             sequences[held.id] = held
+            if sequence.adapter and sequence.adapter not in self.adapters:
+                raise BackendFailed(
+                    f"a pass holds a sequence with the adapter {sequence.adapter!r}, which is not loaded"
+                )
             count += size
             rows += size if step.logits == "all" else step.logits == "last"
         if not 1 <= count <= self.micro_batch:

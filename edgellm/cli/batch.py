@@ -16,7 +16,7 @@ import click
 from edgellm.cli import streams
 from edgellm.cli.completion import complete_model
 from edgellm.cli.locate import fetched
-from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section
+from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section, with_adapter
 from edgellm.cli.output import bars, note, print_facts
 from edgellm.cli.status import Status
 from edgellm.cli.talk import open_model
@@ -87,7 +87,9 @@ def batch(
     params = GenerateParams(cache=not options.pop("no_cache"), **chosen(GenerateParams, options))
     cache = CacheParams() if options.pop("disk_cache") else CacheParams(disk=0)
     load = LoadParams(cache=cache, **chosen(LoadParams, options))
-    defaults = Defaults(params, options["system"], options["raw"], options["thinking"])
+    if load.adapters and ray is not None:
+        raise click.UsageError("--ray brings a model to other machines, and no adapters: merge them (edgellm convert)")
+    defaults = Defaults(with_adapter(params, load), options["system"], options["raw"], options["thinking"])
     wanted = _Wanted(input, output or STDOUT, model, limit, ordered, restart, ray)
     with closing(opened(input, _piped)) as file:
         if dry_run:

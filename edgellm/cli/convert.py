@@ -34,6 +34,14 @@ FILE = click.Path(path_type=Path)
 @click.option("--for", "machine", type=click.Choice(("cpu",)), help="No types whose kernels are slow on x86.")
 @click.option("--imatrix", metavar="FILE", type=FILE, help="An importance matrix to quantize with.")
 @click.option("--calibrate", metavar="TEXT", type=FILE, help="Collect one first, on this UTF-8 text.")
+@click.option(
+    "--adapter",
+    "adapters",
+    metavar="FOLDER[=SCALE]",
+    multiple=True,
+    callback=lambda context, option, values: tuple(map(_adapter, values)),
+    help="Merge this LoRA or DoRA adapter (a PEFT folder) into the weights of SRC first; can be repeated.",
+)
 @click.option("--pre", metavar="NAME", help="llama.cpp's name of the pre-tokenizer, where it is not recognised.")
 @click.option("--exact", is_flag=True, help="ONNX: compute products in float32, not in 8 bits; slower.")
 @click.option("--max-context", type=int, metavar="N", help="ONNX: make room for N tokens, not for all trained ones.")
@@ -95,6 +103,17 @@ def convert(
         print_json({"path": str(done.path), "seconds": done.seconds, "plan": done.plan.to_dict(), "verified": verified})
     else:
         click.echo(str(done.path))
+
+
+def _adapter(value: str) -> tuple[Path, float]:
+    """A folder, and how strongly it counts; what a folder is called may end in =1, too."""
+    folder, equals, scale = value.rpartition("=")
+    if not equals or Path(value).exists():
+        return Path(value), 1.0
+    try:
+        return Path(folder), float(scale)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: behind = a number is expected, as in FOLDER=0.5") from None
 
 
 def _print_plan(plan: Plan, *, verbose: bool) -> None:

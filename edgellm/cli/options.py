@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -98,6 +99,17 @@ def chosen(kind: type[Params], options: Mapping[str, Any]) -> dict[str, Any]:
         for name, (each, value) in given.items()
         if value != ()
     }
+
+
+def with_adapter(params: GenerateParams, load: LoadParams) -> GenerateParams:
+    """The options of answers: where one adapter is loaded and none chosen, they are that one's. Raises InvalidParameter
+    for a name that none of them has, before anything is loaded."""
+    names = [name for name, _, _ in load.adapters]
+    if params.adapter is not None and params.adapter not in names:
+        raise InvalidParameter(
+            f"--use-adapter {params.adapter}: no --adapter has this name; {', '.join(names) or 'none'}"
+        )
+    return replace(params, adapter=names[0]) if len(names) == 1 and params.adapter is None else params
 
 
 def from_text(name: str, text: str) -> Any:

@@ -15,7 +15,7 @@ import click
 from edgellm.cli import streams
 from edgellm.cli.chats import Keeper, KeptChat, kept
 from edgellm.cli.completion import complete_model
-from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section
+from edgellm.cli.options import GENERATE, LOAD, Sectioned, chosen, flags, in_section, with_adapter
 from edgellm.cli.talk import Manner, Talk, open_model, statistics
 from edgellm.config import Config, Preset, config_path, read_config
 from edgellm.errors import InvalidParameter
@@ -70,6 +70,7 @@ def run(
     cache = CacheParams(disk=0) if given.pop("no_disk_cache", False) or manner.private else CacheParams()
     params = GenerateParams(cache=not given.pop("no_cache", False), **chosen(GenerateParams, given))
     load_params = LoadParams(cache=cache, **chosen(LoadParams, given))
+    params = with_adapter(params, load_params)
 
     with open_model(asked.model, load_params) as opened:
         keeper = Keeper(asked.model, past) if (past or asked.keep) and not manner.private and not manner.raw else None

@@ -118,6 +118,11 @@ class Engine:
         self.check_open()
         self._check_prompt(prompt)
         self._passes.speculation.check(params)
+        if params.adapter is not None and params.adapter not in self.backend.adapters:
+            known = ", ".join(self.backend.adapters) or "none; give it to load(adapters=…)"
+            raise InvalidParameter(
+                f"adapter {params.adapter!r} is not loaded with {self.backend.info.name}; there are: {known}"
+            )
         generation = Generation(self, len(prompt), stream=stream, sink=sink, progress=progress)
         generation.reading = source.reading
         generation.constraint = self._constraints.of(params, prompt, source.reading)

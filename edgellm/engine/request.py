@@ -93,6 +93,16 @@ class Request:
         self.spent = Spent(load_ms)
 
     @property
+    def adapter(self) -> str:
+        """The name of its adapter, "" for none."""
+        return self.params.adapter or ""
+
+    @property
+    def state_of(self) -> tuple[bytes, str]:
+        """Whose its state is, and computed with which adapter: no other request of another pair may use it."""
+        return self.owner, self.adapter
+
+    @property
     def history(self) -> list[int]:
         """Prompt and answer."""
         return self.answer.history

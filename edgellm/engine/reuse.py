@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgellm.backends.base import INSIDE, Backend, Buffer, text_of
+from edgellm.backends.base import INSIDE, Backend, Buffer, Sequence, text_of
 from edgellm.engine.request import Request
 from edgellm.errors import Busy, EdgeLLMError, Unsupported
 from edgellm.events import CacheReport
@@ -40,6 +40,8 @@ class Reuse:
     def __init__(self, backend: Backend, known: PrefixCache | None) -> None:
         self._backend = backend
         self._known = known
+        adapters = {} if known is None else backend.adapters
+        self._with = {name: known.under(f"adapter {key}") for name, key in adapters.items() if known is not None}
         self._live: Request | None = None  # finished last; its sequence is still in the KV cache
         self._whole = not backend.info.can_truncate
         self._shape = backend.pass_shape
@@ -48,7 +50,7 @@ class Reuse:
         """Give `request` a sequence and its cache report. Raises Busy and what the backend raises."""
         if request.parked:
             self.forget_live()
-            sequence = self._backend.new_sequence(request.expected)
+            sequence = self._new(request, request.expected)
             try:
                 sequence.load([payload for _block, payload in request.parked])
             except BaseException:
@@ -58,12 +60,12 @@ class Reuse:
             return
         if not request.params.cache:
             self.forget_live()
-            request.sequence = self._backend.new_sequence(request.expected)
+            request.sequence = self._new(request, request.expected)
             request.cache = CacheReport(computed=len(request.prompt), reason="the cache was switched off")
             return
-        match = NOTHING
-        if self._known is not None:
-            match = self._known.match(request.prompt, owner=request.owner, feed=self._shape.shortest)
+        match, known = NOTHING, self._of(request)
+        if known is not None:
+            match = known.match(request.prompt, owner=request.owner, feed=self._shape.shortest)
             if self._whole:
                 request.checkpoints = self._worth_a_checkpoint(request, match.agreed)
         if self._start_at_end(request, match, running):
@@ -78,7 +80,7 @@ class Reuse:
                 return
             why = UNCUT
         self.forget_live()
-        request.sequence = self._backend.new_sequence(request.expected)
+        request.sequence = self._new(request, request.expected)
         try:
             self._fill(request, match, from_blocks, why)
         except Busy:  # no cells for it now: the engine tries again when another request has finished
@@ -87,9 +89,10 @@ class Reuse:
 
     def _start_at_end(self, request: Request, match: Match, running: Many[Request]) -> bool:
         """Whether the very same prompt is known with the logits after it: then nothing is left to compute."""
-        if self._known is None or match.logits is None:
+        known = self._of(request)
+        if known is None or match.logits is None:
             return False
-        row = self._known.logits(match)
+        row = known.logits(match)
         n_vocab = self._backend.info.n_vocab
         if row is None or len(row) != 4 * n_vocab:
             return False
@@ -99,10 +102,10 @@ class Reuse:
             report = CacheReport(from_live=length)
         else:
             self.forget_live()
-            request.sequence = self._backend.new_sequence(request.expected)
+            request.sequence = self._new(request, request.expected)
             request.reused, request.deferred = length, match
-            self._known.used(match)
-            report = _by_tier(self._known.beyond_memory(match), length)
+            known.used(match)
+            report = _by_tier(known.beyond_memory(match), length)
         request.cache = self._report(request, report, length, [])
         request.row = np.frombuffer(row, np.float32).reshape(1, n_vocab)
         return True
@@ -120,7 +123,7 @@ class Reuse:
         if not request.params.cache or self._whole:
             return False
         for other in running:
-            if not other.in_prefill or not other.params.cache or other.owner != request.owner:
+            if not other.in_prefill or not other.params.cache or other.state_of != request.state_of:
                 continue
             if self._usable(common_prefix(request.prompt, other.prompt), request) - other.length >= WORTH_WAITING:
                 return True
@@ -131,8 +134,9 @@ class Reuse:
         sequence = request.sequence
         assert sequence is not None  # every running request has one
         tokens = request.history[: sequence.length]
-        if self._known is not None:
-            request.parked = self._known.export(tokens, sequence, owner=request.owner)
+        known = self._of(request)
+        if known is not None:
+            request.parked = known.export(tokens, sequence, owner=request.owner)
         elif tokens:
             request.parked = [(make_block(b"", 0, tokens), sequence.save(0, len(tokens)))]
         request.release()
@@ -141,21 +145,23 @@ class Reuse:
         """Park the state of a request that goes on."""
         sequence = request.sequence
         assert sequence is not None  # the caller has looked
-        if self._known is not None and request.params.cache:
+        known = self._of(request)
+        if known is not None and request.params.cache:
             tokens = request.history[: sequence.length]
             try:
                 words = self._title(request)
-                self._known.park(tokens, sequence, words, owner=request.owner)
+                known.park(tokens, sequence, words, owner=request.owner)
                 if self._worth_keeping_logits(request):
                     assert request.row is not None  # the line above has looked
-                    self._known.park_logits(request.prompt, request.row.tobytes(), words, owner=request.owner)
+                    known.park_logits(request.prompt, request.row.tobytes(), words, owner=request.owner)
             except (EdgeLLMError, MemoryError) as error:
                 log.warning("the state of a request could not be kept: %s", str(error) or "the memory is not enough")
 
     def retain(self, request: Request, *, alone: bool) -> None:
         """Know the state of a finished request, and leave its sequence alive when it was the only one running."""
-        if request.parked and self._known is not None:
-            self._known.park_saved(request.parked, self._title(request), owner=request.owner)
+        known = self._of(request)
+        if request.parked and known is not None:
+            known.park_saved(request.parked, self._title(request), owner=request.owner)
         if request.sequence is None:
             return
         self.checkpoint(request)
@@ -186,7 +192,8 @@ class Reuse:
         if self._live is not None and self._live.owner == owner:
             self.forget_live()
         if self._known is not None:
-            self._known.forget(owner)
+            for known in (self._known, *self._with.values()):
+                known.forget(owner)
 
     def forget_live(self) -> bool:
         """Free the cells of the sequence that was kept alive. False when there was none."""
@@ -201,6 +208,15 @@ class Reuse:
         self.forget_live()
         if self._known is not None:
             self._known.close()
+
+    def _of(self, request: Request) -> PrefixCache | None:
+        """What is known of the model with the adapter of a request."""
+        return self._with[request.adapter] if request.adapter and self._with else self._known
+
+    def _new(self, request: Request, expected: int = 0) -> Sequence:
+        sequence = self._backend.new_sequence(expected)
+        sequence.adapter = request.adapter
+        return sequence
 
     def _worth_keeping_logits(self, request: Request) -> bool:
         """Whether the logits after a prompt take little beside the state that was computed for it."""
@@ -229,7 +245,7 @@ class Reuse:
         best: Request | None = None
         most = 0
         for other in running if self._live is None else [*running, self._live]:
-            if other.sequence is None or not other.params.cache or other.owner != request.owner:
+            if other.sequence is None or not other.params.cache or other.state_of != request.state_of:
                 continue
             shared = min(common_prefix(other.history, request.prompt), other.length)
             if self._whole and shared < other.length:
@@ -262,10 +278,11 @@ class Reuse:
         sequence = request.sequence
         assert sequence is not None  # the callers have made one
         away: list[tuple[int, int]] = []
-        if length and self._known is not None:
-            away = self._known.beyond_memory(match)
+        known = self._of(request)
+        if length and known is not None:
+            away = known.beyond_memory(match)
             try:
-                if not self._known.load(match, length, sequence):
+                if not known.load(match, length, sequence):
                     why = DAMAGED
             except Busy:
                 if request.row is None:
@@ -274,7 +291,7 @@ class Reuse:
         aligned = length if sequence.length == length else self._usable(sequence.length, request)
         if aligned < sequence.length and not sequence.truncate(aligned):
             sequence.close()
-            request.sequence = self._backend.new_sequence()
+            request.sequence = self._new(request)
             aligned, why = 0, UNCUT
         request.reused = aligned
         report = _by_tier(away, aligned)

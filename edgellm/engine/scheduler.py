@@ -34,28 +34,37 @@ class Scheduler:
         self._shape = backend.pass_shape
         self._micro_batch = backend.micro_batch
         self._max_rows = backend.max_rows
-        self._prefilled_last = False
+        self._prefilled_last: set[str] = set()  # adapters whose last pass read prompts
         self._slice = SLICE // 4  # tokens that SLICE_SECONDS are enough for
         self._shortest_last = False  # the last pass over prompts began with the one of which least was left
+        self._adapter = ""  # of the last pass
         self._next = 0  # where those that decode go on, when one pass does not hold all
 
     def next(self, running: Sequence[Request]) -> list[Share]:
         """The shares of the next pass. `running` is not empty."""
+        answering = any(not request.in_prefill for request in running)
+        running = self._of_one_adapter(running) if self._shape.one_adapter else running
         prefilling = [request for request in running if request.in_prefill]
         decoding = [request for request in running if not request.in_prefill]
         if not prefilling:
-            self._prefilled_last = False
+            self._prefilled_last.discard(self._adapter)
             return self._decode(decoding)
         beside: list[Share] = []
         if self._shape.mixes_prefill_and_decode and len(decoding) < self._max_rows:
             beside = self._decode(decoding)
         room = self._micro_batch - sum(size for _, size in beside)
-        if room < 2 * self._shape.shortest if beside else decoding and self._prefilled_last:
-            self._prefilled_last = False
+        if room < 2 * self._shape.shortest if beside else decoding and self._adapter in self._prefilled_last:
+            self._prefilled_last.discard(self._adapter)
             return beside or self._decode(decoding)
-        self._prefilled_last = True
-        room = min(self._slice, room) if decoding else room
+        self._prefilled_last.add(self._adapter)
+        room = min(self._slice, room) if answering else room
         return beside + self._prefill(prefilling, room, self._max_rows - len(beside))
+
+    def _of_one_adapter(self, running: Sequence[Request]) -> Sequence[Request]:
+        """Those with the adapter whose turn it is: by name, in a circle, one pass each."""
+        names = sorted({request.adapter for request in running})
+        self._adapter = next((name for name in names if name > self._adapter), names[0])
+        return [request for request in running if request.adapter == self._adapter]
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         """A pass with so many tokens, of prompts among them, took so long."""

@@ -95,6 +95,11 @@ class PrefixCache:
         self._whole = whole
         self._room = room
 
+    def under(self, part: str) -> PrefixCache:
+        """What is known of the same model with something else that shapes state, in the same places."""
+        root = root_key(self._root, part)
+        return PrefixCache(root, self.memory, self.store, label=self._label, whole=self._whole, room=self._room)
+
     @property
     def problem(self) -> str | None:
         """Why nothing is kept on disk where it should be."""

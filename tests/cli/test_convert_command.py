@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from hf_models import UNALIGNED, folder_of
+from peft_folders import adapter_of, lora
 from tiny_models import tiny
 
 from edgellm.cli import main
@@ -56,6 +57,24 @@ def test_the_path_is_the_answer_and_the_rest_goes_to_stderr(source: Path, tmp_pa
     assert " bits per weight, in " in lines[5]
     assert lines[6].startswith("verified: ")
     assert lines[6].endswith(" predictions; it runs")
+
+
+def test_adapters(source: Path, tmp_path: Path) -> None:
+    """Repeated, with a scale or without; the plan has a row for what they change; a folder may be called NAME=1."""
+    one = adapter_of(tmp_path / "one", lora("model.layers.0.self_attn.q_proj", 288, 288))
+    two = adapter_of(tmp_path / "two=2", lora("model.layers.1.mlp.up_proj", 768, 288))
+    told = call(source, "--adapter", f"{one}=0.5", "--adapter", two, "--quant", "q4_k_m", "--dry-run").stdout
+    assert re.search(r"^blk\.0\.attn_q\.weight +288×288 +BF16\+adapter→Q5_0", told, re.MULTILINE)
+    assert "adapter one: changes 1 tensor, 0.5 times as strong" in told
+    assert "adapter two=2: changes 1 tensor\n" in told
+    made = call(source, "-o", tmp_path / "model.gguf", "--adapter", f"{one}=-1", "--adapter", f"{two}=1e-1")
+    assert made.exit_code == 0, made.stderr
+    assert "note: adapter one: changes 1 tensor, -1 times as strong\n" in made.stderr
+    refused = call(source, "--dry-run", "--adapter", f"{one}=much")
+    assert refused.exit_code == 2
+    assert "behind = a number is expected, as in FOLDER=0.5" in refused.stderr
+    exported = call(tiny("llama").write(tmp_path / "tiny.gguf"), "--dry-run", "--adapter", one)
+    assert isinstance(exported.exception, Unsupported)
 
 
 def test_json(source: Path, tmp_path: Path) -> None:

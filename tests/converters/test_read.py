@@ -359,7 +359,7 @@ def test_an_empty_tensor_is_refused(tmp_path: Path) -> None:
         (["model.pt"], Unsupported, "a pickle, which can run any code"),
         (["consolidated.safetensors"], Unsupported, "'consolidated.safetensors' is not named model.safetensors"),
         (["model.fp16.safetensors", "pytorch_model.bin"], Unsupported, "'model.fp16.safetensors' is not named"),
-        (["adapter_model.safetensors", "adapter_config.json"], Unsupported, "merge it into its base"),
+        (["adapter_model.safetensors", "adapter_config.json"], Unsupported, "the model that it is for, with --adapter"),
     ],
 )
 def test_no_weights_that_we_read(tmp_path: Path, files: list[str], kind: Any, complaint: str) -> None:

@@ -21,7 +21,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], No
 
     Raises InvalidModelFile, UnsafeModel, ModelLoadError, UnsupportedArchitecture, NotEnoughMemory, Unsupported.
     """
-    from edgellm.backends.llamacpp import library, loading, proof, signals
+    from edgellm.backends.llamacpp import adapters, library, loading, proof, signals
     from edgellm.backends.llamacpp.backend import LlamaBackend
     from edgellm.formats.gguf import GGUFFile
 
@@ -29,6 +29,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], No
     with GGUFFile.open(path) as file:  # closed before llama.cpp maps the same pages
         plan = loading.plan(file, params)
         proof.make_safe(file, trust=params.trust, extra_bufts=library.extra_buffers().use)
+        prepared = [adapters.prepare(file, *each) for each in params.adapters]
     p = library.model_params(plan.gpu_layers)
     stopped: list[BaseException] = []
 
@@ -48,7 +49,7 @@ def open_llamacpp(path: Path, params: LoadParams, progress: Callable[[float], No
             with library.capture_log() as lines:
                 model = lib.llama_model_load_from_file(os.fsencode(plan.path), p)
             if model and not stopped:
-                backend = LlamaBackend(model, plan)
+                backend = LlamaBackend(model, plan, {one.name: adapters.loaded(model, one) for one in prepared})
         if backend is None or stopped:
             raise refusal(path, "refused the file", reason(lines))
         return backend

@@ -6,12 +6,14 @@ embedder  a second context for vectors of texts (`embed.py`), where the model ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from edgellm import _native, budget
 from edgellm.backends.base import PassShape, Rows, Step
 from edgellm.backends.checked import CheckedBackend
 from edgellm.backends.llamacpp import library
+from edgellm.backends.llamacpp.adapters import Loaded
 from edgellm.backends.llamacpp.batch import Batch
 from edgellm.backends.llamacpp.embed import DECODE_ABORTED, Embedder
 from edgellm.backends.llamacpp.info import KV_TYPE
@@ -31,7 +33,7 @@ class LlamaBackend(CheckedBackend[Held]):
     name = "llamacpp"
     pool: LlamaPool
 
-    def __init__(self, model: int, plan: Plan) -> None:
+    def __init__(self, model: int, plan: Plan, adapters: Mapping[str, Loaded] | None = None) -> None:
         lib = self._lib = library.load_library()
         self._model = model
         vocab = lib.llama_model_get_vocab(model)
@@ -55,7 +57,11 @@ class LlamaBackend(CheckedBackend[Held]):
         super().__init__(info, tokenizer, pool)
         # The cells behind a window are given away, so that state can be saved only as long as it is all inside.
         takes_turns = pool.window >= self.n_ctx
-        self.pass_shape = PassShape(align=4, shortest=8, rows_independent=False, takes_turns=takes_turns)
+        self._adapters = dict(adapters or {})
+        self.adapters = {name: loaded.key for name, loaded in self._adapters.items()}
+        self.pass_shape = PassShape(
+            align=4, shortest=8, rows_independent=False, takes_turns=takes_turns, one_adapter=bool(self._adapters)
+        )
         self.threads = plan.threads
         self.state_key = "|".join(
             map(str, (library.build_name(), plan.params.kv_type or KV_TYPE, plan.flash_attention, plan.gpu_layers))
@@ -73,6 +79,11 @@ class LlamaBackend(CheckedBackend[Held]):
         return LlamaSequence(self.pool, expected)
 
     def _forward(self, sequences: list[Held], steps: list[Step]) -> list[Rows | None]:
+        names = {step.sequence.adapter for step in steps}
+        if len(names) > 1:
+            raise BackendFailed(f"a pass holds sequences of several adapters: {', '.join(map(repr, sorted(names)))}")
+        name = names.pop()
+        self.pool.use(self._adapters[name].pointer if name else None)
         outputs = self._batch.fill(sequences, steps)
         with library.capture_log() as lines:
             code = self.pool.decode(self._batch.struct)

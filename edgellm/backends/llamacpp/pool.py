@@ -46,6 +46,7 @@ class LlamaPool(Pool[Held]):
         self.cells = min(round_up(plan.n_ctx, 256), FIRST_CELLS)
         self.max_cells = round_up(plan.max_cells, 256)
         self.causal = plan.info.can_generate
+        self._adapter: int | None = None  # of the passes from now on: llama.cpp's pointer
         self._context: int | None = None
         self._rows: dict[int, Rows] = {}  # arrays over single rows of the context, by address
         prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)  # it returns a plain address
@@ -118,6 +119,20 @@ class LlamaPool(Pool[Held]):
             row = self._rows[address] = _array(address, 1, n_vocab)
         return row
 
+    def use(self, adapter: int | None) -> None:
+        """Compute passes with this adapter (llama.cpp's pointer) from now on, None: with none."""
+        if adapter != self._adapter:
+            self._set_adapter(self.context, adapter)
+            self._adapter = adapter
+
+    def _set_adapter(self, context: int, adapter: int | None) -> None:
+        count = int(adapter is not None)
+        pointers = (ctypes.c_void_p * 1)(adapter)
+        scales = (ctypes.c_float * 1)(1.0)
+        array = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))
+        if self._lib.llama_set_adapters_lora(context, array, count, scales):
+            raise BackendFailed("llama.cpp does not take an adapter that it has loaded; load the model again")
+
     # State
 
     def read(self, id: int, start: int, stop: int, room: int) -> bytearray:
@@ -173,7 +188,10 @@ class LlamaPool(Pool[Held]):
         sequences = self.limits.max_sequences + 1
         p = context_params(self._plan, self._abort, cells=cells, tokens=self.limits.micro_batch, sequences=sequences)
         p.n_outputs_max = max(self.limits.max_rows, sequences)
-        return new_context(self._model, p, self._plan.info.path)
+        context = new_context(self._model, p, self._plan.info.path)
+        if self._adapter is not None:
+            self._set_adapter(context, self._adapter)
+        return context
 
     def grow(self, needed: int, sequences: int) -> bool:
         """Rebuild the pool if it has fewer cells than `needed`; every open sequence moves, bit for bit.

@@ -1,0 +1,1 @@
+"""Adapters: what PEFT folders say, and checkpoints with that merged into them."""
