@@ -47,6 +47,19 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+MINISTRAL = {  # where q begins to grow within the tests' texts
+    "rope_type": "yarn",
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "max_position_embeddings": 128,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+    "rope_theta": 1e6,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 GEMMA = {"tie_word_embeddings": True, "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16}
 NEOX = {"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
@@ -69,6 +82,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-yarn": {**LLAMA, "rope_scaling": YARN},
     "llama-yarn-factor": {**LLAMA, "rope_scaling": {**YARN, "attention_factor": 1.3}},
     "mistral": {**COMMON, "model_type": "mistral", "sliding_window": None},
+    "ministral3": {**COMMON, "model_type": "ministral3", "head_dim": 32, "rope_parameters": MINISTRAL},
+    "ministral3-devstral": {
+        **COMMON,
+        "model_type": "ministral3",
+        "head_dim": 32,
+        "rope_parameters": {**MINISTRAL, "beta_fast": 4.0, "mscale_all_dim": 0.0, "llama_4_scaling_beta": 0.0},
+    },
+    "ministral3-tied": {
+        **COMMON,
+        "model_type": "ministral3",
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
     "mixtral": {**COMMON, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2": {**COMMON, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {**COMMON, "model_type": "qwen3", "head_dim": 32},
@@ -154,6 +186,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
     for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
         del CONFIGS[_name][_key]
+for _name in ("ministral3", "ministral3-devstral", "ministral3-tied"):
+    del CONFIGS[_name]["rope_theta"]
 for _name in ("starcoder2", "starcoder2-untied"):
     del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
@@ -219,6 +253,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations bey
 GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "llama": "a2f972368ca9 4bc4388dc092",
     "mistral": "a2f972368ca9 4bc4388dc092",
+    "ministral3": "740f9b151ef1 802b281e5a9a",
     "mixtral": "367ee072d9af ac961f0886de",
     "qwen2": "a43794567151 216891a88234",
     "qwen3": "1440b14e24fc 8a1f15dfc28d",

@@ -16,7 +16,8 @@ from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
 from .relation import Relation
-from .table import EMBEDDING, HEAD, Line, Weight, expand, stored
+from .table import EMBEDDING, HEAD, Either, Line, Weight, expand, stored
+from .text_part import TOWERS
 
 
 class Key(NamedTuple):
@@ -67,7 +68,8 @@ class Architecture:
     same for the output. constants: fields of Hyper that the family fixes.
     scalings: rotary scalings llama.cpp honours; none at all for learned positions. rope_base, rope_share: the defaults
     for θ and for the share of a head that rotates; local_base: θ of windowed layers, where a GGUF file does not say;
-    rope_names: rotary config keys to rename on writing. partial: llama.cpp rotates a part of a head, too.
+    rope_names: rotary config keys to rename on writing. tempered: it computes Rope.temperature and
+    Rope.fast. partial: llama.cpp rotates a part of a head, too.
     square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
     write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
@@ -93,6 +95,7 @@ class Architecture:
     rope_share: float = 1.0
     local_base: float | None = None
     rope_names: Mapping[str, str] = field(default_factory=dict)
+    tempered: bool = False
     partial: bool = False
     square: bool = False
     read_config: Hook = lambda config, fields: {}
@@ -100,8 +103,8 @@ class Architecture:
     read_metadata: Hook = lambda config, fields: {}
     write_metadata: Callable[[Hyper], dict[str, Any]] = lambda hyper: {}
     recognises: Callable[[GGUFFile], bool] = lambda file: True
-    prefixes: tuple[str, ...] = ("model.", "")
-    skip: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"\.masked_bias$")
+    prefixes: tuple[str, ...] = ("model.", "language_model.model.", "model.language_model.", "model.text_model.", "")
+    skip: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"\.masked_bias$", TOWERS)
 
     def hyper_from_config(self, values: Mapping[str, Any]) -> Hyper:
         """Every key of config.json is consumed; raises Unsupported or InvalidModelFile."""
@@ -140,7 +143,8 @@ class Architecture:
         fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
         fields["rope"] = None
         if self.scalings:
-            read = ropes.from_metadata(config, file, fields["head_dim"], fields["n_ctx_train"], self.local_base)
+            where = fields["head_dim"], fields["n_ctx_train"], self.local_base
+            read = ropes.from_metadata(config, file, *where, tempered=self.tempered)
             fields["rope"] = self._computed(read, fields["head_dim"])
         fields |= self.read_metadata(config, fields)
         config.finish(frozenset({"expert_count", "expert_used_count", "rope.dimension_count", "tensor_data_layout"}))
@@ -151,7 +155,7 @@ class Architecture:
 
         names: all tensors of the checkpoint, of either side. Raises Unsupported for a name that nothing explains.
         """
-        prefix = self._prefix(names)
+        prefix = self.prefix(names)
         found = [
             relation
             for table, layers in ((self.before, [0]), (self.layer, range(hyper.n_layer)), (self.after, [0]))
@@ -183,13 +187,16 @@ class Architecture:
 
     def duplicates(self, hyper: Hyper, names: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of Hugging Face tensors that must be equal, of which the first is left out: a tied output."""
-        head = [line for line in self.after if isinstance(line, Weight) and line.untied]
         embedding = self.before[0]
-        if not hyper.tied or not head or not isinstance(embedding, Weight):
+        if not hyper.tied or not isinstance(embedding, Weight):
             return []
-        prefix = self._prefix(names)
-        name = head[0].hf[0][0].replace("{m}", prefix)
-        return [(name, embedding.hf[0][0].replace("{m}", prefix))] if name in names else []
+        stored = [name for name in self.outputs() if name in names]
+        return [(name, embedding.hf[0][0].replace("{m}", self.prefix(names))) for name in stored]
+
+    def outputs(self) -> list[str]:
+        """What Hugging Face may call the output where it is not the embedding."""
+        each = (line for one in self.after for line in (one.usual + one.other if isinstance(one, Either) else (one,)))
+        return [line.hf[0][0] for line in each if line.untied]
 
     def metadata(self, hyper: Hyper) -> dict[str, Any]:
         """The key-values below the architecture's name, for write_gguf: without general.* and tokenizer.*.
@@ -200,7 +207,9 @@ class Architecture:
         pairs = {name: value for name, value in pairs.items() if value is not None}
         if "attention.key_length" in pairs:
             pairs["attention.value_length"] = hyper.head_dim
-        pairs |= (ropes.to_metadata(hyper.rope) if hyper.rope else {}) | self.write_metadata(hyper)
+        pairs |= (ropes.to_metadata(hyper.rope, tempered=self.tempered) if hyper.rope else {}) | self.write_metadata(
+            hyper
+        )
         made = {f"{self.gguf}.{name}": value for name, value in pairs.items()}
         return made | ({"tokenizer.ggml.token_type_count": hyper.n_token_types} if hyper.n_token_types else {})
 
@@ -210,7 +219,7 @@ class Architecture:
         made |= {key.config: getattr(hyper, key.field) for key in self.keys if key.config}
         made |= {"tie_word_embeddings": hyper.tied} | {key: allowed[0] for key, allowed in self.expect.items()}
         if hyper.rope:
-            rope = ropes.to_config(hyper.rope)
+            rope = ropes.to_config(hyper.rope, hyper.n_ctx_train, tempered=self.tempered)
             made |= {self.rope_names.get(name, name): value for name, value in rope.items()}
         return made | self.write_config(hyper)
 
@@ -258,9 +267,13 @@ class Architecture:
         if rope.scaling not in self.scalings:
             known = ", ".join(sorted(self.scalings - {"none"})) or "none"
             raise Unsupported(f"{self.model_type}: {rope.scaling} rope scaling; llama.cpp computes here: {known}")
+        if not self.tempered and (rope.fast != ropes.FAST or rope.temperature):
+            what = f"beta_fast = {rope.fast:g} and llama_4_scaling_beta = {rope.temperature:g}"
+            raise Unsupported(f"{self.model_type}: rope scaling with {what}; llama.cpp computes here: 32 and 0")
         return rope
 
-    def _prefix(self, names: Collection[str]) -> str:
+    def prefix(self, names: Collection[str]) -> str:
+        """What checkpoints with these tensors have for `{m}`."""
         first = self.before[0]
         line = first if isinstance(first, Weight) else first.usual[0]
         fits = (prefix for prefix in self.prefixes if line.hf[0][0].replace("{m}", prefix) in names)

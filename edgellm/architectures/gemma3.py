@@ -43,6 +43,4 @@ GEMMA3 = replace(
     read_config=config_hook(6, 62),
     read_metadata=metadata_hook(6, 62, None),
     write_metadata=write_pattern(6),
-    prefixes=("model.", "language_model.model.", "model.language_model.", ""),
-    skip=(r"rotary_emb\.inv_freq$", r"^(model\.)?(vision_tower|multi_modal_projector)\."),
 )

@@ -51,6 +51,7 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "attention.layer_norm_epsilon": _EPSILON,
     "attention.causal": _FLAG,
     "attention.scale": _SCALE,
+    "attention.temperature_scale": ("f32", 0, 1e1),
     "attention.sliding_window": ("u32", 1, 1 << 20),
     "attention.sliding_window_pattern": ("u32", 2, 64),
     "phi3.attention.sliding_window": ("u32", 0, 1 << 20),  # which llama.cpp does not use
@@ -60,6 +61,9 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "rope.scaling.factor": ("f32", 9e-3, 1e4),
     "rope.scaling.original_context_length": _COUNT,
     "rope.scaling.attn_factor": ("f32", 9e-3, 1e2),
+    "rope.scaling.yarn_log_multiplier": ("f32", 0, 1e1),
+    "rope.scaling.yarn_beta_fast": ("f32", 1.1, 1e3),
+    "rope.scaling.yarn_beta_slow": ("f32", 1, 1),
     "rope.scaling.finetuned": _FLAG,
     "attn_logit_softcapping": _CAP,
     "final_logit_softcapping": _CAP,

@@ -1,0 +1,91 @@
+"""What config.json of published checkpoints says, by the model's name; of models that also see, without what they see
+with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Config = dict[str, Any]
+# what transformers writes beside
+IDS: Config = {"bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.02, "use_cache": True}
+USUAL: Config = {**IDS, "hidden_act": "silu", "attention_dropout": 0.0, "rms_norm_eps": 1e-05}
+
+
+def _ministral(factor: float, original: int, theta: float, **more: Any) -> Config:
+    rope = {"beta_fast": 32.0, "beta_slow": 1.0, "factor": factor, "llama_4_scaling_beta": 0.1, "mscale": 1.0}
+    rope |= {"mscale_all_dim": 1.0, "original_max_position_embeddings": original, "rope_theta": theta}
+    return {
+        **USUAL,
+        "model_type": "ministral3",
+        "head_dim": 128,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": int(factor) * original,
+        "rope_parameters": {**rope, "rope_type": "yarn", "type": "yarn"},
+        "sliding_window": None,
+        "vocab_size": 131072,
+        **more,
+    }
+
+
+def _seeing(text: Config, **more: Any) -> Config:
+    return {
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "dtype": "bfloat16",
+        "image_token_index": 10,
+        "model_type": "mistral3",
+        "multimodal_projector_bias": False,
+        "projector_hidden_act": "gelu",
+        "spatial_merge_size": 2,
+        "text_config": text,
+        "transformers_version": "5.0.0.dev0",
+        "vision_config": {"model_type": "pixtral"},
+        "vision_feature_layer": -1,
+        **more,
+    }
+
+
+PUBLISHED: dict[str, Config] = {
+    "Ministral-3-3B-Instruct-2512": _seeing(
+        _ministral(
+            16.0, 16384, 1e6, hidden_size=3072, intermediate_size=9216, num_hidden_layers=26, tie_word_embeddings=True
+        )
+    ),
+    "Ministral-3-8B-Instruct-2512": _seeing(
+        _ministral(16.0, 16384, 1e6, hidden_size=4096, intermediate_size=14336, num_hidden_layers=34),
+        tie_word_embeddings=False,
+    ),
+    "Ministral-3-14B-Instruct-2512": _seeing(
+        _ministral(16.0, 16384, 1e9, hidden_size=5120, intermediate_size=16384, num_hidden_layers=40)
+    ),
+    "Devstral-Small-2-24B-Instruct-2512": _seeing(
+        _ministral(48.0, 8192, 1e8, hidden_size=5120, intermediate_size=32768, num_hidden_layers=40)
+    ),
+    "Mistral-Small-3.2-24B-Instruct-2506": _seeing({
+        "attention_dropout": 0.0,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 5120,
+        "initializer_range": 0.02,
+        "intermediate_size": 32768,
+        "max_position_embeddings": 131072,
+        "model_type": "mistral",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 40,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000000.0,
+        "sliding_window": None,
+        "use_cache": True,
+        "vocab_size": 131072,
+    }),
+}  # fmt: skip
+# what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
+FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "Ministral-3-3B-Instruct-2512": ("ministral3", 26, 3072, 128, True),
+    "Ministral-3-8B-Instruct-2512": ("ministral3", 34, 4096, 128, False),
+    "Ministral-3-14B-Instruct-2512": ("ministral3", 40, 5120, 128, False),
+    "Devstral-Small-2-24B-Instruct-2512": ("ministral3", 40, 5120, 128, False),
+    "Mistral-Small-3.2-24B-Instruct-2506": ("mistral", 40, 5120, 128, False),
+}
