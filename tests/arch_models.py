@@ -71,6 +71,7 @@ LONGROPE = {
     "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
 }
 STARCODER2 = {**COMMON, "model_type": "starcoder2", "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5}
+OLMO3 = {**COMMON, "model_type": "olmo3", "sliding_window": 16, "rope_theta": 500000.0}
 LLAMA = {**COMMON, "model_type": "llama"}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -148,6 +149,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "logits_scaling": 4.0,
     },
     "olmo2": {**COMMON, "model_type": "olmo2"},
+    "olmo3": {**OLMO3, "num_hidden_layers": 5, "rope_scaling": YARN},
+    "olmo3-pattern": {
+        **OLMO3,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {**YARN, "rope_theta": 20000.0, "attention_factor": 1.3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    },
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": 271,
@@ -266,6 +276,7 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "smollm3": "2b43cf757420 d431a191defb",
     "granite": "d6fb15576b7b 4bc4388dc092",
     "olmo2": "1d187827a110 f85fbf844891",
+    "olmo3": "3e3faf5a8153 5ef35da583fe",
     "gpt2": "a775f80d53ae 9a2a86d3c8cb",
     "gpt_neox": "bde7ae3a67df c2d61a675e4d",
     "bert": "74b007b9ca1c 8ac50752a4b2",

@@ -46,7 +46,35 @@ def _seeing(text: Config, **more: Any) -> Config:
     }
 
 
+def _olmo(**more: Any) -> Config:
+    rope = {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0}
+    return {
+        **USUAL,
+        "model_type": "olmo3",
+        "attention_bias": False,
+        "dtype": "bfloat16",
+        "max_position_embeddings": 65536,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {**rope, "original_max_position_embeddings": 8192, "rope_type": "yarn"},
+        "rope_theta": 500000,
+        "sliding_window": 4096,
+        "tie_word_embeddings": False,
+        "transformers_version": "4.57.0",
+        "vocab_size": 100278,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"] * (more["num_hidden_layers"] // 4),
+        **more,
+    }
+
+
+OLMO_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+OLMO_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40}
 PUBLISHED: dict[str, Config] = {
+    "Olmo-3-7B-Instruct": _olmo(**OLMO_7B, num_key_value_heads=32),
+    "Olmo-3-32B-Think": _olmo(**OLMO_32B, num_key_value_heads=8),
+    "Olmo-3-1125-32B before its context was stretched": {
+        **_olmo(**OLMO_32B, num_key_value_heads=8, max_position_embeddings=8192),
+        "rope_scaling": None,
+    },
     "Ministral-3-3B-Instruct-2512": _seeing(
         _ministral(
             16.0, 16384, 1e6, hidden_size=3072, intermediate_size=9216, num_hidden_layers=26, tie_word_embeddings=True
@@ -83,6 +111,9 @@ PUBLISHED: dict[str, Config] = {
 }  # fmt: skip
 # what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
 FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "Olmo-3-7B-Instruct": ("olmo3", 32, 4096, 128, False),
+    "Olmo-3-32B-Think": ("olmo3", 64, 5120, 128, False),
+    "Olmo-3-1125-32B before its context was stretched": ("olmo3", 64, 5120, 128, False),
     "Ministral-3-3B-Instruct-2512": ("ministral3", 26, 3072, 128, True),
     "Ministral-3-8B-Instruct-2512": ("ministral3", 34, 4096, 128, False),
     "Ministral-3-14B-Instruct-2512": ("ministral3", 40, 5120, 128, False),

@@ -20,7 +20,7 @@ from .hyper import Hyper
 from .llama import LLAMA, MISTRAL, MIXTRAL
 from .ministral3 import MINISTRAL3, MISTRAL_SMALL
 from .nearest import unknown
-from .olmo2 import OLMO2
+from .olmo2 import OLMO2, OLMO3
 from .phi3 import PHI3
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3, QWEN3MOE
@@ -46,6 +46,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SMOLLM3,
     GRANITE,
     OLMO2,
+    OLMO3,
     GPT2,
     GPT_NEOX,
     STARCODER2,

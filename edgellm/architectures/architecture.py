@@ -68,8 +68,8 @@ class Architecture:
     same for the output. constants: fields of Hyper that the family fixes.
     scalings: rotary scalings llama.cpp honours; none at all for learned positions. rope_base, rope_share: the defaults
     for θ and for the share of a head that rotates; local_base: θ of windowed layers, where a GGUF file does not say;
-    rope_names: rotary config keys to rename on writing. tempered: it computes Rope.temperature and
-    Rope.fast. partial: llama.cpp rotates a part of a head, too.
+    rope_names: rotary config keys to rename on writing, "" for those not to write. tempered: llama.cpp computes
+    Rope.temperature and Rope.fast. partial: it rotates a part of a head, too.
     square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
     write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
@@ -221,6 +221,7 @@ class Architecture:
         if hyper.rope:
             rope = ropes.to_config(hyper.rope, hyper.n_ctx_train, tempered=self.tempered)
             made |= {self.rope_names.get(name, name): value for name, value in rope.items()}
+            made.pop("", None)
         return made | self.write_config(hyper)
 
     def extra(self, hyper: Hyper) -> list[tuple[str, NDArray[np.float32]]]:

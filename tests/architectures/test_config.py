@@ -59,6 +59,9 @@ def rope(name: str, **changed: Any) -> Rope:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("smollm3", {"no_rope_layers": [1, 0, 1, 0, 1]}, "no_rope_layers"),
         ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("olmo3", {"sliding_window": None, "layer_types": ["sliding_attention"] * 5}, "sliding_window"),
+        ("olmo3", {"layer_types": ["chunked_attention"] * 5}, "layer_types"),
+        ("olmo3", {"layer_types": ["full_attention"]}, "layer_types"),
         ("gpt2", {"activation_function": "relu"}, "activation_function"),
         ("gpt_neox", {"attention_bias": False}, "attention_bias"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -179,7 +182,9 @@ def test_unknown_keys_and_tensors_of_a_gguf_file(tmp_path: Path) -> None:
             architecture.relations(numbers, list(file.tensors))
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2", "olmo3"]
+)
 def test_files_by_others_are_read(name: str, tmp_path: Path) -> None:
     """What the key-values of our own files say, the fewer ones of the tests' tiny models say as well."""
     with GGUFFile.open(tiny(name).write(tmp_path / "a.gguf")) as file:

@@ -18,7 +18,7 @@ from edgellm.errors import InvalidModelFile
 from edgellm.formats.gguf import GGUFFile
 
 FAMILIES = ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2"]
-FAMILIES += ["ministral3"]
+FAMILIES += ["ministral3", "olmo3"]
 EXPERTS = {
     "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
     "qwen3moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
