@@ -66,9 +66,68 @@ def _olmo(**more: Any) -> Config:
     }
 
 
+def _ernie(**more: Any) -> Config:
+    return {
+        **USUAL,
+        "architectures": ["Ernie4_5_ForCausalLM"],
+        "auto_map": {"AutoModelForCausalLM": "modeling_ernie4_5.Ernie4_5_ForCausalLM"},
+        "model_type": "ernie4_5",
+        "head_dim": 128,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 18,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "rope_theta": 500000,
+        "torch_dtype": "bfloat16",
+        "use_bias": False,
+        "vocab_size": 103424,
+        **more,
+    }
+
+
+def _glm(**more: Any) -> Config:
+    return {
+        **USUAL,
+        "architectures": ["Glm4ForCausalLM"],
+        "model_type": "glm4",
+        "eos_token_id": [151329, 151336, 151338],
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 2,
+        "pad_token_id": 151329,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.0.dev0",
+        "vocab_size": 151552,
+        **more,
+    }
+
+
+GLM_9B = {"hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32}
+GLM_32B = {"hidden_size": 6144, "intermediate_size": 23040, "num_hidden_layers": 61, "num_attention_heads": 48}
 OLMO_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 OLMO_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40}
 PUBLISHED: dict[str, Config] = {
+    "ERNIE-4.5-0.3B-PT": _ernie(tie_word_embeddings=True),
+    "ERNIE-4.5-0.3B-Base-PT as transformers 4.54 saves it": _ernie(
+        rope_scaling=None, rope_theta=500000.0, transformers_version="4.54.0.dev0"
+    ),
+    "ERNIE-4.5-0.3B-PT as transformers 5 saves it": {
+        **_ernie(dtype="bfloat16", tie_word_embeddings=True, rope_theta=None),
+        "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"},
+    },
+    "GLM-4-9B-0414": _glm(**GLM_9B, attention_bias=True),
+    "GLM-4-32B-0414": _glm(**GLM_32B, attention_bias=False),
+    "GLM-Z1-9B-0414 with a longer context": _glm(
+        **GLM_9B,
+        attention_bias=True,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+    ),
     "Olmo-3-7B-Instruct": _olmo(**OLMO_7B, num_key_value_heads=32),
     "Olmo-3-32B-Think": _olmo(**OLMO_32B, num_key_value_heads=8),
     "Olmo-3-1125-32B before its context was stretched": {
@@ -111,6 +170,12 @@ PUBLISHED: dict[str, Config] = {
 }  # fmt: skip
 # what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
 FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "ERNIE-4.5-0.3B-PT": ("ernie4_5", 18, 1024, 128, True),
+    "ERNIE-4.5-0.3B-Base-PT as transformers 4.54 saves it": ("ernie4_5", 18, 1024, 128, True),
+    "ERNIE-4.5-0.3B-PT as transformers 5 saves it": ("ernie4_5", 18, 1024, 128, True),
+    "GLM-4-9B-0414": ("glm4", 40, 4096, 128, False),
+    "GLM-4-32B-0414": ("glm4", 61, 6144, 128, False),
+    "GLM-Z1-9B-0414 with a longer context": ("glm4", 40, 4096, 128, False),
     "Olmo-3-7B-Instruct": ("olmo3", 32, 4096, 128, False),
     "Olmo-3-32B-Think": ("olmo3", 64, 5120, 128, False),
     "Olmo-3-1125-32B before its context was stretched": ("olmo3", 64, 5120, 128, False),

@@ -10,9 +10,11 @@ from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
+from .ernie4_5 import ERNIE4_5
 from .gemma import GEMMA
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3
+from .glm4 import GLM4
 from .gpt2 import GPT2
 from .gpt_neox import GPT_NEOX
 from .granite import GRANITE
@@ -47,6 +49,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GRANITE,
     OLMO2,
     OLMO3,
+    ERNIE4_5,
+    GLM4,
     GPT2,
     GPT_NEOX,
     STARCODER2,

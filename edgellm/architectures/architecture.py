@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -69,7 +69,8 @@ class Architecture:
     scalings: rotary scalings llama.cpp honours; none at all for learned positions. rope_base, rope_share: the defaults
     for θ and for the share of a head that rotates; local_base: θ of windowed layers, where a GGUF file does not say;
     rope_names: rotary config keys to rename on writing, "" for those not to write. tempered: llama.cpp computes
-    Rope.temperature and Rope.fast. partial: it rotates a part of a head, too.
+    Rope.temperature and Rope.fast. neighbours: as Rope has it. biased: the tensor whose bias says that attention has
+    some. partial: it rotates a part of a head, too.
     square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
     write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
@@ -96,6 +97,8 @@ class Architecture:
     local_base: float | None = None
     rope_names: Mapping[str, str] = field(default_factory=dict)
     tempered: bool = False
+    neighbours: bool = False
+    biased: str = "attn_output"
     partial: bool = False
     square: bool = False
     read_config: Hook = lambda config, fields: {}
@@ -139,7 +142,7 @@ class Architecture:
         if fields["tied"] not in self.expect.get("tie_word_embeddings", (True, False)):
             told = "has no output.weight and must have one" if fields["tied"] else "has an output.weight of its own"
             raise InvalidModelFile(f"{file.path.name}: a model of the family {self.gguf} that {told}")
-        fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+        fields["attention_bias"] = f"blk.0.{self.biased}.bias" in file.tensors
         fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
         fields["rope"] = None
         if self.scalings:
@@ -271,7 +274,7 @@ class Architecture:
         if not self.tempered and (rope.fast != ropes.FAST or rope.temperature):
             what = f"beta_fast = {rope.fast:g} and llama_4_scaling_beta = {rope.temperature:g}"
             raise Unsupported(f"{self.model_type}: rope scaling with {what}; llama.cpp computes here: 32 and 0")
-        return rope
+        return replace(rope, neighbours=self.neighbours)
 
     def prefix(self, names: Collection[str]) -> str:
         """What checkpoints with these tensors have for `{m}`."""

@@ -61,7 +61,7 @@ class Hyper:
         if rope is None or (rope.every and (layer + 1) % rope.every == 0):
             return None
         if rope.local_base is not None and self.windowed and self.windowed[layer]:
-            return Rope(rope.local_base, rope.dim)
+            return Rope(rope.local_base, rope.dim, neighbours=rope.neighbours)
         return replace(rope, local_base=None, every=0)
 
     def sizes(self) -> dict[str, int]:

@@ -32,7 +32,8 @@ class Rope:
     low, high: the wavelengths, as shares of `original`, between which llama3 blends. short, long: longrope's divisors
     of the frequencies, (dim/2,), up to and beyond `original`. every: 4 when each fourth layer has no rotation. fast:
     turns within `original` above which YaRN leaves a frequency alone. temperature: what q grows by beyond `original`:
-    it is multiplied with 1 + temperature · log(1 + floor(position / original)).
+    it is multiplied with 1 + temperature · log(1 + floor(position / original)). neighbours: in Hugging Face's order of
+    rows the two elements of a pair stand side by side, not in the two halves of what rotates.
     """
 
     base: float
@@ -49,6 +50,7 @@ class Rope:
     every: int = 0
     fast: float = FAST
     temperature: float = 0.0
+    neighbours: bool = False
 
     def __post_init__(self) -> None:
         least = min(self.base, self.factor, self.magnitude, self.fast)

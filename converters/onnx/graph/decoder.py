@@ -147,7 +147,7 @@ class Decoder(Layers):
             softcap=hyper.attention_softcap or 0.0,
             local_window_size=hyper.window if windowed and hyper.window else -1,
             do_rotary=int(bool(cos)),
-            rotary_interleaved=0,
+            rotary_interleaved=int(bool(cos) and rope is not None and rope.neighbours),
             **quantized,
         )
         return self.linear(found, f"{stem}_output")
@@ -179,8 +179,9 @@ class Decoder(Layers):
         q, k, v = self._apart(q, k, v)
         cos, sin, positions = self._tables(rope)
         rest = positions or self._positions(), cos, sin
-        q = graph.microsoft("RotaryEmbedding", q, *rest, num_heads=hyper.n_head, rotary_embedding_dim=rope.dim)
-        k = graph.microsoft("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv, rotary_embedding_dim=rope.dim)
+        how = {"rotary_embedding_dim": rope.dim, "interleaved": int(rope.neighbours)}
+        q = graph.microsoft("RotaryEmbedding", q, *rest, num_heads=hyper.n_head, **how)
+        k = graph.microsoft("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv, **how)
         return q, k, v
 
     def _apart(self, q: str, k: str, v: str) -> tuple[str, str, str]:
