@@ -72,6 +72,8 @@ LONGROPE = {
 }
 STARCODER2 = {**COMMON, "model_type": "starcoder2", "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5}
 OLMO3 = {**COMMON, "model_type": "olmo3", "sliding_window": 16, "rope_theta": 500000.0}
+COHERE2 = {**COMMON, "model_type": "cohere2", "sliding_window": 16, "layer_norm_eps": 1e-5, "logit_scale": 0.25}
+COHERE2["tie_word_embeddings"] = True
 LLAMA = {**COMMON, "model_type": "llama"}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -164,6 +166,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "glm4": {**COMMON, "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5},
     "glm4-unbiased": {**COMMON, "model_type": "glm4", "head_dim": 32, "attention_bias": False, "rope_scaling": YARN},
     "glm4-16": {**COMMON, "model_type": "glm4", "head_dim": 16, "partial_rotary_factor": 0.5},
+    "cohere2": {**COHERE2, "num_hidden_layers": 5},
+    "cohere2-pattern": {**COHERE2, "layer_types": ["full_attention", "sliding_attention"], "logit_scale": 1.0},
+    "cohere2-24": {**COHERE2, "hidden_size": 96, "sliding_window_pattern": 2},
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": 271,
@@ -204,7 +209,7 @@ for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
         del CONFIGS[_name][_key]
 for _name in ("ministral3", "ministral3-devstral", "ministral3-tied"):
     del CONFIGS[_name]["rope_theta"]
-for _name in ("starcoder2", "starcoder2-untied"):
+for _name in ("cohere2", "cohere2-pattern", "cohere2-24", "starcoder2", "starcoder2-untied"):
     del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
@@ -285,6 +290,7 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "olmo3": "3e3faf5a8153 5ef35da583fe",
     "ernie4_5": "9cc8773f306e d8845f5edbb0",
     "glm4": "2033c5d3d9ea a981093bd1e8",
+    "cohere2": "ab5f1da8b6fa 24930b5eb021",
     "gpt2": "a775f80d53ae 9a2a86d3c8cb",
     "gpt_neox": "bde7ae3a67df c2d61a675e4d",
     "bert": "74b007b9ca1c 8ac50752a4b2",

@@ -108,11 +108,54 @@ def _glm(**more: Any) -> Config:
     }
 
 
+def _cohere(**more: Any) -> Config:
+    return {
+        **IDS,
+        "architectures": ["Cohere2ForCausalLM"],
+        "model_type": "cohere2",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "cache_implementation": "hybrid",
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "layer_norm_eps": 1e-05,
+        "layer_switch": 4,
+        "logit_scale": 0.25,
+        "num_key_value_heads": 8,
+        "order_of_interleaved_layers": "local_attn_first",
+        "pad_token_id": 0,
+        "position_embedding_type": "rope_gptj",
+        "rope_scaling": None,
+        "rope_theta": 50000,
+        "rotary_pct": 1.0,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+        "torch_dtype": "bfloat16",
+        "use_embedding_sharing": True,
+        "use_gated_activation": True,
+        "use_parallel_block": True,
+        "use_parallel_embedding": False,
+        "vocab_size": 256000,
+        **more,
+    }
+
+
+COHERE_7B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+COHERE_111B = {"hidden_size": 12288, "intermediate_size": 36864, "num_hidden_layers": 64, "num_attention_heads": 96}
 GLM_9B = {"hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32}
 GLM_32B = {"hidden_size": 6144, "intermediate_size": 23040, "num_hidden_layers": 61, "num_attention_heads": 48}
 OLMO_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 OLMO_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40}
 PUBLISHED: dict[str, Config] = {
+    "c4ai-command-r7b-12-2024": _cohere(**COHERE_7B, max_position_embeddings=132096),
+    "c4ai-command-a-03-2025": _cohere(**COHERE_111B, max_position_embeddings=131072),
+    "aya-vision-8b": {
+        "architectures": ["AyaVisionForConditionalGeneration"],
+        "model_type": "aya_vision",
+        "image_token_index": 255036,
+        "text_config": _cohere(**COHERE_7B, max_position_embeddings=8192),
+        "vision_config": {"model_type": "siglip_vision_model"},
+    },
     "ERNIE-4.5-0.3B-PT": _ernie(tie_word_embeddings=True),
     "ERNIE-4.5-0.3B-Base-PT as transformers 4.54 saves it": _ernie(
         rope_scaling=None, rope_theta=500000.0, transformers_version="4.54.0.dev0"
@@ -170,6 +213,9 @@ PUBLISHED: dict[str, Config] = {
 }  # fmt: skip
 # what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
 FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "c4ai-command-r7b-12-2024": ("cohere2", 32, 4096, 128, True),
+    "c4ai-command-a-03-2025": ("cohere2", 64, 12288, 128, True),
+    "aya-vision-8b": ("cohere2", 32, 4096, 128, True),
     "ERNIE-4.5-0.3B-PT": ("ernie4_5", 18, 1024, 128, True),
     "ERNIE-4.5-0.3B-Base-PT as transformers 4.54 saves it": ("ernie4_5", 18, 1024, 128, True),
     "ERNIE-4.5-0.3B-PT as transformers 5 saves it": ("ernie4_5", 18, 1024, 128, True),

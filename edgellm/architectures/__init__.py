@@ -10,6 +10,7 @@ from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
+from .cohere2 import COHERE2
 from .ernie4_5 import ERNIE4_5
 from .gemma import GEMMA
 from .gemma2 import GEMMA2
@@ -51,6 +52,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     OLMO3,
     ERNIE4_5,
     GLM4,
+    COHERE2,
     GPT2,
     GPT_NEOX,
     STARCODER2,

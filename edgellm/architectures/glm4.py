@@ -1,5 +1,5 @@
-"""GLM 4 (0414): norms before and after attention and feed-forward, gate and up fused; half of a head rotates, neighbours
-with Hugging Face as well.
+"""GLM 4 (0414): norms before and after attention and feed-forward, gate and up fused; half of a head rotates, which
+are neighbours with Hugging Face as well.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Rope:
     of the frequencies, (dim/2,), up to and beyond `original`. every: 4 when each fourth layer has no rotation. fast:
     turns within `original` above which YaRN leaves a frequency alone. temperature: what q grows by beyond `original`:
     it is multiplied with 1 + temperature · log(1 + floor(position / original)). neighbours: in Hugging Face's order of
-    rows the two elements of a pair stand side by side, not in the two halves of what rotates.
+    rows the two elements of a pair stand side by side, not in the two halves of what rotates. only_windowed: of a model
+    with windowed layers, only those rotate.
     """
 
     base: float
@@ -51,6 +52,7 @@ class Rope:
     fast: float = FAST
     temperature: float = 0.0
     neighbours: bool = False
+    only_windowed: bool = False
 
     def __post_init__(self) -> None:
         least = min(self.base, self.factor, self.magnitude, self.fast)

@@ -7,7 +7,7 @@ from typing import Any
 
 # model types whose text part is a decoder of its own, which computes what it does alone where there are no pictures
 SEEING = frozenset({
-    "gemma3", "mistral3", "llava", "llava_next", "internvl", "idefics3", "smolvlm",
+    "gemma3", "mistral3", "llava", "llava_next", "internvl", "idefics3", "smolvlm", "aya_vision", "cohere2_vision",
 })  # fmt: skip
 # names of tensors that see, or lead from there to the text
 TOWERS = r"^(model\.)?((vision_tower|vision_model|multi_modal_projector|connector)\.|image_newline$)"

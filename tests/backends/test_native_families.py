@@ -21,12 +21,12 @@ from edgellm.params import LoadParams
 
 FAMILIES = (
     "llama", "mistral", "mixtral", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3",
-    "granite", "olmo2", "olmo3", "gpt2", "gpt_neox", "starcoder2", "ministral3", "ernie4_5", "glm4",
+    "granite", "olmo2", "olmo3", "gpt2", "gpt_neox", "starcoder2", "ministral3", "ernie4_5", "glm4", "cohere2",
 )  # fmt: skip
 TOKENS = np.random.default_rng(3).integers(3, 271, 40).tolist()
 HEADS_OF_32 = {**LONGROPE, "hidden_size": 128, "partial_rotary_factor": 0.5, "max_position_embeddings": 2048}
 WITHIN = {**CONFIGS["ministral3"]["rope_parameters"], "original_max_position_embeddings": 128}
-LEFT = "phi3-longrope", "phi3-longrope-long", "ministral3-tied", "ernie4_5-24"  # to llama.cpp
+LEFT = "phi3-longrope", "phi3-longrope-long", "ministral3-tied", "ernie4_5-24", "cohere2-24"  # to llama.cpp
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: config for name, config in CONFIGS.items() if name.split("-")[0] in FAMILIES and name not in LEFT},
     "ministral3": {**CONFIGS["ministral3"], "rope_parameters": WITHIN},

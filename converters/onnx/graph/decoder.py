@@ -94,7 +94,8 @@ class Decoder(Layers):
         attention, feed_forward = f"blk.{i}.attn", f"blk.{i}.ffn"
         if self.hyper.parallel_residual:
             x, normed = self._normed(x, added, f"{attention}_norm")
-            side = self._feed_forward(self.norm(x, f"{feed_forward}_norm"), i)
+            own = f"{feed_forward}_norm.weight" in self.weights
+            side = self._feed_forward(self.norm(x, f"{feed_forward}_norm") if own else normed, i)
             return self.graph.node("Add", x, self._attention(normed, i)), side
         x, normed = self._normed(x, added, f"{attention}_norm")
         made = self._after(self._attention(normed, i), f"blk.{i}.post_attention_norm")
@@ -179,9 +180,9 @@ class Decoder(Layers):
         q, k, v = self._apart(q, k, v)
         cos, sin, positions = self._tables(rope)
         rest = positions or self._positions(), cos, sin
-        how = {"rotary_embedding_dim": rope.dim, "interleaved": int(rope.neighbours)}
-        q = graph.microsoft("RotaryEmbedding", q, *rest, num_heads=hyper.n_head, **how)
-        k = graph.microsoft("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv, **how)
+        rotate = partial(graph.microsoft, rotary_embedding_dim=rope.dim, interleaved=int(rope.neighbours))
+        q = rotate("RotaryEmbedding", q, *rest, num_heads=hyper.n_head)
+        k = rotate("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv)
         return q, k, v
 
     def _apart(self, q: str, k: str, v: str) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
 """Which rows of which tensor of a GGUF file are which matrix or vector of the engine: read from the family's table.
 
 The engine rotates the halves of a head. A file whose rows of q and k lie in the order of llama.cpp, which rotates
-neighbours, says so in its table (`order`), and so its rows are read in the order of Hugging Face. Of families that rotate
-neighbours there too, a head's pairs are put apart.
+neighbours, says so in its table (`order`), and so its rows are read in the order of Hugging Face. Where that has
+neighbours too, a head's pairs are put apart.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
     for relation in architecture.relations(hyper, file.tensors):
         for part in relation.gguf:
             layer, role = _role(part.name)
+            if role == "attn_norm" and hyper.parallel_residual and f"blk.{layer}.ffn_norm.weight" not in file.tensors:
+                yield Placed(part.name, layer, "ffn_norm", 0, part.shape[0])  # one norm, which both read
             bias = ".bias" if role.endswith(".bias") else ""
             fused = FUSED.get(role.removesuffix(bias), ())
             if part.shape[0] == sum(sizes[size] for _, size in fused):
