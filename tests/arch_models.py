@@ -74,6 +74,7 @@ STARCODER2 = {**COMMON, "model_type": "starcoder2", "hidden_act": "gelu_pytorch_
 OLMO3 = {**COMMON, "model_type": "olmo3", "sliding_window": 16, "rope_theta": 500000.0}
 COHERE2 = {**COMMON, "model_type": "cohere2", "sliding_window": 16, "layer_norm_eps": 1e-5, "logit_scale": 0.25}
 COHERE2["tie_word_embeddings"] = True
+NO_WINDOW = {"sliding_window": None, "layer_types": ["full_attention"] * 2}
 LLAMA = {**COMMON, "model_type": "llama"}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -169,6 +170,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "cohere2": {**COHERE2, "num_hidden_layers": 5},
     "cohere2-pattern": {**COHERE2, "layer_types": ["full_attention", "sliding_attention"], "logit_scale": 1.0},
     "cohere2-24": {**COHERE2, "hidden_size": 96, "sliding_window_pattern": 2},
+    "exaone4": {**COMMON, "model_type": "exaone4", **NO_WINDOW, "rope_scaling": LLAMA3},
+    "exaone4-32b": {**COMMON, "model_type": "exaone4", "num_hidden_layers": 64, "sliding_window": 16},
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": 271,
@@ -291,6 +294,7 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "ernie4_5": "9cc8773f306e d8845f5edbb0",
     "glm4": "2033c5d3d9ea a981093bd1e8",
     "cohere2": "ab5f1da8b6fa 24930b5eb021",
+    "exaone4": "208df5ae8a8d b2654a425313",
     "gpt2": "a775f80d53ae 9a2a86d3c8cb",
     "gpt_neox": "bde7ae3a67df c2d61a675e4d",
     "bert": "74b007b9ca1c 8ac50752a4b2",

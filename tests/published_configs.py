@@ -142,11 +142,51 @@ def _cohere(**more: Any) -> Config:
 
 COHERE_7B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
 COHERE_111B = {"hidden_size": 12288, "intermediate_size": 36864, "num_hidden_layers": 64, "num_attention_heads": 96}
+
+
+def _exaone(**more: Any) -> Config:
+    rope = {"factor": 16.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192}
+    return {
+        **USUAL,
+        "architectures": ["Exaone4ForCausalLM"],
+        "model_type": "exaone4",
+        "eos_token_id": 361,
+        "num_key_value_heads": 8,
+        "pad_token_id": 0,
+        "rope_scaling": {**rope, "rope_type": "llama3"},
+        "rope_theta": 1000000,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 102400,
+        **more,
+    }
+
+
+EXAONE_1B = {"hidden_size": 2048, "intermediate_size": 4096, "num_hidden_layers": 30, "num_attention_heads": 32}
+EXAONE_1B |= {"head_dim": 64, "max_position_embeddings": 65536}
+EXAONE_32B = {"hidden_size": 5120, "intermediate_size": 27392, "num_hidden_layers": 64, "num_attention_heads": 40}
+EXAONE_32B |= {"head_dim": 128, "max_position_embeddings": 131072}
 GLM_9B = {"hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32}
 GLM_32B = {"hidden_size": 6144, "intermediate_size": 23040, "num_hidden_layers": 61, "num_attention_heads": 48}
 OLMO_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 OLMO_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40}
 PUBLISHED: dict[str, Config] = {
+    "EXAONE-4.0-1.2B": _exaone(
+        **EXAONE_1B,
+        layer_types=["full_attention"] * 30,
+        sliding_window=None,
+        sliding_window_pattern=None,
+        tie_word_embeddings=True,
+    ),
+    "EXAONE-4.0-32B": _exaone(
+        **EXAONE_32B,
+        layer_types=[*["sliding_attention"] * 3, "full_attention"] * 16,
+        sliding_window=4096,
+        sliding_window_pattern="LLLG",
+        tie_word_embeddings=False,
+    ),
+    "EXAONE-4.0-32B with its pattern as a number": _exaone(
+        **EXAONE_32B, sliding_window=4096, sliding_window_pattern=4, tie_word_embeddings=False
+    ),
     "c4ai-command-r7b-12-2024": _cohere(**COHERE_7B, max_position_embeddings=132096),
     "c4ai-command-a-03-2025": _cohere(**COHERE_111B, max_position_embeddings=131072),
     "aya-vision-8b": {
@@ -213,6 +253,9 @@ PUBLISHED: dict[str, Config] = {
 }  # fmt: skip
 # what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
 FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "EXAONE-4.0-1.2B": ("exaone4", 30, 2048, 64, True),
+    "EXAONE-4.0-32B": ("exaone4", 64, 5120, 128, False),
+    "EXAONE-4.0-32B with its pattern as a number": ("exaone4", 64, 5120, 128, False),
     "c4ai-command-r7b-12-2024": ("cohere2", 32, 4096, 128, True),
     "c4ai-command-a-03-2025": ("cohere2", 64, 12288, 128, True),
     "aya-vision-8b": ("cohere2", 32, 4096, 128, True),

@@ -12,6 +12,7 @@ from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
 from .cohere2 import COHERE2
 from .ernie4_5 import ERNIE4_5
+from .exaone4 import EXAONE4
 from .gemma import GEMMA
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3
@@ -53,6 +54,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ERNIE4_5,
     GLM4,
     COHERE2,
+    EXAONE4,
     GPT2,
     GPT_NEOX,
     STARCODER2,

@@ -65,6 +65,9 @@ def rope(name: str, **changed: Any) -> Rope:
         ("cohere2", {"sliding_window": None, "sliding_window_pattern": 1}, "sliding window"),
         ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"rope_scaling": YARN}, "yarn"),
+        ("exaone4", {"sliding_window": 16, "layer_types": None}, "windows in 2 of 2 layers"),
+        ("exaone4-32b", {"sliding_window_pattern": "LG"}, "windows in 32 of 64 layers"),
+        ("exaone4-32b", {"sliding_window": None}, "windows in 0 of 64 layers"),
         ("gpt2", {"activation_function": "relu"}, "activation_function"),
         ("gpt_neox", {"attention_bias": False}, "attention_bias"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -186,7 +189,7 @@ def test_unknown_keys_and_tensors_of_a_gguf_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2", "olmo3"]
+    "name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2", "olmo3", "exaone4"]
 )
 def test_files_by_others_are_read(name: str, tmp_path: Path) -> None:
     """What the key-values of our own files say, the fewer ones of the tests' tiny models say as well."""
@@ -215,6 +218,14 @@ def test_what_llama_cpp_fills_in_is_read(tmp_path: Path) -> None:
     assert rotary == Rope(10000.0, 16, 10000.0)
     with GGUFFile.open(tiny("granite").write(tmp_path / "c.gguf")) as file:
         assert from_metadata(file)[1].attention_scale == 0.25
+
+
+def test_a_pattern_of_letters() -> None:
+    letters = hyper("cohere2", sliding_window_pattern="LLG")
+    assert letters.windowed == (True, True, False, True, True)
+    assert hyper("cohere2", sliding_window_pattern=3) == letters
+    with pytest.raises(InvalidModelFile, match="letters L and G"):
+        hyper("cohere2", sliding_window_pattern="LX")
 
 
 def test_two_families_are_called_mistral3_in_gguf(tmp_path: Path) -> None:

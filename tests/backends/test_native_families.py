@@ -22,6 +22,7 @@ from edgellm.params import LoadParams
 FAMILIES = (
     "llama", "mistral", "mixtral", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3",
     "granite", "olmo2", "olmo3", "gpt2", "gpt_neox", "starcoder2", "ministral3", "ernie4_5", "glm4", "cohere2",
+    "exaone4",
 )  # fmt: skip
 TOKENS = np.random.default_rng(3).integers(3, 271, 40).tolist()
 HEADS_OF_32 = {**LONGROPE, "hidden_size": 128, "partial_rotary_factor": 0.5, "max_position_embeddings": 2048}

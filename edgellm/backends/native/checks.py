@@ -21,6 +21,7 @@ from edgellm.params import LoadParams
 FAMILIES = frozenset({  # general.architecture; Mistral and Mixtral are a llama there
     "llama", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2",
     "gpt2", "gptneox", "starcoder2", "mistral3", "ernie4_5", "glm4", "cohere2",
+    "exaone4",
 })  # fmt: skip
 TYPES = frozenset({  # native/kernels/storage.h
     GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0, GGMLType.Q5_1,
