@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.architectures import Hyper, from_config, to_hf
-from edgellm.architectures.text_part import has_parts
+from edgellm.architectures.seeing import has_parts
 from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, chunks, n_rows
@@ -27,6 +27,7 @@ from ..tokens import Vocabulary, read_huggingface, to_files, to_metadata
 MAX_FILE = 64 << 20  # bytes of a small file
 POOLING = "1_Pooling/config.json"
 TOKENIZER = "tokenizer.json"
+QUANTIZED = "quantization_config"  # already applied
 _COPIED = (
     TOKENIZER,
     "tokenizer_config.json",
@@ -56,10 +57,17 @@ class ConfiguredFolder(Model):
 
     @cached_property
     def description(self) -> Description:
-        config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
+        config = {key: value for key, value in self.config.items() if key != QUANTIZED}
+        if has_parts(config):
+            text = config["text_config"]
+            config["text_config"] = {key: value for key, value in text.items() if key != QUANTIZED}
         architecture, hyper = from_config(config, self._pooling(), self.tensors if self.names == "huggingface" else ())
         left_out, notes = [*self.left_out], [*self.notes]
-        if has_parts(config) and not any(name in self.tensors for name in architecture.outputs()):
+        if (
+            self.names == "huggingface"
+            and has_parts(config)
+            and not any(name in self.tensors for name in architecture.outputs())
+        ):
             hyper = replace(hyper, tied=True)  # which either part may say, or neither
         skipped = (name for name in self.tensors if architecture.skips(name))
         left_out += [LeftOut(name, "no part of the model that is converted") for name in skipped]

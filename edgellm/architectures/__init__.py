@@ -30,9 +30,9 @@ from .qwen2 import QWEN2
 from .qwen3 import QWEN3, QWEN3MOE
 from .relation import Part, Relation, to_gguf, to_hf
 from .rope import Rope
+from .seeing import text_part
 from .smollm3 import SMOLLM3
 from .starcoder2 import STARCODER2
-from .text_part import text_part
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
@@ -71,7 +71,6 @@ __all__ = [
     "Rope",
     "from_config",
     "from_metadata",
-    "text_part",
     "to_gguf",
     "to_hf",
 ]

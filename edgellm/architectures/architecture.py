@@ -16,8 +16,8 @@ from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
 from .relation import Relation
+from .seeing import TOWERS
 from .table import EMBEDDING, HEAD, Either, Line, Weight, expand, stored
-from .text_part import TOWERS
 
 
 class Key(NamedTuple):

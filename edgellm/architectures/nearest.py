@@ -14,9 +14,10 @@ _SHOWN = 6
 
 
 class _Difference(NamedTuple):
-    """missing: tensors that the family has and the checkpoint has not; more: the contrary. keys: why its numbers cannot
-    be read as the family's, None where they can."""
+    """shared: tensors that both have; missing: that the family has and the checkpoint has not; more: the contrary.
+    keys: why its numbers cannot be read as the family's, None where they can."""
 
+    shared: int
     missing: list[str]
     more: list[str]
     keys: str | None
@@ -26,17 +27,20 @@ def unknown(values: Mapping[str, Any], names: Collection[str], known: Iterable[A
     """The message for a config.json of a family that is not among the known ones. names: its tensors, none: of which
     nothing is known."""
     families = {one.model_type: one for one in known}
-    differences = {name: _difference(values, names, one) for name, one in families.items()}
+    text = values.get("text_config")
+    compared = text if isinstance(text, dict) else values
+    differences = {name: _difference(compared, names, one) for name, one in families.items()}
     name = min(differences, key=lambda each: _distance(differences[each]))
     found = differences[name]
     said = [found.keys] if found.keys else []
     said += [f"tensors that it does not have: {_listed(found.more)}"] if found.more else []
     said += [f"tensors that only it has: {_listed(found.missing)}"] if found.missing else []
     what = f"nearest is {name}, but {'; '.join(said)}"
-    if not said:
-        what = (
-            f"its keys{' and tensors' if names else ''} are those of {name}: if it computes the same, that is its name"
-        )
+    if names and not found.shared:
+        what = "none that can be is near it"
+    elif not said:
+        both = " and tensors" if names else ""
+        what = f"its keys{both} are those of {name}: if it computes the same, that is its name"
     return (
         f"config.json: model_type {str(values.get('model_type'))[:64]!r} cannot be converted; {what}. Other ways: a "
         "GGUF file of the model, which llama.cpp may run as it is, or --to onnx --exporter optimum. These can be "
@@ -57,10 +61,10 @@ def _difference(values: Mapping[str, Any], names: Collection[str], family: Archi
     except (InvalidModelFile, Unsupported) as error:
         keys = str(error).removeprefix("config.json: ").split(";")[0]
     if not names:
-        return _Difference([], [], keys)
+        return _Difference(0, [], [], keys)
     there = {_form(name) for name in names if not family.skips(name)}
     usual, possible = _forms(family, names, there)
-    return _Difference(sorted(usual - there), sorted(there - usual - possible), keys)
+    return _Difference(len(usual & there), sorted(usual - there), sorted(there - usual - possible), keys)
 
 
 def _forms(family: Architecture, names: Collection[str], there: Collection[str]) -> tuple[set[str], set[str]]:

@@ -122,6 +122,11 @@ def test_the_nearest_family_is_named_with_what_differs(name: str) -> None:
         assert "tensors that only it has: model.layers.*.mlp.down_proj.weight" in said
     with pytest.raises(UnsupportedArchitecture, match=f"keys and tensors are those of {family}: if it computes"):
         from_config({**config, "model_type": "other"}, names=list(tensors))
+    parts = {"model_type": "seeing", "text_config": {**config, "model_type": "other"}, "vision_config": {}}
+    with pytest.raises(UnsupportedArchitecture, match=f"'seeing' cannot be converted; its .* those of {family}: if"):
+        from_config(parts, names=list(tensors))
+    with pytest.raises(UnsupportedArchitecture, match="none that can be is near it"):
+        from_config({**config, "model_type": "other"}, names=["backbone.layers.0.mixer.A_log"])
 
 
 def test_spellings_of_rope() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from arch_models import CONFIGS, atol, convert, logits, whole
 
-from edgellm.architectures.text_part import SEEING
+from edgellm.architectures.seeing import SEEING
 from edgellm.converters import read
 from edgellm.formats.gguf import GGUFFile
 

@@ -51,7 +51,7 @@ def test_q_that_grows_is_left_to_llama_cpp(tmp_path: Path) -> None:
     path = convert(CONFIGS["ministral3"], checkpoint(CONFIGS["ministral3"]), tmp_path / "tiny.gguf")
     with GGUFFile.open(path) as file:
         assert cannot(file, LoadParams(ctx=16)) is None
-        assert "q grows beyond 16 tokens" in str(cannot(file, LoadParams(ctx=17)))
+        assert "queries grow beyond 16 tokens" in str(cannot(file, LoadParams(ctx=17)))
         assert cannot(file, LoadParams()) is not None
     tokens = TOKENS[:16]
     expected, found = logits(path, tokens), logits(path, tokens, ctx=16, backend="native")

@@ -87,7 +87,7 @@ _VOCAB_KEYS = {
 _PRE_TOKENIZERS = frozenset({
     "default", "llama3", "llama-v3", "llama-bpe", "gpt-2", "qwen2", "deepseek-r1-qwen", "smollm", "tekken", "olmo",
     "dbrx", "phi-2", "gpt-4o", "refact", "starcoder", "stablelm2", "smaug-bpe", "command-r", "falcon", "falcon3", "mpt",
-    "deepseek-llm", "deepseek-coder",
+    "deepseek-llm", "deepseek-coder", "glm4", "chatglm-bpe", "exaone4",
 })  # fmt: skip
 _MAX_TOKENS, _MAX_VOCAB_BYTES = 1 << 19, 1 << 23
 _BYTE_TOKENS = frozenset(b"<0x%02X>" % byte for byte in range(256))

@@ -72,7 +72,8 @@ def _lacking(file: GGUFFile, hyper: Hyper, ctx: int) -> str | None:
     if hyper.rope is not None and hyper.rope.base <= 1.0:
         return f"a rotary embedding of θ = {hyper.rope.base:g}"
     if hyper.rope is not None and hyper.rope.temperature and ctx > hyper.rope.original:
-        return f"q grows beyond {hyper.rope.original} tokens, and it has no such thing; ctx may be as many"
+        most = hyper.rope.original
+        return f"queries grow beyond {most} tokens, which it does not compute; it runs contexts up to that (ctx={most})"
     return None
 
 
