@@ -61,13 +61,10 @@ class ConfiguredFolder(Model):
         if has_parts(config):
             text = config["text_config"]
             config["text_config"] = {key: value for key, value in text.items() if key != QUANTIZED}
-        architecture, hyper = from_config(config, self._pooling(), self.tensors if self.names == "huggingface" else ())
+        names = frozenset(self.tensors) if self.names == "huggingface" else frozenset()
+        architecture, hyper = from_config(config, self._pooling(), names)
         left_out, notes = [*self.left_out], [*self.notes]
-        if (
-            self.names == "huggingface"
-            and has_parts(config)
-            and not any(name in self.tensors for name in architecture.outputs())
-        ):
+        if has_parts(config) and names and names.isdisjoint(architecture.outputs()):
             hyper = replace(hyper, tied=True)  # which either part may say, or neither
         skipped = (name for name in self.tensors if architecture.skips(name))
         left_out += [LeftOut(name, "no part of the model that is converted") for name in skipped]
