@@ -284,7 +284,10 @@ def from_metadata(
         temperature = shortest(config.take("attention.temperature_scale", float, 0.0))
         multiplier = max(config.take("rope.scaling.yarn_log_multiplier", float, 0.0), 0.0)
         above /= 0.1 * multiplier * math.log(max(factor, 1.0)) + 1.0
-    for key, fixed in (("ext_factor", 1.0), ("attn_factor", 1.0), ("beta_fast", FAST), ("beta_slow", 1.0)):
+    said = config.take("rope.scaling.yarn_attn_factor", float, 1.0)  # in whose place llama.cpp puts the usual one
+    if kind != "yarn" or not math.isclose(said, usual_magnitude("yarn", factor, 0), rel_tol=1e-4):
+        config.expect("rope.scaling.yarn_attn_factor", 1.0)
+    for key, fixed in (("ext_factor", 1.0), ("beta_fast", FAST), ("beta_slow", 1.0)):
         if key != "beta_fast" or not tempered:
             config.expect(f"rope.scaling.yarn_{key}", fixed)
     if FREQS in file.tensors:

@@ -15,6 +15,7 @@ from tiny_models import tiny
 
 from edgellm.architectures import Hyper, from_config, from_metadata
 from edgellm.architectures.rope import Rope, llama3_factors, share
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
@@ -223,6 +224,23 @@ def test_what_llama_cpp_fills_in_is_read(tmp_path: Path) -> None:
     assert rotary == Rope(10000.0, 16, 10000.0)
     with GGUFFile.open(tiny("granite").write(tmp_path / "c.gguf")) as file:
         assert from_metadata(file)[1].attention_scale == 0.25
+
+
+@pytest.mark.parametrize(("said", "right"), [(1.0, True), (0.1 * math.log(4.0) + 1.0, True), (1.5, False)])
+def test_the_magnitude_that_other_converters_name_again(said: float, right: bool, tmp_path: Path) -> None:
+    """llama.cpp reads it and computes the usual one of YaRN all the same."""
+    model = tiny("olmo3")
+    said_by_others = {"type": "yarn", "factor": 4.0, "original_context_length": 128, "yarn_attn_factor": said}
+    model.metadata |= {f"olmo2.rope.scaling.{key}": value for key, value in said_by_others.items()}
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file:
+        assert (check_header(file) == []) == right
+        if not right:
+            with pytest.raises(Unsupported, match="yarn_attn_factor"):
+                from_metadata(file)
+            return
+        found = from_metadata(file)[1].rope
+    assert found is not None
+    assert found.magnitude == pytest.approx(0.1 * math.log(4.0) + 1.0)
 
 
 def test_a_pattern_of_letters() -> None:

@@ -62,6 +62,8 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "rope.scaling.original_context_length": _COUNT,
     "rope.scaling.attn_factor": ("f32", 9e-3, 1e2),
     "rope.scaling.yarn_log_multiplier": ("f32", 0, 1e1),
+    "rope.scaling.yarn_attn_factor": ("f32", 9e-3, 1e2),
+    "rope.scaling.yarn_ext_factor": ("f32", 1, 1),
     "rope.scaling.yarn_beta_fast": ("f32", 1.1, 1e3),
     "rope.scaling.yarn_beta_slow": ("f32", 1, 1),
     "rope.scaling.finetuned": _FLAG,
