@@ -169,7 +169,73 @@ GLM_9B = {"hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 
 GLM_32B = {"hidden_size": 6144, "intermediate_size": 23040, "num_hidden_layers": 61, "num_attention_heads": 48}
 OLMO_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
 OLMO_32B = {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40}
+DEVSTRAL_ROPE = {"beta_fast": 4.0, "beta_slow": 1.0, "factor": 64.0, "mscale": 1.0, "mscale_all_dim": 0.0}
+DEVSTRAL_ROPE |= {"original_max_position_embeddings": 4096, "llama_4_scaling_beta": 0.0, "rope_theta": 1e6}
 PUBLISHED: dict[str, Config] = {
+    "Devstral-2-123B-Instruct-2512": {
+        **_ministral(64.0, 4096, 1e6, hidden_size=12288, intermediate_size=28672, num_hidden_layers=88),
+        "architectures": ["Ministral3ForCausalLM"],
+        "num_attention_heads": 96,
+        "rope_parameters": {**DEVSTRAL_ROPE, "rope_type": "yarn", "type": "yarn"},
+        "tie_word_embeddings": False,
+    },
+    "llava-1.5-7b-hf": {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_token_index": 32000,
+        "model_type": "llava",
+        "pad_token_id": 32001,
+        "projector_hidden_act": "gelu",
+        "text_config": {
+            "_name_or_path": "lmsys/vicuna-7b-v1.5",
+            "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "rms_norm_eps": 1e-05,
+            "torch_dtype": "float16",
+            "vocab_size": 32064,
+        },
+        "torch_dtype": "float16",
+        "transformers_version": "4.36.0.dev0",
+        "vision_config": {"model_type": "clip_vision_model"},
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "vocab_size": 32064,
+    },
+    "SmolVLM-256M-Instruct": {
+        "architectures": ["Idefics3ForConditionalGeneration"],
+        "image_token_id": 49190,
+        "model_type": "idefics3",
+        "scale_factor": 4,
+        "text_config": {
+            "_flash_attn_2_enabled": True,
+            "_name_or_path": "None",
+            "architectures": ["VLlama3ForCausalLM"],
+            "head_dim": 64,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "is_llama_config": True,
+            "max_position_embeddings": 8192,
+            "model_type": "llama",
+            "neftune_noise_alpha": 0.0,
+            "num_attention_heads": 9,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 3,
+            "pad_token_id": 2,
+            "perceiver_config": {"model_type": "vllama3"},
+            "pixel_shuffle_factor": 4,
+            "qk_layer_norms": False,
+            "rms_norm_eps": 1e-05,
+            "rope_interleaved": False,
+            "rope_theta": 100000,
+            "torch_dtype": "bfloat16",
+            "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+            "use_resampler": False,
+            "vocab_size": 49280,
+        },
+        "tie_word_embeddings": False,
+        "vision_config": {"model_type": "idefics3"},
+    },
     "EXAONE-4.0-1.2B": _exaone(
         **EXAONE_1B,
         layer_types=["full_attention"] * 30,
@@ -253,6 +319,9 @@ PUBLISHED: dict[str, Config] = {
 }  # fmt: skip
 # what is found in them: the family, layers, the embedding, elements of a head, whether the output is the embedding
 FOUND: dict[str, tuple[str, int, int, int, bool]] = {
+    "Devstral-2-123B-Instruct-2512": ("ministral3", 88, 12288, 128, False),
+    "llava-1.5-7b-hf": ("llama", 32, 4096, 128, False),
+    "SmolVLM-256M-Instruct": ("llama", 30, 576, 64, False),
     "EXAONE-4.0-1.2B": ("exaone4", 30, 2048, 64, True),
     "EXAONE-4.0-32B": ("exaone4", 64, 5120, 128, False),
     "EXAONE-4.0-32B with its pattern as a number": ("exaone4", 64, 5120, 128, False),
