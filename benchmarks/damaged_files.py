@@ -417,7 +417,7 @@ def odd_model(rng: Rng, path: Path) -> str:
     choices = {key: values for key, values in choices.items() if "epsilon" not in key or f"{name}.{key}" in meta}
     if "position_embd.weight" in model.tensors:
         del choices["context_length"]
-    if name in ("phi3", "gptneox"):
+    if name in ("phi3", "gptneox", "glm4"):
         choices["rope.dimension_count"] = [2, head // 2, head]
     if name == "gptneox":
         choices["use_parallel_residual"] = [True, False]
@@ -430,6 +430,16 @@ def odd_model(rng: Rng, path: Path) -> str:
             "rope.freq_base_swa": [1.0, 1e12],
             "final_logit_softcapping": [1e-3, 1e6],
             "attn_logit_softcapping": [1e-3, 1e6],
+        }
+    if name in ("olmo2", "cohere2"):
+        choices |= {"attention.sliding_window": [1, 2, 7, 1 << 20], "attention.sliding_window_pattern": [2, 3, 64]}
+    if name == "cohere2":
+        choices |= {"logit_scale": [1e-6, 1e6]}
+    if name == "mistral3":
+        choices |= {
+            "attention.temperature_scale": [0.0, 0.1, 10.0],
+            "rope.scaling.yarn_log_multiplier": [0.0, 1.0, 10.0],
+            "rope.scaling.yarn_beta_fast": [1.1, 4.0, 1000.0],
         }
     if name == "granite":
         choices |= {"attention.scale": [1e-6, 1e6], "logit_scale": [1e-6, 1e6], "embedding_scale": [1e-6, 1e6]}

@@ -47,6 +47,19 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+MINISTRAL = {  # where q begins to grow within the tests' texts
+    "rope_type": "yarn",
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "max_position_embeddings": 128,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+    "rope_theta": 1e6,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 GEMMA = {"tie_word_embeddings": True, "head_dim": 32, "hidden_activation": "gelu_pytorch_tanh", "sliding_window": 16}
 NEOX = {"rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
@@ -58,6 +71,10 @@ LONGROPE = {
     "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
 }
 STARCODER2 = {**COMMON, "model_type": "starcoder2", "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5}
+OLMO3 = {**COMMON, "model_type": "olmo3", "sliding_window": 16, "rope_theta": 500000.0}
+COHERE2 = {**COMMON, "model_type": "cohere2", "sliding_window": 16, "layer_norm_eps": 1e-5, "logit_scale": 0.25}
+COHERE2["tie_word_embeddings"] = True
+NO_WINDOW = {"sliding_window": None, "layer_types": ["full_attention"] * 2}
 LLAMA = {**COMMON, "model_type": "llama"}
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -69,6 +86,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-yarn": {**LLAMA, "rope_scaling": YARN},
     "llama-yarn-factor": {**LLAMA, "rope_scaling": {**YARN, "attention_factor": 1.3}},
     "mistral": {**COMMON, "model_type": "mistral", "sliding_window": None},
+    "ministral3": {**COMMON, "model_type": "ministral3", "head_dim": 32, "rope_parameters": MINISTRAL},
+    "ministral3-devstral": {
+        **COMMON,
+        "model_type": "ministral3",
+        "head_dim": 32,
+        "rope_parameters": {**MINISTRAL, "beta_fast": 4.0, "mscale_all_dim": 0.0, "llama_4_scaling_beta": 0.0},
+    },
+    "ministral3-tied": {
+        **COMMON,
+        "model_type": "ministral3",
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
     "mixtral": {**COMMON, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2": {**COMMON, "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {**COMMON, "model_type": "qwen3", "head_dim": 32},
@@ -116,6 +152,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "logits_scaling": 4.0,
     },
     "olmo2": {**COMMON, "model_type": "olmo2"},
+    "olmo3": {**OLMO3, "num_hidden_layers": 5, "rope_scaling": YARN},
+    "olmo3-pattern": {
+        **OLMO3,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {**YARN, "rope_theta": 20000.0, "attention_factor": 1.3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    },
+    "ernie4_5": {**COMMON, "model_type": "ernie4_5", "head_dim": 32, "tie_word_embeddings": True, "use_bias": False},
+    "ernie4_5-untied": {**COMMON, "model_type": "ernie4_5", "head_dim": 16, "rope_scaling": YARN},
+    "ernie4_5-24": {**COMMON, "model_type": "ernie4_5", "head_dim": 24},
+    "glm4": {**COMMON, "model_type": "glm4", "head_dim": 32, "partial_rotary_factor": 0.5},
+    "glm4-unbiased": {**COMMON, "model_type": "glm4", "head_dim": 32, "attention_bias": False, "rope_scaling": YARN},
+    "glm4-16": {**COMMON, "model_type": "glm4", "head_dim": 16, "partial_rotary_factor": 0.5},
+    "cohere2": {**COHERE2, "num_hidden_layers": 5},
+    "cohere2-pattern": {**COHERE2, "layer_types": ["full_attention", "sliding_attention"], "logit_scale": 1.0},
+    "cohere2-24": {**COHERE2, "hidden_size": 96, "sliding_window_pattern": 2},
+    "exaone4": {**COMMON, "model_type": "exaone4", **NO_WINDOW, "rope_scaling": LLAMA3},
+    "exaone4-32b": {**COMMON, "model_type": "exaone4", "num_hidden_layers": 64, "sliding_window": 16},
     "gpt2": {
         "model_type": "gpt2",
         "vocab_size": 271,
@@ -154,7 +210,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
     for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
         del CONFIGS[_name][_key]
-for _name in ("starcoder2", "starcoder2-untied"):
+for _name in ("ministral3", "ministral3-devstral", "ministral3-tied"):
+    del CONFIGS[_name]["rope_theta"]
+for _name in ("cohere2", "cohere2-pattern", "cohere2-24", "starcoder2", "starcoder2-untied"):
     del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
@@ -219,6 +277,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations bey
 GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "llama": "a2f972368ca9 4bc4388dc092",
     "mistral": "a2f972368ca9 4bc4388dc092",
+    "ministral3": "740f9b151ef1 802b281e5a9a",
     "mixtral": "367ee072d9af ac961f0886de",
     "qwen2": "a43794567151 216891a88234",
     "qwen3": "1440b14e24fc 8a1f15dfc28d",
@@ -231,6 +290,11 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "smollm3": "2b43cf757420 d431a191defb",
     "granite": "d6fb15576b7b 4bc4388dc092",
     "olmo2": "1d187827a110 f85fbf844891",
+    "olmo3": "3e3faf5a8153 5ef35da583fe",
+    "ernie4_5": "9cc8773f306e d8845f5edbb0",
+    "glm4": "2033c5d3d9ea a981093bd1e8",
+    "cohere2": "ab5f1da8b6fa 24930b5eb021",
+    "exaone4": "208df5ae8a8d b2654a425313",
     "gpt2": "a775f80d53ae 9a2a86d3c8cb",
     "gpt_neox": "bde7ae3a67df c2d61a675e4d",
     "bert": "74b007b9ca1c 8ac50752a4b2",

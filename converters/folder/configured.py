@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.architectures import Architecture, Hyper, from_config, to_hf
+from edgellm.architectures.seeing import has_parts
 from edgellm.formats.confined import path_in
 from edgellm.formats.strict_json import read_object
 from edgellm.formats.tensor import Tensor, chunks, n_rows
@@ -26,6 +27,7 @@ from ..tokens import Vocabulary, read_huggingface, to_files, to_metadata
 MAX_FILE = 64 << 20  # bytes of a small file
 POOLING = "1_Pooling/config.json"
 TOKENIZER = "tokenizer.json"
+QUANTIZED = "quantization_config"  # already applied
 _COPIED = (
     TOKENIZER,
     "tokenizer_config.json",
@@ -72,8 +74,15 @@ class ConfiguredFolder(Model):
         return Description(architecture, hyper, relations, tuple(left_out), tuple(notes))
 
     def _family(self) -> tuple[Architecture, Hyper]:
-        config = {key: value for key, value in self.config.items() if key != "quantization_config"}  # already applied
-        return from_config(config, self._pooling())
+        config = {key: value for key, value in self.config.items() if key != QUANTIZED}  # already applied
+        if has_parts(config):
+            text = config["text_config"]
+            config["text_config"] = {key: value for key, value in text.items() if key != QUANTIZED}
+        names = frozenset(self.tensors) if self.names == "huggingface" else frozenset()
+        architecture, hyper = from_config(config, self._pooling(), names)
+        if has_parts(config) and names and names.isdisjoint(architecture.outputs()):
+            hyper = replace(hyper, tied=True)  # which either part may say, or neither
+        return architecture, hyper
 
     def _pooling(self) -> dict[str, Any] | None:
         """How a sentence-transformers folder makes one vector of the tokens' ones. Raises InvalidModelFile."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgellm.architectures import Architecture, Hyper
+from edgellm.architectures import Architecture, Hyper, from_config
+from edgellm.architectures.seeing import has_parts, text_part
 
 from ..model import Model
 from .graph.carrier import Carrier
@@ -35,7 +36,7 @@ def small_files(model: Model, n_ctx: int, graph: str, *, external: bool) -> dict
     """All files but the graph and its data, by name; graph: its path. external: whether it has a data file."""
     hyper = model.description.hyper
     made = dict(model.files)
-    config = {key: value for key, value in model.config.items() if key not in _RENEWED}
+    config = {key: value for key, value in _of_text(model).items() if key not in _RENEWED}
     name = Path(graph).name
     dtype = {"model_q4.onnx": "q4", "model_int8.onnx": "int8"}.get(name, "fp32")
     data = {"use_external_data_format": {name: 1}} if external else {}
@@ -46,6 +47,18 @@ def small_files(model: Model, n_ctx: int, graph: str, *, external: bool) -> dict
         genai = _genai(model.description.architecture, hyper, n_ctx, graph, {**config, **generation})
         made["genai_config.json"] = _json(genai)
     return made
+
+
+def _of_text(model: Model) -> dict[str, Any]:
+    """config.json of the graph: that of the text where the model also sees, and tied where the graph is."""
+    config, found = text_part(model.config), model.description
+    if has_parts(model.config):
+        ids = {key: value for key, value in model.config.items() if key.endswith("_token_id")}
+        own = {"architectures": [found.architecture.classname], "model_type": found.architecture.model_type}
+        config = {**ids, **config, **own}
+    if from_config({**config, "quantization_config": None})[1].tied != found.hyper.tied:
+        config["tie_word_embeddings"] = found.hyper.tied
+    return config
 
 
 def _genai(architecture: Architecture, hyper: Hyper, n_ctx: int, graph: str, ids: Mapping[str, Any]) -> dict[str, Any]:

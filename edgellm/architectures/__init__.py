@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +10,27 @@ from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
 from .bert import BERT, DISTILBERT, pooling_of
+from .cohere2 import COHERE2
+from .ernie4_5 import ERNIE4_5
+from .exaone4 import EXAONE4
 from .gemma import GEMMA
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3
+from .glm4 import GLM4
 from .gpt2 import GPT2
 from .gpt_neox import GPT_NEOX
 from .granite import GRANITE
 from .hyper import Hyper
 from .llama import LLAMA, MISTRAL, MIXTRAL
-from .olmo2 import OLMO2
+from .ministral3 import MINISTRAL3, MISTRAL_SMALL
+from .nearest import unknown
+from .olmo2 import OLMO2, OLMO3
 from .phi3 import PHI3
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3, QWEN3MOE
 from .relation import Part, Relation, to_gguf, to_hf
 from .rope import Rope
+from .seeing import text_part
 from .smollm3 import SMOLLM3
 from .starcoder2 import STARCODER2
 
@@ -31,6 +38,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     LLAMA,
     MISTRAL,
     MIXTRAL,
+    MINISTRAL3,
+    MISTRAL_SMALL,
     QWEN2,
     QWEN3,
     QWEN3MOE,
@@ -41,6 +50,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     SMOLLM3,
     GRANITE,
     OLMO2,
+    OLMO3,
+    ERNIE4_5,
+    GLM4,
+    COHERE2,
+    EXAONE4,
     GPT2,
     GPT_NEOX,
     STARCODER2,
@@ -62,25 +76,23 @@ __all__ = [
 ]
 
 
-def from_config(config: Mapping[str, Any], pooling: dict[str, Any] | None = None) -> tuple[Architecture, Hyper]:
+def from_config(
+    config: Mapping[str, Any], pooling: dict[str, Any] | None = None, names: Collection[str] = ()
+) -> tuple[Architecture, Hyper]:
     """The family and the numbers of a config.json; of a model that also sees, those of its text part.
 
     pooling: 1_Pooling/config.json of a folder that has one; it says how an embedding is made of the tokens' ones.
+    names: the tensors of the checkpoint, by which a family that is not known is compared with those that are.
     Raises UnsupportedArchitecture, Unsupported (a key that would change the mathematics), InvalidModelFile.
     """
-    model_type = config.get("model_type")
+    values = text_part(config)
+    model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise InvalidModelFile("config.json: 'model_type' is missing; it names the architecture")
     for architecture in ARCHITECTURES:
         if model_type in (architecture.model_type, *architecture.other_types):
-            text = config.get("text_config")
-            values = dict(config)
-            if isinstance(text, dict):
-                shared = ("quantization_config", "tie_word_embeddings")
-                values = {key: config[key] for key in shared if key in config} | text
             return architecture, replace(architecture.hyper_from_config(values), **pooling_of(pooling))
-    known = ", ".join(sorted(one.model_type for one in ARCHITECTURES))
-    raise UnsupportedArchitecture(f"config.json: model_type {model_type!r} cannot be converted; these can: {known}")
+    raise UnsupportedArchitecture(unknown(values, names, ARCHITECTURES))
 
 
 def from_metadata(file: GGUFFile) -> tuple[Architecture, Hyper]:

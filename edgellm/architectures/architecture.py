@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -16,7 +16,8 @@ from . import rope as ropes
 from .config import Config, shortest
 from .hyper import Hyper
 from .relation import Part, Relation
-from .table import EMBEDDING, HEAD, Line, Weight, expand, spellings, stored
+from .seeing import TOWERS
+from .table import EMBEDDING, HEAD, Either, Line, Weight, expand, spellings, stored
 
 
 class Key(NamedTuple):
@@ -67,7 +68,9 @@ class Architecture:
     same for the output. constants: fields of Hyper that the family fixes.
     scalings: rotary scalings llama.cpp honours; none at all for learned positions. rope_base, rope_share: the defaults
     for θ and for the share of a head that rotates; local_base: θ of windowed layers, where a GGUF file does not say;
-    rope_names: rotary config keys to rename on writing. partial: llama.cpp rotates a part of a head, too.
+    rope_names: rotary config keys to rename on writing, "" for those not to write. tempered: llama.cpp computes
+    Rope.temperature and Rope.fast. neighbours: as Rope has it. biased: the tensor whose bias says that attention has
+    some. partial: it rotates a part of a head, too.
     square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
     write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
@@ -93,6 +96,9 @@ class Architecture:
     rope_share: float = 1.0
     local_base: float | None = None
     rope_names: Mapping[str, str] = field(default_factory=dict)
+    tempered: bool = False
+    neighbours: bool = False
+    biased: str = "attn_output"
     partial: bool = False
     square: bool = False
     read_config: Hook = lambda config, fields: {}
@@ -100,8 +106,8 @@ class Architecture:
     read_metadata: Hook = lambda config, fields: {}
     write_metadata: Callable[[Hyper], dict[str, Any]] = lambda hyper: {}
     recognises: Callable[[GGUFFile], bool] = lambda file: True
-    prefixes: tuple[str, ...] = ("model.", "")
-    skip: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"\.masked_bias$")
+    prefixes: tuple[str, ...] = ("model.", "language_model.model.", "model.language_model.", "model.text_model.", "")
+    skip: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"\.masked_bias$", TOWERS)
 
     def hyper_from_config(self, values: Mapping[str, Any]) -> Hyper:
         """Every key of config.json is consumed; raises Unsupported or InvalidModelFile."""
@@ -136,11 +142,12 @@ class Architecture:
         if fields["tied"] not in self.expect.get("tie_word_embeddings", (True, False)):
             told = "has no output.weight and must have one" if fields["tied"] else "has an output.weight of its own"
             raise InvalidModelFile(f"{file.path.name}: a model of the family {self.gguf} that {told}")
-        fields["attention_bias"] = "blk.0.attn_output.bias" in file.tensors
+        fields["attention_bias"] = f"blk.0.{self.biased}.bias" in file.tensors
         fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
         fields["rope"] = None
         if self.scalings:
-            read = ropes.from_metadata(config, file, fields["head_dim"], fields["n_ctx_train"], self.local_base)
+            where = fields["head_dim"], fields["n_ctx_train"], self.local_base
+            read = ropes.from_metadata(config, file, *where, tempered=self.tempered)
             fields["rope"] = self._computed(read, fields["head_dim"])
         fields |= self.read_metadata(config, fields)
         config.finish(frozenset({"expert_count", "expert_used_count", "rope.dimension_count", "tensor_data_layout"}))
@@ -151,7 +158,7 @@ class Architecture:
 
         names: all tensors of the checkpoint, of either side. Raises Unsupported for a name that nothing explains.
         """
-        prefix = self._prefix(names)
+        prefix = self.prefix(names)
         found = [
             relation
             for table, layers in ((self.before, [0]), (self.layer, range(hyper.n_layer)), (self.after, [0]))
@@ -184,16 +191,20 @@ class Architecture:
     def duplicates(self, hyper: Hyper, names: Collection[str]) -> list[tuple[str, str]]:
         """Pairs of Hugging Face tensors that must be equal, of which the first is left out: a tied output."""
         pair = self.tied_pair(names) if hyper.tied else None
-        return [pair] if pair is not None and pair[0] in names else []
+        return [] if pair is None else [(name, pair[1]) for name in self.outputs() if name in names]
+
+    def outputs(self) -> list[str]:
+        """What Hugging Face may call the output where it is not the embedding."""
+        each = (line for one in self.after for line in (one.usual + one.other if isinstance(one, Either) else (one,)))
+        return [line.hf[0][0] for line in each if line.untied]
 
     def tied_pair(self, names: Collection[str]) -> tuple[str, str] | None:
         """What a checkpoint calls output and embedding, which are one in tied models; None without an output."""
-        head = [line for line in self.after if isinstance(line, Weight) and line.untied]
-        embedding = self.before[0]
-        if not head or not isinstance(embedding, Weight):
+        outputs, embedding = self.outputs(), self.before[0]
+        if not outputs or not isinstance(embedding, Weight):
             return None
-        prefix = self._prefix(names)
-        return head[0].hf[0][0].replace("{m}", prefix), embedding.hf[0][0].replace("{m}", prefix)
+        output = next((name for name in outputs if name in names), outputs[0])
+        return output, embedding.hf[0][0].replace("{m}", self.prefix(names))
 
     def stored_as(self, name: str, names: Collection[str]) -> str | None:
         """Which of `names` is a tensor of this name with the prefix that is stored, or without; None where none is."""
@@ -203,7 +214,7 @@ class Architecture:
 
     def spellings(self, hyper: Hyper, names: Collection[str]) -> Iterator[tuple[Part, list[tuple[Part, ...]]]]:
         """As `table.spellings`, of all layers."""
-        prefix = self._prefix(names)
+        prefix = self.prefix(names)
         return (each for i in range(hyper.n_layer) for each in spellings(self.layer, hyper, prefix, i))
 
     def metadata(self, hyper: Hyper) -> dict[str, Any]:
@@ -215,7 +226,9 @@ class Architecture:
         pairs = {name: value for name, value in pairs.items() if value is not None}
         if "attention.key_length" in pairs:
             pairs["attention.value_length"] = hyper.head_dim
-        pairs |= (ropes.to_metadata(hyper.rope) if hyper.rope else {}) | self.write_metadata(hyper)
+        pairs |= (ropes.to_metadata(hyper.rope, tempered=self.tempered) if hyper.rope else {}) | self.write_metadata(
+            hyper
+        )
         made = {f"{self.gguf}.{name}": value for name, value in pairs.items()}
         return made | ({"tokenizer.ggml.token_type_count": hyper.n_token_types} if hyper.n_token_types else {})
 
@@ -225,8 +238,9 @@ class Architecture:
         made |= {key.config: getattr(hyper, key.field) for key in self.keys if key.config}
         made |= {"tie_word_embeddings": hyper.tied} | {key: allowed[0] for key, allowed in self.expect.items()}
         if hyper.rope:
-            rope = ropes.to_config(hyper.rope)
+            rope = ropes.to_config(hyper.rope, hyper.n_ctx_train, tempered=self.tempered)
             made |= {self.rope_names.get(name, name): value for name, value in rope.items()}
+            made.pop("", None)
         return made | self.write_config(hyper)
 
     def extra(self, hyper: Hyper) -> list[tuple[str, NDArray[np.float32]]]:
@@ -273,9 +287,13 @@ class Architecture:
         if rope.scaling not in self.scalings:
             known = ", ".join(sorted(self.scalings - {"none"})) or "none"
             raise Unsupported(f"{self.model_type}: {rope.scaling} rope scaling; llama.cpp computes here: {known}")
-        return rope
+        if not self.tempered and (rope.fast != ropes.FAST or rope.temperature):
+            what = f"beta_fast = {rope.fast:g} and llama_4_scaling_beta = {rope.temperature:g}"
+            raise Unsupported(f"{self.model_type}: rope scaling with {what}; llama.cpp computes here: 32 and 0")
+        return replace(rope, neighbours=self.neighbours)
 
-    def _prefix(self, names: Collection[str]) -> str:
+    def prefix(self, names: Collection[str]) -> str:
+        """What checkpoints with these tensors have for `{m}`."""
         first = self.before[0]
         line = first if isinstance(first, Weight) else first.usual[0]
         fits = (prefix for prefix in self.prefixes if line.hf[0][0].replace("{m}", prefix) in names)

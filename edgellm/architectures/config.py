@@ -33,7 +33,8 @@ _NAMES = """
     output_router_logits router_aux_loss_coef router_jitter_noise cache_implementation
     _attn_implementation attn_implementation _attn_implementation_autoset cross_attention_hidden_size tf_legacy_loss
     use_bfloat16 transformers.js_config unsloth_version unsloth_fixed is_llama_config custom_pipelines _num_labels
-    tie_weights_ keys_to_ignore_at_inference
+    tie_weights_ keys_to_ignore_at_inference _flash_attn_2_enabled neftune_noise_alpha
+    perceiver_config use_resampler pixel_shuffle_factor
 """
 HARMLESS = frozenset(_NAMES.split())
 
@@ -42,6 +43,7 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "pruned_heads": (None, {}),
     "add_cross_attention": (False, None),
+    "qk_layer_norms": (False, None),
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidModelFile, Unsupported
+from ..errors import Unsupported
+from . import windows
 from .architecture import Architecture, Hook, Key, keys
 from .config import Config
 from .hyper import Hyper
@@ -38,27 +39,15 @@ def scaled(fields: dict[str, Any], wide_layers: int) -> dict[str, Any]:
     return {"attention_scale": head**-0.5, "embedding_scale": fields["n_embd"] ** 0.5}
 
 
-def pattern(n_layer: int, every: int) -> tuple[bool, ...]:
-    """Which layers see a window: all but each `every`-th."""
-    return tuple((i + 1) % every != 0 for i in range(n_layer)) if every else (True,) * n_layer
-
-
 def config_hook(every: int, wide_layers: int) -> Hook:
     """A read_config hook: windows, and the scale of q·k, which must be the one that llama.cpp derives."""
 
     def read(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
-        old = config.take("_sliding_window_pattern", int, config.take("sliding_window_pattern", int, every))
-        kinds = config.take("layer_types", list, [])
-        windowed = tuple(kind == "sliding_attention" for kind in kinds) or pattern(fields["n_layer"], old)
-        if len(windowed) != fields["n_layer"] or set(kinds) - {"sliding_attention", "full_attention"}:
-            raise Unsupported(f"{config.where}: layer_types {kinds} of {fields['n_layer']} layers")
-        made = scaled(fields, wide_layers) | {"windowed": windowed if fields["window"] else ()}
+        made = scaled(fields, wide_layers) | {"windowed": windows.from_config(config, fields, every)}
         scalar = config.take("query_pre_attn_scalar", float, made["attention_scale"] ** -2)
         if abs(scalar * made["attention_scale"] ** 2 - 1) > 1e-6:
             usual = made["attention_scale"] ** -2
             raise Unsupported(f"{config.where}: query_pre_attn_scalar = {scalar}; llama.cpp computes {usual:g} here")
-        if any(windowed) and not fields["window"]:
-            raise Unsupported(f"{config.where}: layer_types has windowed layers, but sliding_window is missing")
         return made
 
     return read
@@ -69,13 +58,7 @@ def metadata_hook(every: int, wide_layers: int, window: int | None) -> Hook:
 
     def read(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
         size = fields["window"] or window
-        given = config.values.get("attention.sliding_window_pattern", every)
-        if isinstance(given, int) and not isinstance(given, bool):
-            windowed = pattern(fields["n_layer"], config.take("attention.sliding_window_pattern", int, every))
-        else:
-            windowed = tuple(bool(item) for item in config.take("attention.sliding_window_pattern", list))
-            if len(windowed) != fields["n_layer"]:
-                raise InvalidModelFile(f"{config.where}: sliding_window_pattern has {len(windowed)} layers")
+        windowed = windows.from_metadata(config, fields["n_layer"], every)
         return scaled(fields, wide_layers) | {"window": size, "windowed": windowed if size else ()}
 
     return read
@@ -83,20 +66,8 @@ def metadata_hook(every: int, wide_layers: int, window: int | None) -> Hook:
 
 def write_config(hyper: Hyper) -> dict[str, Any]:
     """A write_config hook."""
-    kinds = ["sliding_attention" if one else "full_attention" for one in hyper.windowed]
     scale = hyper.attention_scale or hyper.head_dim**-0.5
-    return {
-        "query_pre_attn_scalar": round(scale**-2),
-        "layer_types": kinds or ["full_attention"] * hyper.n_layer,
-    }
-
-
-def write_pattern(every: int) -> Any:
-    """A write_metadata hook: the windowed layers where they are not the usual ones."""
-    key = "attention.sliding_window_pattern"
-    return lambda hyper: (
-        {} if hyper.windowed in ((), pattern(hyper.n_layer, every)) else {key: [bool(one) for one in hyper.windowed]}
-    )
+    return {"query_pre_attn_scalar": round(scale**-2), **windows.to_config(hyper)}
 
 
 def _config(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
@@ -134,5 +105,5 @@ GEMMA2 = Architecture(
     read_config=_config,
     write_config=write_config,
     read_metadata=_metadata,
-    write_metadata=write_pattern(2),
+    write_metadata=lambda hyper: windows.to_metadata(hyper, 2),
 )

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from . import windows
 from .architecture import Key, keys
-from .gemma2 import CORE, GELU, GEMMA2, config_hook, metadata_hook, write_pattern
+from .gemma2 import CORE, GELU, GEMMA2, config_hook, metadata_hook
 from .table import weight
 
 GEMMA3 = replace(
@@ -42,7 +43,5 @@ GEMMA3 = replace(
     local_base=10000.0,
     read_config=config_hook(6, 62),
     read_metadata=metadata_hook(6, 62, None),
-    write_metadata=write_pattern(6),
-    prefixes=("model.", "language_model.model.", "model.language_model.", ""),
-    skip=(r"rotary_emb\.inv_freq$", r"^(model\.)?(vision_tower|multi_modal_projector)\."),
+    write_metadata=lambda hyper: windows.to_metadata(hyper, 6),
 )

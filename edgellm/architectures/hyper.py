@@ -21,6 +21,8 @@ class Hyper:
     windowed: which layers those are, none where it is empty. tied: the output is the embedding. attention_bias: of q,
     k, v and output; mlp_bias: of gate, up and down. attention_scale: of q·k before the soft cap, None for 1/√head_dim;
     embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides the logits.
+    parallel_residual: feed-forward reads what attention reads, by a norm of its own or by the same one. centred: norms
+    take the mean away, without a bias, too.
     """
 
     gguf: str
@@ -48,6 +50,7 @@ class Hyper:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     parallel_residual: bool = False
+    centred: bool = False
     n_expert: int = 0
     n_expert_used: int = 0
     n_ff_expert: int = 0
@@ -60,9 +63,11 @@ class Hyper:
         rope = self.rope
         if rope is None or (rope.every and (layer + 1) % rope.every == 0):
             return None
+        if rope.only_windowed and self.windowed and not self.windowed[layer]:
+            return None
         if rope.local_base is not None and self.windowed and self.windowed[layer]:
-            return Rope(rope.local_base, rope.dim)
-        return replace(rope, local_base=None, every=0)
+            return Rope(rope.local_base, rope.dim, neighbours=rope.neighbours)
+        return replace(rope, local_base=None, every=0, only_windowed=False)
 
     def sizes(self) -> dict[str, int]:
         """The names that tables of tensors use for dimensions."""

@@ -37,6 +37,7 @@ PROJECTIONS: tuple[Line, ...] = (  # of families whose heads need no order
     weight("blk.{i}.attn_v", "{m}layers.{i}.self_attn.v_proj", "kv embd"),
     weight("blk.{i}.attn_output", "{m}layers.{i}.self_attn.o_proj", "embd q"),
 )
+UNBIASED: tuple[Line, ...] = (*ATTENTION[:2], *ATTENTION[3:8:2], *ATTENTION[9:], *FEED_FORWARD[::2])  # the whole layer
 SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu", "swish")}
 
 
@@ -101,6 +102,7 @@ MISTRAL = Architecture(  # in GGUF it is a llama, and comes back as one
     gguf="llama",
     model_type="mistral",
     classname="MistralForCausalLM",
+    other_types=("mistral3",),  # of a model that also sees, where its text part does not say what it is
     layer=(*ATTENTION, *FEED_FORWARD),
     expect=SILU,
     defaults={"sliding_window": 4096},

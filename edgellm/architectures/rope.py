@@ -20,6 +20,7 @@ from ..formats.gguf import GGUFFile
 from .config import Config, shortest
 
 Scaling = Literal["none", "linear", "yarn", "llama3", "longrope"]
+FAST = 32.0  # turns, YaRN's own number
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
@@ -29,7 +30,11 @@ class Rope:
 
     factor: of the stretch; original: the context before it. magnitude: what cos and sin are multiplied with.
     low, high: the wavelengths, as shares of `original`, between which llama3 blends. short, long: longrope's divisors
-    of the frequencies, (dim/2,), up to and beyond `original`. every: 4 when each fourth layer has no rotation.
+    of the frequencies, (dim/2,), up to and beyond `original`. every: 4 when each fourth layer has no rotation. fast:
+    turns within `original` above which YaRN leaves a frequency alone. temperature: what q grows by beyond `original`:
+    it is multiplied with 1 + temperature · log(1 + floor(position / original)). neighbours: in Hugging Face's order of
+    rows the two elements of a pair stand side by side, not in the two halves of what rotates. only_windowed: of a model
+    with windowed layers, only those rotate.
     """
 
     base: float
@@ -44,9 +49,14 @@ class Rope:
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
     every: int = 0
+    fast: float = FAST
+    temperature: float = 0.0
+    neighbours: bool = False
+    only_windowed: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.base, self.factor, self.magnitude) <= 0 or self.dim < 2 or self.dim % 2 or self.high <= self.low:
+        least = min(self.base, self.factor, self.magnitude, self.fast)
+        if least <= 0 or not 0 <= self.temperature <= 1e3 or self.dim < 2 or self.dim % 2 or self.high <= self.low:
             raise InvalidModelFile(f"{self.dim} rotated elements: a rotary embedding that cannot be: {self}")
 
 
@@ -83,7 +93,7 @@ def frequencies(rope: Rope, *, long: bool = False) -> NDArray[np.float64]:
 
 
 def _yarn_ramp(rope: Rope) -> NDArray[np.float64]:
-    """How far each frequency is stretched, 0 to 1: not above 32 turns within `original`, wholly below one turn.
+    """How far each frequency is stretched, 0 to 1: not above `fast` turns within `original`, wholly below one turn.
 
     YaRN section 3.2, with the bounds rounded outwards as transformers does.
     """
@@ -91,7 +101,7 @@ def _yarn_ramp(rope: Rope) -> NDArray[np.float64]:
     def pair(turns: float) -> float:
         return rope.dim * math.log(rope.original / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
 
-    low, high = max(math.floor(pair(32)), 0), min(math.ceil(pair(1)), rope.dim - 1)
+    low, high = max(math.floor(pair(rope.fast)), 0), min(math.ceil(pair(1)), rope.dim - 1)
     ramp: NDArray[np.float64] = np.clip((np.arange(rope.dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
     return ramp
 
@@ -134,8 +144,11 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
     base, rotated, local = plain.base, plain.dim, plain.local_base
     if kind == "none":
         inner.maybe("factor", float)
-        inner.maybe("original_max_position_embeddings", int)
-        return Rope(base, rotated, local)
+        original = inner.take("original_max_position_embeddings", int, plain.original)
+        temperature = inner.take("llama_4_scaling_beta", float, 0.0)
+        if not temperature:
+            return Rope(base, rotated, local)
+        return Rope(base, rotated, local, original=_stretchable(inner, original), temperature=temperature)
     if kind == "linear":
         return Rope(base, rotated, local, "linear", inner.take("factor", float))
     original = _stretchable(inner, inner.take("original_max_position_embeddings", int, plain.original))
@@ -144,9 +157,10 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
         low, high = inner.take("low_freq_factor", float), inner.take("high_freq_factor", float)
         return Rope(base, rotated, local, "llama3", factor, original, low=low, high=high)
     if kind == "yarn":
-        for key, fixed in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True)):
+        for key, fixed in (("beta_slow", 1), ("truncate", True), ("max_position_embeddings", n_ctx)):
             inner.expect(key, fixed, None)  # llama.cpp reads none of them
-        factor = inner.take("factor", float)
+        factor, fast = inner.take("factor", float), inner.take("beta_fast", float, FAST)
+        temperature = inner.take("llama_4_scaling_beta", float, 0.0)
         magnitude = inner.maybe("attention_factor", float)
         scale, scale_all = inner.maybe("mscale", float), inner.maybe("mscale_all_dim", float)
         if not all(0.0 <= each <= 1e3 for each in (scale or 0.0, scale_all or 0.0)):
@@ -156,7 +170,7 @@ def _scaled(inner: Config, kind: str, plain: Rope, n_ctx: int) -> Rope:
             magnitude = (more * scale + 1.0) / (more * scale_all + 1.0)
         if magnitude is None:
             magnitude = usual_magnitude("yarn", factor, original)
-        return Rope(base, rotated, local, "yarn", factor, original, magnitude)
+        return Rope(base, rotated, local, "yarn", factor, original, magnitude, fast=fast, temperature=temperature)
     if kind == "longrope":
         factor = inner.take("factor", float, n_ctx / original)
         magnitude = inner.take("attention_factor", float, usual_magnitude("longrope", factor, original))
@@ -174,20 +188,32 @@ def _stretchable(config: Config, original: int) -> int:
     return original
 
 
-def to_config(rope: Rope) -> dict[str, Any]:
-    """The keys of config.json in the spelling that transformers 4 and 5 both read, without the share that rotates."""
+def to_config(rope: Rope, n_ctx: int, *, tempered: bool = False) -> dict[str, Any]:
+    """The keys of config.json in the spelling that transformers 4 and 5 both read, without the share that rotates.
+
+    n_ctx: positions the model was made for. tempered: of a family that has a temperature.
+    """
     keys: dict[str, Any] = {"rope_theta": rope.base}
     if rope.local_base is not None:
         keys["rope_local_base_freq"] = rope.local_base
-    if rope.scaling == "none":
+    if rope.scaling == "none" and not tempered:
         return keys | {"rope_scaling": None}
-    scaling: dict[str, Any] = {"rope_type": rope.scaling, "factor": rope.factor}
-    if rope.scaling != "linear":
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    if rope.scaling != "none":
+        scaling = {"rope_type": rope.scaling, "factor": rope.factor}
+    if tempered:
+        scaling |= {
+            "llama_4_scaling_beta": rope.temperature,
+            "original_max_position_embeddings": rope.original or n_ctx,
+        }
+    elif rope.scaling != "linear":
         scaling["original_max_position_embeddings"] = rope.original
     if rope.scaling == "llama3":
         scaling |= {"low_freq_factor": rope.low, "high_freq_factor": rope.high}
     if rope.scaling == "longrope":
         scaling |= {"short_factor": list(rope.short), "long_factor": list(rope.long)}
+    if rope.fast != FAST:
+        scaling["beta_fast"] = rope.fast
     if not math.isclose(rope.magnitude, usual_magnitude(rope.scaling, rope.factor, rope.original), rel_tol=1e-6):
         scaling["attention_factor"] = rope.magnitude
     return keys | {"rope_scaling": scaling}
@@ -199,10 +225,11 @@ def share(rope: Rope, head_dim: int) -> float:
     return found if int(head_dim * found) == rope.dim else math.nextafter(found, 2.0)
 
 
-def to_metadata(rope: Rope) -> dict[str, Any]:
-    """The GGUF keys below the architecture's name.
+def to_metadata(rope: Rope, *, tempered: bool = False) -> dict[str, Any]:
+    """The GGUF keys below the architecture's name. tempered: of a family that has a temperature.
 
-    llama.cpp multiplies YaRN's usual magnitude in by itself; `attn_factor` is what comes on top of it.
+    llama.cpp multiplies YaRN's usual magnitude in by itself; `attn_factor` is what comes on top of it. In a tempered
+    family it divides that by the same formula with the factor's logarithm multiplied.
     """
     keys: dict[str, Any] = {"rope.dimension_count": rope.dim, "rope.freq_base": float(rope.base)}
     if rope.local_base is not None:
@@ -211,12 +238,17 @@ def to_metadata(rope: Rope) -> dict[str, Any]:
         keys |= {"rope.scaling.type": rope.scaling, "rope.scaling.factor": float(rope.factor)}
     if rope.scaling == "longrope":
         keys |= {"rope.scaling.type": "longrope", "rope.scaling.attn_factor": float(rope.magnitude)}
-    if rope.scaling in ("yarn", "longrope", "llama3"):
+    if rope.scaling in ("yarn", "longrope", "llama3") or rope.temperature:
         keys["rope.scaling.original_context_length"] = rope.original
     if rope.scaling == "yarn":
         above = rope.magnitude / usual_magnitude("yarn", rope.factor, rope.original)
-        if not math.isclose(above, 1.0, rel_tol=1e-6):
+        if tempered and above < 1.0 < rope.factor:
+            keys["rope.scaling.yarn_log_multiplier"] = shortest((1.0 / above - 1.0) / (0.1 * math.log(rope.factor)))
+        elif not math.isclose(above, 1.0, rel_tol=1e-6):
             keys["rope.scaling.attn_factor"] = above
+    if tempered:
+        keys |= {"rope.scaling.yarn_beta_fast": rope.fast, "rope.scaling.yarn_beta_slow": 1.0}
+        keys["attention.temperature_scale"] = rope.temperature
     return keys
 
 
@@ -229,7 +261,9 @@ def extra(rope: Rope) -> list[tuple[str, NDArray[np.float32]]]:
     return []
 
 
-def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_base: float | None = None) -> Rope:
+def from_metadata(
+    config: Config, file: GGUFFile, dim: int, n_ctx: int, local_base: float | None = None, *, tempered: bool = False
+) -> Rope:
     """Read the GGUF keys and tensors that `to_metadata` and `extra` write; dim: elements of a head.
 
     local_base: θ of windowed layers where the file does not say. Raises Unsupported where the tensors are not what any
@@ -244,8 +278,18 @@ def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_ba
     original = config.maybe("rope.scaling.original_context_length", int)
     above = config.take("rope.scaling.attn_factor", float, 1.0)
     config.maybe("rope.scaling.finetuned", bool)
-    for key, fixed in (("ext_factor", 1.0), ("attn_factor", 1.0), ("beta_fast", 32.0), ("beta_slow", 1.0)):
-        config.expect(f"rope.scaling.yarn_{key}", fixed)
+    fast, temperature = FAST, 0.0
+    if tempered:
+        fast = shortest(config.take("rope.scaling.yarn_beta_fast", float, FAST))
+        temperature = shortest(config.take("attention.temperature_scale", float, 0.0))
+        multiplier = max(config.take("rope.scaling.yarn_log_multiplier", float, 0.0), 0.0)
+        above /= 0.1 * multiplier * math.log(max(factor, 1.0)) + 1.0
+    said = config.take("rope.scaling.yarn_attn_factor", float, 1.0)  # in whose place llama.cpp puts the usual one
+    if kind != "yarn" or not math.isclose(said, usual_magnitude("yarn", factor, 0), rel_tol=1e-4):
+        config.expect("rope.scaling.yarn_attn_factor", 1.0)
+    for key, fixed in (("ext_factor", 1.0), ("beta_fast", FAST), ("beta_slow", 1.0)):
+        if key != "beta_fast" or not tempered:
+            config.expect(f"rope.scaling.yarn_{key}", fixed)
     if FREQS in file.tensors:
         return _llama3(Rope(base, rotated, local_base, "llama3", original=original or 0), _vector(file, FREQS, rotated))
     if LONG in file.tensors and SHORT in file.tensors:
@@ -259,10 +303,14 @@ def from_metadata(config: Config, file: GGUFFile, dim: int, n_ctx: int, local_ba
         original = _stretchable(config, original or n_ctx)
         magnitude = usual_magnitude("yarn", factor, original)
         magnitude = shortest(magnitude * above) if above != 1.0 else magnitude
-        return Rope(base, rotated, local_base, "yarn", factor, original, magnitude)
+        return Rope(base, rotated, local_base, "yarn", factor, original, magnitude, fast=fast, temperature=temperature)
     if kind not in ("none", "linear"):
         raise Unsupported(f"{config.where}: rope.scaling.type {kind!r} without its tensors cannot be converted")
-    return Rope(base, rotated, local_base, "linear" if factor != 1.0 else "none", factor)
+    stretch: Scaling = "linear" if factor != 1.0 else "none"
+    if temperature:
+        original = _stretchable(config, original or n_ctx)
+        return Rope(base, rotated, local_base, stretch, factor, original, temperature=temperature)
+    return Rope(base, rotated, local_base, stretch, factor)
 
 
 def _vector(file: GGUFFile, name: str, rotated: int) -> NDArray[np.float32]:

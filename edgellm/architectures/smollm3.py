@@ -9,12 +9,10 @@ from ..errors import Unsupported
 from .architecture import Architecture
 from .config import Config
 from .hyper import Hyper
-from .llama import ATTENTION, FEED_FORWARD, SILU
+from .llama import SILU, UNBIASED
 from .qwen2 import no_window
-from .table import Line
 
 EVERY = 4
-LAYER: tuple[Line, ...] = (*ATTENTION[:2], ATTENTION[3], ATTENTION[5], ATTENTION[7], ATTENTION[9], *FEED_FORWARD[::2])
 
 
 def _rotates(n_layer: int) -> list[int]:
@@ -43,7 +41,7 @@ SMOLLM3 = Architecture(
     gguf="smollm3",
     model_type="smollm3",
     classname="SmolLM3ForCausalLM",
-    layer=LAYER,
+    layer=UNBIASED,
     expect={**SILU, "attention_bias": (False,), "mlp_bias": (False,)},
     tolerate={"pretraining_tp": (1, 2, None)},  # of which transformers makes nothing here
     tied=True,

@@ -53,7 +53,10 @@ def weight(gguf: str, hf: str, dims: str, **how: Any) -> Weight:
 
 
 EMBEDDING: tuple[Line, ...] = (weight("token_embd", "{m}embed_tokens", "vocab embd"),)
-OUTPUT = weight("output", "lm_head", "vocab embd", untied=True)
+OUTPUT: Line = Either(
+    (weight("output", "lm_head", "vocab embd", untied=True),),
+    (weight("output", "language_model.lm_head", "vocab embd", untied=True),),
+)
 HEAD: tuple[Line, ...] = (weight("output_norm", "{m}norm", "embd"), OUTPUT)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published_configs
 import pytest
 from arch_models import COMMON, CONFIGS, LLAMA3, PUBLISHED, YARN, checkpoint, convert
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from tiny_models import tiny
 
 from edgellm.architectures import Hyper, from_config, from_metadata
 from edgellm.architectures.rope import Rope, llama3_factors, share
+from edgellm.backends.llamacpp.checks import check_header
 from edgellm.errors import EdgeLLMError, InvalidModelFile, Unsupported, UnsupportedArchitecture
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
@@ -45,6 +47,8 @@ def rope(name: str, **changed: Any) -> Rope:
         ("qwen2", {"partial_rotary_factor": 0.5}, "8 rotated elements of a head of 16"),
         ("qwen2", {"head_dim": 32}, "4 heads of 32 elements do not fill"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}, "sliding window"),
+        ("llama", {"rope_scaling": {**YARN, "llama_4_scaling_beta": 0.1}}, "llama_4_scaling_beta"),
+        ("ministral3", {"rope_parameters": {**YARN, "truncate": False}}, "truncate"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
         ("qwen3moe", {"norm_topk_prob": ...}, "norm_topk_prob"),
@@ -56,6 +60,15 @@ def rope(name: str, **changed: Any) -> Rope:
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("smollm3", {"no_rope_layers": [1, 0, 1, 0, 1]}, "no_rope_layers"),
         ("olmo2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("olmo3", {"sliding_window": None, "layer_types": ["sliding_attention"] * 5}, "sliding_window"),
+        ("olmo3", {"layer_types": ["chunked_attention"] * 5}, "layer_types"),
+        ("olmo3", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("cohere2", {"sliding_window": None, "sliding_window_pattern": 1}, "sliding window"),
+        ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere2", {"rope_scaling": YARN}, "yarn"),
+        ("exaone4", {"sliding_window": 16, "layer_types": None}, "windows in 2 of 2 layers"),
+        ("exaone4-32b", {"sliding_window_pattern": "LG"}, "windows in 32 of 64 layers"),
+        ("exaone4-32b", {"sliding_window": None}, "windows in 0 of 64 layers"),
         ("gpt2", {"activation_function": "relu"}, "activation_function"),
         ("gpt_neox", {"attention_bias": False}, "attention_bias"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -87,8 +100,34 @@ def test_a_config_that_lies(changed: dict[str, Any], word: str) -> None:
 def test_unknown_architectures() -> None:
     with pytest.raises(UnsupportedArchitecture, match=r"'mamba'.*llama"):
         from_config({"model_type": "mamba"})
+    with pytest.raises(UnsupportedArchitecture, match=r"keys are those of llama: if it computes the same"):
+        from_config({**CONFIGS["llama"], "model_type": "lama"})
     with pytest.raises(InvalidModelFile, match="model_type"):
         from_config({})
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "mixtral", "gpt2", "bert", "ministral3"])
+def test_the_nearest_family_is_named_with_what_differs(name: str) -> None:
+    config, tensors = CONFIGS[name], checkpoint(CONFIGS[name])
+    other = {**config, "model_type": "other", "twist": 3}
+    names = {key.replace("down_proj", "downwards") for key in tensors} | {"model.layers.0.gate.weight"}
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        from_config(other, names=names)
+    said = str(caught.value)
+    family = from_config(config)[0].model_type
+    assert f"'other' cannot be converted; nearest is {family}, but unknown keys twist; tensors that it does" in said
+    assert "model.layers.*.gate.weight" in said
+    assert "a GGUF file" in said
+    assert "--exporter optimum" in said
+    if "model.layers.0.mlp.down_proj.weight" in tensors:
+        assert "tensors that only it has: model.layers.*.mlp.down_proj.weight" in said
+    with pytest.raises(UnsupportedArchitecture, match=f"keys and tensors are those of {family}: if it computes"):
+        from_config({**config, "model_type": "other"}, names=list(tensors))
+    parts = {"model_type": "seeing", "text_config": {**config, "model_type": "other"}, "vision_config": {}}
+    with pytest.raises(UnsupportedArchitecture, match=f"'seeing' cannot be converted; its .* those of {family}: if"):
+        from_config(parts, names=list(tensors))
+    with pytest.raises(UnsupportedArchitecture, match="none that can be is near it"):
+        from_config({**config, "model_type": "other"}, names=["backbone.layers.0.mixer.A_log"])
 
 
 def test_spellings_of_rope() -> None:
@@ -155,7 +194,9 @@ def test_unknown_keys_and_tensors_of_a_gguf_file(tmp_path: Path) -> None:
             architecture.relations(numbers, list(file.tensors))
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "granite", "smollm3", "olmo2", "olmo3", "exaone4"]
+)
 def test_files_by_others_are_read(name: str, tmp_path: Path) -> None:
     """What the key-values of our own files say, the fewer ones of the tests' tiny models say as well."""
     with GGUFFile.open(tiny(name).write(tmp_path / "a.gguf")) as file:
@@ -183,6 +224,45 @@ def test_what_llama_cpp_fills_in_is_read(tmp_path: Path) -> None:
     assert rotary == Rope(10000.0, 16, 10000.0)
     with GGUFFile.open(tiny("granite").write(tmp_path / "c.gguf")) as file:
         assert from_metadata(file)[1].attention_scale == 0.25
+
+
+@pytest.mark.parametrize(("said", "right"), [(1.0, True), (0.1 * math.log(4.0) + 1.0, True), (1.5, False)])
+def test_the_magnitude_that_other_converters_name_again(said: float, right: bool, tmp_path: Path) -> None:
+    """llama.cpp reads it and computes the usual one of YaRN all the same."""
+    model = tiny("olmo3")
+    said_by_others = {"type": "yarn", "factor": 4.0, "original_context_length": 128, "yarn_attn_factor": said}
+    model.metadata |= {f"olmo2.rope.scaling.{key}": value for key, value in said_by_others.items()}
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file:
+        assert (check_header(file) == []) == right
+        if not right:
+            with pytest.raises(Unsupported, match="yarn_attn_factor"):
+                from_metadata(file)
+            return
+        found = from_metadata(file)[1].rope
+    assert found is not None
+    assert found.magnitude == pytest.approx(0.1 * math.log(4.0) + 1.0)
+
+
+def test_a_pattern_of_letters() -> None:
+    letters = hyper("cohere2", sliding_window_pattern="LLG")
+    assert letters.windowed == (True, True, False, True, True)
+    assert hyper("cohere2", sliding_window_pattern=3) == letters
+    with pytest.raises(InvalidModelFile, match="letters L and G"):
+        hyper("cohere2", sliding_window_pattern="LX")
+
+
+def test_two_families_are_called_mistral3_in_gguf(tmp_path: Path) -> None:
+    model = tiny("mistral3")
+    with GGUFFile.open(model.write(tmp_path / "a.gguf")) as file:
+        assert from_metadata(file)[0].model_type == "ministral3"
+    del model.metadata["mistral3.attention.temperature_scale"]
+    for key in ("fast", "slow"):
+        del model.metadata[f"mistral3.rope.scaling.yarn_beta_{key}"]
+    with GGUFFile.open(model.write(tmp_path / "b.gguf")) as file:
+        architecture, numbers = from_metadata(file)
+        assert architecture.model_type == "mistral"
+        assert from_config(architecture.config(numbers))[0].gguf == "llama"
+        assert len(architecture.relations(numbers, list(file.tensors))) == len(file.tensors)
 
 
 def _bytes(config: dict[str, Any], tensors: dict[str, NDArray[np.float32]], path: Path) -> bytes:
@@ -220,12 +300,32 @@ def test_prefixes_old_names_and_parts_that_carry_nothing(tmp_path: Path) -> None
         convert(config, old, tmp_path / "c.gguf")
 
 
-def test_gemma_that_also_sees(tmp_path: Path) -> None:
-    text, tensors = CONFIGS["gemma3"], checkpoint(CONFIGS["gemma3"])
-    config = {"model_type": "gemma3", "text_config": text, "vision_config": {"a": 1}, "image_token_index": 3}
-    seeing = {"language_model." + key: value for key, value in tensors.items()}
-    seeing["vision_tower.vision_model.x.weight"] = np.zeros((2, 2), np.float32)
+@pytest.mark.parametrize(
+    ("whole", "name"), [("gemma3", "gemma3"), ("mistral3", "ministral3"), ("mistral3", "mistral"), ("llava", "llama")]
+)
+@pytest.mark.parametrize(("before", "after"), [("language_model.", "vision_tower."), ("", "model.vision_tower.")])
+def test_models_that_also_see(whole: str, name: str, before: str, after: str, tmp_path: Path) -> None:
+    """Their text is what it is alone, under the names of transformers 4 and of 5."""
+    text, tensors = CONFIGS[name], checkpoint(CONFIGS[name])
+    config = {"model_type": whole, "text_config": text, "vision_config": {"a": 1}, "image_token_index": 3}
+    names = {key: before + key if before else key.replace("model.", "model.language_model.") for key in tensors}
+    seeing = {names[key]: value for key, value in tensors.items()}
+    seeing |= {after + "x.weight": np.zeros((2, 2), np.float32), "image_newline": np.zeros(2, np.float32)}
     assert _bytes(config, seeing, tmp_path / "b.gguf") == _bytes(text, tensors, tmp_path / "a.gguf")
+
+
+def test_a_text_part_that_says_little() -> None:
+    """transformers 4 left out what its classes have by themselves; the whole says whether the output is tied."""
+    text = {"model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "vocab_size": 32064}
+    found = from_config({"model_type": "llava", "text_config": text})[1]
+    assert (found.n_embd, found.n_ff, found.n_layer, found.n_vocab, found.tied) == (4096, 11008, 32, 32064, False)
+    assert from_config({"model_type": "llava", "text_config": text, "tie_word_embeddings": True})[1].tied
+    unnamed = {key: value for key, value in CONFIGS["mistral"].items() if key != "model_type"}
+    assert from_config({"model_type": "mistral3", "text_config": unnamed})[0].model_type == "mistral"
+    with pytest.raises(UnsupportedArchitecture, match="mamba"):
+        from_config({"model_type": "llava", "text_config": {"model_type": "mamba"}})
+    with pytest.raises(InvalidModelFile, match="model_type"):
+        from_config({"model_type": "llava", "text_config": {"model_type": ["llama"]}})
 
 
 def test_a_tied_head_that_was_stored_is_named(tmp_path: Path) -> None:
@@ -259,6 +359,15 @@ def test_pooling_that_llama_cpp_has_not() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_keys_of_published_models_are_known(name: str) -> None:
     assert hyper(name, **PUBLISHED[name]) == hyper(name)
+
+
+@pytest.mark.parametrize("name", published_configs.FOUND)
+def test_published_configurations_are_read_whole(name: str) -> None:
+    architecture, numbers = from_config(published_configs.PUBLISHED[name])
+    found = architecture.model_type, numbers.n_layer, numbers.n_embd, numbers.head_dim, numbers.tied
+    assert found == published_configs.FOUND[name]
+    assert from_config(architecture.config(numbers))[1] == numbers
+    assert set(published_configs.PUBLISHED) == set(published_configs.FOUND)
 
 
 def test_real_files_are_explained(smollm2: Path, gemma3: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tiny_models import Tiny, spm_vocabulary, tiny
 
+import edgellm
 from edgellm.architectures import ARCHITECTURES
-from edgellm.backends.llamacpp.checks import check_header
+from edgellm.backends.llamacpp.checks import _PRE_TOKENIZERS, check_header
 from edgellm.errors import InvalidModelFile
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
@@ -38,6 +39,15 @@ def test_real_models_are_safe(smollm2: Path, gemma3: Path) -> None:
 @pytest.mark.parametrize("kind", [GGMLType.F16, GGMLType.Q4_0, GGMLType.Q8_0])
 def test_quantized_weights_are_safe(tmp_path: Path, kind: GGMLType) -> None:
     assert reasons(tiny("llama", weights=kind), tmp_path) == []
+
+
+@pytest.mark.parametrize("pre", sorted(_PRE_TOKENIZERS))
+def test_pre_tokenizers_that_are_known_load(tmp_path: Path, pre: str) -> None:
+    model = tiny("llama")
+    model.metadata["tokenizer.ggml.pre"] = pre
+    assert reasons(model, tmp_path) == []
+    with edgellm.load(tmp_path / "model.gguf", ctx=64, backend="llamacpp") as loaded:
+        assert loaded.decode(loaded.encode("a word, 12 1234")) == "a word, 12 1234"
 
 
 U32S = [0, 0xFFFFFFFF]

@@ -18,6 +18,7 @@ from edgellm.errors import InvalidModelFile
 from edgellm.formats.gguf import GGUFFile
 
 FAMILIES = ["llama", "mistral", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2"]
+FAMILIES += ["ministral3", "olmo3"]
 EXPERTS = {
     "mixtral": ("block_sparse_moe", "w1", "w3", "w2"),
     "qwen3moe": ("mlp", "gate_proj", "up_proj", "down_proj"),
@@ -63,6 +64,28 @@ def test_every_tensor_is_placed_as_the_checkpoint_has_it(name: str, tmp_path: Pa
     assert ((MODEL, "output") in found) == (not hyper.tied)
 
 
+@pytest.mark.parametrize("name", ["ernie4_5", "glm4", "cohere2"])
+def test_neighbours_are_put_apart(name: str, tmp_path: Path) -> None:
+    """The rows of q and k in which Hugging Face rotates neighbours: first elements of pairs, second ones, the rest."""
+    tensors = checkpoint(CONFIGS[name])
+    with GGUFFile.open(convert(CONFIGS[name], tensors, tmp_path / "tiny.gguf")) as file:
+        architecture, hyper = from_metadata(file)
+        places = list(placed(file, architecture, hyper))
+        orders = {place.role: place.order for place in places if place.layer == 1}
+        norms = [place.tensor for place in places if place.layer == 1 and place.role == "ffn_norm"]
+    assert hyper.rope is not None
+    head, rotated = hyper.head_dim, hyper.rope.dim
+    wanted = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, head)]
+    for part, heads in (("q", 4), ("k", 2)):
+        for role in {f"attn_{part}", f"attn_{part}.bias"} & orders.keys():
+            order = orders[role]
+            assert order is not None
+            assert order.tolist() == [h * head + i for h in range(heads) for i in wanted]
+    assert orders["attn_v"] is None
+    assert ("attn_q.bias" in orders) == (name == "glm4")
+    assert norms == [f"blk.1.{'attn' if name == 'cohere2' else 'ffn'}_norm.weight"]
+
+
 def _hyper(rope: Rope, **changes: object) -> Hyper:
     return replace(from_config(CONFIGS["llama"])[1], n_layer=4, rope=rope, **changes)  # type: ignore[arg-type]
 
@@ -73,6 +96,9 @@ def test_each_layer_has_the_rotation_of_its_family() -> None:
     assert one.magnitude == 1.0
     np.testing.assert_allclose(one.frequencies, PLAIN, rtol=1e-12)
     assert rotations(_hyper(Rope(10000.0, 16, every=4)), 100)[0] == [1, 1, 1, 0]
+    seen = {"window": 16, "windowed": (True, True, False, True)}
+    assert rotations(_hyper(Rope(10000.0, 16, only_windowed=True), **seen), 100)[0] == [1, 1, 0, 1]
+    assert rotations(_hyper(Rope(10000.0, 16, only_windowed=True)), 100)[0] == [1, 1, 1, 1]
     windowed = _hyper(Rope(1e6, 16, 10000.0, "linear", 8.0), window=16, windowed=(True, True, False, True))
     which, [local, wide] = rotations(windowed, 100)
     assert which == [1, 1, 2, 1]

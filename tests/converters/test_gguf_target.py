@@ -91,6 +91,32 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+@pytest.mark.parametrize(
+    ("name", "tied", "said"), [("ministral3", True, None), ("ministral3", True, True), ("mistral", False, True)]
+)
+def test_the_text_of_a_model_that_also_sees(name: str, tied: bool, said: bool | None, to: str, tmp_path: Path) -> None:
+    """Whether its output is the embedding, the checkpoint knows best: what config.json says of it may be of the whole
+    or of the text, and both are found that are wrong. What sees is left out, and listed."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    text, tensors = {**CONFIGS[name], "tie_word_embeddings": False}, checkpoint(CONFIGS[name])
+    seeing = {f"language_model.{key}": value for key, value in tensors.items() if not (tied and "lm_head" in key)}
+    seeing |= dict.fromkeys(("vision_tower.a.weight", "multi_modal_projector.b.weight"), np.ones((4, 4), np.float32))
+    source = folder_of(tmp_path / "source", text, tensors=seeing)
+    whole_of = {"model_type": "mistral3", "text_config": text, "vision_config": {}, "image_token_index": 10}
+    whole_of |= {} if said is None else {"tie_word_embeddings": said}
+    (source / "config.json").write_text(json.dumps(whole_of))
+    made = tmp_path / ("made.gguf" if to == "gguf" else "made")
+    done = convert(source, made, ConvertParams(to=to))
+    assert {one.name for one in done.plan.left_out} == {"vision_tower.a.weight", "multi_modal_projector.b.weight"}
+    with closing(read(made)) as again:
+        assert again.description.hyper.tied == tied
+        assert again.description.hyper.n_layer == 2
+    with edgellm.load(made, ctx=16) as model:
+        assert model.generate("hello", max_tokens=3, temperature=0, ignore_eos=True).usage.completion_tokens == 3
+
+
 @pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_1", "iq4_nl", "q2_k"])
 def test_a_quantized_file_answers(quant: str, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", ALIGNED)

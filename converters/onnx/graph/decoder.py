@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgellm.architectures.hyper import Hyper
 from edgellm.architectures.rope import Rope
 from edgellm.errors import InvalidParameter, Unsupported
-from edgellm.formats.onnx_graph import Graph
+from edgellm.formats.onnx_graph import DATA_TYPES, Graph
 
 from . import rotary
 from .builder import MICROSOFT
@@ -94,7 +94,8 @@ class Decoder(Layers):
         attention, feed_forward = f"blk.{i}.attn", f"blk.{i}.ffn"
         if self.hyper.parallel_residual:
             x, normed = self._normed(x, added, f"{attention}_norm")
-            side = self._feed_forward(self.norm(x, f"{feed_forward}_norm"), i)
+            own = f"{feed_forward}_norm.weight" in self.weights
+            side = self._feed_forward(self.norm(x, f"{feed_forward}_norm") if own else normed, i)
             return self.graph.node("Add", x, self._attention(normed, i)), side
         x, normed = self._normed(x, added, f"{attention}_norm")
         made = self._after(self._attention(normed, i), f"blk.{i}.post_attention_norm")
@@ -119,6 +120,9 @@ class Decoder(Layers):
         graph, hyper, stem = self.graph, self.hyper, f"blk.{i}.attn"
         q, k, v = self._projected(x, stem)
         cos, sin, positions, rope = "", "", "", hyper.rotation(i)
+        if rope and rope.temperature:
+            q, k, v = self._apart(q, k, v)
+            q = graph.node("Mul", q, self._growth(rope))  # the rotation keeps it
         if rope and (hyper.head_dim % _ROTATING or rope.dim % _ROTATING):
             q, k, v = self._rotated(q, k, v, rope)
         elif rope:
@@ -144,7 +148,7 @@ class Decoder(Layers):
             softcap=hyper.attention_softcap or 0.0,
             local_window_size=hyper.window if windowed and hyper.window else -1,
             do_rotary=int(bool(cos)),
-            rotary_interleaved=0,
+            rotary_interleaved=int(bool(cos) and rope is not None and rope.neighbours),
             **quantized,
         )
         return self.linear(found, f"{stem}_output")
@@ -173,15 +177,35 @@ class Decoder(Layers):
     def _rotated(self, q: str, k: str, v: str, rope: Rope) -> tuple[str, str, str]:
         """q, k and v apart, q and k rotated, for heads that the attention does not rotate itself."""
         graph, hyper = self.graph, self.hyper
-        if not k:
-            kv = hyper.n_head_kv * hyper.head_dim
-            sizes = graph.constant([hyper.n_head * hyper.head_dim, kv, kv], "INT64")
-            q, k, v = graph.nodes("Split", (q, sizes), ("*", "*", "*"), axis=-1)
+        q, k, v = self._apart(q, k, v)
         cos, sin, positions = self._tables(rope)
         rest = positions or self._positions(), cos, sin
-        q = graph.microsoft("RotaryEmbedding", q, *rest, num_heads=hyper.n_head, rotary_embedding_dim=rope.dim)
-        k = graph.microsoft("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv, rotary_embedding_dim=rope.dim)
+        rotate = partial(graph.microsoft, rotary_embedding_dim=rope.dim, interleaved=int(rope.neighbours))
+        q = rotate("RotaryEmbedding", q, *rest, num_heads=hyper.n_head)
+        k = rotate("RotaryEmbedding", k, *rest, num_heads=hyper.n_head_kv)
         return q, k, v
+
+    def _apart(self, q: str, k: str, v: str) -> tuple[str, str, str]:
+        """q, k and v, where q may hold all three."""
+        if k:
+            return q, k, v
+        kv = self.hyper.n_head_kv * self.hyper.head_dim
+        sizes = self.graph.constant([self.hyper.n_head * self.hyper.head_dim, kv, kv], "INT64")
+        q, k, v = self.graph.nodes("Split", (q, sizes), ("*", "*", "*"), axis=-1)
+        return q, k, v
+
+    def _growth(self, rope: Rope) -> str:
+        """What q is multiplied with where it stands, as Rope.temperature has it: (batch, new, 1) float32."""
+
+        def make() -> str:
+            graph, one = self.graph, self.graph.constant(1.0)
+            past = graph.node("Div", self._positions(), graph.constant(rope.original, "INT64"))
+            (times,) = graph.nodes("Cast", (past,), ("*",), to=DATA_TYPES["FLOAT"])
+            logs = graph.node("Log", graph.node("Add", times, one))
+            growth = graph.node("Add", graph.node("Mul", logs, graph.constant(rope.temperature)), one)
+            return graph.node("Unsqueeze", growth, graph.constant([-1], "INT64"))
+
+        return self.graph.once("growth", make)
 
     def _tables(self, rope: Rope) -> tuple[str, str, str]:
         """The tables of cos and sin and, where they are not simply looked up in by position, the rows to look up."""

@@ -51,6 +51,7 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "attention.layer_norm_epsilon": _EPSILON,
     "attention.causal": _FLAG,
     "attention.scale": _SCALE,
+    "attention.temperature_scale": ("f32", 0, 1e1),
     "attention.sliding_window": ("u32", 1, 1 << 20),
     "attention.sliding_window_pattern": ("u32", 2, 64),
     "phi3.attention.sliding_window": ("u32", 0, 1 << 20),  # which llama.cpp does not use
@@ -60,6 +61,11 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "rope.scaling.factor": ("f32", 9e-3, 1e4),
     "rope.scaling.original_context_length": _COUNT,
     "rope.scaling.attn_factor": ("f32", 9e-3, 1e2),
+    "rope.scaling.yarn_log_multiplier": ("f32", 0, 1e1),
+    "rope.scaling.yarn_attn_factor": ("f32", 9e-3, 1e2),
+    "rope.scaling.yarn_ext_factor": ("f32", 1, 1),
+    "rope.scaling.yarn_beta_fast": ("f32", 1.1, 1e3),
+    "rope.scaling.yarn_beta_slow": ("f32", 1, 1),
     "rope.scaling.finetuned": _FLAG,
     "attn_logit_softcapping": _CAP,
     "final_logit_softcapping": _CAP,
@@ -83,7 +89,7 @@ _VOCAB_KEYS = {
 _PRE_TOKENIZERS = frozenset({
     "default", "llama3", "llama-v3", "llama-bpe", "gpt-2", "qwen2", "deepseek-r1-qwen", "smollm", "tekken", "olmo",
     "dbrx", "phi-2", "gpt-4o", "refact", "starcoder", "stablelm2", "smaug-bpe", "command-r", "falcon", "falcon3", "mpt",
-    "deepseek-llm", "deepseek-coder",
+    "deepseek-llm", "deepseek-coder", "glm4", "chatglm-bpe", "exaone4",
 })  # fmt: skip
 _MAX_TOKENS, _MAX_VOCAB_BYTES = 1 << 19, 1 << 23
 _BYTE_TOKENS = frozenset(b"<0x%02X>" % byte for byte in range(256))

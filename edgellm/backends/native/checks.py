@@ -12,6 +12,7 @@ from edgellm.architectures import Hyper
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.checks import check_model
 from edgellm.backends.llamacpp.info import pooling
+from edgellm.budget import default_context
 from edgellm.errors import InvalidModelFile, Unsupported
 from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
@@ -19,7 +20,8 @@ from edgellm.params import LoadParams
 
 FAMILIES = frozenset({  # general.architecture; Mistral and Mixtral are a llama there
     "llama", "smollm3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2",
-    "gpt2", "gptneox", "starcoder2",
+    "gpt2", "gptneox", "starcoder2", "mistral3", "ernie4_5", "glm4", "cohere2",
+    "exaone4",
 })  # fmt: skip
 TYPES = frozenset({  # native/kernels/storage.h
     GGMLType.F32, GGMLType.F16, GGMLType.BF16, GGMLType.Q4_0, GGMLType.Q4_1, GGMLType.Q5_0, GGMLType.Q5_1,
@@ -57,10 +59,10 @@ def cannot(file: GGUFFile, params: LoadParams) -> str | None:
         return str(error)
     if reasons or hyper is None:
         return reasons[0][:200]
-    return _lacking(file, hyper)
+    return _lacking(file, hyper, default_context(hyper.n_ctx_train, params.ctx))
 
 
-def _lacking(file: GGUFFile, hyper: Hyper) -> str | None:
+def _lacking(file: GGUFFile, hyper: Hyper, ctx: int) -> str | None:
     for tensor in file.tensors.values():
         if tensor.type not in TYPES:
             return f"tensor {tensor.name} is stored as {tensor.type.name}, which it does not multiply"
@@ -69,6 +71,9 @@ def _lacking(file: GGUFFile, hyper: Hyper) -> str | None:
         return f"heads of {head} elements, and it attends to multiples of {HEAD_STEP} up to {LARGEST_HEAD}"
     if hyper.rope is not None and hyper.rope.base <= 1.0:
         return f"a rotary embedding of θ = {hyper.rope.base:g}"
+    if hyper.rope is not None and hyper.rope.temperature and ctx > hyper.rope.original:
+        most = hyper.rope.original
+        return f"queries grow beyond {most} tokens, which it does not compute; it runs contexts up to that (ctx={most})"
     return None
 
 

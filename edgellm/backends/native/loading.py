@@ -80,7 +80,7 @@ def model(file: GGUFFile, plan: Plan, progress: Callable[[float], None]) -> _nat
     progress(0.0)
     for place in places:
         try:
-            _lay_out(made, file, place)
+            _lay_out(made, file, place, centred=hyper.centred)
         except ValueError as error:
             raise InvalidModelFile(
                 f"{file.path}: tensor {place.tensor!r}: {error}; the file is damaged: fetch or convert it again"
@@ -125,14 +125,16 @@ def _model(plan: Plan) -> _native.DenseModel:
     return made
 
 
-def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed) -> None:
-    """Raises ValueError for what cannot be a matrix or a vector of the engine."""
+def _lay_out(made: _native.DenseModel, file: GGUFFile, place: Placed, *, centred: bool) -> None:
+    """centred: norms take the mean away. Raises ValueError for what cannot be a matrix or a vector of the engine."""
     tensor = file.tensors[place.tensor]
     if len(tensor.shape) == 1:
         values = file.data(place.tensor).view(np.float32)[place.start : place.stop]
         if tensor.type is not GGMLType.F32 or not np.isfinite(values).all():
             raise ValueError("holds what is no number")
         made.set_vector(place.layer, place.role, values if place.order is None else values[place.order])
+        if centred and place.role.endswith("_norm"):
+            made.set_vector(place.layer, f"{place.role}.bias", np.zeros_like(values))  # that is how the engine knows
         return
     *stacked, columns = tensor.shape
     row = tensor.nbytes // math.prod(stacked)  # its bytes

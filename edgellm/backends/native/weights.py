@@ -1,7 +1,8 @@
 """Which rows of which tensor of a GGUF file are which matrix or vector of the engine: read from the family's table.
 
 The engine rotates the halves of a head. A file whose rows of q and k lie in the order of llama.cpp, which rotates
-neighbours, says so in its table (`order`), and so its rows are read in the order of Hugging Face.
+neighbours, says so in its table (`order`), and so its rows are read in the order of Hugging Face. Where that has
+neighbours too, a head's pairs are put apart.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
     for relation in architecture.relations(hyper, file.tensors):
         for part in relation.gguf:
             layer, role = _role(part.name)
+            if role == "attn_norm" and hyper.parallel_residual and f"blk.{layer}.ffn_norm.weight" not in file.tensors:
+                yield Placed(part.name, layer, "ffn_norm", 0, part.shape[0])  # one norm, which both read
             bias = ".bias" if role.endswith(".bias") else ""
             fused = FUSED.get(role.removesuffix(bias), ())
             if part.shape[0] == sum(sizes[size] for _, size in fused):
@@ -50,8 +53,18 @@ def placed(file: GGUFFile, architecture: Architecture, hyper: Hyper) -> Iterator
                     yield Placed(part.name, layer, name + bias, start, start + sizes[size])
                     start += sizes[size]
             else:
-                rows = math.prod(part.shape[:-1] or part.shape)  # those of all experts
-                yield Placed(part.name, layer, role, 0, rows, relation.inverse)
+                rows, order = math.prod(part.shape[:-1] or part.shape), relation.inverse  # rows of all experts
+                if hyper.rope and hyper.rope.neighbours and role.removesuffix(bias) in ("attn_q", "attn_k"):
+                    order = apart(rows, hyper.head_dim, hyper.rope.dim)
+                yield Placed(part.name, layer, role, 0, rows, order)
+
+
+def apart(rows: int, head_dim: int, rotated: int) -> NDArray[np.int64]:
+    """Where the rows of heads lie whose `rotated` first elements are pairs side by side, once they are two halves."""
+    head = np.arange(head_dim)
+    pairs = head[:rotated].reshape(-1, 2)
+    order: NDArray[np.int64] = np.concatenate([pairs[:, 0], pairs[:, 1], head[rotated:]])
+    return np.ravel(np.arange(0, rows, head_dim)[:, None] + order)
 
 
 def _role(name: str) -> tuple[int, str]:
