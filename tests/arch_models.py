@@ -158,6 +158,8 @@ for _name in ("starcoder2", "starcoder2-untied"):
     del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
+ONE_LABEL: dict[str, Any] = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+RERANKER = {**CONFIGS["bert"], "architectures": ["BertForSequenceClassification"], **ONE_LABEL}  # of two texts
 EMBEDDERS = [name for name, config in CONFIGS.items() if not from_config(config)[1].causal]
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations beyond those above

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
-from .bert import BERT, DISTILBERT, pooling_of
+from .bert import BERT, BERT_RERANKER, DISTILBERT, pooling_of
 from .gemma import GEMMA
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3
@@ -45,6 +45,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GPT_NEOX,
     STARCODER2,
     BERT,
+    BERT_RERANKER,
     DISTILBERT,
 )
 
@@ -72,14 +73,15 @@ def from_config(config: Mapping[str, Any], pooling: dict[str, Any] | None = None
     if not isinstance(model_type, str):
         raise InvalidModelFile("config.json: 'model_type' is missing; it names the architecture")
     for architecture in ARCHITECTURES:
-        if model_type in (architecture.model_type, *architecture.other_types):
+        if model_type in (architecture.model_type, *architecture.other_types) and architecture.fits(config):
             text = config.get("text_config")
             values = dict(config)
             if isinstance(text, dict):
                 shared = ("quantization_config", "tie_word_embeddings")
                 values = {key: config[key] for key in shared if key in config} | text
-            return architecture, replace(architecture.hyper_from_config(values), **pooling_of(pooling))
-    known = ", ".join(sorted(one.model_type for one in ARCHITECTURES))
+            hyper = architecture.hyper_from_config(values)
+            return architecture, hyper if hyper.pooling == "rank" else replace(hyper, **pooling_of(pooling))
+    known = ", ".join(sorted({one.model_type for one in ARCHITECTURES}))
     raise UnsupportedArchitecture(f"config.json: model_type {model_type!r} cannot be converted; these can: {known}")
 
 

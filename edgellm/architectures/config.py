@@ -33,7 +33,7 @@ _NAMES = """
     output_router_logits router_aux_loss_coef router_jitter_noise cache_implementation
     _attn_implementation attn_implementation _attn_implementation_autoset cross_attention_hidden_size tf_legacy_loss
     use_bfloat16 transformers.js_config unsloth_version unsloth_fixed is_llama_config custom_pipelines _num_labels
-    tie_weights_ keys_to_ignore_at_inference
+    tie_weights_ keys_to_ignore_at_inference sbert_ce_default_activation_function sbert_ce_version sentence_transformers
 """
 HARMLESS = frozenset(_NAMES.split())
 

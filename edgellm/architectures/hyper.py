@@ -8,7 +8,7 @@ from typing import Literal
 from .rope import Rope
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
-Pooling = Literal["none", "mean", "cls", "last"]
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Hyper:
     n_ctx_train: positions the model was made for. window: keys that a windowed layer sees, itself included;
     windowed: which layers those are, none where it is empty. tied: the output is the embedding. attention_bias: of q,
     k, v and output; mlp_bias: of gate, up and down. attention_scale: of q·k before the soft cap, None for 1/√head_dim;
-    embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides the logits.
+    embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides the logits. pooling:
+    how a vector is made of the tokens' ones; "rank": a score of two texts instead.
     """
 
     gguf: str
@@ -78,6 +79,7 @@ class Hyper:
             "vocab": self.n_vocab,
             "ctx": self.n_ctx_train,
             "types": self.n_token_types,
+            "score": 1,
             "experts": self.n_expert,
             "ffe": self.n_ff_expert,
             "ffe2": 2 * self.n_ff_expert,

@@ -31,7 +31,9 @@ def to_files(vocabulary: Vocabulary) -> dict[str, str]:
     texts, special = _texts(vocabulary), vocabulary.special
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {f"{name}_token": texts[special[name]] for name in _CONFIGURED if name in special}
-    if vocabulary.model != "bert":
+    if vocabulary.model == "bert":
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    else:
         config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
     files = {
         "tokenizer.json": json.dumps(to_document(vocabulary), ensure_ascii=False),

@@ -19,7 +19,8 @@ class Encoder(Layers):
     """The graph of an encoder.
 
     Inputs: input_ids, attention_mask (1 for tokens, 0 for padding) and, for models with types of tokens,
-    token_type_ids; (batch, sequence) int64. Output: last_hidden_state (batch, sequence, n_embd) float32, not pooled.
+    token_type_ids; (batch, sequence) int64. Output: last_hidden_state (batch, sequence, n_embd) float32, not pooled; of
+    a reranker logits (batch, 1) float32, the scores.
 
     Raises InvalidModelFile for missing weights.
     """
@@ -41,9 +42,20 @@ class Encoder(Layers):
         for i in range(hyper.n_layer):
             x = self.add_norm(x, self._attention(x, mask, f"blk.{i}.attn"), f"blk.{i}.attn_output_norm")[1]
             x = self.add_norm(x, self.feed_forward(x, f"blk.{i}.ffn"), f"blk.{i}.layer_output_norm")[1]
+        if hyper.pooling == "rank":
+            self._score(x, "logits")
+            graph.output("logits", "FLOAT", (shape[0], 1))
+            return graph.build()
         graph.output("last_hidden_state", "FLOAT", (*shape, hyper.n_embd))
         graph.node("Identity", x, to="last_hidden_state")
         return graph.build()
+
+    def _score(self, x: str, to: str) -> None:
+        """The classifier of one label over the first token."""
+        first = self.graph.node("Gather", x, self.graph.constant([0], "INT64"), axis=1)
+        first = self.graph.node("Squeeze", first, self.graph.constant([1], "INT64"))
+        pooled = self.graph.node("Tanh", self.linear(first, "cls"))
+        self.graph.node("Identity", self.linear(pooled, "cls.output"), to=to)
 
     def _attention(self, x: str, mask: str, stem: str) -> str:
         q, k, v = (self.linear(x, f"{stem}_{part}") for part in "qkv")

@@ -70,7 +70,7 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "expert_count": ("u32", 2, 1024),
     "expert_used_count": _EXPERTS,
     "expert_feed_forward_length": ("u32", 32, 1 << 20),
-    "pooling_type": ("u32", 0, 3),
+    "pooling_type": ("u32", 0, 4),
 }
 
 _TOKEN_IDS = re.compile(r"tokenizer\.ggml\.(bos|eos|eot|eom|unknown|seperator|padding|cls|mask|fim_\w\w\w)_token_id")

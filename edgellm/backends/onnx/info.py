@@ -75,7 +75,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         base_models=base_models(general),
         can_truncate=roles.decodes,
         can_fork=roles.decodes,
-        can_embed=not roles.decodes,
+        can_embed=not roles.decodes and not roles.ranks,
+        can_rerank=roles.ranks,
         can_generate=roles.decodes,
     )
 
