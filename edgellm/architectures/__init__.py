@@ -18,6 +18,7 @@ from .gpt_neox import GPT_NEOX
 from .granite import GRANITE
 from .hyper import Hyper
 from .llama import LLAMA, MISTRAL, MIXTRAL
+from .modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
 from .olmo2 import OLMO2
 from .phi3 import PHI3
 from .qwen2 import QWEN2
@@ -47,6 +48,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     BERT,
     BERT_RERANKER,
     DISTILBERT,
+    MODERN_BERT,
+    MODERN_BERT_RERANKER,
 )
 
 __all__ = [

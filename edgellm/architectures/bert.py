@@ -21,6 +21,7 @@ from .hyper import Hyper
 from .table import Either, Line, Weight, biased, weight
 
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # llama.cpp's numbers
+LABELS = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 CLASSIFIER = "ForSequenceClassification"  # how such a model of transformers is called
 SHARED = (
     Key("attention.head_count_kv", "n_head_kv", None, 0),
@@ -81,7 +82,8 @@ def _write_metadata(hyper: Hyper) -> dict[str, Any]:
     return {"attention.causal": False, **pooled}
 
 
-def _read_metadata(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+def read_pooling(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    """A read_metadata hook of encoders."""
     number = config.maybe("pooling_type", int)
     if number == POOLINGS.index("rank"):
         raise Unsupported(f"{config.where}: pooling_type is that of a reranker, and there is no cls.output.weight")
@@ -93,7 +95,8 @@ def _has_types(file: GGUFFile) -> bool:
     return "token_types.weight" in file.tensors
 
 
-def _has_score(file: GGUFFile) -> bool:
+def scores(file: GGUFFile) -> bool:
+    """Whether a GGUF file has a classifier."""
     return "cls.output.weight" in file.tensors
 
 
@@ -112,7 +115,8 @@ def one_label(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     return {"pooling": "rank"}
 
 
-def _read_score(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+def read_score(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    """A read_metadata hook of rerankers."""
     config.expect("pooling_type", POOLINGS.index("rank"))
     labels = config.maybe("classifier.output_labels", StringArray)
     if labels is not None and len(labels) != 1:
@@ -150,9 +154,9 @@ BERT = Architecture(
     scalings=frozenset(),
     tied=True,
     square=True,
-    read_metadata=_read_metadata,
+    read_metadata=read_pooling,
     write_metadata=_write_metadata,
-    recognises=lambda file: _has_types(file) and not _has_score(file),
+    recognises=lambda file: _has_types(file) and not scores(file),
     fits=lambda config: not classifies(config),
     prefixes=("", "bert."),
     skip=(r"embeddings\.position_ids$", r"^(bert\.)?pooler\.", r"^cls\."),
@@ -163,9 +167,9 @@ BERT_RERANKER = replace(
     classname="BertForSequenceClassification",
     after=(*biased("cls", "{m}pooler.dense", "embd embd"), *biased("cls.output", "classifier", "score embd")),
     read_config=one_label,
-    write_config=lambda hyper: {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}},
-    read_metadata=_read_score,
-    recognises=lambda file: _has_types(file) and _has_score(file),
+    write_config=lambda hyper: LABELS,
+    read_metadata=read_score,
+    recognises=lambda file: _has_types(file) and scores(file),
     fits=classifies,
     prefixes=("bert.", ""),
     skip=(r"embeddings\.position_ids$",),

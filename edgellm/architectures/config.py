@@ -33,6 +33,8 @@ _NAMES = """
     output_router_logits router_aux_loss_coef router_jitter_noise cache_implementation
     _attn_implementation attn_implementation _attn_implementation_autoset cross_attention_hidden_size tf_legacy_loss
     use_bfloat16 transformers.js_config unsloth_version unsloth_fixed is_llama_config custom_pipelines _num_labels
+    initializer_cutoff_factor reference_compile repad_logits_with_grad deterministic_flash_attn
+    sparse_prediction sparse_pred_ignore_index decoder_bias classifier_pooling classifier_bias classifier_activation
     tie_weights_ keys_to_ignore_at_inference sbert_ce_default_activation_function sbert_ce_version sentence_transformers
 """
 HARMLESS = frozenset(_NAMES.split())

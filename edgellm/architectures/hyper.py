@@ -17,11 +17,13 @@ class Hyper:
 
     gguf: `general.architecture`; model_type: Hugging Face's name of the family.
     n_ff: columns of the feed-forward network (n_ff_expert: of each of the n_expert ones, n_expert_used run per token).
-    n_ctx_train: positions the model was made for. window: keys that a windowed layer sees, itself included;
-    windowed: which layers those are, none where it is empty. tied: the output is the embedding. attention_bias: of q,
-    k, v and output; mlp_bias: of gate, up and down. attention_scale: of q·k before the soft cap, None for 1/√head_dim;
-    embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides the logits. pooling:
-    how a vector is made of the tokens' ones; "rank": a score of two texts instead.
+    n_ctx_train: positions the model was made for. window: keys that a windowed layer sees, itself included; of an
+    encoder those before and behind a token, half of them on either side. windowed: which layers those are, none where
+    it is empty. tied: the output is the embedding. attention_bias: of q, k, v and output; mlp_bias: of gate, up and
+    down. centred: norms subtract the mean, also those without a bias. attention_scale: of q·k before the soft cap,
+    None for 1/√head_dim; embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides
+    the logits. pooling: how a vector is made of the tokens' ones; "rank": a score of two texts instead, of the vector
+    that `ranked` makes.
     """
 
     gguf: str
@@ -49,12 +51,14 @@ class Hyper:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     parallel_residual: bool = False
+    centred: bool = False
     n_expert: int = 0
     n_expert_used: int = 0
     n_ff_expert: int = 0
     causal: bool = True
     n_token_types: int = 0
     pooling: Pooling | None = None
+    ranked: Literal["cls", "mean"] = "cls"
 
     def rotation(self, layer: int) -> Rope | None:
         """What rotates q and k of a layer; None where nothing does."""

@@ -192,7 +192,8 @@ def _post_processor(vocabulary: Vocabulary, texts: Sequence[str]) -> dict[str, A
         return {"Sequence": {"id": name, "type_id": segment}}
 
     start = [*token(first, 0), sequence("A", 0), *token(last, 0)]
-    again = [] if vocabulary.model == "bert" else token(first, 1)
+    once = vocabulary.model == "bert" or (first is not None and texts[first] == "[CLS]")
+    again = [] if once else token(first, 1)
     used = [number for number in (first, last) if number is not None]
     return {
         "type": "TemplateProcessing",

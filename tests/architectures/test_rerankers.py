@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from arch_models import RERANKER
+from arch_models import MODERN_RERANKER, RERANKER
 from hf_models import write_tokenizer
 
 import edgellm
@@ -41,26 +42,29 @@ def test_published_configurations_are_known(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("to", ["gguf", "onnx"])
-def test_scores_agree(tmp_path: Path, to: str) -> None:
+@pytest.mark.parametrize("values", [RERANKER, MODERN_RERANKER], ids=["bert", "modernbert"])
+def test_scores_agree(tmp_path: Path, values: dict[str, Any], to: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(1)
-    config = transformers.BertConfig(**{key: value for key, value in RERANKER.items() if key != "model_type"})
-    model = transformers.BertForSequenceClassification(config).eval()
+    config = transformers.AutoConfig.for_model(**deepcopy(values))  # which it changes
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
     for parameter in model.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2
         offset = parameter.data if parameter.dim() == 1 else 0.0
         parameter.data = offset + scale * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "source")
-    write_tokenizer(tmp_path / "source", RERANKER)
+    write_tokenizer(tmp_path / "source", values)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "source")
 
     rng = np.random.default_rng(2)
-    query, *texts = ["".join(rng.choice(CHARACTERS, size)) for size in (7, 3, 10, 40, 1, 100)]
+    letters = CHARACTERS if values is RERANKER else [*"abcdefgh ", "hello", " world"]
+    query, *texts = ["".join(rng.choice(letters, size)) for size in (7, 3, 10, 40, 1, 60)]
     expected = []
     for text in texts:
         given = tokenizer(query, text, return_tensors="pt")
-        assert given["token_type_ids"].sum() == len(text) + 1
+        if values is RERANKER:
+            assert given["token_type_ids"].sum() == len(text) + 1
         with torch.no_grad():
             expected.append(model(**given).logits.item())
     assert np.ptp(expected) > 0.3
