@@ -19,6 +19,7 @@ from .granite import GRANITE
 from .hyper import Hyper
 from .llama import LLAMA, MISTRAL, MIXTRAL
 from .modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
+from .nomic_bert import NOMIC_BERT
 from .olmo2 import OLMO2
 from .phi3 import PHI3
 from .qwen2 import QWEN2
@@ -50,6 +51,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     DISTILBERT,
     MODERN_BERT,
     MODERN_BERT_RERANKER,
+    NOMIC_BERT,
 )
 
 __all__ = [

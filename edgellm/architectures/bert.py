@@ -46,7 +46,7 @@ def pooling_of(folder: dict[str, Any] | None) -> dict[str, Any]:
     return {"pooling": kind}
 
 
-def _norm(gguf: str, hf: str) -> Either:
+def norm(gguf: str, hf: str) -> Either:
     """A norm, under the names of today or under those of the first checkpoints."""
     old = ((".weight", ".gamma"), (".bias", ".beta"))
     return Either(
@@ -57,16 +57,16 @@ def _norm(gguf: str, hf: str) -> Either:
 
 def _layer(base: str, *names: str) -> tuple[Line, ...]:
     """names: what follows `base` for q, k, v, the output and its norm, up, down, and the last norm."""
-    q, k, v, output, norm, up, down, last = names
+    q, k, v, output, first, up, down, last = names
     return (
         *biased("blk.{i}.attn_q", base + q, "q embd"),
         *biased("blk.{i}.attn_k", base + k, "kv embd"),
         *biased("blk.{i}.attn_v", base + v, "kv embd"),
         *biased("blk.{i}.attn_output", base + output, "embd q"),
-        _norm("blk.{i}.attn_output_norm", base + norm),
+        norm("blk.{i}.attn_output_norm", base + first),
         *biased("blk.{i}.ffn_up", base + up, "ff embd"),
         *biased("blk.{i}.ffn_down", base + down, "embd ff"),
-        _norm("blk.{i}.layer_output_norm", base + last),
+        norm("blk.{i}.layer_output_norm", base + last),
     )
 
 
@@ -74,7 +74,7 @@ EMBEDDING: tuple[Line, ...] = (
     weight("token_embd", "{m}embeddings.word_embeddings", "vocab embd"),
     weight("position_embd", "{m}embeddings.position_embeddings", "ctx embd"),
 )
-EMBEDDING_NORM = _norm("token_embd_norm", "{m}embeddings.LayerNorm")
+EMBEDDING_NORM = norm("token_embd_norm", "{m}embeddings.LayerNorm")
 
 
 def _write_metadata(hyper: Hyper) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def read_pooling(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
     return {"tied": True, **pooled}
 
 
-def _has_types(file: GGUFFile) -> bool:
+def has_types(file: GGUFFile) -> bool:
+    """Whether a GGUF file has types of tokens."""
     return "token_types.weight" in file.tensors
 
 
@@ -156,7 +157,7 @@ BERT = Architecture(
     square=True,
     read_metadata=read_pooling,
     write_metadata=_write_metadata,
-    recognises=lambda file: _has_types(file) and not scores(file),
+    recognises=lambda file: has_types(file) and not scores(file),
     fits=lambda config: not classifies(config),
     prefixes=("", "bert."),
     skip=(r"embeddings\.position_ids$", r"^(bert\.)?pooler\.", r"^cls\."),
@@ -169,7 +170,7 @@ BERT_RERANKER = replace(
     read_config=one_label,
     write_config=lambda hyper: LABELS,
     read_metadata=read_score,
-    recognises=lambda file: _has_types(file) and scores(file),
+    recognises=lambda file: has_types(file) and scores(file),
     fits=classifies,
     prefixes=("bert.", ""),
     skip=(r"embeddings\.position_ids$",),
@@ -197,7 +198,7 @@ DISTILBERT = replace(
     tolerate={},
     constants={**BERT.constants, "n_token_types": 1},
     read_config=lambda config, fields: {"norm_eps": 1e-12},
-    recognises=lambda file: not _has_types(file),
+    recognises=lambda file: not has_types(file),
     fits=lambda config: True,
     prefixes=("", "distilbert."),
     skip=(r"embeddings\.position_ids$", r"^vocab_", r"^(pre_)?classifier\.", r"^qa_outputs\."),

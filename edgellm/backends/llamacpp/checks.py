@@ -210,7 +210,7 @@ def _check_vocabulary(file: GGUFFile, hyper: Hyper) -> list[str]:
     model, pre = file.get(prefix + "model", str, ""), file.get(prefix + "pre", str, "default")
     words = file.get(prefix + "tokens", StringArray, None)
     types = file.get(prefix + "token_type", np.ndarray, empty)
-    usual = ("llama", "gpt2") if hyper.causal else ("bert",) if hyper.rope is None else ("gpt2",)
+    usual = ("llama", "gpt2") if hyper.causal else ("bert", "gpt2")
     if model not in usual or (model == "gpt2" and pre not in _PRE_TOKENIZERS):
         return [f"unusual tokenizer {model!r} with pre-tokenizer {pre!r}"]
     if file.get(prefix + "token_type_count", int, 0) != hyper.n_token_types:
