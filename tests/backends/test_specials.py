@@ -75,9 +75,9 @@ def test_two_texts_are_parted(name: str, tokens: list[int], first: int, llama_vo
 
 
 def test_texts_that_nothing_parts_are_not_joined(llama_vocabularies: Path) -> None:
-    with vocabulary(llama_vocabularies / "ggml-vocab-qwen2.gguf") as vocab:
-        with pytest.raises(Unsupported, match="nothing between two texts"):
-            LlamaTokenizer(load_library(), vocab).joined([7], [8, 9])
+    nothing = pytest.raises(Unsupported, match="nothing between two texts")
+    with vocabulary(llama_vocabularies / "ggml-vocab-qwen2.gguf") as vocab, nothing:
+        LlamaTokenizer(load_library(), vocab).joined([7], [8, 9])
 
 
 @pytest.mark.parametrize("separator", ["[SEP]", "</s>"])
