@@ -40,7 +40,7 @@ def _read_config(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _window(config: Config, fields: dict[str, Any], every: int) -> dict[str, Any]:
-    if every < 1 or fields["window"] < 2:
+    if every < 1 or (fields["window"] or 0) < 2:
         raise InvalidModelFile(f"{config.where}: a window of {fields['window']} tokens in all but each {every}th layer")
     return {"windowed": _windowed(every, fields["n_layer"])}
 

@@ -121,6 +121,7 @@ def test_published_configurations_are_known(name: str) -> None:
         ({"layer_types": ["chunked_attention"] * 5}, InvalidModelFile, "layer_types"),
         ({"global_attn_every_n_layers": 0}, InvalidModelFile, "0th layer"),
         ({"local_attention": 0}, InvalidModelFile, "window of 0"),
+        ({"local_attention": None}, InvalidModelFile, "window of None"),
         ({"hidden_size": 60}, InvalidModelFile, "15 rotated elements"),
         ({"a_new_trick": 1}, Unsupported, "a_new_trick"),
         ({**MODERN_RERANKER, "classifier_pooling": "cls"}, Unsupported, "classifier_pooling"),
