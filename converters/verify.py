@@ -193,7 +193,7 @@ def run(
         with result as path:
             info = edgellm.inspect(path)
             if not info.can_generate:
-                return _unmeasured(replace(done, ran="not run: it makes embeddings and predicts nothing"))
+                return _unmeasured(replace(done, ran="not run: it gives vectors or scores and predicts nothing"))
             with _load(path, N_CTX) as model:
                 started = time.monotonic()
                 tokens = model.encode(TEXT)[: min(RUN_TOKENS, model.n_ctx)]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import arguments, embedding, machine, scoring
-from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, text_of
+from edgellm.backends.base import Backend, Buffer, ModelInfo, Row, Rows, text_of
 from edgellm.constrain.grammars import asked
 from edgellm.engine.cancel import CancelToken
 from edgellm.engine.control import LONG, CallOptions, Control, beside_loop, split
@@ -221,15 +221,27 @@ class Model:
         progress = checked_progress(progress)
         if not self.info.can_embed:
             raise Unsupported(f"{self.info.name} on {self.backend} gives no embeddings; load an embedding model")
-        if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(texts, Iterable):
-            texts = [arguments.text("texts", texts)]
-        try:
-            listed = list(texts)
-        except TypeError:
-            raise arguments.refuse("texts", texts, "a list of texts, or of lists of token ids") from None
-        batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(listed)]
+        batches = [self._whole(f"texts[{at}]", text) for at, text in enumerate(_listed(texts))]
         embedding.check_batches(batches, self.n_ctx, self.info.name)
         return embedding.vectors(self._engine, batches, progress)
+
+    def rerank(self, query: Prompt, texts: str | Sequence[Prompt], *, progress: OnProgress | None = None) -> Row:
+        """How well each text answers a query, in the order given: (n,) float32, higher is better. What the model gives,
+        a logit, is not squeezed.
+
+        A text that does not fit the context beside the query is refused, never cut; control tokens that are written in
+        a text are text. `progress` is as that of `embed`. Raises Unsupported when the model is no reranker,
+        ContextOverflow, InvalidParameter, Closed, BackendFailed.
+        """
+        self._engine.check_open()
+        progress = checked_progress(progress)
+        if not self.info.can_rerank:
+            raise Unsupported(f"{self.info.name} on {self.backend} ranks no texts; load a reranker")
+        tokenizer = self._engine.backend.tokenizer
+        first, others = self._plain("query", query), enumerate(_listed(texts))
+        pairs = [tokenizer.joined(first, self._plain(f"texts[{at}]", text)) for at, text in others]
+        embedding.check_batches([tokens for tokens, _ in pairs], self.n_ctx, self.info.name, beside=" with the query")
+        return embedding.scores(self._engine, pairs, progress)
 
     def export_state(self, tokens: Sequence[int], *, private: bool | bytes = False) -> list[tuple[Block, Buffer]]:
         """What is known of the beginning of a prompt, as blocks of nothing but its tokens. private: to calls with
@@ -263,8 +275,8 @@ class Model:
         self._engine.check_open()
         if not self.info.can_generate:
             raise Unsupported(
-                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
-                "model.embed gives its vectors"
+                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and predicts none; "
+                + ("model.rerank compares texts" if self.info.can_rerank else "model.embed gives its vectors")
             )
 
     def __reduce__(self) -> NoReturn:
@@ -284,6 +296,11 @@ class Model:
         if bad is not None:
             raise InvalidParameter(f"{name}: token {bad} is outside the vocabulary of {n_vocab}")
         return tokens
+
+    def _plain(self, name: str, text: Prompt) -> list[int]:
+        """The tokens of a text alone, the argument `name`."""
+        tokenizer = self._engine.backend.tokenizer
+        return tokenizer.encode(text) if isinstance(text, str) else self._tokens(name, text)
 
     def _whole(self, name: str, text: Prompt) -> list[int]:
         """The tokens of a text that nothing follows, the argument `name`."""
@@ -365,6 +382,16 @@ class Model:
                     item()  # progress
         finally:
             request.cancel()
+
+
+def _listed(texts: str | Sequence[Prompt]) -> list[Prompt]:
+    """The argument `texts`: one text, or several."""
+    if isinstance(texts, (str, bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(texts, Iterable):
+        texts = [arguments.text("texts", texts)]
+    try:
+        return list(texts)
+    except TypeError:
+        raise arguments.refuse("texts", texts, "a list of texts, or of lists of token ids") from None
 
 
 def _owner(private: bool | bytes) -> bytes:

@@ -207,6 +207,43 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "pad_token_id": 2,
     },
 }
+MODERN_BERT = {
+    "model_type": "modernbert",
+    "vocab_size": 271,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "local_attention": 16,
+    "pad_token_id": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 0,
+    "cls_token_id": 1,
+    "sep_token_id": 0,
+}
+CONFIGS["modernbert"] = {**MODERN_BERT, "global_attn_every_n_layers": 3, "global_rope_theta": 80000.0}
+CONFIGS["modernbert-new"] = {
+    **MODERN_BERT,
+    "layer_types": ["full_attention", *["sliding_attention"] * 4],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 160000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+CONFIGS["nomic_bert"] = {
+    "model_type": "nomic_bert",
+    "vocab_size": 271,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "hidden_act": "silu",
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "pad_token_id": 2,
+}
 for _name in ("gpt_neox", "gpt_neox-serial", "bert"):
     for _key in ("num_key_value_heads", "rms_norm_eps", "rope_theta"):
         del CONFIGS[_name][_key]
@@ -216,6 +253,14 @@ for _name in ("cohere2", "cohere2-pattern", "cohere2-24", "starcoder2", "starcod
     del CONFIGS[_name]["rms_norm_eps"]
 del CONFIGS["gemma"]["sliding_window"]
 del CONFIGS["bert"]["tie_word_embeddings"]
+ONE_LABEL: dict[str, Any] = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+RERANKER = {**CONFIGS["bert"], "architectures": ["BertForSequenceClassification"], **ONE_LABEL}  # of two texts
+MODERN_RERANKER = {
+    **CONFIGS["modernbert"],
+    "architectures": ["ModernBertForSequenceClassification"],
+    "classifier_pooling": "mean",
+    **ONE_LABEL,
+}
 EMBEDDERS = [name for name, config in CONFIGS.items() if not from_config(config)[1].causal]
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # keys of published configurations beyond those above
@@ -300,6 +345,8 @@ GOLDEN: dict[str, str] = {  # see tests/architectures/test_golden.py
     "bert": "74b007b9ca1c 8ac50752a4b2",
     "starcoder2": "87c1d21f8745 468b7a291392",
     "distilbert": "3981f69e8e3c 78e53f02ea0f",
+    "modernbert": "23f363420cfd 2b27422008d3",
+    "nomic_bert": "2cfe5b41be7a aa4563278ee7",
 }
 
 
@@ -366,8 +413,13 @@ def checkpoint(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.fl
 
 
 def vocabulary(architecture: Architecture) -> dict[str, Any]:
-    """What tokenizes for the model: byte-level BPE, or WordPiece for BERT."""
-    return bpe_vocabulary() if architecture.constants.get("causal", True) else wordpiece_vocabulary()
+    """What tokenizes for the model: byte-level BPE, or WordPiece for BERT. Encoders have an end, too."""
+    if architecture.constants.get("causal", True):
+        return bpe_vocabulary()
+    if not architecture.constants.get("centred"):
+        return wordpiece_vocabulary()
+    made = bpe_vocabulary() | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
+    return made | {"tokenizer.ggml.tokens": ["[SEP]", "[CLS]", "[PAD]", *made["tokenizer.ggml.tokens"][3:]]}
 
 
 def convert(
@@ -414,6 +466,7 @@ def embeddings(path: Path, tokens: list[int]) -> NDArray[np.float32]:
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     params = llama_cpp.llama_context_default_params()
     params.embeddings, params.pooling_type, params.n_ctx = True, 0, 128
+    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds keys and values to f16
     context = llama_cpp.llama_init_from_model(model, params)
     ids = (llama_cpp.llama_token * len(tokens))(*tokens)
     code = llama_cpp.llama_encode(context, llama_cpp.llama_batch_get_one(ids, len(tokens)))

@@ -20,7 +20,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class Bert:
-    """A BertModel of a Hugging Face folder."""
+    """A BertModel of a Hugging Face folder, or a BertForSequenceClassification of one label."""
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -30,10 +30,11 @@ class Bert:
         stored = load_file(folder / "model.safetensors")
         self._weights = {name.removeprefix("bert."): value.astype(np.float64) for name, value in stored.items()}
 
-    def hidden(self, tokens: Sequence[int]) -> Array:
-        """The last hidden state, (tokens, hidden)."""
+    def hidden(self, tokens: Sequence[int], first: int | None = None) -> Array:
+        """The last hidden state, (tokens, hidden). first: tokens of type 0, before those of type 1; None: all."""
         w = self._weights
-        x = w["embeddings.word_embeddings.weight"][list(tokens)] + w["embeddings.token_type_embeddings.weight"][0]
+        types = [int(first is not None and at >= first) for at in range(len(tokens))]
+        x = w["embeddings.word_embeddings.weight"][list(tokens)] + w["embeddings.token_type_embeddings.weight"][types]
         x = self._norm("embeddings.LayerNorm", x + w["embeddings.position_embeddings.weight"][: len(tokens)])
         for i in range(self._layers):
             base = f"encoder.layer.{i}."
@@ -48,6 +49,11 @@ class Bert:
         vector: Array = self.hidden(tokens).mean(axis=0)
         vector /= np.linalg.norm(vector)
         return vector
+
+    def score(self, tokens: Sequence[int], first: int | None = None) -> float:
+        """The logit of the one label."""
+        pooled = np.tanh(self._linear("pooler.dense", self.hidden(tokens, first)[:1]))
+        return float(self._linear("classifier", pooled)[0, 0])
 
     def _attention(self, base: str, x: Array) -> Array:
         q, k, v = (

@@ -106,7 +106,9 @@ def quantize(values: NDArray[np.float32], kind: GGMLType) -> NDArray[Any]:
 
 
 Shapes = dict[str, tuple[int, ...]]
-VOCABULARIES = dict.fromkeys(("gemma", "gemma2", "gemma3"), spm_vocabulary) | {"bert": wordpiece_vocabulary}
+VOCABULARIES = dict.fromkeys(("gemma", "gemma2", "gemma3"), spm_vocabulary) | dict.fromkeys(
+    ("bert", "nomic-bert"), wordpiece_vocabulary
+)
 
 
 def tiny(

@@ -111,7 +111,7 @@ class GGUF(Model):
     def files(self) -> dict[str, bytes]:
         made = self.origin.files | {name: text.encode() for name, text in to_files(self.vocabulary).items()}
         hyper = self.description.hyper
-        return made if hyper.causal else made | pooling_files(hyper)
+        return made if hyper.causal or hyper.pooling == "rank" else made | pooling_files(hyper)
 
     @cached_property
     def contents(self) -> Contents:

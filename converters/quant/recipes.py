@@ -114,7 +114,7 @@ _KEPT = re.compile(
     r"_norm\.weight|ffn_gate_inp\.weight|altup|laurel|per_layer_model_proj|ssm_conv1d|shortconv\.conv\.weight"
     r"|time_mix_(first|w[012]|v[012]|a[012]|g[12]|decay_w[12]|lerp_fused)\.weight|attn_rel_b\.weight|\.position_embd"
 )
-_KEPT_WHOLE = {"position_embd.weight", "token_types.weight"}
+_KEPT_WHOLE = {"position_embd.weight", "token_types.weight", "cls.weight", "cls.output.weight"}
 _EMBEDDINGS = {"token_embd.weight", "per_layer_token_embd.weight"}
 # the role of a weight, by the first part that its name holds
 _ROLES = {

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InvalidModelFile, UnsupportedArchitecture
 from ..formats.gguf import GGUFFile
 from .architecture import Architecture
-from .bert import BERT, DISTILBERT, pooling_of
+from .bert import BERT, BERT_RERANKER, DISTILBERT, pooling_of
 from .cohere2 import COHERE2
 from .ernie4_5 import ERNIE4_5
 from .exaone4 import EXAONE4
@@ -23,7 +23,9 @@ from .granite import GRANITE
 from .hyper import Hyper
 from .llama import LLAMA, MISTRAL, MIXTRAL
 from .ministral3 import MINISTRAL3, MISTRAL_SMALL
+from .modern_bert import MODERN_BERT, MODERN_BERT_RERANKER
 from .nearest import unknown
+from .nomic_bert import NOMIC_BERT
 from .olmo2 import OLMO2, OLMO3
 from .phi3 import PHI3
 from .qwen2 import QWEN2
@@ -59,7 +61,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GPT_NEOX,
     STARCODER2,
     BERT,
+    BERT_RERANKER,
     DISTILBERT,
+    MODERN_BERT,
+    MODERN_BERT_RERANKER,
+    NOMIC_BERT,
 )
 
 __all__ = [
@@ -90,8 +96,9 @@ def from_config(
     if not isinstance(model_type, str):
         raise InvalidModelFile("config.json: 'model_type' is missing; it names the architecture")
     for architecture in ARCHITECTURES:
-        if model_type in (architecture.model_type, *architecture.other_types):
-            return architecture, replace(architecture.hyper_from_config(values), **pooling_of(pooling))
+        if model_type in (architecture.model_type, *architecture.other_types) and architecture.fits(config):
+            hyper = architecture.hyper_from_config(values)
+            return architecture, hyper if hyper.pooling == "rank" else replace(hyper, **pooling_of(pooling))
     raise UnsupportedArchitecture(unknown(values, names, ARCHITECTURES))
 
 

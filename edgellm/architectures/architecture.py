@@ -73,7 +73,8 @@ class Architecture:
     some. partial: it rotates a part of a head, too.
     square: it computes heads that fill the embedding exactly.
     read_config, read_metadata: further fields of Hyper from (what is read, the fields so far); write_config,
-    write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family.
+    write_metadata: further keys from a Hyper. recognises: whether a GGUF file of this name is this family; fits: the
+    same of a config.json with its model_type.
     prefixes: what stands for `{m}`, the one to write first. skip: Hugging Face names that carry nothing.
     """
 
@@ -106,6 +107,7 @@ class Architecture:
     read_metadata: Hook = lambda config, fields: {}
     write_metadata: Callable[[Hyper], dict[str, Any]] = lambda hyper: {}
     recognises: Callable[[GGUFFile], bool] = lambda file: True
+    fits: Callable[[Mapping[str, Any]], bool] = lambda config: True
     prefixes: tuple[str, ...] = ("model.", "language_model.model.", "model.language_model.", "model.text_model.", "")
     skip: tuple[str, ...] = (r"rotary_emb\.inv_freq$", r"\.masked_bias$", TOWERS)
 

@@ -1,21 +1,28 @@
 """BERT and DistilBERT, for embeddings: MiniLM, BGE, E5. In GGUF both are `bert`; what they predict with is left out.
 
+A BERT with a classifier of one label scores two texts: a reranker. Its pooler and its classifier are `cls` and
+`cls.output` in GGUF, whose score is cls.output · tanh(cls · x + b) + b of the first token.
+
 The configurations say `gelu`, the exact one; llama.cpp computes its tanh approximation, which differs by up to 5e-4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..errors import Unsupported
 from ..formats.gguf import GGUFFile
+from ..formats.gguf_strings import StringArray
 from .architecture import Architecture, Key
 from .config import Config
 from .hyper import Hyper
 from .table import Either, Line, Weight, biased, weight
 
-POOLINGS = ("none", "mean", "cls", "last")  # llama.cpp's numbers
+POOLINGS = ("none", "mean", "cls", "last", "rank")  # llama.cpp's numbers
+LABELS = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+CLASSIFIER = "ForSequenceClassification"  # how such a model of transformers is called
 SHARED = (
     Key("attention.head_count_kv", "n_head_kv", None, 0),
     Key("vocab_size", "n_vocab", "vocab_size", 0),
@@ -34,12 +41,12 @@ def pooling_of(folder: dict[str, Any] | None) -> dict[str, Any]:
         key.removeprefix("pooling_mode_") for key, value in folder.items() if key.startswith("pooling_mode_") and value
     ]
     kind = mode if isinstance(mode, str) else names.get(on[0]) if len(on) == 1 else None
-    if kind not in POOLINGS:
+    if kind not in POOLINGS[:4]:
         raise Unsupported(f"1_Pooling/config.json: pooling {mode or on}; llama.cpp pools by mean, cls or last")
     return {"pooling": kind}
 
 
-def _norm(gguf: str, hf: str) -> Either:
+def norm(gguf: str, hf: str) -> Either:
     """A norm, under the names of today or under those of the first checkpoints."""
     old = ((".weight", ".gamma"), (".bias", ".beta"))
     return Either(
@@ -50,16 +57,16 @@ def _norm(gguf: str, hf: str) -> Either:
 
 def _layer(base: str, *names: str) -> tuple[Line, ...]:
     """names: what follows `base` for q, k, v, the output and its norm, up, down, and the last norm."""
-    q, k, v, output, norm, up, down, last = names
+    q, k, v, output, first, up, down, last = names
     return (
         *biased("blk.{i}.attn_q", base + q, "q embd"),
         *biased("blk.{i}.attn_k", base + k, "kv embd"),
         *biased("blk.{i}.attn_v", base + v, "kv embd"),
         *biased("blk.{i}.attn_output", base + output, "embd q"),
-        _norm("blk.{i}.attn_output_norm", base + norm),
+        norm("blk.{i}.attn_output_norm", base + first),
         *biased("blk.{i}.ffn_up", base + up, "ff embd"),
         *biased("blk.{i}.ffn_down", base + down, "embd ff"),
-        _norm("blk.{i}.layer_output_norm", base + last),
+        norm("blk.{i}.layer_output_norm", base + last),
     )
 
 
@@ -67,7 +74,7 @@ EMBEDDING: tuple[Line, ...] = (
     weight("token_embd", "{m}embeddings.word_embeddings", "vocab embd"),
     weight("position_embd", "{m}embeddings.position_embeddings", "ctx embd"),
 )
-EMBEDDING_NORM = _norm("token_embd_norm", "{m}embeddings.LayerNorm")
+EMBEDDING_NORM = norm("token_embd_norm", "{m}embeddings.LayerNorm")
 
 
 def _write_metadata(hyper: Hyper) -> dict[str, Any]:
@@ -75,14 +82,47 @@ def _write_metadata(hyper: Hyper) -> dict[str, Any]:
     return {"attention.causal": False, **pooled}
 
 
-def _read_metadata(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+def read_pooling(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    """A read_metadata hook of encoders."""
     number = config.maybe("pooling_type", int)
+    if number == POOLINGS.index("rank"):
+        raise Unsupported(f"{config.where}: pooling_type is that of a reranker, and there is no cls.output.weight")
     pooled = {} if number is None or not 0 <= number < len(POOLINGS) else {"pooling": POOLINGS[number]}
     return {"tied": True, **pooled}
 
 
-def _has_types(file: GGUFFile) -> bool:
+def has_types(file: GGUFFile) -> bool:
+    """Whether a GGUF file has types of tokens."""
     return "token_types.weight" in file.tensors
+
+
+def scores(file: GGUFFile) -> bool:
+    """Whether a GGUF file has a classifier."""
+    return "cls.output.weight" in file.tensors
+
+
+def classifies(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a model with a classifier."""
+    named = config.get("architectures")
+    return isinstance(named, list) and any(str(name).endswith(CLASSIFIER) for name in named)
+
+
+def one_label(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    """Raises Unsupported for a classifier of several labels. A read_config hook."""
+    labels = config.values.get("id2label")
+    count = len(labels) if isinstance(labels, dict) else config.values.get("num_labels", 2)
+    if count != 1:
+        raise Unsupported(f"config.json: a classifier of {str(count)[:20]} labels; what scores texts has one")
+    return {"pooling": "rank"}
+
+
+def read_score(config: Config, fields: dict[str, Any]) -> dict[str, Any]:
+    """A read_metadata hook of rerankers."""
+    config.expect("pooling_type", POOLINGS.index("rank"))
+    labels = config.maybe("classifier.output_labels", StringArray)
+    if labels is not None and len(labels) != 1:
+        raise Unsupported(f"{config.where}: a classifier of {len(labels)} labels; what scores texts has one")
+    return {"tied": True, "pooling": "rank"}
 
 
 BERT = Architecture(
@@ -115,11 +155,25 @@ BERT = Architecture(
     scalings=frozenset(),
     tied=True,
     square=True,
-    read_metadata=_read_metadata,
+    read_metadata=read_pooling,
     write_metadata=_write_metadata,
-    recognises=_has_types,
+    recognises=lambda file: has_types(file) and not scores(file),
+    fits=lambda config: not classifies(config),
     prefixes=("", "bert."),
     skip=(r"embeddings\.position_ids$", r"^(bert\.)?pooler\.", r"^cls\."),
+)
+
+BERT_RERANKER = replace(
+    BERT,
+    classname="BertForSequenceClassification",
+    after=(*biased("cls", "{m}pooler.dense", "embd embd"), *biased("cls.output", "classifier", "score embd")),
+    read_config=one_label,
+    write_config=lambda hyper: LABELS,
+    read_metadata=read_score,
+    recognises=lambda file: has_types(file) and scores(file),
+    fits=classifies,
+    prefixes=("bert.", ""),
+    skip=(r"embeddings\.position_ids$",),
 )
 
 DISTILBERT = replace(
@@ -144,7 +198,8 @@ DISTILBERT = replace(
     tolerate={},
     constants={**BERT.constants, "n_token_types": 1},
     read_config=lambda config, fields: {"norm_eps": 1e-12},
-    recognises=lambda file: not _has_types(file),
+    recognises=lambda file: not has_types(file),
+    fits=lambda config: True,
     prefixes=("", "distilbert."),
     skip=(r"embeddings\.position_ids$", r"^vocab_", r"^(pre_)?classifier\.", r"^qa_outputs\."),
 )

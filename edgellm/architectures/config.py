@@ -33,8 +33,12 @@ _NAMES = """
     output_router_logits router_aux_loss_coef router_jitter_noise cache_implementation
     _attn_implementation attn_implementation _attn_implementation_autoset cross_attention_hidden_size tf_legacy_loss
     use_bfloat16 transformers.js_config unsloth_version unsloth_fixed is_llama_config custom_pipelines _num_labels
-    tie_weights_ keys_to_ignore_at_inference _flash_attn_2_enabled neftune_noise_alpha
-    perceiver_config use_resampler pixel_shuffle_factor
+    initializer_cutoff_factor reference_compile repad_logits_with_grad deterministic_flash_attn
+    sparse_prediction sparse_pred_ignore_index decoder_bias classifier_pooling classifier_bias classifier_activation
+    fused_bias_fc fused_dropout_add_ln dense_seq_output use_flash_attn use_xentropy pad_vocab_size_multiple
+    reorder_and_upcast_attn parallel_block_tied_norm last_layer_subset
+    tie_weights_ keys_to_ignore_at_inference sbert_ce_default_activation_function sbert_ce_version sentence_transformers
+    _flash_attn_2_enabled neftune_noise_alpha perceiver_config use_resampler pixel_shuffle_factor
 """
 HARMLESS = frozenset(_NAMES.split())
 

@@ -8,7 +8,7 @@ from typing import Literal
 from .rope import Rope
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
-Pooling = Literal["none", "mean", "cls", "last"]
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Hyper:
 
     gguf: `general.architecture`; model_type: Hugging Face's name of the family.
     n_ff: columns of the feed-forward network (n_ff_expert: of each of the n_expert ones, n_expert_used run per token).
-    n_ctx_train: positions the model was made for. window: keys that a windowed layer sees, itself included;
-    windowed: which layers those are, none where it is empty. tied: the output is the embedding. attention_bias: of q,
-    k, v and output; mlp_bias: of gate, up and down. attention_scale: of q·k before the soft cap, None for 1/√head_dim;
-    embedding_scale multiplies embeddings, residual_scale what a block adds, logit_scale divides the logits.
-    parallel_residual: feed-forward reads what attention reads, by a norm of its own or by the same one. centred: norms
-    take the mean away, without a bias, too.
+    n_ctx_train: positions the model was made for. window: keys that a windowed layer sees, itself included; of an
+    encoder those before and behind a token, half of them on either side. windowed: which layers those are, none where
+    it is empty. tied: the output is the embedding. attention_bias: of q, k, v and output; mlp_bias: of gate, up and
+    down. attention_scale: of q·k before the soft cap, None for 1/√head_dim; embedding_scale multiplies embeddings,
+    residual_scale what a block adds, logit_scale divides the logits. parallel_residual: feed-forward reads what
+    attention reads, by a norm of its own or by the same one. centred: norms take the mean away, also those without a
+    bias. pooling: how a vector is made of the tokens' ones; "rank": a score of two texts instead, of the vector that
+    `ranked` makes.
     """
 
     gguf: str
@@ -57,6 +59,7 @@ class Hyper:
     causal: bool = True
     n_token_types: int = 0
     pooling: Pooling | None = None
+    ranked: Literal["cls", "mean"] = "cls"
 
     def rotation(self, layer: int) -> Rope | None:
         """What rotates q and k of a layer; None where nothing does."""
@@ -83,6 +86,7 @@ class Hyper:
             "vocab": self.n_vocab,
             "ctx": self.n_ctx_train,
             "types": self.n_token_types,
+            "score": 1,
             "experts": self.n_expert,
             "ffe": self.n_ff_expert,
             "ffe2": 2 * self.n_ff_expert,

@@ -21,6 +21,7 @@ from .config import Config, shortest
 
 Scaling = Literal["none", "linear", "yarn", "llama3", "longrope"]
 FAST = 32.0  # turns, YaRN's own number
+THETAS = ("rope_theta", "rotary_emb_base", "global_rope_theta")  # what θ is called
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 
 
@@ -118,9 +119,9 @@ def from_config(config: Config, dim: int, n_ctx: int, base: float = 10000.0, par
     if "full_attention" in given or "sliding_attention" in given:
         local = dict(given.pop("sliding_attention", None) or {})
         given |= given.pop("full_attention", None) or {}
-    theta = config.take("rope_theta", float, config.take("rotary_emb_base", float, base))
+    theta = next((found for key in THETAS if (found := config.maybe(key, float)) is not None), base)
     share = config.take("partial_rotary_factor", float, config.take("rotary_pct", float, partial))
-    local_theta = config.maybe("rope_local_base_freq", float)
+    local_theta = config.maybe("rope_local_base_freq", float) or config.maybe("local_rope_theta", float)
     original = config.take("original_max_position_embeddings", int, n_ctx)
     inner = Config(given, f"{config.where}: rope scaling")
     theta = inner.take("rope_theta", float, theta)

@@ -23,7 +23,7 @@ class Weight:
     """A line of a table; gguf, hf: (name, dimensions) of each part. `{e}` in a name stands for one part per expert.
 
     order, shift, transposed: as in Relation. optional: left out where neither side has it. untied: where the output is
-    not the embedding.
+    not the embedding. later: in all layers but the first.
     """
 
     gguf: tuple[tuple[str, str], ...]
@@ -33,6 +33,7 @@ class Weight:
     transposed: bool = False
     optional: bool = False
     untied: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def interleave(heads: str) -> Order:
 def expand(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefix: str, i: int) -> Iterator[Relation]:
     """The relations of one layer; names: the tensors that exist, on either side."""
     for line in _chosen(table, hyper, names, prefix, i):
+        if line.later and i == 0:
+            continue
         order = _ordered(line.order, hyper) if line.order else None
         sides = _parts(line.hf, hyper, prefix, i), _parts(line.gguf, hyper, prefix, i)
         yield Relation(*sides, order, line.shift, line.transposed)
@@ -89,7 +92,8 @@ def expand(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], prefix
 def stored(table: tuple[Line, ...], hyper: Hyper, names: Collection[str], layers: range) -> Iterator[Part]:
     """The GGUF tensors of some layers, all of which have the optional ones that layer 0 has among `names`."""
     chosen = list(_chosen(table, hyper, names, "", 0))
-    return (part for i in layers for line in chosen for part in _parts(line.gguf, hyper, "", i))
+    there = ((i, line) for i in layers for line in chosen if i or not line.later)
+    return (part for i, line in there for part in _parts(line.gguf, hyper, "", i))
 
 
 def spellings(

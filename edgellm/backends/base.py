@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]  # (rows, n_vocab) float32
+Row = NDArray[np.float32]  # (n,) float32
 Buffer = bytes | memoryview  # whose len() is its bytes
 
 
@@ -60,6 +61,7 @@ class ModelInfo:
     can_truncate: bool = True
     can_fork: bool = True
     can_embed: bool = False
+    can_rerank: bool = False
     can_generate: bool = True
     engine: str = ""
     engine_reason: str = ""
@@ -89,6 +91,12 @@ class Tokenizer(Protocol):
         before: the token in front of it, None: none. Where a text begins there, as behind nothing or behind a control
         token, the space that `encode` puts in front of a text is left out.
         """
+        ...
+
+    def joined(self, first: list[int], second: list[int]) -> tuple[list[int], int]:
+        """The tokens of two texts as one, with what the model asks for around and between them, and how many of these
+        are of the first kind: those behind are of the second (token types 0 and 1). Raises Unsupported where nothing
+        tells the two apart."""
         ...
 
     def marks(self, template: str) -> set[str]:
@@ -277,6 +285,10 @@ class Backend(Protocol):
 
     def embed(self, batches: list[list[int]]) -> Rows:
         """Pooled embeddings of token lists: (n, n_embd) float32."""
+        ...
+
+    def rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        """Scores of pairs of texts, as `Tokenizer.joined` gives them: (n,) float32."""
         ...
 
     def interrupt(self) -> None:

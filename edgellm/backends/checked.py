@@ -13,7 +13,18 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any, ClassVar, Generic, TypeVar
 
-from edgellm.backends.base import Backend, Buffer, ModelInfo, Rows, SamplingPlan, SavedFile, Sequence, Step, Tokenizer
+from edgellm.backends.base import (
+    Backend,
+    Buffer,
+    ModelInfo,
+    Row,
+    Rows,
+    SamplingPlan,
+    SavedFile,
+    Sequence,
+    Step,
+    Tokenizer,
+)
 from edgellm.backends.pool import H, Pool
 from edgellm.backends.shared_tokenizer import SharedTokenizer
 from edgellm.errors import BackendFailed, Closed, ContextOverflow, InvalidParameter, NotEnoughMemory, Unsupported
@@ -147,8 +158,8 @@ class CheckedBackend(Backend, Generic[H]):
         self.check_open()
         if not self.info.can_generate:
             raise Unsupported(
-                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and scores none; "
-                "model.embed gives its vectors"
+                f"{self.info.name} ({self.info.architecture}) is an encoder: it continues no text and predicts none; "
+                + ("model.rerank compares texts" if self.info.can_rerank else "model.embed gives its vectors")
             )
         return self._new_sequence(min(expected, self.n_ctx))
 
@@ -178,11 +189,25 @@ class CheckedBackend(Backend, Generic[H]):
         for tokens in batches:
             if not tokens:
                 raise InvalidParameter("a text of no tokens has no vector; leave it out")
-            if len(tokens) > self.n_ctx:
-                message = f"a text has {len(tokens)} tokens and {self.info.name} embeds at most {self.n_ctx}; split it"
-                raise ContextOverflow(message, needed=len(tokens), n_ctx=self.n_ctx)
-            self._check_tokens(tokens)
+            self._check_whole(tokens)
         return self._embed(batches)
+
+    def rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        self.check_open()
+        if not self.info.can_rerank:
+            raise Unsupported(f"{self.info.path} ranks no texts: it has no classifier of one label; load a reranker")
+        for tokens, first in zip(batches, firsts, strict=True):
+            if not 0 < first <= len(tokens):
+                raise InvalidParameter(f"a pair of {len(tokens)} tokens has no first text of {first}")
+            self._check_whole(tokens)
+        return self._rank(batches, firsts)
+
+    def _check_whole(self, tokens: list[int]) -> None:
+        """A text fits whole, and its tokens are in the vocabulary."""
+        if len(tokens) > self.n_ctx:
+            message = f"a text has {len(tokens)} tokens and {self.info.name} takes at most {self.n_ctx}; split it"
+            raise ContextOverflow(message, needed=len(tokens), n_ctx=self.n_ctx)
+        self._check_tokens(tokens)
 
     def close(self) -> None:
         if not self._closed:
@@ -246,6 +271,9 @@ class CheckedBackend(Backend, Generic[H]):
 
     @abstractmethod
     def _embed(self, batches: list[list[int]]) -> Rows: ...
+
+    def _rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        raise AssertionError("`info` says that it ranks nothing")
 
     def _free(self) -> None:
         """Free what computes. Called once."""

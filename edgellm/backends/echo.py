@@ -5,6 +5,7 @@ the logits depend on every cell of the sequence, so a cache that is reused wrong
 
     tokens   0-255 bytes   256 <|bos|>   257 <|eos|>   258 <|im_start|>   259 <|im_end|>   260 <|reply|>   261… unused
     cell     (token, hash); hash = mix(total of all hashes before it, position, token)
+    score    of a text beside a query: which share of the query's pairs of neighbouring tokens it has
     logits   noise in [-1, 1) seeded by the total of all hashes, plus 12 for the token that the reply has next
 
 The reply. In a ChatML prompt it is the content of the last message, then <|im_end|>. Any other prompt is answered by
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from itertools import pairwise
 from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import budget
-from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Rows, SamplingPlan, Step, Tokenizer
+from edgellm.backends.base import INSIDE, Buffer, ModelInfo, PassShape, Row, Rows, SamplingPlan, Step, Tokenizer
 from edgellm.backends.checked import HEADER, CheckedBackend, CheckedSequence
 from edgellm.backends.pool import Limits, Pool
 from edgellm.errors import BackendFailed, Interrupted, InvalidParameter
@@ -68,6 +70,9 @@ class EchoTokenizer(Tokenizer):
         if token < 256:
             return bytes([token])
         return self._names.get(token, b"<|unused%d|>" % token) if special else b""
+
+    def joined(self, first: list[int], second: list[int]) -> tuple[list[int], int]:
+        return [BOS, *first, EOS, *second, EOS], len(first) + 2
 
     def marks(self, template: str) -> set[str]:
         return set(CONTROLS)
@@ -166,6 +171,7 @@ class EchoBackend(CheckedBackend[EchoSequence]):
             eos_id=EOS,
             chat_template=CHATML,
             can_embed=True,
+            can_rerank=True,
         )
         pool: Pool[EchoSequence] = Pool("echo", Limits(n_ctx, max_sequences, micro_batch, micro_batch))
         super().__init__(info, EchoTokenizer(n_vocab), pool)
@@ -218,6 +224,16 @@ class EchoBackend(CheckedBackend[EchoSequence]):
             noise = _noise(sequence.totals[-1], N_EMBD)
             vector[:] = noise / np.linalg.norm(noise)
         return vectors
+
+    def _rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        parts = [
+            (_neighbours(each[1 : at - 1]), _neighbours(each[at:-1])) for each, at in zip(batches, firsts, strict=True)
+        ]
+        return np.array([len(asked & said) / max(1, len(asked)) for asked, said in parts], np.float32)
+
+
+def _neighbours(tokens: list[int]) -> set[tuple[int, int]]:
+    return set(pairwise(tokens))
 
 
 def _chosen(row: NDArray[np.float32], plan: SamplingPlan) -> int:

@@ -47,6 +47,14 @@ class SharedTokenizer(Tokenizer):
         finally:
             self._done(call)
 
+    def joined(self, first: list[int], second: list[int]) -> tuple[list[int], int]:
+        call = object()
+        try:
+            self._begin(call)
+            return self._tokenizer.joined(first, second)
+        finally:
+            self._done(call)
+
     def marks(self, template: str) -> set[str]:
         call = object()
         try:

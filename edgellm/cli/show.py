@@ -58,6 +58,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
                 "engine_reason": info.engine_reason,
                 "generates": info.can_generate,
                 "embeds": info.can_embed,
+                "reranks": info.can_rerank,
                 "memory_needed": needed,
                 "memory_available": available or None,
                 "layers": info.n_layer,
@@ -89,6 +90,7 @@ def show(model: str, ctx: int | None, template: bool, as_json: bool) -> None:
         ("memory", f"{size(needed)} needed at {context:,} tokens, {have}{fits}"),
         ("chat template", _template(info)),
         ("embeddings", "yes" if info.can_embed else "no"),
+        *([("reranking", "yes")] if info.can_rerank else []),
         ("licence", licence or "not stated"),
     ]
     if info.base_models:
@@ -119,7 +121,8 @@ def _count(number: int) -> str:
 
 def _template(info: ModelInfo) -> str:
     if not info.can_generate:
-        return "no: an encoder, which gives vectors (model.embed) and no text"
+        gives = "scores (model.rerank)" if info.can_rerank else "vectors (model.embed)"
+        return f"no: an encoder, which gives {gives} and no text"
     if info.chat_template is None:
         return "no: a base model, which completes text"
     first = next((line.strip() for line in info.chat_template.splitlines() if line.strip()), "")

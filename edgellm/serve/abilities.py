@@ -7,8 +7,8 @@ from edgellm.prompts.reasoning import MARKS
 
 
 def abilities(info: ModelInfo) -> list[str]:
-    """Some of completion, chat, tools, thinking and embedding. Every model that chats is given tools: by its template,
-    or as text."""
+    """Some of completion, chat, tools, thinking, embedding and rerank. Every model that chats is given tools: by its
+    template, or as text."""
     found = []
     if info.can_generate:
         found.append("completion")
@@ -18,6 +18,8 @@ def abilities(info: ModelInfo) -> list[str]:
                 found.append("thinking")
     if info.can_embed:
         found.append("embedding")
+    if info.can_rerank:
+        found.append("rerank")
     return found
 
 

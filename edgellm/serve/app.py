@@ -23,7 +23,7 @@ from edgellm.serve.models import Models, load_named
 from edgellm.serve.ollama import chat as ollama_chat
 from edgellm.serve.ollama import embed, generate, pull, show
 from edgellm.serve.ollama import models as ollama_models
-from edgellm.serve.openai import chat, completions, embeddings, models
+from edgellm.serve.openai import chat, completions, embeddings, models, rerank
 from edgellm.serve.openai.responses import create, stored
 from edgellm.serve.openai.responses.request import ResponseRequest
 from edgellm.serve.refusal import Refusal
@@ -41,6 +41,7 @@ ROWS: tuple[Row, ...] = (
     ("POST", "/v1/chat/completions", chat.ChatRequest, chat.chat, "Answer a conversation (OpenAI)."),
     ("POST", "/v1/completions", completions.CompletionRequest, completions.completions, "Continue a text (OpenAI)."),
     ("POST", "/v1/embeddings", embeddings.EmbeddingRequest, embeddings.embeddings, "Vectors of texts (OpenAI)."),
+    ("POST", "/v1/rerank", rerank.RerankRequest, rerank.rerank, "Documents by how they answer a query (Jina)."),
     ("POST", "/v1/messages", MessagesRequest, messages.messages, "Answer a conversation (Anthropic)."),
     ("POST", "/v1/messages/count_tokens", CountRequest, messages.count_tokens, "Count its tokens (Anthropic)."),
     ("POST", "/v1/responses", ResponseRequest, create.create, "Answer a conversation of items (OpenAI)."),

@@ -28,6 +28,7 @@ from edgellm.serve.openai import wire
 from edgellm.serve.openai.chat import ChatRequest, ask_of
 from edgellm.serve.openai.completions import CompletionRequest, asks_of
 from edgellm.serve.openai.embeddings import EmbeddingRequest, embedded
+from edgellm.serve.openai.rerank import RerankRequest, reranked
 from edgellm.serve.options import Request
 from edgellm.serve.ours import models_of, status_of
 from edgellm.serve.pipes import Output, read
@@ -89,6 +90,7 @@ class Session:
             "chat": self._chat,
             "complete": self._complete,
             "embed": self._embed,
+            "rerank": self._rerank,
             "models": self._list,
             "status": self._status,
             "load": self._load,
@@ -206,6 +208,9 @@ class Session:
 
     async def _embed(self, _running: Running, params: dict[str, Any]) -> Last:
         return "result", await embedded(self._models, _checked(EmbeddingRequest, params))
+
+    async def _rerank(self, _running: Running, params: dict[str, Any]) -> Last:
+        return "result", await reranked(self._models, _checked(RerankRequest, params))
 
     async def _list(self, _running: Running, params: dict[str, Any]) -> Last:
         _checked(Empty, params)

@@ -31,7 +31,9 @@ def to_files(vocabulary: Vocabulary) -> dict[str, str]:
     texts, special = _texts(vocabulary), vocabulary.special
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config |= {f"{name}_token": texts[special[name]] for name in _CONFIGURED if name in special}
-    if vocabulary.model != "bert":
+    if vocabulary.model == "bert":
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    else:
         config |= {"add_bos_token": vocabulary.add_bos, "add_eos_token": vocabulary.add_eos}
     files = {
         "tokenizer.json": json.dumps(to_document(vocabulary), ensure_ascii=False),
@@ -190,7 +192,8 @@ def _post_processor(vocabulary: Vocabulary, texts: Sequence[str]) -> dict[str, A
         return {"Sequence": {"id": name, "type_id": segment}}
 
     start = [*token(first, 0), sequence("A", 0), *token(last, 0)]
-    again = [] if vocabulary.model == "bert" else token(first, 1)
+    once = vocabulary.model == "bert" or (first is not None and texts[first] == "[CLS]")
+    again = [] if once else token(first, 1)
     used = [number for number in (first, last) if number is not None]
     return {
         "type": "TemplateProcessing",

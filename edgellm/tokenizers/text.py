@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,14 @@ class TextTokenizer:
             raise BackendFailed(f"a text of {len(text)} characters cannot be tokenized: {str(error)[:200]}") from None
         return ids
 
+    def joined(self, first: list[int], second: list[int]) -> tuple[list[int], int]:
+        """See `edgellm.backends.base.Tokenizer`."""
+        begin, middle, end, behind = self._pair
+        if not middle:
+            raise Unsupported("this tokenizer puts nothing between two texts, so that no model could tell them apart")
+        tokens = [*begin, *first, *middle, *second, *end]
+        return tokens, len(tokens) if behind is None else len(begin) + len(first) + behind
+
     def piece(self, token: int, *, special: bool = False, before: int | None = INSIDE) -> bytes:
         if not 0 <= token < self.n_vocab:
             raise InvalidParameter(f"token {token} is outside the vocabulary of {self.n_vocab}")
@@ -132,6 +141,21 @@ class TextTokenizer:
                 first, last = mask.index(0), len(mask) - mask[::-1].index(0)
                 return tuple(made.ids[:first]), tuple(made.ids[last:])
         return (), ()
+
+    @cached_property
+    def _pair(self) -> tuple[list[int], list[int], list[int], int | None]:
+        """The tokens in front of two texts, between them and behind them, and how many of those between are of the
+        first kind, None: all tokens are."""
+        for probe in PROBES:
+            made = self._library.encode(probe, probe, add_special_tokens=True)
+            texts: list[int | None] = made.sequence_ids
+            if {0, 1} <= set(texts):
+                start, stop = texts.index(0), len(texts) - texts[::-1].index(0)
+                again, last = texts.index(1), len(texts) - texts[::-1].index(1)
+                kinds = made.type_ids[stop : again + 1]
+                behind = kinds.index(1) if 1 in kinds else None
+                return made.ids[:start], made.ids[stop:again], made.ids[last:], behind
+        return [], [], [], None
 
     def _leads(self) -> tuple[bytes, bytes]:
         """What is written in front of a text, and of a part of it behind an added token."""

@@ -59,6 +59,18 @@ def test_how_it_pools_is_read_from_the_folder(folders: dict[str, Path], tmp_path
     backend.close()
 
 
+def test_positions_that_begin_behind_the_padding_are_fewer(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As XLM-RoBERTa's, whose table of positions has rows that no token reaches."""
+    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "xlm-roberta", "pad_token_id": 1}))
+    backend = open_backend(folder, LoadParams())
+    assert (backend.n_ctx, backend.info.n_ctx_train) == (126, 126)
+    with pytest.raises(ContextOverflow):
+        backend.embed([[5] * 127])
+    backend.close()
+
+
 def test_pooling_that_is_not_known_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_weightedmean_tokens": True}))

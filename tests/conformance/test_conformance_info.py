@@ -34,7 +34,16 @@ def test_what_is_known_before_opening_is_what_is_known_after(case: Case, path: P
     if opened.name == "echo":
         pytest.skip("it has no file")
     before, after = inspect(path), opened.info
-    for name in ("architecture", "fingerprint", "n_ctx_train", "n_embd", "n_layer", "can_embed", "n_vocab"):
+    for name in (
+        "architecture",
+        "fingerprint",
+        "n_ctx_train",
+        "n_embd",
+        "n_layer",
+        "can_embed",
+        "can_rerank",
+        "n_vocab",
+    ):
         assert getattr(before, name) == getattr(after, name), name
 
 

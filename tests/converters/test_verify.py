@@ -116,7 +116,7 @@ def test_what_cannot_be_run_has_no_grade(tmp_path: Path) -> None:
     done = graded(source, tmp_path / "bert.gguf", Q4)
     assert done.grade is None
     assert done.to_dict()["grade"] is None
-    assert done.ran.startswith("not run: it makes embeddings")
+    assert done.ran.startswith("not run: it gives vectors")
     assert "error of the others" in done.summary
     assert not any(name in done.summary for name, _ in (*GRADES, ("poor", 0)))
     assert graded(source, tmp_path / "same.gguf", ConvertParams()).grade == "lossless"

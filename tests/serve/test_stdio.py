@@ -118,6 +118,12 @@ def test_texts_go_on_and_have_vectors(real: Piped, server: Running) -> None:
     assert "n=2" in real.ask("chat", messages=HELLO, n=2)["message"]
 
 
+def test_documents_are_ranked(echo: Piped) -> None:
+    done = echo.ask("rerank", query="abcde", documents=["x", "abcx", "abcde"], top_n=2)
+    assert done["event"] == "result"
+    assert done["results"] == [{"index": 2, "relevance_score": 1.0}, {"index": 1, "relevance_score": 0.5}]
+
+
 def test_models_are_listed_loaded_and_unloaded(real: Piped) -> None:
     assert real.ask("load", model="minilm")["model"] == "minilm"
     by_name = {each["id"]: each for each in real.ask("models")["models"]}
@@ -180,6 +186,7 @@ def test_a_line_that_is_none_is_told_and_it_goes_on(echo: Piped, wrong: bytes) -
         ({"method": "chat"}, "invalid_value"),
         ({"method": "chat", "params": {"messages": HELLO, "temperature": "hot"}}, "invalid_value"),
         ({"method": "embed", "params": {"input": "a", "model": "/etc/passwd"}}, "model_not_found"),
+        ({"method": "rerank", "params": {"query": "a", "documents": []}}, "invalid_value"),
     ],
 )
 def test_a_request_that_is_wrong_is_told_by_its_id(echo: Piped, asked: dict[str, Any], code: str) -> None:

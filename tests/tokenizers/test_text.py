@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokens_oracle import llama_tokenizer, random_texts, write_files
 
 from edgellm.converters.tokens import read_gguf, to_files
-from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter
+from edgellm.errors import BackendFailed, InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.gguf import GGUFFile
 from edgellm.tokenizers.pieces import Spelling
 from edgellm.tokenizers.text import TextTokenizer, open_tokenizer
@@ -292,3 +292,39 @@ def test_a_signal_handler_may_encode_in_the_midst_of_it(tmp_path: Path) -> None:
     thread.join(20)
     assert found == [plain]
     assert lines > 5
+
+
+@pytest.mark.parametrize(
+    ("made", "processor", "tokens", "first"),
+    [
+        (word_piece, None, [1, 5, 2, 6, 7, 2], 3),
+        (word_piece, processors.RobertaProcessing(("[SEP]", 2), ("[CLS]", 1)), [1, 5, 2, 2, 6, 7, 2], 7),
+        (
+            word_piece,
+            processors.TemplateProcessing(
+                single="[CLS] $A", pair="[CLS] $A:0 [SEP]:1 $B:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+            ),
+            [1, 5, 2, 6, 7],
+            2,
+        ),
+    ],
+)
+def test_two_texts_are_joined_as_the_file_says(
+    tmp_path: Path, made: Callable[[], Tokenizer], processor: Any, tokens: list[int], first: int
+) -> None:
+    library = made()
+    if processor is not None:
+        library.post_processor = processor
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = open_tokenizer(tmp_path / "tokenizer.json", {})
+    assert tokenizer.joined([5], [6, 7]) == (tokens, first)
+    library.no_padding()
+    library.no_truncation()
+    ids = library.encode("hello", "world").ids
+    assert tokenizer.joined(tokenizer.encode("hello"), tokenizer.encode("world"))[0] == ids
+
+
+def test_texts_that_nothing_parts_are_not_joined(tmp_path: Path) -> None:
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(Unsupported, match="nothing between two texts"):
+        open_tokenizer(tmp_path / "tokenizer.json", {}).joined([5], [6])

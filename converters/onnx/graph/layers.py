@@ -36,23 +36,18 @@ class Layers:
         return matrix.multiply(self.graph, x, self.graph.node("Concat", *map(self.vector, biases), axis=0))
 
     def norm(self, x: str, stem: str) -> str:
-        """RMSNorm (https://arxiv.org/abs/1910.07467), or LayerNorm where `{stem}.bias` exists or norms are centred."""
+        """RMSNorm (https://arxiv.org/abs/1910.07467), or LayerNorm where the model has that or `{stem}.bias` exists."""
         weight, eps = self.vector(f"{stem}.weight"), self.hyper.norm_eps
-        if f"{stem}.bias" in self.weights:
-            return self.graph.node(
-                "LayerNormalization", x, weight, self.vector(f"{stem}.bias"), axis=-1, epsilon=eps, stash_type=1
-            )
-        if self.hyper.centred:
-            return self.graph.node("LayerNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
+        bias = [self.vector(f"{stem}.bias")] if f"{stem}.bias" in self.weights else []
+        if bias or self.hyper.centred:
+            return self.graph.node("LayerNormalization", x, weight, *bias, axis=-1, epsilon=eps, stash_type=1)
         return self.graph.node("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
 
     def add_norm(self, x: str, y: str, stem: str) -> tuple[str, str]:
         """(x + y, its norm) in one step."""
-        biased = f"{stem}.bias" in self.weights
-        inputs = [x, y, self.vector(f"{stem}.weight"), *([self.vector(f"{stem}.bias")] if biased else [])]
-        op, eps = "SkipSimplifiedLayerNormalization", self.hyper.norm_eps
-        if biased or self.hyper.centred:
-            op = "SkipLayerNormalization"
+        bias = [self.vector(f"{stem}.bias")] if f"{stem}.bias" in self.weights else []
+        inputs = [x, y, self.vector(f"{stem}.weight"), *bias]
+        op, eps = f"Skip{'' if bias or self.hyper.centred else 'Simplified'}LayerNormalization", self.hyper.norm_eps
         normed, _, _, total = self.graph.nodes(op, inputs, ("*", "", "", "*"), MICROSOFT, epsilon=eps)
         return total, normed
 

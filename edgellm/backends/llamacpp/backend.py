@@ -1,7 +1,7 @@
 """LlamaBackend: one GGUF model in llama.cpp, through the low-level API of llama-cpp-python.
 
 pool      the context that passes run in, and the sequences in it (`pool.py`); an encoder has none
-embedder  a second context for vectors of texts (`embed.py`), where the model makes them
+embedder  a second context for vectors of texts (`embed.py`) or scores of them (`rank.py`), where the model gives any
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edgellm import _native, budget
-from edgellm.backends.base import PassShape, Rows, Step
+from edgellm.backends.base import PassShape, Row, Rows, Step
 from edgellm.backends.checked import CheckedBackend
 from edgellm.backends.llamacpp import library
 from edgellm.backends.llamacpp.adapters import Loaded
@@ -19,6 +19,7 @@ from edgellm.backends.llamacpp.embed import DECODE_ABORTED, Embedder
 from edgellm.backends.llamacpp.info import KV_TYPE
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.backends.llamacpp.pool import LlamaPool
+from edgellm.backends.llamacpp.rank import Ranker
 from edgellm.backends.llamacpp.reason import reason
 from edgellm.backends.llamacpp.sequence import LlamaSequence
 from edgellm.backends.llamacpp.tokenizer import LlamaTokenizer
@@ -71,6 +72,8 @@ class LlamaBackend(CheckedBackend[Held]):
         if plan.pooling is not None:
             limit = self.max_rows if pool.causal else self.micro_batch
             self._embedder = Embedder(model, plan, self._abort, limit=limit, causal=pool.causal)
+        elif plan.info.can_rerank:
+            self._embedder = Ranker(model, plan, self._abort, limit=self.micro_batch)
 
     def interrupt(self) -> None:
         self._abort.set()
@@ -102,6 +105,10 @@ class LlamaBackend(CheckedBackend[Held]):
     def _embed(self, batches: list[list[int]]) -> Rows:
         assert self._embedder is not None  # or `info` says that there is none
         return self._embedder.embed(batches)
+
+    def _rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        assert isinstance(self._embedder, Ranker)  # or `info` says that there is none
+        return self._embedder.rank(batches, firsts)
 
     def _free(self) -> None:
         self.pool.close()

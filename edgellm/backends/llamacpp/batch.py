@@ -7,18 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from edgellm.backends.base import Step
+from edgellm.backends.base import Rows, Step
 from edgellm.backends.pool import Held
 
 
 class Batch:
-    """A llama_batch with numpy views over its arrays, filled anew for every pass."""
+    """A llama_batch with numpy views over its arrays, filled anew for every pass. width: of the vectors that stand in
+    place of tokens, 0 for tokens."""
 
-    def __init__(self, lib: Any, size: int) -> None:
+    def __init__(self, lib: Any, size: int, width: int = 0) -> None:
         self._lib = lib
-        self.struct = lib.llama_batch_init(size, 0, 1)
+        self.struct = lib.llama_batch_init(size, width, 1)
         view = np.ctypeslib.as_array
-        self._token = view(self.struct.token, (size,))  # (size,) int32
+        if width:
+            self._vectors = view(self.struct.embd, (size, width))  # (size, width) float32
+        else:
+            self._token = view(self.struct.token, (size,))  # (size,) int32
         self._pos = view(self.struct.pos, (size,))  # (size,) int32
         self._wanted = view(self.struct.logits, (size,))  # (size,) int8
         view(self.struct.n_seq_id, (size,))[:] = 1
@@ -56,10 +60,19 @@ class Batch:
     def fill_texts(self, texts: list[list[int]], start: int) -> int:
         """Write texts, each under its index as sequence id, from position `start` on; how many tokens they have."""
         lengths = [len(text) for text in texts]
+        self._token[: sum(lengths)] = [token for text in texts for token in text]
+        return self._place(lengths, start)
+
+    def fill_vectors(self, vectors: Rows, lengths: list[int]) -> int:
+        """The same for vectors in place of tokens, (tokens, width) float32, of texts of these lengths."""
+        self._vectors[: sum(lengths)] = vectors
+        return self._place(lengths, 0)
+
+    def _place(self, lengths: list[int], start: int) -> int:
+        """Where the tokens of texts are, and that all of them are wanted."""
         n = sum(lengths)
-        self._token[:n] = [token for text in texts for token in text]
         self._pos[:n] = np.concatenate([np.arange(start, start + length) for length in lengths])
-        self._seq[:n] = np.repeat(np.arange(len(texts)), lengths)
+        self._seq[:n] = np.repeat(np.arange(len(lengths)), lengths)
         self._wanted[:n] = 1
         self.struct.n_tokens = n
         return n

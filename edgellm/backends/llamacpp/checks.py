@@ -76,7 +76,7 @@ RANGES: Mapping[str, Range] = {  # of keys below the architecture's name; a full
     "expert_count": ("u32", 2, 1024),
     "expert_used_count": _EXPERTS,
     "expert_feed_forward_length": ("u32", 32, 1 << 20),
-    "pooling_type": ("u32", 0, 3),
+    "pooling_type": ("u32", 0, 4),
 }
 
 _TOKEN_IDS = re.compile(r"tokenizer\.ggml\.(bos|eos|eot|eom|unknown|seperator|padding|cls|mask|fim_\w\w\w)_token_id")
@@ -216,7 +216,7 @@ def _check_vocabulary(file: GGUFFile, hyper: Hyper) -> list[str]:
     model, pre = file.get(prefix + "model", str, ""), file.get(prefix + "pre", str, "default")
     words = file.get(prefix + "tokens", StringArray, None)
     types = file.get(prefix + "token_type", np.ndarray, empty)
-    usual = ("llama", "gpt2") if hyper.causal else ("bert",)
+    usual = ("llama", "gpt2") if hyper.causal else ("bert", "gpt2")
     if model not in usual or (model == "gpt2" and pre not in _PRE_TOKENIZERS):
         return [f"unusual tokenizer {model!r} with pre-tokenizer {pre!r}"]
     if file.get(prefix + "token_type_count", int, 0) != hyper.n_token_types:

@@ -42,15 +42,15 @@ class Embedder:
     """
 
     def __init__(self, model: int, plan: Plan, abort: _native.AbortFlag, *, limit: int, causal: bool) -> None:
-        assert plan.pooling is not None  # or nobody asks for vectors
         self._lib: Any = library.load_library()
         self._model, self._plan, self._abort = model, plan, abort
         self._limit, self._causal = limit, causal
-        self._pool = POOLS[plan.pooling]
+        self._pool = POOLS.get(plan.pooling or "")  # None: it is asked for no vectors
         self._width: int = self._lib.llama_model_n_embd_out(model)
         self._context: int | None = None
         self._cells = 0
         self._batch: Batch | None = None
+        self._pooling, self._given = self._lib.LLAMA_POOLING_TYPE_NONE, 0  # of the context; see `Batch.width`
 
     def embed(self, texts: list[list[int]]) -> Rows:
         """(n, width) float32, each row of length 1.
@@ -71,7 +71,10 @@ class Embedder:
         return vectors
 
     def close(self) -> None:
-        """Free the context."""
+        """Free what it holds."""
+        self._free_context()
+
+    def _free_context(self) -> None:
         if self._context is not None:
             self._lib.llama_free(self._context)
             self._context = None
@@ -93,6 +96,7 @@ class Embedder:
 
     def _vectors(self, group: list[list[int]]) -> Iterator[Vector]:
         """The pooled rows of every text of a group."""
+        assert self._pool is not None  # as `info` says
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), False)
         if len(group) == 1 and self._causal:
             [text] = group
@@ -108,33 +112,39 @@ class Embedder:
         """The rows of all tokens, (rows, width), valid until the next pass. start: the first token's position."""
         assert self._batch is not None  # made with the context
         count = self._batch.fill_texts(texts, start)
+        self._decode(count)
+        address = ctypes.cast(self._lib.llama_get_embeddings(self._context), ctypes.c_void_p).value
+        if not address:
+            raise BackendFailed(f"llama.cpp gave no rows for {count} tokens")
+        return np.ctypeslib.as_array((ctypes.c_float * (count * self._width)).from_address(address)).reshape(count, -1)
+
+    def _decode(self, count: int) -> None:
+        """A pass over the `count` tokens that were written into the batch. Raises Interrupted, BackendFailed."""
+        assert self._batch is not None
         with library.capture_log() as lines:
             code = self._lib.llama_decode(self._context, self._batch.struct)
         if code == DECODE_ABORTED:
             self._abort.clear()
             raise Interrupted("the embedding was interrupted")
-        rows = self._lib.llama_get_embeddings(self._context) if code == 0 else None
-        if not rows:
+        if code:
             why = reason(lines) or f"llama_decode returned {code}"
             raise BackendFailed(f"llama.cpp failed to embed {count} tokens: {why}")
-        address = ctypes.cast(rows, ctypes.c_void_p).value or 0
-        return np.ctypeslib.as_array((ctypes.c_float * (count * self._width)).from_address(address)).reshape(count, -1)
 
     def _make_room(self, longest: int) -> None:
         """A context and a batch for a text of so many tokens."""
         cells = round_up(max(longest, self._limit), 256)
         if cells <= self._cells:
             return
-        self.close()
+        self._free_context()
         self._cells = 0
         tokens = self._limit if self._causal else cells
         sequences = CAUSAL_TEXTS if self._causal else ENCODER_TEXTS
         p = context_params(self._plan, self._abort, cells=cells, tokens=tokens, sequences=sequences)
         p.embeddings = True
-        p.pooling_type = self._lib.LLAMA_POOLING_TYPE_NONE
+        p.pooling_type = self._pooling
         p.n_outputs_max = tokens
         self._context = new_context(self._model, p, self._plan.info.path)
-        self._batch = Batch(self._lib, tokens)
+        self._batch = Batch(self._lib, tokens, self._given)
         self._cells = cells
 
 

@@ -122,6 +122,21 @@ class Ggml:
         self._call("ggml_free", holder)
         return result
 
+    def dequantized(self, name: str, stored: Any, columns: int) -> Any:
+        """The numbers of rows (n, bytes of a row) uint8 of the type `name`: (n, columns) float32. Raises AttributeError
+        where ggml has no function for it."""
+        import numpy as np
+
+        if name == "F16":
+            return stored.view(np.float16).astype(np.float32)
+        if name == "BF16":
+            return (stored.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        values = np.empty((len(stored), columns), np.float32)
+        function = self._function(f"dequantize_row_{name.lower().replace('_k', '_K')}")
+        function.restype = None
+        function(*(ctypes.c_void_p(each.ctypes.data) for each in (stored, values)), ctypes.c_int64(values.size))
+        return values
+
     def _context(self, *, no_alloc: bool) -> int:
         return self._call("ggml_init", InitParams(16 << 20, None, no_alloc))
 

@@ -15,6 +15,7 @@ from edgellm.formats.gguf import GGUFFile
 from edgellm.formats.origin import base_models, general_of, licence
 
 POOLINGS = {1: "mean", 2: "cls", 3: "last"}  # enum llama_pooling_type, as far as it makes one vector of a text
+RANK = 4  # the one that scores two texts
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}  # bytes per element
 KV_TYPE = "f16"  # where nobody asks
 
@@ -65,6 +66,7 @@ def model_info(file: GGUFFile, kv_type: str | None = None) -> ModelInfo:
         license=licence(general_of(file.metadata)),
         base_models=base_models(general_of(file.metadata)),
         can_embed=pooling(file) is not None,
+        can_rerank=ranks(file),
         can_generate=is_causal(file),
     )
 
@@ -77,6 +79,13 @@ def is_causal(file: GGUFFile) -> bool:
 def pooling(file: GGUFFile) -> str | None:
     """How the rows of a text's tokens become one vector: "mean", "cls" or "last"; None: the file does not say."""
     return POOLINGS.get(file.get(f"{file.metadata['general.architecture']}.pooling_type", int, 0))
+
+
+def ranks(file: GGUFFile) -> bool:
+    """Whether it is an encoder whose classifier gives two texts one score. Its pooling type may be left out."""
+    score = file.tensors.get("cls.output.weight")
+    kind = file.get(f"{file.metadata['general.architecture']}.pooling_type", int, RANK)
+    return score is not None and score.shape[0] == 1 and len(score.shape) == 2 and kind == RANK and not is_causal(file)
 
 
 def _quantization(file: GGUFFile) -> str:

@@ -26,14 +26,16 @@ PREFIX = "tokenizer.ggml."
 
 @dataclass(frozen=True, slots=True)
 class Specials:
-    """stop_ids end an answer. begin and end are what the model asks for around a text; none of it where the header
-    alone is known."""
+    """stop_ids end an answer. begin and end are what the model asks for around a text, middle what it does between two,
+    typed: which are of two kinds; none of it where the header alone is known."""
 
     bos_id: int | None
     eos_id: int | None
     stop_ids: frozenset[int]
     begin: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
+    middle: tuple[int, ...] = ()
+    typed: bool = False
 
 
 def specials(lib: Any, vocab: Any) -> Specials:
@@ -51,7 +53,12 @@ def specials(lib: Any, vocab: Any) -> Specials:
         end = eos if lib.llama_vocab_get_add_eos(vocab) else None
     else:  # it adds nothing, whatever the header wishes
         begin = end = None
-    return Specials(bos, eos, frozenset(stops), *(() if token is None else (token,) for token in (begin, end)))
+    middle = [end, sep if lib.llama_vocab_get_add_sep(vocab) and kind != lib.LLAMA_VOCAB_TYPE_WPM else None]
+    if end == sep is not None and lib.llama_vocab_get_text(vocab, sep) == b"[SEP]":  # BERT's stands there once
+        del middle[1]
+    around = [tuple(token for token in tokens if token is not None) for tokens in ([begin], [end], middle)]
+    typed = kind == lib.LLAMA_VOCAB_TYPE_WPM
+    return Specials(bos, eos, frozenset(stops), around[0], around[1], around[2], typed)
 
 
 def specials_of_header(file: GGUFFile) -> Specials:

@@ -11,7 +11,7 @@ from typing import Any
 from edgellm import _native
 from edgellm.backends.base import INSIDE, Tokenizer
 from edgellm.backends.llamacpp.specials import specials
-from edgellm.errors import BackendFailed, InvalidParameter, NotEnoughMemory
+from edgellm.errors import BackendFailed, InvalidParameter, NotEnoughMemory, Unsupported
 from edgellm.tokenizers.begin import begun
 
 PROBE = b"a"  # a text that every vocabulary can write
@@ -54,6 +54,13 @@ class LlamaTokenizer(Tokenizer):
             if data.startswith(written):
                 return [*begin, *self._tokens(data[len(written) :], special=special)]
         return begun(self._tokens(data, special=special), begin, lambda token: self.piece(token, special=True))
+
+    def joined(self, first: list[int], second: list[int]) -> tuple[list[int], int]:
+        special = self.special
+        if not special.middle:
+            raise Unsupported("this vocabulary has nothing between two texts, so that no model could tell them apart")
+        tokens = [*special.begin, *first, *special.middle, *second, *special.end]
+        return tokens, len(tokens) - len(second) - len(special.end) if special.typed else len(tokens)
 
     def _tokens(self, data: bytes, *, special: bool) -> list[int]:
         """What llama.cpp makes of UTF-8, without what the model asks for around a text."""

@@ -1,4 +1,4 @@
-"""OnnxBackend: one ONNX graph in ONNX Runtime, which decodes (`decoder.py`) or embeds (`encoder.py`)."""
+"""OnnxBackend: one ONNX graph in ONNX Runtime, which decodes (`decoder.py`), or embeds or ranks (`encoder.py`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgellm import budget, machine
-from edgellm.backends.base import Rows, Step
+from edgellm.backends.base import Row, Rows, Step
 from edgellm.backends.checked import CheckedBackend
 from edgellm.backends.onnx import kernels, library
 from edgellm.backends.onnx.decoder import Decoder
@@ -68,6 +68,10 @@ class OnnxBackend(CheckedBackend[Held]):
     def _embed(self, batches: list[list[int]]) -> Rows:
         assert isinstance(self._computes, Encoder)  # as `info` says
         return self._computes.embed(batches, self.info.n_embd)
+
+    def _rank(self, batches: list[list[int]], firsts: list[int]) -> Row:
+        assert isinstance(self._computes, Encoder)  # as `info` says
+        return self._computes.embed(batches, 1, firsts)[:, 0]
 
     def _free(self) -> None:
         self.pool.close()  # with it go the bindings, which hold the session

@@ -45,9 +45,9 @@ class Kept:
 class Roles:
     """Names of inputs and outputs, None where the graph has none. types: the dtype of each input and output.
 
-    output: logits, or the hidden states of an encoder. kept: empty for an encoder. rows: of logits a pass gives:
-    "keep" (as many as `keep` is fed), "all", or "last". max_tokens: rows of the rotary caches, the most tokens that
-    a sequence can have; None where the graph sets no limit.
+    output: logits, the hidden states of an encoder, or the scores of a reranker. kept: empty for both of these. rows:
+    of logits a pass gives: "keep" (as many as `keep` is fed), "all", or "last". max_tokens: rows of the rotary caches,
+    the most tokens that a sequence can have; None where the graph sets no limit.
     """
 
     ids: str
@@ -67,6 +67,16 @@ class Roles:
     def decodes(self) -> bool:
         """A decoder, not an encoder."""
         return bool(self.kept)
+
+    @property
+    def ranks(self) -> bool:
+        """A reranker: an encoder that gives two texts one score."""
+        return not self.kept and self.output not in HIDDEN
+
+    @property
+    def pooled(self) -> bool:
+        """The output is one vector, or one score, for each text."""
+        return self.ranks or self.output == HIDDEN[0]
 
     @property
     def kv_type(self) -> str | None:
@@ -104,7 +114,7 @@ def roles(graph: Graph, path: Path, config: Mapping[str, Any], genai: Mapping[st
         kept = _of_names(inputs, outputs, named, given, sizes)
     logits = given.get("logits", "logits")
     hidden = next((name for name in HIDDEN if name in outputs), None)
-    output = logits if kept else hidden
+    output = logits if kept else hidden or (logits if _is_score(outputs.get(logits), path, config) else None)
     if output is None or output not in outputs:
         raise UnsupportedArchitecture(
             f"{path}: neither a decoder with a KV cache nor an encoder: its outputs are {_some(outputs)}. "
@@ -140,6 +150,17 @@ def roles(graph: Graph, path: Path, config: Mapping[str, Any], genai: Mapping[st
         max_tokens=_rotary_rows(attention, graph),
         types={value.name: DATA_TYPES[value.dtype] for value in values if value.dtype in DATA_TYPES},
     )
+
+
+def _is_score(logits: Value | None, path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether these are the logits of a text's classifier, one for each text. Raises Unsupported for several."""
+    if logits is None or len(logits.shape) != 2:
+        return False
+    labels = config.get("id2label")
+    count = logits.shape[1] if isinstance(logits.shape[1], int) else len(labels) if isinstance(labels, Mapping) else 1
+    if count != 1:
+        raise Unsupported(f"{path}: a classifier of {count} labels; what scores texts has one")
+    return True
 
 
 def all_nodes(graph: Graph) -> Iterator[Node]:

@@ -28,6 +28,7 @@ LABELS = {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}
 BLOCKWISE = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}  # inputs: weights, scales, zero points
 MAX_CARD = 256 << 10  # bytes of a README that are looked at
 MANIFEST = "edgellm.tensors"  # metadata of files that edgellm's converter wrote
+OFFSET = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl")  # whose positions begin behind the padding's id
 SHORTEST_TRAINED = 512  # tokens; what a model that says nothing is taken to have been trained for
 
 
@@ -39,6 +40,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
     n_params, types, quantization = _listed(file.graph, manifest) if manifest else _weights(file.graph)
     stored = sum(types.values())
     n_ctx = _first(sources, "max_position_embeddings", "n_positions", "context_length") or SHORTEST_TRAINED
+    if config.get("model_type") in OFFSET:
+        n_ctx = max(1, n_ctx - 1 - (_first(sources, "pad_token_id") or 0))
     n_embd = _first(sources, "hidden_size", "n_embd") or 0
     n_head = _first(sources, "num_attention_heads", "n_head") or 0
     n_vocab = roles.n_vocab or _first(sources, "vocab_size") or tokenizer.n_vocab
@@ -75,7 +78,8 @@ def model_info(file: ONNXFile, folder: ModelFolder, roles: Roles, tokenizer: Tex
         base_models=base_models(general),
         can_truncate=roles.decodes,
         can_fork=roles.decodes,
-        can_embed=not roles.decodes,
+        can_embed=not roles.decodes and not roles.ranks,
+        can_rerank=roles.ranks,
         can_generate=roles.decodes,
     )
 

@@ -85,7 +85,7 @@ def plan(folder: ModelFolder, params: LoadParams) -> Plan:
         roles=found,
         info=info,
         tokenizer=tokenizer,
-        pooling=None if found.decodes else pooling_of(folder, pooled=found.output == "sentence_embedding"),
+        pooling=None if found.decodes else pooling_of(folder, pooled=found.pooled),
         params=params,
         n_ctx=n_ctx,
         max_cells=max_cells,
