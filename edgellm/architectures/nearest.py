@@ -26,7 +26,7 @@ class _Difference(NamedTuple):
 def unknown(values: Mapping[str, Any], names: Collection[str], known: Iterable[Architecture]) -> str:
     """The message for a config.json of a family that is not among the known ones. names: its tensors, none: of which
     nothing is known."""
-    families = {one.model_type: one for one in known}
+    families = {one.model_type: one for one in known if one.fits(values)}
     text = values.get("text_config")
     compared = text if isinstance(text, dict) else values
     differences = {name: _difference(compared, names, one) for name, one in families.items()}
