@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_models import VARIANTS, ArrayWeights, Cache, Runner, opened, write
 
 import edgellm
+from edgellm.architectures import from_config
 from edgellm.backends.base import Step
 from edgellm.backends.onnx import open_onnx
 from edgellm.cli.convert import convert as command
@@ -27,7 +28,7 @@ from edgellm.errors import InvalidModelFile, InvalidParameter, Unsupported
 from edgellm.formats.onnx import ONNXFile
 from edgellm.formats.onnx_writer import write_onnx
 
-FAMILIES = [name for name in VARIANTS if name not in ("bert", "distilbert")]
+FAMILIES = [name for name, config in VARIANTS.items() if from_config(config)[1].causal]  # encoders keep nothing
 GEMMA3 = {**CONFIGS["gemma3"], "max_position_embeddings": 256}
 NOTHING = edgellm.CacheParams(memory=0, disk=0)
 
