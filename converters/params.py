@@ -26,7 +26,7 @@ KV = Literal["f32", "int8"]
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "quant": lambda value: arguments.text("quant", value),
     "pre": lambda value: arguments.text("pre", value),
-    "adapters": lambda value: None,  # `_adapters` has looked at them
+    "adapters": lambda value: None,  # `adapter_folders` has looked at them
     "fit": lambda value: arguments.whole("fit", value, 1),
     "max_context": lambda value: arguments.whole("max_context", value, 16),
     "kv": lambda value: arguments.one_of("kv", value, get_args(KV)),
@@ -100,11 +100,12 @@ class MergingParams(TargetParams):
     adapters: tuple[tuple[Path, float], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "adapters", _adapters(self.adapters))
+        object.__setattr__(self, "adapters", adapter_folders(self.adapters))
         super().__post_init__()
 
 
-def _adapters(given: Any) -> tuple[tuple[Path, float], ...]:
+def adapter_folders(given: Any) -> tuple[tuple[Path, float], ...]:
+    """Adapters as `MergingParams` keeps them. Raises InvalidParameter."""
     rule = "a list of folders, or of pairs of a folder and a number"
     if given is None:
         return ()

@@ -17,20 +17,23 @@ from .folder.source import INDEX, PICKLES, SINGLE, HuggingFace, pickle
 from .gguf.source import GGUF
 from .model import Model
 from .onnx.source import ONNXFolder
+from .params import AdapterFolder, adapter_folders
 
 
-def read(path: str | os.PathLike[str], pre: str | None = None, adapters: Sequence[tuple[Path, float]] = ()) -> Model:
+def read(
+    path: str | os.PathLike[str], pre: str | None = None, adapters: Sequence[AdapterFolder] | None = None
+) -> Model:
     """Open a Hugging Face folder (or any of its configuration and weight files), a GGUF file, or an ONNX folder (or the
     graph in it). pre: llama.cpp's name of the pre-tokenizer, where a folder's is not recognised.
-    adapters: PEFT folders to merge into the weights of a Hugging Face folder, and how strongly.
+    adapters: PEFT folders to merge into the weights of a Hugging Face folder, each a path or (path, scale).
 
-    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file, and Unsupported for pickles, for
-    formats that are not read, and for adapters that do not fit.
+    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file and for adapters that are none, and
+    Unsupported for pickles, for formats that are not read, and for adapters that do not fit.
     """
     path = arguments.path("path", path)
     with ExitStack() as opened:
         peft = []
-        for folder, scale in adapters:
+        for folder, scale in adapter_folders(adapters):
             with reading(folder):
                 peft.append(opened.enter_context(closing(Adapter(folder, scale))))
         with reading(path):
