@@ -27,8 +27,8 @@ def read(
     graph in it). pre: llama.cpp's name of the pre-tokenizer, where a folder's is not recognised.
     adapters: PEFT folders to merge into the weights of a Hugging Face folder, each a path or (path, scale).
 
-    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file and for adapters that are none, and
-    Unsupported for pickles, for formats that are not read, and for adapters that do not fit.
+    Raises ModelNotFound, InvalidModelFile, InvalidParameter for `pre` of a GGUF file and for adapters that are none,
+    and Unsupported for pickles, for formats that are not read, and for adapters that do not fit.
     """
     path = arguments.path("path", path)
     with ExitStack() as opened:
