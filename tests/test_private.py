@@ -142,7 +142,7 @@ def test_nobody_waits_for_what_is_read_in_private(model: Model) -> None:
         in_prefill, length, params, prompt = True, 0, MEMORY, [65] * (4 * WORTH_WAITING)
 
         def __init__(self, owner: bytes) -> None:
-            self.owner = owner
+            self.state_of = owner, ""
 
     def waits(owner: bytes) -> bool:
         return model._engine.reuse.is_coming(Reading(owner), [Reading(b"one")])  # type: ignore[arg-type,list-item]
