@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,18 +151,6 @@ def test_what_the_build_makes_is_whole(site: Path) -> None:
     assert re.search(r"Usage\( prompt_tokens: int = 0, cached_tokens: int = 0,", shown)
     assert re.search(r"convert\( source: str \| PathLike\[str\], target:", shown)
     assert "not run:" not in re.sub(r"<!--.*?-->", "", Page(site / "clients.html").text)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium here")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 375])

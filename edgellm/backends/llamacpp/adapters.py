@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.llamacpp import library
+from edgellm.backends.llamacpp.ggml import Ggml
 from edgellm.backends.llamacpp.reason import reason
 from edgellm.errors import InvalidModelFile, ModelLoadError, Unsupported
 from edgellm.formats.ggml_types import GGMLType
@@ -32,7 +33,7 @@ _APPLIED = re.compile(  # where llama.cpp's graphs look for adapters; elsewhere 
     r"(?:blk\.\d+\.(?:attn_(?:q|k|v|qkv|output|gate|q_a|q_b|kv_a_mqa|kv_b)|ffn_(?:gate|up|down|gate_inp))|output)\.weight"
 )
 _KNOWN = {"adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix"}
-_FLOATS = {GGMLType.F32: "<f4", GGMLType.F16: "<f2", GGMLType.BF16: "<u2"}
+_FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,14 @@ def _pairs(file: GGUFFile, scale: float, base: GGUFFile) -> dict[str, Pair]:
         raise Unsupported(f"{file.path}: {unknown[0]!r} says something that is not done here; leave the adapter out")
     alpha = file.get("adapter.lora.alpha", float, 0.0)
     found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    ggml = Ggml(library.load_library())
     for name, info in file.tensors.items():
         match = _NAME.fullmatch(name)
         if match is None or info.type not in _FLOATS or len(info.shape) != 2:
             raise Unsupported(
                 f"{file.path}: tensor {name[:200]!r} ({info.type.name} {info.shape}) is none of a LoRA adapter"
             )
-        stored = file.data(name).view(_FLOATS[info.type]).reshape(info.shape)
-        values = stored.astype(np.float32)
-        if info.type is GGMLType.BF16:
-            values = (stored.astype(np.uint32) << 16).view(np.float32)
+        values = ggml.dequantized(info.type.name, file.data(name).reshape(info.shape[0], -1), info.shape[1])
         found.setdefault(match["tensor"], {})[match["which"]] = values
     if not found or not np.isfinite(alpha):
         raise InvalidModelFile(f"{file.path}: no tensors, or adapter.lora.alpha is no number; fetch the adapter again")

@@ -127,6 +127,8 @@ class Ggml:
         where ggml has no function for it."""
         import numpy as np
 
+        if name == "F32":
+            return stored.view(np.float32)
         if name == "F16":
             return stored.view(np.float16).astype(np.float32)
         if name == "BF16":

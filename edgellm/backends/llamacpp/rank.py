@@ -16,7 +16,6 @@ from edgellm.backends.llamacpp.embed import Embedder
 from edgellm.backends.llamacpp.ggml import Ggml
 from edgellm.backends.llamacpp.loading import Plan
 from edgellm.errors import BackendFailed, Unsupported
-from edgellm.formats.ggml_types import GGMLType
 from edgellm.formats.gguf import GGUFFile
 
 EMBEDDING, TYPES = "token_embd.weight", "token_types.weight"
@@ -71,8 +70,6 @@ class Ranker(Embedder):
         """Rows of a matrix in the file as numbers: (n, columns) float32. Raises Unsupported."""
         info = self._file.tensors[name]
         stored = np.ascontiguousarray(self._file.data(name).reshape(info.shape[0], -1)[which])
-        if info.type is GGMLType.F32:
-            return stored.view(np.float32)
         try:
             rows: Rows = Ggml(self._lib).dequantized(info.type.name, stored, info.shape[1])
         except AttributeError:

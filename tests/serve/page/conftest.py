@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,19 +10,6 @@ from serve.page.chat_page import ChatPage, Watch
 from serve.page.stub import Stub, serving
 
 HANG = 30_000  # ms after which what is waited for counts as never coming
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One for each module: Playwright keeps an event loop as long as it runs, which other tests must not find."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("there is no chromium here")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
