@@ -131,6 +131,7 @@ OWNED: dict[str, str | None] = {
     "platformdirs": "edgellm/home.py",
     "PyInstaller": "edgellm/_pyinstaller/",
     "onnx": None,
+    "gguf": "converters/quant/ggml.py",
     "pyarrow": "edgellm/jobs/cluster.py",
     "ray": "edgellm/jobs/cluster.py",
     "onnxruntime": "edgellm/backends/onnx/library.py",

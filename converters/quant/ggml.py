@@ -3,7 +3,7 @@
 The functions are those of the ggml library that llama-cpp-python brings, called through ctypes: `ggml_quantize_chunk`,
 `ggml_validate_row_data` and `dequantize_row_*` (ggml.h and ggml-quants.h of llama.cpp). That library computes with
 neither a backend nor a model, so nothing else of llama.cpp is loaded. F32, F16 and BF16 need none of it: numpy rounds
-them the same way.
+them the same way. Where the library is missing, stored bytes are read by the package `gguf`, to the same numbers.
 """
 
 from __future__ import annotations
@@ -72,12 +72,25 @@ def dequantize(kind: GGMLType, data: NDArray[np.uint8], columns: int) -> NDArray
     stored = np.ascontiguousarray(data, np.uint8).reshape(-1, row_bytes)
     if kind in FLOATS:
         return decode(kind.name, stored)
+    if not installed():
+        return _plain(kind, stored)
     try:
         function = getattr(_library(), f"dequantize_row_{kind.name.lower().replace('_k', '_K')}")
     except AttributeError:
         raise Unsupported(f"weights stored as {kind.name} cannot be turned into numbers here") from None
     values = np.empty((len(stored), columns), np.float32)
     function(ctypes.c_void_p(stored.ctypes.data), ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size))
+    return values
+
+
+def _plain(kind: GGMLType, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The same numbers from llama.cpp's Python package, where its libraries are not installed."""
+    import gguf
+
+    try:
+        values: NDArray[np.float32] = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType(int(kind)))
+    except (NotImplementedError, ValueError):
+        raise Unsupported(f"weights stored as {kind.name} cannot be turned into numbers here") from None
     return values
 
 
@@ -123,6 +136,16 @@ def _round(kind: GGMLType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
     rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16
     brain: NDArray[np.uint16] = np.where(np.isnan(rows), (bits >> 16) | np.uint32(64), rounded).astype(np.uint16)
     return brain.view(np.uint8)
+
+
+@functools.cache
+def installed() -> bool:
+    """Whether ggml is here: without it nothing is quantized, and what is quantized is read more slowly."""
+    try:
+        library_file()
+    except Unsupported:
+        return False
+    return True
 
 
 def library_file() -> Path:

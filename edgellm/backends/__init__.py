@@ -99,16 +99,23 @@ def _engine(file: GGUFFile, params: LoadParams) -> tuple[str, str]:
             raise Unsupported(
                 f"{file.path}: adapters are llama.cpp's: leave the backend at auto, or merge them (convert)"
             )
-        return "llamacpp", ASKED if params.backend == "llamacpp" else "it is the one that applies adapters"
+        asked = params.backend == "llamacpp"
+        return "llamacpp", ASKED if asked else "adapters are asked for, which llama.cpp applies" + _missing()
     if params.backend != "auto":
         return params.backend, ASKED
-    from edgellm.backends.llamacpp import library
     from edgellm.backends.native import why_not
 
     why = why_not(file, params)
     if not why:
         return "native", "edgellm's own, which has all that it needs"
-    return "llamacpp", f"not edgellm's own: {why}" + ("" if library.installed() else f"; and {library.MISSING}")
+    return "llamacpp", f"not edgellm's own: {why}" + _missing()
+
+
+def _missing() -> str:
+    """What to add to why a file is llama.cpp's, where that is not installed."""
+    from edgellm.backends.llamacpp import library
+
+    return "" if library.installed() else f"; and {library.MISSING}"
 
 
 def inspect(path: str | os.PathLike[str], kv_type: str | None = None) -> ModelInfo:

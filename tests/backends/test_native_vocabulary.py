@@ -135,6 +135,18 @@ def test_what_needs_llamacpp_says_how_to_get_it(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "pip install 'edgellm[llamacpp]'" in done.stderr
     assert not (tmp_path / "less.gguf").exists()
+    done = without(COMMAND, "run", str(known), "Hello", "--adapter", str(known))
+    assert done.returncode == 1
+    assert "adapters are asked for" in done.stderr
+    assert "pip install 'edgellm[llamacpp]'" in done.stderr
+
+
+def test_a_quantized_file_becomes_a_graph_without_llamacpp(smollm2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    done = without(COMMAND, "convert", str(smollm2), "-o", str(folder), "--to", "onnx")
+    assert done.returncode == 0, done.stderr
+    with edgellm.load(folder, ctx=256) as model:
+        assert model.generate("Once upon a time", max_tokens=8, temperature=0, cache=False).text.strip()
 
 
 def test_the_doctor_takes_no_offence() -> None:

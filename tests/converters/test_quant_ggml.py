@@ -122,3 +122,12 @@ def test_rows_that_are_not_contiguous() -> None:
         np.testing.assert_array_equal(
             ggml.quantize(kind, wide[::2, ::2]), ggml.quantize(kind, np.ascontiguousarray(wide[::2, ::2]))
         )
+
+
+@pytest.mark.parametrize("kind", sorted(ggml.QUANTIZED))
+def test_without_the_library_the_same_numbers_are_read(kind: GGMLType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(int(kind)).normal(size=(7, 512)).astype(np.float32)
+    stored = ggml.quantize(kind, rows)
+    expected = ggml.dequantize(kind, stored, 512)
+    monkeypatch.setattr(ggml, "installed", lambda: False)
+    assert np.array_equal(ggml.dequantize(kind, stored, 512), expected)
