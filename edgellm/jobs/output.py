@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from edgellm.jobs.line import Answer, number_of
 from edgellm.lock import try_lock
 
 WHOLE_NAME = 40  # characters of a name that `new_file` puts into that of its unfinished file
+BEGUN = b'{"job":1'  # how a record begins, but for white space
+MOST_LINES = 1 << 28  # of which a byte of memory is taken
 AGAIN = "--restart deletes what is there and begins anew"
 WORDS = {"input": "another input", "model": "another model", "options": "other options"}
 
@@ -62,13 +65,12 @@ class Output:
         self._size = 0
         self._file = self._job = -1
         self._about: dict[str, Any] | None = None
+        self._new = False  # whether the record is: then it goes where nothing comes of the job
         if path.exists() and not path.is_file():
             raise InvalidParameter(f"{path}: must be a file; - writes to standard output")
         try:
             self._lock()
-            if restart:
-                self._begin_anew()
-            self._about = self._recorded()
+            self._about = self._recorded(restart)
             if self._about is not None:
                 self._open()
         except BaseException:
@@ -80,6 +82,8 @@ class Output:
         another one's."""
         wanted = json.loads(json.dumps(about))
         if self._about is None:
+            with self._writing(self.path), suppress(FileNotFoundError):
+                os.truncate(self.path, 0)  # nothing is there, or what is to be deleted
             with self._writing(self._record):
                 os.ftruncate(self._job, 0)
                 os.lseek(self._job, 0, os.SEEK_SET)
@@ -132,7 +136,7 @@ class Output:
 
     def close(self) -> None:
         """What is written is on the disk then, if it takes it; another process may go on."""
-        if self._job >= 0 and self._about is None:  # nothing came of it
+        if self._job >= 0 and self._about is None and self._new:  # nothing came of it
             with suppress(OSError):
                 self._record.unlink()
         for each in (self._file, self._job):
@@ -148,22 +152,28 @@ class Output:
             for left in self.path.parent.glob(f"{escape(self.path.name)}.{'[0-9a-f]' * 16}.part"):
                 left.unlink(missing_ok=True)
 
-    def _begin_anew(self) -> None:
-        with self._writing(self.path):
-            with suppress(FileNotFoundError):
-                os.truncate(self.path, 0)
-            os.ftruncate(self._job, 0)
-
-    def _recorded(self) -> dict[str, Any] | None:
-        """What stands in the record; None if nothing does. Where writing it was cut off, nothing was answered yet."""
+    def _recorded(self, restart: bool) -> dict[str, Any] | None:
+        """What stands in the record; None if nothing does, or nothing that is to stay. Where writing it was cut off,
+        nothing was answered yet. Raises InvalidParameter for files that no job wrote, which stay as they are."""
         with self._writing(self._record):
-            raw = os.read(self._job, 1 << 20)
+            if not stat.S_ISREG(os.fstat(self._job).st_mode):
+                raise InvalidParameter(f"{self._record} is no file; choose another -o")
+            with open(self._job, "rb", closefd=False) as file:
+                raw = file.read()
+        begun = b"".join(raw[:64].split())[: len(BEGUN)]
+        if begun != BEGUN[: len(begun)]:
+            raise InvalidParameter(f"{self._record} is there, and no job wrote it; choose another -o")
+        self._new = not raw
         there = self.path.exists() and self.path.stat().st_size > 0
         try:
             found = json.loads(raw)
         except ValueError:
             found = None
-        if isinstance(found, dict) and found.get("job") == 1:
+        if restart:
+            if there and found is None and not self._answers():
+                raise InvalidParameter(f"{self.path} is there, and no job wrote it; delete it, or choose another -o")
+            return None
+        if isinstance(found, dict):
             return found
         if there:
             raise InvalidParameter(
@@ -171,6 +181,11 @@ class Output:
                 f"{AGAIN}"
             )
         return None
+
+    def _answers(self) -> bool:
+        """Whether what is there begins as answers do."""
+        with self._writing(self.path), open(self.path, "rb", opener=regular) as file:
+            return number_of(file.read(1000)) is not None
 
     def _open(self) -> None:
         """See which lines are answered, and cut off one that is not whole."""
@@ -182,7 +197,7 @@ class Output:
                     if not raw.endswith(b"\n"):
                         break
                     number = number_of(raw)
-                    if number is None:
+                    if number is None or number > MOST_LINES:
                         raise InvalidParameter(
                             f"{self.path}: line {at} was written by no job; choose another -o; {AGAIN}"
                         )

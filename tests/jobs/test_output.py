@@ -272,3 +272,44 @@ def test_numbers_are_counted_once() -> None:
     assert len(numbers) == 4
     assert [each for each in range(-3, 1003) if each in numbers] == [0, 2, 5, 1000]
     assert "5" not in numbers
+
+
+def test_files_that_no_job_wrote_stay(tmp_path: Path) -> None:
+    out, record = tmp_path / "out", tmp_path / "out.job"
+    record.write_bytes(b"somebody's\n")
+    for restart in (False, True):
+        with pytest.raises(InvalidParameter, match="no job wrote it"):
+            Output(out, restart=restart)
+    assert record.read_bytes() == b"somebody's\n"
+    record.unlink()
+    out.write_bytes(b"GGUF and so on")
+    for restart in (False, True):
+        with pytest.raises(InvalidParameter, match=r"no job wrote it|does not say which job"):
+            Output(out, restart=restart)
+    assert out.read_bytes() == b"GGUF and so on"
+    assert not record.exists()
+
+
+def test_a_restart_deletes_nothing_before_the_job_begins(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written(out, 1, 2)
+    before, record = out.read_bytes(), (tmp_path / "out.job").read_bytes()
+    with closing(Output(out, restart=True)) as output:
+        assert len(output.done) == 0
+    assert (out.read_bytes(), (tmp_path / "out.job").read_bytes()) == (before, record)
+    written(out, 2, restart=True)
+    assert len(out.read_bytes().splitlines()) == 1
+
+
+def test_a_record_may_be_large(tmp_path: Path) -> None:
+    out, job = tmp_path / "out", {**JOB, "options": {"schema": "x" * 3_000_000}}
+    written(out, 1, job=job)
+    written(out, 2, job=job)
+    assert len(out.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_is_no_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.job")
+    with pytest.raises(InvalidParameter, match="is no file"):
+        Output(tmp_path / "out")
