@@ -12,6 +12,7 @@ Every key of the configuration that changes what the model computes must be unde
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Adapter:
     def __init__(self, folder: Path, scale: float) -> None:
         self.folder, self.scale = folder, scale
         self.name = model_name(folder)
-        config = read_object(file_in(folder, ADAPTER), MAX_CONFIG) if folder.is_dir() else None
+        config = read_object(file_in(folder, ADAPTER), MAX_CONFIG) if os.path.isdir(folder) else None
         if config is None:
             raise ModelNotFound(f"{folder}: no {ADAPTER}; an adapter is a folder that PEFT saved")
         self._config = config

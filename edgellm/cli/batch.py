@@ -76,7 +76,7 @@ def batch(
         raise click.UsageError(
             f'which --model? `edgellm list` shows them; model = "NAME" in {config_path()} makes one the default'
         )
-    if output is None and not dry_run:
+    if output == "" or (output is None and not dry_run):
         raise click.UsageError("where do the answers go? -o FILE, or -o - for standard output")
     ray: str | None = options.pop("ray")
     if dry_run and ray is not None:
@@ -97,7 +97,7 @@ def batch(
             with open_model(model, load) as loaded:
                 _estimate(source, loaded, defaults)
         elif wanted.output != STDOUT:
-            _to_file(file, wanted, Path(wanted.output).expanduser(), load, defaults)
+            _to_file(file, wanted, Path(os.path.expanduser(wanted.output)), load, defaults)
         else:
             _to_stdout(file, wanted, load, defaults)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from edgellm import LoadParams, ModelInfo
+from edgellm.errors import InvalidParameter
+from edgellm.files import regular
 from edgellm.jobs.line import Answer
 from edgellm.jobs.output import Loose, Output
 from edgellm.jobs.plain import Defaults
@@ -61,11 +66,28 @@ def job_of(source: Source, info: ModelInfo, load: LoadParams, defaults: Defaults
             value = getattr(params, each.name)
             if each.name not in (*NO_MATTER, "backend") and value != params.OPTIONS[each.name].default:
                 options[each.name] = value if isinstance(value, (bool, int, float, str)) else repr(value)
+    if load.adapters:  # by what is in them, wherever they lie
+        options["adapters"] = [[name, content(Path(path)), scale] for name, path, scale in load.adapters]
     for name in ("system", "raw", "thinking"):
         value = getattr(defaults, name)
         if value not in (None, False) or (name == "thinking" and value is not None):
             options[name] = value
     return {"input": source.digest, "model": info.fingerprint, "options": options}
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder, in hex. Raises InvalidParameter where they cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for each in sorted(path.iterdir()) if os.path.isdir(path) else [path]:
+            if each.is_file():
+                digest.update(f"{each.name}\0".encode("utf-8", "surrogateescape") if each != path else b"")
+                with open(each, "rb", opener=regular) as file:
+                    while piece := file.read(1 << 20):
+                        digest.update(piece)
+    except OSError as error:
+        raise InvalidParameter(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def run(source: Source, output: Output | Loose, found: Generator[Answer]) -> Generator[Tally]:

@@ -156,7 +156,7 @@ def _lines(file: BinaryIO, seen: Callable[[bytes], object]) -> Iterator[tuple[by
 def opened(name: str, piped: Callable[[], BinaryIO]) -> BinaryIO:
     """The input, as a file that can be read again: `-` is what is piped, and like every pipe copied to a temporary file
     first. Raises InvalidParameter, CannotWrite."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if name == "-":
             return _copied(piped(), name)

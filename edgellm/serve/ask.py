@@ -388,7 +388,8 @@ def alternating(messages: Sequence[Message]) -> list[Message]:
 def _characters(message: Message) -> int:
     """Of what it says."""
     content = message.get("content")
-    texts = [part.get("text") for part in content] if isinstance(content, list) else [content]
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]  # others are refused later
     return sum(len(text) for text in texts if isinstance(text, str))
 
 

@@ -255,3 +255,10 @@ def test_what_lines_begin_with_is_read_once(tmp_path: Path) -> None:
             long = len(model.encode(text))
             computed = [each.usage.prompt_tokens - each.usage.cached_tokens for each in answered(model, *rows)]
         assert sum(each > long // 2 for each in computed) == 5
+
+
+@pytest.mark.parametrize("content", [["x"], [[[]]], [5], 5, [None]])
+def test_messages_of_no_known_form_are_errors_of_their_lines(echo: Model, content: Any) -> None:
+    [answer] = answered(echo, {"messages": [{"role": "user", "content": content}]})
+    assert answer.failed
+    assert answer.about["error"]["code"] != "internal_error"

@@ -16,7 +16,7 @@ import pytest
 
 from edgellm.errors import Busy, CannotWrite, InvalidParameter
 from edgellm.jobs import output as outputs
-from edgellm.jobs.job import run
+from edgellm.jobs.job import content, run
 from edgellm.jobs.line import Answer
 from edgellm.jobs.output import Numbers, Output
 from edgellm.jobs.source import Source, opened
@@ -313,3 +313,15 @@ def test_a_pipe_is_no_record(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "out.job")
     with pytest.raises(InvalidParameter, match="is no file"):
         Output(tmp_path / "out")
+
+
+def test_what_is_in_a_folder_names_it(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"same")
+    assert content(one) == content(other)
+    (other / "weights").write_bytes(b"trained again")
+    assert content(one) != content(other)
+    with pytest.raises(InvalidParameter, match="cannot be read"):
+        content(tmp_path / ("long" * 100))

@@ -58,7 +58,7 @@ class Loaded:
 def prepare(base: GGUFFile, name: str, path: str, scale: float) -> Prepared:
     """Read an adapter for the model in `base`. Raises ModelNotFound, InvalidModelFile, Unsupported."""
     where = Path(path)
-    if where.is_dir():
+    if os.path.isdir(where):
         from edgellm.converters.adapter.gguf import for_gguf
 
         key, pairs = for_gguf(where, scale, base)
